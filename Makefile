@@ -1,0 +1,43 @@
+# Everything below works on a machine that has only Python >= 3.11 and make: the environment lives in
+# .venv and is rebuilt when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KEY := $(shell cksum < pyproject.toml | cut -d' ' -f1)
+# The CPU build of PyTorch; a bare "torch" would pull the CUDA libraries. Empty skips it.
+TORCH ?= torch==2.13.0
+VERIFY ?=
+TESTS ?=
+
+.PHONY: help verify test lint types clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+
+$(VENV)/.venv-$(KEY):
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.verify-$(KEY): $(VENV)/.venv-$(KEY)
+	$(BIN)/python -m pip install -q -e ".[analysis,fast]"
+	@touch $@
+
+$(VENV)/.test-$(KEY): $(VENV)/.venv-$(KEY)
+	test -z "$(TORCH)" || $(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q -e ".[fast,jax,test,lint]"
+	@touch $@
+
+verify: $(VENV)/.verify-$(KEY)  ## check every preconditioner against its exact target (VERIFY="--all" for more)
+	$(BIN)/psgd verify $(VERIFY)
+
+test: $(VENV)/.test-$(KEY)  ## run the test suite on every installed array library (TESTS="-k dense")
+	$(BIN)/python -m pytest -n auto $(TESTS)
+
+lint: $(VENV)/.test-$(KEY)  ## ruff: style, imports, docstrings
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.test-$(KEY)  ## mypy
+	$(BIN)/mypy
+
+clean:           ## remove the environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

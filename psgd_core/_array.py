@@ -1,0 +1,124 @@
+"""What every module needs of an array library: its namespace, its widest float, and sums that stay accurate.
+
+Everything here is written against the Python array API standard (2022.12 or later), through
+``array_api_compat``; nothing converts, moves or synchronises an array.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+
+Array = Any
+"""An array of any library that follows the array API standard."""
+
+BLOCK = 65_536
+"""Columns summed at a time by `inner`: a few hundred KiB per row pair, so a block stays in cache."""
+
+
+def namespace(**arrays: Array) -> ModuleType:
+    """Return the array API namespace that all the named arrays share.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not an array, or they belong to different libraries.
+    """
+    try:
+        return array_api_compat.array_namespace(*arrays.values())
+    except TypeError:
+        pass
+    kinds = {name: type(x) for name, x in arrays.items()}
+    for name, x in arrays.items():
+        if not array_api_compat.is_array_api_obj(x):
+            raise TypeError(
+                f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {kinds[name].__name__}; "
+                "convert it with the `asarray` of your array library"
+            )
+    listed = ", ".join(f"`{name}`: {kind.__module__}.{kind.__name__}" for name, kind in kinds.items())
+    raise TypeError(f"all arrays must come from one library, got {listed}; convert them first")
+
+
+def require_float(name: str, x: Array) -> None:
+    """Raise TypeError unless `x` holds float32 or float64."""
+    xp = array_api_compat.array_namespace(x)
+    if x.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"`{name}` must be float32 or float64, got {x.dtype}; convert it with `astype`")
+
+
+def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
+    """Raise unless `x` has the library, dtype and device of `other`."""
+    namespace(**{other_name: other, name: x})
+    if x.dtype != other.dtype:
+        raise TypeError(
+            f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
+            "convert it with `astype`"
+        )
+    here, there = array_api_compat.device(x), array_api_compat.device(other)
+    if here != there and here is not None and there is not None:
+        raise ValueError(
+            f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "
+            "move it with `array_api_compat.to_device`"
+        )
+
+
+def eps(x: Array) -> float:
+    """Return the rounding unit of the dtype of `x` as a Python float."""
+    return float(array_api_compat.array_namespace(x).finfo(x.dtype).eps)
+
+
+def wide_dtype(xp: ModuleType) -> Any:
+    """Return the widest real dtype that `xp` computes in: float64, but float32 in JAX without x64."""
+    return xp.zeros(0).dtype if array_api_compat.is_jax_namespace(xp) else xp.float64
+
+
+def inner(x: Array, y: Array) -> Array:
+    """Return ``x @ y.T`` for long rows, summed block by block in the widest float.
+
+    A plain float32 product loses digits in proportion to the number of terms (1.6e-2 at 10^7 of them, with
+    NumPy and PyTorch); here the error stays near the rounding of the result.
+
+    Parameters
+    ----------
+    x : array, shape (p, n)
+    y : array, shape (q, n)
+        p and q small, n as long as it gets.
+
+    Returns
+    -------
+    array, shape (p, q), in `wide_dtype`
+    """
+    xp = array_api_compat.array_namespace(x, y)
+    wide = wide_dtype(xp)
+    n = x.shape[1]
+    if wide != x.dtype and n > BLOCK:
+        step = max(BLOCK, -(-n // 64)) if not array_api_compat.is_numpy_namespace(xp) else BLOCK
+        total = 0.0
+        for start in range(0, n, step):
+            part_x = xp.astype(x[:, start : start + step], wide)
+            part_y = part_x if x is y else xp.astype(y[:, start : start + step], wide)
+            total = total + part_x @ part_y.T
+        return total
+    if wide == x.dtype and n > BLOCK:
+        # No wider float to sum in (JAX by default), or float64 already: two levels of about sqrt(n) terms.
+        rows = -(-n // 2048)
+        return xp.sum(_chop(xp, x, rows) @ xp.matrix_transpose(_chop(xp, y, rows)), axis=0)
+    wide_x = xp.astype(x, wide, copy=False)
+    wide_y = wide_x if x is y else xp.astype(y, wide, copy=False)
+    return wide_x @ wide_y.T
+
+
+def _chop(xp: ModuleType, x: Array, rows: int) -> Array:
+    """Return `x` of shape (p, n) as (rows, p, 2048), filled up with zeros."""
+    p, n = x.shape
+    filled = xp.concat([x, xp.zeros((p, rows * 2048 - n), dtype=x.dtype, device=x.device)], axis=1)
+    return xp.permute_dims(xp.reshape(filled, (p, rows, 2048)), (1, 0, 2))
+
+
+def sum_of_squares(x: Array) -> Array:
+    """Return the sum of the squares of all elements of `x`, a 0-d array in `wide_dtype`."""
+    xp = array_api_compat.array_namespace(x)
+    row = xp.reshape(x, (1, -1))
+    return inner(row, row)[0, 0]

@@ -1,0 +1,154 @@
+"""Algebra of many small matrices at once: arrays of shape (s, t, c) hold c matrices of shape (s, t).
+
+The batch axis comes last, so that entry (i, j) of all matrices is one contiguous vector: products and
+solves of small matrices become a few operations on long vectors, at memory speed on every library, instead
+of one library call per matrix. Large matrices (s > `UNROLL`) go to the library's own batched routines.
+"""
+
+from __future__ import annotations
+
+import array_api_compat
+
+from ._array import Array, eps
+
+UNROLL = 4
+"""Largest matrix that is worked on entry by entry."""
+
+
+def transpose(a: Array) -> Array:
+    """Return the matrices of `a` transposed: (s, t, c) to (t, s, c), a view where the library has views."""
+    return array_api_compat.array_namespace(a).permute_dims(a, (1, 0, 2))
+
+
+def identity(s: int, count: int, like: Array) -> Array:
+    """Return `count` identity matrices of size s, on the namespace, dtype and device of `like`."""
+    xp = array_api_compat.array_namespace(like)
+    eye = xp.eye(s, dtype=like.dtype, device=array_api_compat.device(like))
+    return eye[:, :, None] + xp.zeros((1, 1, count), dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return the products of (s, t, c) and (t, u, c), shape (s, u, c)."""
+    t = a.shape[1]
+    if t <= UNROLL:
+        total = a[:, 0, None, :] * b[None, 0, :, :]
+        for j in range(1, t):
+            total = total + a[:, j, None, :] * b[None, j, :, :]
+        return total
+    xp = array_api_compat.array_namespace(a)
+    return _batch_last(xp, _batch_first(xp, a) @ _batch_first(xp, b))
+
+
+def solve(a: Array, b: Array) -> Array:
+    """Return ``a^{-1} b`` for a of shape (s, s, c) and b of shape (s, k, c).
+
+    Never raises and never synchronises with a device: where a matrix is exactly singular the result is not
+    finite. Small matrices are eliminated with row pivoting, so entries near the ends of the float range do
+    not overflow as a determinant would.
+    """
+    s = a.shape[0]
+    xp = array_api_compat.array_namespace(a)
+    if s <= UNROLL:
+        return _eliminate(xp, a, b)
+    return _batch_last(xp, library_solve(_batch_first(xp, a), _batch_first(xp, b)))
+
+
+def library_solve(a: Array, b: Array) -> Array:
+    """Return ``a^{-1} b`` over leading batch axes by the library's solver, NaN where it finds `a` singular."""
+    xp = array_api_compat.array_namespace(a)
+    if array_api_compat.is_torch_namespace(xp):
+        # torch.linalg.solve waits for the device to look for singular matrices; solve_ex does not.
+        return xp.linalg.solve_ex(a, b)[0]
+    try:
+        return xp.linalg.solve(a, b)
+    except ValueError as error:  # numpy.linalg.LinAlgError: one singular matrix fails the whole batch
+        if "ingular" not in str(error):
+            raise
+        return xp.full_like(b, xp.nan)
+
+
+def log_abs_det(a: Array) -> Array:
+    """Return ``log |det|`` of each matrix of an (s, s, c) array, shape (c,)."""
+    xp = array_api_compat.array_namespace(a)
+    if a.shape[0] <= UNROLL:
+        _, pivots = _reduce_rows(xp, a, [])
+        total = xp.log(xp.abs(pivots[0]))
+        for pivot in pivots[1:]:
+            total = total + xp.log(xp.abs(pivot))
+        return total
+    return xp.linalg.slogdet(_batch_first(xp, a))[1]
+
+
+def spectral_bound(s: Array) -> Array:
+    """Return an upper bound of the largest eigenvalue of each positive semidefinite (s, s, c) matrix, (c,).
+
+    Exact up to size 2 (closed form); above, ``tr(S^16)^(1/16)``, which is at most ``n^(1/16)`` too large
+    (19 % at n = 16) and costs four products: no eigenvalue routine, so no synchronisation.
+    """
+    xp = array_api_compat.array_namespace(s)
+    n = s.shape[0]
+    if n == 1:
+        return s[0, 0]
+    trace = _trace(s)
+    if n == 2:
+        # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe after dividing by the trace
+        unit = xp.where(trace > 0, trace, xp.ones_like(trace))
+        half, off = (s[0, 0] - s[1, 1]) / unit / 2, s[0, 1] / unit
+        return trace / 2 + unit * xp.sqrt(half * half + off * off)
+    power = s / xp.where(trace > 0, trace, xp.ones_like(trace))
+    bound, exponent = trace, 1.0
+    for _ in range(4):
+        power = matmul(power, power)
+        scale = _trace(power)  # in [1/n, 1]: normalised every time, so that no power underflows
+        power = power / xp.where(scale > 0, scale, xp.ones_like(scale))
+        exponent = exponent / 2
+        bound = bound * scale**exponent
+    return bound * (1 + 16 * eps(s))  # rounding is allowed for, so that the bound stays one
+
+
+def _trace(a: Array) -> Array:
+    xp = array_api_compat.array_namespace(a)
+    return xp.linalg.trace(_batch_first(xp, a))
+
+
+def _batch_first(xp, a: Array) -> Array:
+    return xp.permute_dims(a, (2, 0, 1))
+
+
+def _batch_last(xp, a: Array) -> Array:
+    return xp.permute_dims(a, (1, 2, 0))
+
+
+def _reduce_rows(xp, a: Array, rhs: list[Array]) -> tuple[list[list[Array]], list[Array]]:
+    """Bring `a` to upper triangular form with row pivoting by comparison, `rhs` along; (rows, pivots)."""
+    s = a.shape[0]
+    rows = [[a[i, j] for j in range(s)] for i in range(s)]
+    for j in range(s):
+        for i in range(j + 1, s):
+            swap = xp.abs(rows[i][j]) > xp.abs(rows[j][j])
+            for m in range(j, s):
+                rows[i][m], rows[j][m] = _exchange(xp, swap, rows[i][m], rows[j][m])
+            if rhs:
+                rhs[i], rhs[j] = _exchange(xp, swap, rhs[i], rhs[j])
+        for i in range(j + 1, s):
+            factor = rows[i][j] / rows[j][j]
+            for m in range(j + 1, s):
+                rows[i][m] = rows[i][m] - factor * rows[j][m]
+            if rhs:
+                rhs[i] = rhs[i] - factor * rhs[j]
+    return rows, [rows[j][j] for j in range(s)]
+
+
+def _exchange(xp, swap: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    return xp.where(swap, y, x), xp.where(swap, x, y)
+
+
+def _eliminate(xp, a: Array, b: Array) -> Array:
+    s = a.shape[0]
+    rhs = [b[i] for i in range(s)]
+    rows, _ = _reduce_rows(xp, a, rhs)
+    for i in range(s - 1, -1, -1):
+        for j in range(i + 1, s):
+            rhs[i] = rhs[i] - rows[i][j] * rhs[j]
+        rhs[i] = rhs[i] / rows[i][i]
+    return xp.stack(rhs)
