@@ -141,7 +141,8 @@ class _LowRank(LieGroup):
         ``P/ρ^2 = I + [U V] [[0, I], [I, U^T U]] [U V]^T`` differs from I on the span of [U V] alone. With the
         thin factorisation ``[U V] = Z [R_U R_V]``, Z orthonormal, Q/ρ maps that span to itself as
         ``I + R_U R_V^T``, and the squares of its singular values are the eigenvalues there. Taking singular
-        values, not eigenvalues of P, resolves eigenvalues down to eps^2 times the largest, not just eps. Dependent columns, r = 0 and n < 2r need no special care.
+        values, not eigenvalues of P, resolves eigenvalues down to eps^2 times the largest, not just eps.
+        Dependent columns, r = 0 and n < 2r need no special care.
         """
         a = _checked(a)
         xp, (n, r) = array_api_compat.array_namespace(a.u), a.u.shape
