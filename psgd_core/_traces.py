@@ -1,0 +1,243 @@
+"""Convergence as data: what was measured when, and the rate in it.
+
+Everything here lives on the host, in Python floats and NumPy: values arrive at checkpoints, one at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass
+class Trace:
+    """Measurements at checkpoints, a column of floats per quantity; what was not measured is NaN.
+
+    Parameters
+    ----------
+    name : str
+        What was run.
+    """
+
+    name: str = ""
+    updates: list[int] = field(default_factory=list)
+    """Updates made before the checkpoint, increasing."""
+    distance: list[float] = field(default_factory=list)
+    residual: list[float] = field(default_factory=list)
+    gap: list[float] = field(default_factory=list)
+    criterion: list[float] = field(default_factory=list)
+    step: list[float] = field(default_factory=list)
+
+    def record(self, updates: int, **values: Any) -> None:
+        """Append a checkpoint; `values` are named as the columns, floats or 0-d arrays of any library.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `updates` does not increase, or a name is not a column.
+        """
+        if unknown := values.keys() - set(_COLUMNS):
+            raise TypeError(f"`values` must be named among {', '.join(_COLUMNS)}, got {sorted(unknown)}")
+        if self.updates and updates <= self.updates[-1]:
+            raise ValueError(
+                f"`updates` must increase from record to record, got {updates} after {self.updates[-1]}"
+            )
+        row = {column: float(values.get(column, math.nan)) for column in _COLUMNS}
+        self.updates.append(int(updates))
+        for column, x in row.items():
+            getattr(self, column).append(x)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column as a float64 array."""
+        if name not in ("updates", *_COLUMNS):
+            raise ValueError(f"`name` must be updates or one of {', '.join(_COLUMNS)}, got {name!r}")
+        return np.asarray(getattr(self, name), dtype=np.float64)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the trace in types that JSON has: NaN as None, infinities as strings."""
+        columns = {name: [_encode(x) for x in getattr(self, name)] for name in _COLUMNS}
+        return {"name": self.name, "updates": list(self.updates), **columns}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Trace:
+        """Return the trace that `as_dict` wrote.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, foreign, or of another length.
+        """
+        names = {"name", "updates", *_COLUMNS}
+        if data.keys() != names:
+            raise ValueError(
+                f"`data` must have the keys {', '.join(sorted(names))}, got {', '.join(sorted(data))}; "
+                "it must come from `Trace.as_dict`"
+            )
+        columns = {c: [math.nan if x is None else float(x) for x in data[c]] for c in _COLUMNS}
+        updates = [int(t) for t in data["updates"]]
+        if lengths := {c: len(x) for c, x in columns.items() if len(x) != len(updates)}:
+            raise ValueError(f"`data` must have {len(updates)} values in every column, got {lengths}")
+        return cls(data["name"], updates, **columns)
+
+    def __len__(self) -> int:
+        return len(self.updates)
+
+    def __repr__(self) -> str:
+        title = f"Trace({self.name!r}" if self.name else "Trace("
+        if not self.updates:
+            return title + (", " if self.name else "") + "no records)"
+        span = f"{len(self)} records, updates {self.updates[0]} to {self.updates[-1]}"
+        shown = [
+            f"{name} {values[0]:.2g} -> {values[-1]:.2g}"
+            for name in ("distance", "gap")
+            if not all(map(math.isnan, values := getattr(self, name)))
+        ]
+        return title + (", " if self.name else "") + ", ".join([span, *shown]) + ")"
+
+
+_COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))
+
+
+def _encode(x: float) -> float | str | None:
+    return x if math.isfinite(x) else None if math.isnan(x) else str(x)
+
+
+def level(values: Iterable[float], fraction: float = 0.2) -> float:
+    """Return the level that a curve ends at: the median of its last `fraction` (at least one value)."""
+    x = np.asarray(list(values), dtype=np.float64)
+    if not 0 < fraction <= 1 or x.size == 0:
+        raise ValueError(
+            f"`fraction` must lie in (0, 1] and `values` not be empty, got {fraction} of {x.size}"
+        )
+    return float(np.median(x[-max(1, round(fraction * x.size)) :]))
+
+
+# -- rates -----------------------------------------------------------------------------------------------
+
+
+class Fit(NamedTuple):
+    """A straight line through log(distance): ``distance ~ exp(-rate * updates)`` on the window."""
+
+    rate: float  # per update; negative where the curve grows
+    floor: float  # the level below which the curve does not go; 0 if it never flattens
+    r2: float  # share of the window's variance (of the logarithm) that the line explains
+    start: float  # first and
+    stop: float  # last update of the window
+    points: int  # checkpoints in it; a line through 2 says that the rate is at least this
+
+
+def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: float | None = None) -> Fit:
+    """Fit the rate of linear convergence on the straight part of a curve, between transient and floor.
+
+    1. The floor is the median of the longest tail that is flat: within its own scatter, or flattening, and
+       in either case against the fall before it. Squares of an error and of a floor add up, so the line is
+       fitted to ``sqrt(distance^2 - floor^2)``, down to ten floors (or halfway to the floor, where the curve
+       falls less than a hundredfold).
+    2. The transient ends at the first checkpoint from which on the two halves of what remains have the same
+       slope, within 5 % or twice their standard errors; if none is left with half of it, half is taken.
+
+    Parameters
+    ----------
+    updates, distances : sequence of float
+        Increasing numbers of updates, and the distance after each; values that are not finite, or not
+        positive, are left out.
+    floor : float, optional
+        The floor, where it is known; 0 for none.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, `updates` does not increase, or fewer than 4 values are left.
+    """
+    t, d = (np.asarray(list(x), dtype=np.float64) for x in (updates, distances))
+    if t.shape != d.shape or t.ndim != 1:
+        raise ValueError(f"`distances` must be as long as `updates`, got {d.shape} for {t.shape}")
+    if not np.all(np.diff(t) > 0):
+        raise ValueError("`updates` must increase, got a value that is not above the one before; sort them")
+    keep = np.isfinite(d) & (d > 0)
+    t, d = t[keep], d[keep]
+    if t.size < 4:
+        raise ValueError(
+            f"`distances` must have at least 4 finite positive values, got {t.size}; record more"
+        )
+    y = np.log(d)
+    if floor is None:
+        floor = _find_floor(t, y)
+    t, y = _above(t, y, floor)
+    first = _straight_from(t, y)
+    t, y = t[first:], y[first:]
+    slope, residuals = _line(t, y)
+    variance = float(np.sum((y - y.mean()) ** 2))
+    r2 = 1 - float(np.sum(residuals**2)) / variance if variance > 0 else 1.0
+    return Fit(-slope, float(floor), r2, float(t[0]), float(t[-1]), t.size)
+
+
+def _line(t: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the least-squares slope and the residuals."""
+    centred = t - t.mean()
+    slope = float(centred @ y) / float(centred @ centred)
+    return slope, y - y.mean() - slope * centred
+
+
+def _slope_and_error(t: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    slope, residuals = _line(t, y)
+    spread = math.sqrt(float(np.sum((t - t.mean()) ** 2)))
+    return slope, math.sqrt(float(np.sum(residuals**2)) / max(1, t.size - 2)) / spread
+
+
+def _halves(start: int, stop: int) -> tuple[slice, slice]:
+    """Return the two halves of an index range, which share the middle."""
+    middle = (start + stop - 1) // 2
+    return slice(start, middle + 1), slice(middle, stop)
+
+
+def _find_floor(t: np.ndarray, y: np.ndarray) -> float:
+    """Return the level of the longest flat tail, or 0."""
+    for parts in (1.25, 1.5, 2, 3, 5, 10, 20):
+        count = max(3, int(t.size / parts))
+        if count >= t.size:
+            continue
+        tail_t, tail_y, middle = t[-count:], y[-count:], float(np.median(y[-count:]))
+        slope, residuals = _line(tail_t, tail_y)
+        change = abs(slope) * (t[-1] - t[-count])
+        early, late = (abs(_line(tail_t[part], tail_y[part])[0]) for part in _halves(0, count))
+        scattered = count >= 8 and change <= 3 * float(np.std(residuals))
+        flattening = change < 0.1 and late < 0.25 * early
+        above = np.nonzero(y[:-count] > middle + math.log(2))[0]
+        if not (scattered or flattening or change == 0) or above.size == 0:
+            continue
+        # Scatter can hide the slope of a short tail: the fall to its level must have been steeper for sure.
+        before = slice(0, above[-1] + 2)
+        fall = _line(t[before], y[before])[0]
+        if abs(slope) < -0.3 * fall and abs(slope - fall) > 4 * _slope_and_error(tail_t, tail_y)[1]:
+            return math.exp(middle)
+    return 0.0
+
+
+def _above(t: np.ndarray, y: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the curve before it comes near the floor, with the floor's square taken off."""
+    if floor <= 0:
+        return t, y
+    bottom = math.log(floor)
+    near = y <= bottom + min(math.log(10), (y[0] - bottom) / 2)
+    end = int(np.argmax(near)) if near.any() else y.size
+    if end < 3:  # too few to correct: the least that tells a slope, or all where nothing falls
+        end = 2 if y[0] > bottom else y.size
+        return t[:end], y[:end]
+    return t[:end], y[:end] + 0.5 * np.log1p(-np.exp(2 * (bottom - y[:end])))
+
+
+def _straight_from(t: np.ndarray, y: np.ndarray) -> int:
+    """Return the first index from which on the curve is straight."""
+    if t.size < 6:
+        return 0
+    half = t.size // 2
+    for first in np.unique(np.linspace(0, half, min(half + 1, 50)).astype(int)):
+        (early, e), (late, f) = (_slope_and_error(t[x], y[x]) for x in _halves(int(first), t.size))
+        if abs(early - late) <= max(0.05 * abs(late), 2 * math.hypot(e, f)):
+            return int(first)
+    return half
