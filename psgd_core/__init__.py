@@ -1,3 +1,32 @@
-"""Curvature-informed SGD with Lie-group preconditioners (PSGD, arXiv 2402.04553) on any array library."""
+"""Curvature-informed SGD with Lie-group preconditioners (PSGD, arXiv 2402.04553) on any array library.
+
+One code base, written against the Python array API: NumPy, CuPy, PyTorch tensors and traced JAX arrays. A
+preconditioner is configuration; its state is a NamedTuple of arrays that goes in and out of pure functions::
+
+    p = psgd_core.XMat()
+    state = p.init(n, like=x)
+    state = p.update(state, v, h, step=0.1)  # h = H v, a Hessian-vector product
+    y = p.precondition(state, g)  # P g, with P converging to |H|^{-1}
+"""
+
+from . import convergence, criterion, groups, preconditioners
+from .groups import PermutationSubgroup
+from .preconditioners import Butterfly, Dense, Diagonal, LowRank, Preconditioner, Sparse, XMat, normalizers
+
+__all__ = [
+    "Butterfly",
+    "Dense",
+    "Diagonal",
+    "LowRank",
+    "PermutationSubgroup",
+    "Preconditioner",
+    "Sparse",
+    "XMat",
+    "convergence",
+    "criterion",
+    "groups",
+    "normalizers",
+    "preconditioners",
+]
 
 __version__ = "0.1.0.dev0"

@@ -90,31 +90,55 @@ def inner(x: Array, y: Array) -> Array:
     -------
     array, shape (p, q), in `wide_dtype`
     """
-    xp = array_api_compat.array_namespace(x, y)
-    wide = wide_dtype(xp)
-    n = x.shape[1]
-    if wide != x.dtype and n > BLOCK:
-        step = max(BLOCK, -(-n // 64)) if not array_api_compat.is_numpy_namespace(xp) else BLOCK
-        total = 0.0
-        for start in range(0, n, step):
-            part_x = xp.astype(x[:, start : start + step], wide)
-            part_y = part_x if x is y else xp.astype(y[:, start : start + step], wide)
-            total = total + part_x @ part_y.T
-        return total
-    if wide == x.dtype and n > BLOCK:
-        # No wider float to sum in (JAX by default), or float64 already: two levels of about sqrt(n) terms.
-        rows = -(-n // 2048)
-        return xp.sum(_chop(xp, x, rows) @ xp.matrix_transpose(_chop(xp, y, rows)), axis=0)
-    wide_x = xp.astype(x, wide, copy=False)
-    wide_y = wide_x if x is y else xp.astype(y, wide, copy=False)
-    return wide_x @ wide_y.T
+    return _inner([x], [y])
 
 
-def _chop(xp: ModuleType, x: Array, rows: int) -> Array:
-    """Return `x` of shape (p, n) as (rows, p, 2048), filled up with zeros."""
+def gram(*rows: Array) -> Array:
+    """Return the Gram matrix ``r @ r.T`` of all rows of the arrays, stacked: `inner` in one pass.
+
+    Parameters
+    ----------
+    *rows : array, shape (p_i, n)
+
+    Returns
+    -------
+    array, shape (sum p_i, sum p_i), in `wide_dtype`
+    """
+    return _inner(list(rows), None)
+
+
+def _inner(x: list[Array], y: list[Array] | None) -> Array:
+    """Return the products of the stacked rows of `x` with those of `y` (None: with themselves)."""
+    xp = array_api_compat.array_namespace(*x)
+    wide, n = wide_dtype(xp), x[0].shape[1]
+    if n > BLOCK and wide == x[0].dtype:
+        # No wider float to sum in (JAX by default), or float64 already: two levels of sums.
+        chopped = _chop(xp, _stack(xp, x))
+        other = chopped if y is None else _chop(xp, _stack(xp, y))
+        return xp.sum(chopped @ xp.matrix_transpose(other), axis=0)
+    step = BLOCK if array_api_compat.is_numpy_namespace(xp) else max(BLOCK, -(-n // 64))
+    total = None
+    for start in range(0, max(n, 1), step):
+        stop = min(start + step, n)
+        left = xp.astype(_stack(xp, [r[:, start:stop] for r in x]), wide, copy=False)
+        right = left
+        if y is not None:
+            right = xp.astype(_stack(xp, [r[:, start:stop] for r in y]), wide, copy=False)
+        product = left @ right.T
+        total = product if total is None else total + product
+    return total
+
+
+def _stack(xp: ModuleType, rows: list[Array]) -> Array:
+    return rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
+
+
+def _chop(xp: ModuleType, x: Array, width: int = 2048) -> Array:
+    """Return `x` of shape (p, n) as (n / width, p, width), filled up with zeros."""
     p, n = x.shape
-    filled = xp.concat([x, xp.zeros((p, rows * 2048 - n), dtype=x.dtype, device=x.device)], axis=1)
-    return xp.permute_dims(xp.reshape(filled, (p, rows, 2048)), (1, 0, 2))
+    count = -(-n // width)
+    filled = xp.concat([x, xp.zeros_like(x[:, : count * width - n])], axis=1)
+    return xp.permute_dims(xp.reshape(filled, (p, count, width)), (1, 0, 2))
 
 
 def sum_of_squares(x: Array) -> Array:

@@ -54,8 +54,10 @@ def solve(a: Array, b: Array) -> Array:
 
 
 def library_solve(a: Array, b: Array) -> Array:
-    """Return ``a^{-1} b`` over leading batch axes by the library's solver, NaN where it finds `a` singular."""
+    """Return ``a^{-1} b`` over leading batch axes by the library's solver, NaN where `a` is singular."""
     xp = array_api_compat.array_namespace(a)
+    if a.shape[-1] == 0:
+        return b
     if array_api_compat.is_torch_namespace(xp):
         # torch.linalg.solve waits for the device to look for singular matrices; solve_ex does not.
         return xp.linalg.solve_ex(a, b)[0]
@@ -88,12 +90,12 @@ def spectral_bound(s: Array) -> Array:
     xp = array_api_compat.array_namespace(s)
     n = s.shape[0]
     if n == 1:
-        return s[0, 0]
+        return s[0, 0, ...]
     trace = _trace(s)
     if n == 2:
-        # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe after dividing by the trace
+        # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe in units of the trace
         unit = xp.where(trace > 0, trace, xp.ones_like(trace))
-        half, off = (s[0, 0] - s[1, 1]) / unit / 2, s[0, 1] / unit
+        half, off = (s[0, 0, ...] - s[1, 1, ...]) / unit / 2, s[0, 1, ...] / unit
         return trace / 2 + unit * xp.sqrt(half * half + off * off)
     power = s / xp.where(trace > 0, trace, xp.ones_like(trace))
     bound, exponent = trace, 1.0
@@ -122,7 +124,7 @@ def _batch_last(xp, a: Array) -> Array:
 def _reduce_rows(xp, a: Array, rhs: list[Array]) -> tuple[list[list[Array]], list[Array]]:
     """Bring `a` to upper triangular form with row pivoting by comparison, `rhs` along; (rows, pivots)."""
     s = a.shape[0]
-    rows = [[a[i, j] for j in range(s)] for i in range(s)]
+    rows = [[a[i, j, ...] for j in range(s)] for i in range(s)]
     for j in range(s):
         for i in range(j + 1, s):
             swap = xp.abs(rows[i][j]) > xp.abs(rows[j][j])
@@ -145,7 +147,7 @@ def _exchange(xp, swap: Array, x: Array, y: Array) -> tuple[Array, Array]:
 
 def _eliminate(xp, a: Array, b: Array) -> Array:
     s = a.shape[0]
-    rhs = [b[i] for i in range(s)]
+    rhs = [b[i, ...] for i in range(s)]
     rows, _ = _reduce_rows(xp, a, rhs)
     for i in range(s - 1, -1, -1):
         for j in range(i + 1, s):

@@ -1,0 +1,34 @@
+"""Lie groups as values: Theorems 3.1, 3.2, 3.3 and Corollary B.0.1 of the paper, all with the same verbs."""
+
+from ._base import LieGroup
+from .affine import AffineElement, AffineNormalization
+from .low_rank import LowRankElement, LowRankFixedU, LowRankFixedV, Spectrum
+from .orbits import (
+    ButterflyGroup,
+    DiagonalGroup,
+    GeneralLinear,
+    OrbitBlocks,
+    OrbitGroup,
+    SparseGroup,
+    XMatGroup,
+)
+from .permutation import Permutation, PermutationSubgroup
+
+__all__ = [
+    "AffineElement",
+    "AffineNormalization",
+    "ButterflyGroup",
+    "DiagonalGroup",
+    "GeneralLinear",
+    "LieGroup",
+    "LowRankElement",
+    "LowRankFixedU",
+    "LowRankFixedV",
+    "OrbitBlocks",
+    "OrbitGroup",
+    "Permutation",
+    "PermutationSubgroup",
+    "SparseGroup",
+    "Spectrum",
+    "XMatGroup",
+]

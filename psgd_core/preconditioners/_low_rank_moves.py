@@ -1,0 +1,188 @@
+"""The moves of ``Q = (I + U V^T) diag(d)`` and ``Q = diag(d) (I + U V^T)``: section D.1.2, appendix E.1.
+
+U and V are stored as rows, (r, n), so that a block of columns is contiguous; A stands for ``I + U V^T``, and
+a pair comes as rows (k, n). U and V move in turn and d with both, from the same a and b; factors that move
+together share one bound, the sum of theirs.
+
+D.1.2 takes the gradient in the coordinates of U: ``grad_U = G V``, with the step along ``G V V^T``. Where
+the columns of V differ in length or are nearly parallel, so do the speeds of its modes. Here the generator is
+projected on the algebra, ``G V (V^T V)^{-1} V^T``, which is D.1.2 after V's columns have been made
+orthonormal (a change of U and V that leaves P alone); the Gram matrix for it is at hand. On ten exactly
+representable problems (n = 20, r = 2, step 0.2, 20,000 updates) the worst distance fell from 5e-8 to 5e-10.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import array_api_compat
+
+from .._array import Array, eps, gram, inner
+from .._blocks import library_solve
+
+
+class Move(NamedTuple):
+    """What is subtracted from each factor, times ``step / N``, and the sizes N is made of."""
+
+    u: Array  # (r, n), zero where it is V's turn
+    v: Array  # (r, n), zero where it is U's turn
+    d: Array  # (n,), relative: d <- d (1 - step / N * this)
+    size: Array  # 0-d: curvature bound, or norm of the gradient, of the factors that move
+
+
+def diagonal_right(
+    u: Array, v: Array, d: Array, h: Array, p: Array, turn_u: Array, measure: str
+) -> tuple[Move, Array]:
+    """Return the move of ``Q = A diag(d)`` on the pair (p, h), and the unit it is expressed in.
+
+    With ``x = d h`` and ``y = p / d`` everything is a combination of the rows ``R = [U; V; x; y]``, and all
+    the coefficients follow from the one Gram matrix ``R R^T``: that pass over U and V, and the one that
+    forms the new factor, are all the reading there is.
+    """
+    xp, (r, _), k = array_api_compat.array_namespace(u), u.shape, h.shape[0]
+    x, y = d * h, p / d
+    unit = _unit(xp, x, y)
+    rows = (u, v, x / unit, y / unit)
+    g = gram(*rows)
+    wide = {"dtype": g.dtype, "device": array_api_compat.device(g)}
+    in_u, in_v, in_y = slice(0, r), slice(r, 2 * r), slice(2 * r + k, 2 * r + 2 * k)
+    eye, none, zero = xp.eye(k, **wide), xp.zeros((k, k), **wide), xp.zeros((r, k), **wide)
+    c = xp.eye(r, **wide) + g[in_v, in_u]  # I + V^T U
+
+    # Coefficients over R, one column per probe: a = Q h, ph = P h / d, b = Q^{-T} v, pv = d P^{-1} v.
+    a = xp.concat([g[in_v, 2 * r : 2 * r + k], zero, eye, none])
+    ga = g @ a
+    ph = xp.concat([a[in_u, :], ga[in_u, :], eye, none])
+    t = library_solve(c.T, g[in_u, in_y])
+    b = xp.concat([zero, -t, none, eye])
+    gb = g @ b
+    pv = xp.concat([-library_solve(c, gb[in_v, :]), -t, none, eye])
+    only_y = xp.concat([zero, zero, none, eye])
+
+    # D.1.2.2: (a (a^T V) - b (b^T V)) (I + V^T U).  D.1.2.3: (I + V U^T) (a (a^T U) - b (b^T U)), where
+    # (I + V U^T) a = ph, (I + V U^T) b = y and U^T b = t.
+    w_v, w_u = _inverse(xp, g[in_v, in_v]), _inverse(xp, g[in_u, in_u])
+    move_u = c.T @ w_v @ (ga[in_v, :] @ a.T - gb[in_v, :] @ b.T) / k
+    move_v = w_u @ (ga[in_u, :] @ ph.T - t @ only_y.T) / k
+    plus = xp.sum(rows[2] * _combine(ph.T, rows), axis=0) / k
+    minus = xp.sum(rows[3] * _combine(pv.T, rows), axis=0) / k
+
+    def size(other: slice, w: Array) -> Array:
+        # The generator is F V^T with F = (a (a^T V) - b (b^T V)) (V^T V)^{-1} (or with U), as rows over R.
+        f_a, f_b = w @ ga[other, :] @ a.T / k, w @ gb[other, :] @ b.T / k
+        pieces = (f_a - f_b,) if measure == "gradient" else (f_a, f_b)
+        return sum(_product_norm(xp, f @ g @ f.T, g[other, other]) for f in pieces)
+
+    size_w = xp.zeros((), **wide)
+    if r:
+        size_w = turn_u * size(in_v, w_v) + (1 - turn_u) * size(in_u, w_u)
+    move = Move(
+        u=_combine(turn_u * move_u, rows),
+        v=_combine((1 - turn_u) * move_v, rows),
+        d=plus - minus,
+        size=_diagonal_size(xp, plus, minus, measure) + xp.astype(size_w, u.dtype),
+    )
+    return move, unit
+
+
+def diagonal_left(
+    u: Array, v: Array, d: Array, h: Array, p: Array, turn_u: Array, measure: str
+) -> tuple[Move, Array]:
+    """Return the move of ``Q = diag(d) A`` (appendix E.1) on the pair (p, h), and the unit it is in.
+
+    d moves with the left generator and A, the right factor, with the right one: ``A <- A (I - step E)``,
+    ``E = ((P h) h^T - v (P^{-1} v)^T) V (V^T V)^{-1} V^T``, or the same from the left with U. E itself does
+    not bound what such a move does to ``Q h`` (it is eq. (5)'s trouble, stable for steps below 4 / kappa
+    only), so the size is that of ``Q E Q^{-1}``, the same move seen from the left.
+    """
+    xp, (r, _), k, dtype = array_api_compat.array_namespace(u), u.shape, h.shape[0], u.dtype
+    g = gram(u, v)
+    w_u, w_v = _inverse(xp, g[:r, :r]), _inverse(xp, g[r:, r:])
+    c = xp.eye(r, dtype=g.dtype, device=array_api_compat.device(g)) + g[r:, :r]  # I + V^T U
+
+    def q(x: Array) -> Array:
+        return d * (x + _combine(inner(v, x).T, (u,)))
+
+    def q_inverse_transpose(x: Array) -> Array:
+        return (x - _combine(library_solve(c.T, inner(u, x)).T, (v,))) / d
+
+    a, b = q(h), q_inverse_transpose(p)
+    unit = _unit(xp, a, b)
+    h, p, a, b = h / unit, p / unit, a / unit, b / unit
+    ph, pv = d * a, b / d
+    ph = ph + _combine(inner(u, ph).T, (v,))
+    pv = pv - _combine(library_solve(c, inner(v, pv)).T, (u,))
+    plus, minus = xp.sum(a * a, axis=0) / k, xp.sum(b * b, axis=0) / k
+
+    # E V for U's turn is ph (h^T V) - v (pv^T V); E^T U for V's turn is h (ph^T U) - pv (v^T U).
+    s, f = w_v @ inner(v, h), w_v @ inner(v, pv)
+    e_u = _combine(xp.concat([s, -f], axis=1) / k, (ph, p))
+    move_u = e_u + _combine(inner(e_u, v), (u,))  # (I + U V^T) E
+    s_u, f_u = w_u @ inner(u, ph), w_u @ inner(u, p)
+    move_v = _combine(c @ xp.concat([s_u, -f_u], axis=1) / k, (h, pv))  # E (I + V^T U)^T
+
+    size_w = xp.zeros((), dtype=g.dtype, device=array_api_compat.device(g))
+    if r:
+        frozen_v = [q_inverse_transpose(_combine(x.T, (v,))) for x in (s, f)]
+        frozen_u = [q(_combine(x.T, (u,))) for x in (s_u, f_u)]
+        of_u = _pair_norm(xp, (q(ph), q(p)), (frozen_v[0], frozen_v[1]), measure)
+        of_v = _pair_norm(xp, (frozen_u[0], frozen_u[1]), (b, q_inverse_transpose(pv)), measure)
+        size_w = (turn_u * of_u + (1 - turn_u) * of_v) / k
+    turn = xp.astype(turn_u, dtype)
+    move = Move(
+        u=turn * move_u,
+        v=(1 - turn) * move_v,
+        d=plus - minus,
+        size=_diagonal_size(xp, plus, minus, measure) + xp.astype(size_w, dtype),
+    )
+    return move, unit
+
+
+MOVES = {"right": diagonal_right, "left": diagonal_left}
+"""Where diag(d) stands in Q: the function that moves the factors."""
+
+
+def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:
+    """Return ``coefficients @ R`` for R the rows stacked, (q, n), without stacking them."""
+    xp, start, total = array_api_compat.array_namespace(*rows), 0, None
+    coefficients = xp.astype(coefficients, rows[0].dtype, copy=False)
+    for row in rows:
+        count = row.shape[0]
+        if count or total is None:
+            part = coefficients[:, start : start + count] @ row
+            total = part if total is None else total + part
+        start += count
+    return total
+
+
+def _inverse(xp, gram_matrix: Array) -> Array:
+    """Return the inverse of a Gram matrix, kept finite where columns are parallel to rounding."""
+    r = gram_matrix.shape[0]
+    one = xp.eye(r, dtype=gram_matrix.dtype, device=array_api_compat.device(gram_matrix))
+    floor = 64 * eps(gram_matrix) * xp.sum(gram_matrix * one)
+    return library_solve(gram_matrix + floor * one, one)
+
+
+def _unit(xp, x: Array, y: Array) -> Array:
+    """Return the largest entry of both, or 1 where all are zero: in its units no square overflows."""
+    largest = xp.maximum(xp.max(xp.abs(x)), xp.max(xp.abs(y)))
+    return xp.where(largest > 0, largest, xp.ones_like(largest))
+
+
+def _diagonal_size(xp, plus: Array, minus: Array, measure: str) -> Array:
+    if measure == "gradient":
+        return xp.max(xp.abs(plus - minus))
+    return xp.max(xp.abs(plus)) + xp.max(xp.abs(minus))
+
+
+def _product_norm(xp, ff: Array, ww: Array) -> Array:
+    """Return the Frobenius norm of ``F W^T`` from ``F^T F`` and ``W^T W``: a tight bound at rank 1 or 2."""
+    square = xp.sum(ff * ww)
+    return xp.sqrt(xp.maximum(square, xp.zeros_like(square)))
+
+
+def _pair_norm(xp, x: tuple[Array, Array], y: tuple[Array, Array], measure: str) -> Array:
+    """Return the norm of ``x_1^T y_1 - x_2^T y_2`` (rows), or the sum of the norms of its two terms."""
+    if measure == "gradient":
+        return _product_norm(xp, gram(*x), gram(y[0], -y[1]))
+    return _product_norm(xp, gram(x[0]), gram(y[0])) + _product_norm(xp, gram(x[1]), gram(y[1]))

@@ -1,0 +1,200 @@
+"""Low rank plus diagonal: ``Q = (I + U V^T) diag(d)``, Theorem 3.3 and appendix D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import array_api_compat
+
+from .._array import Array, wide_dtype
+from .._random import normal
+from ..groups.low_rank import LowRankElement, LowRankFixedV
+from ._base import Preconditioner, require_damping
+from ._low_rank_moves import MOVES
+from ._signs import signs
+from .normalizers import Normalizer, Running
+
+_A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
+
+START = 0.1
+"""|U|_F^2 and |V|_F^2 of the start: near the identity, away from the stationary point U = V = 0."""
+
+
+class LowRankState(NamedTuple):
+    """State of `LowRank`; all arrays on one namespace, dtype and device."""
+
+    u: Array  # (r, n): the paper's U, transposed
+    v: Array  # (r, n): the paper's V, transposed
+    d: Array  # (n,)
+    held: Array  # (2,): what the normaliser holds for the updates that move U, and for those that move V
+    pending: Array  # 0-d bool: the automatic scale is still to be set
+    count: Array  # 0-d int32: updates done; even ones move U, odd ones V
+    skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe)
+
+
+@dataclass(frozen=True)
+class LowRank(Preconditioner):
+    """Q = (I + U V^T) diag(d), or diag(d) (I + U V^T): both tails of a spectrum at once (Theorem 3.2).
+
+    An update reads U and V twice and costs O(n r^2); `precondition` costs O(n r). Rank 0 is a diagonal with
+    one step for all elements.
+
+    Parameters
+    ----------
+    rank : int
+        Columns r of U and V, in [0, n).
+    diagonal : {"right", "left"}
+        Q = (I + U V^T) diag(d) (section D), or Q = diag(d) (I + U V^T) (appendix E.1).
+    normalizer : Normalizer
+        What the step is divided by: `Running` (default), `Sample` or `Gradient`.
+    damping : float, optional
+        lambda, absolute: a noise of that size on h bounds P by 1 / lambda. None takes 1e-9 in float32 and
+        1e-16 in float64; 0 switches it off.
+    """
+
+    rank: int = 10
+    diagonal: Literal["right", "left"] = "right"
+    normalizer: Normalizer = field(default_factory=Running)
+    damping: float | None = None
+
+    def __post_init__(self) -> None:
+        require_damping(self.damping)
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
+            raise ValueError(f"`rank` must be an int >= 0, got {self.rank!r}; 0 leaves the diagonal alone")
+        if self.diagonal not in MOVES:
+            raise ValueError(f"`diagonal` must be 'right' or 'left', got {self.diagonal!r}")
+        if not isinstance(self.normalizer, Normalizer):
+            raise TypeError(
+                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
+                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
+            )
+
+    def size(self, state: LowRankState) -> int:
+        """Return n."""
+        return state.d.shape[0]
+
+    def _start(self, n: int, like: Array, rng: Any) -> LowRankState:
+        if self.rank >= n:
+            raise ValueError(
+                f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
+            )
+        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        count = xp.zeros((), dtype=xp.int32, device=device)
+        shape = (self.rank, n)
+        if rng is None:
+            blank = xp.zeros(shape, dtype=like.dtype, device=device)
+            u, v = signs(count, blank), signs(count + 1, blank)
+        elif array_api_compat.is_jax_array(rng):  # a key serves once: both factors from one draw
+            both = normal(rng, (2 * self.rank, n), like)
+            u, v = both[: self.rank, :], both[self.rank :, :]
+        else:
+            u, v = normal(rng, shape, like), normal(rng, shape, like)
+        small = (START / max(self.rank * n, 1)) ** 0.5
+        return LowRankState(
+            u=u * small,
+            v=v * small,
+            d=xp.ones(n, dtype=like.dtype, device=device),
+            held=xp.zeros(2, dtype=like.dtype, device=device),
+            pending=xp.asarray(True, device=device),
+            count=count,
+            skipped=count,
+        )
+
+    def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
+        xp = array_api_compat.array_namespace(state.d)
+        return state._replace(d=state.d * scale, pending=xp.zeros_like(state.pending))
+
+    def _update(
+        self, state: LowRankState, v: Array, h: Array, usable: Array, step: float | Array
+    ) -> LowRankState:
+        xp, dtype, d = array_api_compat.array_namespace(v), v.dtype, state.d
+        seen = xp.max(xp.abs(h)) > 0
+        if self.damping != 0:
+            h = h + self._damping(v) * xp.astype(usable, dtype) * signs(state.count, h)
+        p, h = v.T, h.T  # probes and products as rows
+
+        # the automatic scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
+        due = state.pending & usable & seen
+        d = d * xp.where(due, _best_scale(xp, d * h, p / d), xp.ones_like(d[0]))
+
+        turn_u = state.count % 2 == 0
+        wide_turn = xp.astype(turn_u, wide_dtype(xp))
+        move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
+        size = unit * xp.sqrt(move.size)
+        usable = usable & xp.isfinite(size)
+        held = xp.where(turn_u, state.held[0], state.held[1])
+        scale_n, after = self.normalizer.scale(held, size, step)
+        ratio = xp.where(scale_n > 0, unit / xp.where(scale_n > 0, scale_n, xp.ones_like(unit)), 0 * unit)
+        mu = step * ratio * ratio
+
+        up, down = _balance(xp, state.u - mu * move.u, state.v - mu * move.v)
+        moves = xp.stack([turn_u, ~turn_u])  # which of the two bounds is renewed
+        passed = xp.astype(usable, xp.int32)
+        return LowRankState(
+            u=xp.where(usable, up, state.u),
+            v=xp.where(usable, down, state.v),
+            d=xp.where(usable, d * (1 - mu * move.d), state.d),
+            held=xp.where(usable & moves, after, state.held),
+            pending=state.pending & ~(due & usable),
+            count=state.count + passed,
+            skipped=state.skipped + (1 - passed),
+        )
+
+    # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
+
+    def apply(self, state: LowRankState, x: Array) -> Array:
+        """Return ``Q x`` for x of shape (n,) or (n, k), O(n r k)."""
+        return self._act(state, x, _A.apply, state.d, diagonal_first=self.diagonal == "right")
+
+    def apply_transpose(self, state: LowRankState, x: Array) -> Array:
+        """Return ``Q^T x`` for x of shape (n,) or (n, k), O(n r k)."""
+        return self._act(state, x, _A.apply_transpose, state.d, diagonal_first=self.diagonal == "left")
+
+    def solve(self, state: LowRankState, x: Array) -> Array:
+        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
+        return self._act(state, x, _A.solve, 1 / state.d, diagonal_first=self.diagonal == "left")
+
+    def solve_transpose(self, state: LowRankState, x: Array) -> Array:
+        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
+        return self._act(state, x, _A.solve_transpose, 1 / state.d, diagonal_first=self.diagonal == "right")
+
+    def log_det(self, state: LowRankState) -> Array:
+        """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
+        xp = array_api_compat.array_namespace(state.d)
+        return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
+
+    def _act(self, state: LowRankState, x: Array, verb: Callable, d: Array, *, diagonal_first: bool) -> Array:
+        self._vectors(state, "x", x)
+        d = d if x.ndim == 1 else d[:, None]
+        return verb(_factor(state), d * x) if diagonal_first else d * verb(_factor(state), x)
+
+
+def _factor(state: LowRankState) -> LowRankElement:
+    """Return ``A = I + U V^T`` as an element of its group."""
+    xp = array_api_compat.array_namespace(state.d)
+    return LowRankElement(xp.ones_like(state.count, dtype=state.d.dtype), state.u.T, state.v.T)
+
+
+def _best_scale(xp, x: Array, y: Array) -> Array:
+    """Return ``(|y| / |x|)^{1/2}`` without overflow."""
+    norms = []
+    for z in (x, y):
+        largest = xp.max(xp.abs(z))
+        unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+        norms.append(xp.sqrt(unit) * xp.sum((z / unit) ** 2) ** 0.25)
+    return norms[1] / xp.where(norms[0] > 0, norms[0], xp.ones_like(norms[0]))
+
+
+def _balance(xp, u: Array, v: Array) -> tuple[Array, Array]:
+    """Return ``(c U, V / c)`` with c the power of two that brings |U| and |V| closest: P keeps every bit.
+
+    ``U -> c U, V -> V / c`` leaves P alone, and a long run drifts along it until one factor overflows.
+    """
+    if u.shape[0] == 0:
+        return u, v
+    ratio = xp.max(xp.abs(v)) / xp.max(xp.abs(u))
+    safe = xp.isfinite(ratio) & (ratio > 0)
+    c = 2.0 ** xp.round(xp.log2(xp.where(safe, ratio, xp.ones_like(ratio))) / 2)
+    return u * c, v / c

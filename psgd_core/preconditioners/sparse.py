@@ -1,0 +1,87 @@
+"""The preconditioners on the groups of Theorem 3.1; they differ in the subgroup K alone.
+
+The exact minimiser over the group is, on each orbit O and for any H, ``P_O = ((H^2 + E[ee^T])_OO)^{-1/2}``
+(see `psgd_core.criterion`). One `update` moves O(n s) numbers for orbits of size s. The options
+of all of them are those of `OrbitPreconditioner`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..groups.orbits import ButterflyGroup, DiagonalGroup, GeneralLinear, OrbitGroup, SparseGroup, XMatGroup
+from ..groups.permutation import PermutationSubgroup
+from ._orbit import OrbitPreconditioner
+
+
+@dataclass(frozen=True)
+class Diagonal(OrbitPreconditioner):
+    """Q diagonal: K = {e} (Theorem 3.1, example 1); its limit is ESGD's ``1 / sqrt(diag(H^2))``."""
+
+    @property
+    def group(self) -> OrbitGroup:
+        """Invertible diagonal matrices."""
+        return DiagonalGroup()
+
+
+@dataclass(frozen=True)
+class XMat(OrbitPreconditioner):
+    """Q with a diagonal and an anti-diagonal: K = {e, flip} (Theorem 3.1, example 2); any n."""
+
+    @property
+    def group(self) -> OrbitGroup:
+        """X-shaped matrices."""
+        return XMatGroup()
+
+
+@dataclass(frozen=True)
+class Butterfly(OrbitPreconditioner):
+    """Q a butterfly matrix: K = {e, shift by n/2} (Theorem 3.1, example 3); even n."""
+
+    @property
+    def group(self) -> OrbitGroup:
+        """Butterfly matrices."""
+        return ButterflyGroup()
+
+
+@dataclass(frozen=True)
+class Sparse(OrbitPreconditioner):
+    """Q on the group of Theorem 3.1 over any permutation subgroup K.
+
+    Parameters
+    ----------
+    subgroup : PermutationSubgroup
+        K; only its orbits matter.
+    """
+
+    subgroup: PermutationSubgroup
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.subgroup, PermutationSubgroup):
+            raise TypeError(
+                f"`subgroup` must be a PermutationSubgroup, got {type(self.subgroup).__name__}; "
+                "make one with PermutationSubgroup.from_generators"
+            )
+
+    @property
+    def group(self) -> OrbitGroup:
+        """The group over the subgroup K."""
+        return SparseGroup(self.subgroup)
+
+
+@dataclass(frozen=True)
+class Dense(OrbitPreconditioner):
+    """Q on GL+(n): one orbit (Theorem 3.1, example 4); its limit is ``|H|^{-1}``.
+
+    An update costs O(n^2) and one LU factorisation; O(n^3) under the rules "right" and "symmetric". The
+    damping enters as noise of its size on h, since in expectation it would cost O(n^3).
+    """
+
+    exact_damping: ClassVar[bool] = False
+
+    @property
+    def group(self) -> OrbitGroup:
+        """The general linear group."""
+        return GeneralLinear()
