@@ -14,8 +14,8 @@ import array_api_compat
 Array = Any
 """An array of any library that follows the array API standard."""
 
-BLOCK = 65_536
-"""Columns summed at a time by `inner`: a few hundred KiB per row pair, so a block stays in cache."""
+BLOCK = 16_384
+"""Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
 
 
 def namespace(**arrays: Array) -> ModuleType:
@@ -116,7 +116,7 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
         chopped = _chop(xp, _stack(xp, x))
         other = chopped if y is None else _chop(xp, _stack(xp, y))
         return xp.sum(chopped @ xp.matrix_transpose(other), axis=0)
-    step = BLOCK if array_api_compat.is_numpy_namespace(xp) else max(BLOCK, -(-n // 64))
+    step = BLOCK if array_api_compat.is_numpy_namespace(xp) else max(16 * BLOCK, -(-n // 64))
     total = None
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
@@ -139,6 +139,19 @@ def _chop(xp: ModuleType, x: Array, width: int = 2048) -> Array:
     count = -(-n // width)
     filled = xp.concat([x, xp.zeros_like(x[:, : count * width - n])], axis=1)
     return xp.permute_dims(xp.reshape(filled, (p, count, width)), (1, 0, 2))
+
+
+def known(flag: Array) -> bool | None:
+    """Return the value of a 0-d flag where it is at hand (NumPy), None where asking would wait."""
+    return bool(flag) if array_api_compat.is_numpy_array(flag) else None
+
+
+def select(flag: Array, x: Array, y: Array) -> Array:
+    """Return x if the 0-d `flag` is true, else y: a `where` that costs no pass where the flag is known."""
+    value = known(flag)
+    if value is None:
+        return array_api_compat.array_namespace(x, y).where(flag, x, y)
+    return x if value else y
 
 
 def sum_of_squares(x: Array) -> Array:

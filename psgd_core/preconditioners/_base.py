@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array, namespace, require_alike, sum_of_squares
+from .._array import Array, namespace, require_alike, select, sum_of_squares
 from ..groups._base import eye, require_like, require_vectors
 
 State = Any
@@ -131,7 +131,7 @@ class Preconditioner(ABC):
         v_max, h_max = xp.max(xp.abs(v)), xp.max(xp.abs(h))
         usable = xp.isfinite(v_max) & xp.isfinite(h_max) & (v_max > 0)
         zero = xp.zeros_like(v)
-        new = self._update(state, xp.where(usable, v, zero), xp.where(usable, h, zero), usable, step)
+        new = self._update(state, select(usable, v, zero), select(usable, h, zero), usable, step)
         return _store(state, new) if inplace else new
 
     def precondition(self, state: State, g: Array) -> Array:

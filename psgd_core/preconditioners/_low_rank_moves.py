@@ -17,17 +17,18 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps, gram, inner
+from .._array import Array, eps, gram, inner, known
 from .._blocks import library_solve
 
 
 class Move(NamedTuple):
     """What is subtracted from each factor, times ``step / N``, and the sizes N is made of."""
 
-    u: Array  # (r, n), zero where it is V's turn
-    v: Array  # (r, n), zero where it is U's turn
+    u: Array  # (r, n), zero when it is V's turn; (0, n) where that is known on the host
+    v: Array  # (r, n), zero when it is U's turn; (0, n) where that is known on the host
     d: Array  # (n,), relative: d <- d (1 - step / N * this)
     size: Array  # 0-d: curvature bound, or norm of the gradient, of the factors that move
+    balance: Array  # 0-d: the power of two c in ``U -> c U, V -> V / c`` that brings |U| and |V| closest
 
 
 def diagonal_right(
@@ -64,8 +65,12 @@ def diagonal_right(
     w_v, w_u = _inverse(xp, g[in_v, in_v]), _inverse(xp, g[in_u, in_u])
     move_u = c.T @ w_v @ (ga[in_v, :] @ a.T - gb[in_v, :] @ b.T) / k
     move_v = w_u @ (ga[in_u, :] @ ph.T - t @ only_y.T) / k
-    plus = xp.sum(rows[2] * _combine(ph.T, rows), axis=0) / k
-    minus = xp.sum(rows[3] * _combine(pv.T, rows), axis=0) / k
+    # one more pass over the rows gives P h / d, d P^{-1} v, and the direction of the factor whose turn it is
+    moved_u, moved_v = _in_turn(turn_u, move_u, move_v)
+    out = _combine(xp.concat([ph.T, pv.T, moved_u, moved_v]), rows)
+    plus = xp.sum(rows[2] * out[:k, :], axis=0) / k
+    minus = xp.sum(rows[3] * out[k : 2 * k, :], axis=0) / k
+    end_u = 2 * k + moved_u.shape[0]
 
     def size(other: slice, w: Array) -> Array:
         # The generator is F V^T with F = (a (a^T V) - b (b^T V)) (V^T V)^{-1} (or with U), as rows over R.
@@ -77,10 +82,11 @@ def diagonal_right(
     if r:
         size_w = turn_u * size(in_v, w_v) + (1 - turn_u) * size(in_u, w_u)
     move = Move(
-        u=_combine(turn_u * move_u, rows),
-        v=_combine((1 - turn_u) * move_v, rows),
+        u=out[2 * k : end_u, :],
+        v=out[end_u:, :],
         d=plus - minus,
         size=_diagonal_size(xp, plus, minus, measure) + xp.astype(size_w, u.dtype),
+        balance=_balance(xp, g[in_u, in_u], g[in_v, in_v]),
     )
     return move, unit
 
@@ -128,18 +134,41 @@ def diagonal_left(
         of_u = _pair_norm(xp, (q(ph), q(p)), (frozen_v[0], frozen_v[1]), measure)
         of_v = _pair_norm(xp, (frozen_u[0], frozen_u[1]), (b, q_inverse_transpose(pv)), measure)
         size_w = (turn_u * of_u + (1 - turn_u) * of_v) / k
-    turn = xp.astype(turn_u, dtype)
+    moved_u, moved_v = _in_turn(turn_u, move_u, move_v)
     move = Move(
-        u=turn * move_u,
-        v=(1 - turn) * move_v,
+        u=moved_u,
+        v=moved_v,
         d=plus - minus,
         size=_diagonal_size(xp, plus, minus, measure) + xp.astype(size_w, dtype),
+        balance=_balance(xp, g[:r, :r], g[r:, r:]),
     )
     return move, unit
 
 
 MOVES = {"right": diagonal_right, "left": diagonal_left}
 """Where diag(d) stands in Q: the function that moves the factors."""
+
+
+def _in_turn(turn_u: Array, u: Array, v: Array) -> tuple[Array, Array]:
+    """Return u and v with the one out of turn set to zero, or dropped where the turn is known."""
+    turn = known(turn_u > 0)
+    if turn is None:
+        xp = array_api_compat.array_namespace(u)
+        turn_u = xp.astype(turn_u, u.dtype)
+        return turn_u * u, (1 - turn_u) * v
+    return (u, v[:0, :]) if turn else (u[:0, :], v)
+
+
+def _balance(xp, uu: Array, vv: Array) -> Array:
+    """Return the power of two nearest to ``(|V| / |U|)^{1/2}``, from their Gram matrices.
+
+    ``U -> c U, V -> V / c`` leaves P alone, and a long run drifts along it until one factor overflows; a
+    power of two changes no bit of P.
+    """
+    eye = xp.eye(uu.shape[0], dtype=uu.dtype, device=array_api_compat.device(uu))
+    ratio = xp.sum(vv * eye) / xp.sum(uu * eye) if uu.shape[0] else xp.ones_like(xp.sum(uu))
+    ratio = xp.where(xp.isfinite(ratio) & (ratio > 0), ratio, xp.ones_like(ratio))
+    return 2.0 ** xp.round(xp.log2(ratio) / 4)
 
 
 def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array
+from .._array import Array, known, select
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Preconditioner, require_damping
 from ._signs import signs
@@ -96,27 +96,18 @@ class OrbitPreconditioner(Preconditioner):
         self, state: OrbitState, v: Array, h: Array, usable: Array, step: float | Array
     ) -> OrbitState:
         xp, k = array_api_compat.array_namespace(v), v.shape[1]
-        blocks, seen = state.q.blocks, xp.max(xp.abs(h)) > 0
-        damping = self._damping(v) * xp.astype(usable, v.dtype)
-        if not self.exact_damping:
-            h = h + damping * signs(state.count, h)
-        hs, vs = self.group.split(state.q, h), self.group.split(state.q, v)
-        if self.exact_damping and self.damping != 0:
-            # E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I: s more probes, all with v = 0
-            hs = tuple(
-                xp.concat([x, damping * k**0.5 * _blocks.identity(x.shape[0], x.shape[2], x)], axis=1)
-                for x in hs
-            )
+        due = state.pending & usable & (xp.max(xp.abs(h)) > 0)
+        blocks = state.q.blocks
+        hs, vs = self._probes(state, v, h, usable)
         a = [_blocks.matmul(q, x) for q, x in zip(blocks, hs, strict=True)]
         b = [_blocks.solve(_blocks.transpose(q), x) for q, x in zip(blocks, vs, strict=True)]
-
-        # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |b|^2 / |a|^2
-        due = state.pending & usable & seen
-        norm_a, norm_b = _norm(a), _norm(b)
-        one = xp.ones_like(norm_a)
-        scale = xp.where(due, xp.sqrt(xp.where(due, norm_b, one)) / xp.sqrt(xp.where(due, norm_a, one)), one)
-        blocks = tuple(q * scale for q in blocks)
-        a, b = [x * scale for x in a], [x / scale for x in b]
+        if known(due) is not False:
+            # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |b|^2 / |a|^2
+            norm_a, norm_b = _norm(a), _norm(b)
+            one = xp.ones_like(norm_a)
+            scale = xp.sqrt(xp.where(due, norm_b, one)) / xp.sqrt(xp.where(due, norm_a, one))
+            blocks = tuple(q * scale for q in blocks)
+            a, b = [x * scale for x in a], [x / scale for x in b]
 
         rule, retract = RULES[self.rule]
         sizes, units, moves = [], [], []
@@ -137,22 +128,36 @@ class OrbitPreconditioner(Preconditioner):
         for i, (q, unit, move) in enumerate(zip(blocks, units, moves, strict=True)):
             j = i if self.steps == "orbit" else 0
             scale_n, after = self.normalizer.scale(state.held[j], sizes[j], step)
-            ratio = xp.where(
-                scale_n > 0, unit / xp.where(scale_n > 0, scale_n, xp.ones_like(scale_n)), 0 * unit
-            )
+            some = scale_n > 0
+            ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = q - (step * ratio * ratio) * move
             new = new if retract is None else retract(new)
-            new_blocks.append(xp.where(usable, new, q))
+            new_blocks.append(select(usable, new, q))
             if j == i:
-                held.append(xp.where(usable, after, state.held[j]))
+                held.append(select(usable, after, state.held[j]))
         passed = xp.astype(usable, xp.int32)
         return OrbitState(
             q=state.q._replace(blocks=tuple(new_blocks)),
             held=tuple(held),
-            pending=state.pending & ~due,
+            pending=state.pending & ~(due & usable),
             count=state.count + passed,
             skipped=state.skipped + (1 - passed),
         )
+
+    def _probes(
+        self, state: OrbitState, v: Array, h: Array, usable: Array
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Return (h, v) by orbits, the damping with h."""
+        damping = self._damping(v) * array_api_compat.array_namespace(v).astype(usable, v.dtype)
+        if self.damping != 0 and not self.exact_damping:
+            h = h + damping * signs(state.count, h)
+        hs, vs = self.group.split(state.q, h), self.group.split(state.q, v)
+        if self.damping == 0 or not self.exact_damping:
+            return hs, vs
+        # E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I: s more probes, all with v = 0
+        xp, scale = array_api_compat.array_namespace(v), v.shape[1] ** 0.5
+        more = [damping * scale * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs]
+        return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True)), vs
 
     def apply(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k)."""

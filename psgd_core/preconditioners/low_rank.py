@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, wide_dtype
+from .._array import Array, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Preconditioner, require_damping
@@ -115,27 +115,33 @@ class LowRank(Preconditioner):
             h = h + self._damping(v) * xp.astype(usable, dtype) * signs(state.count, h)
         p, h = v.T, h.T  # probes and products as rows
 
-        # the automatic scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
         due = state.pending & usable & seen
-        d = d * xp.where(due, _best_scale(xp, d * h, p / d), xp.ones_like(d[0]))
+        if known(due) is not False:
+            # the automatic scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
+            d = d * xp.where(due, _best_scale(xp, d * h, p / d), xp.ones_like(d[0]))
 
         turn_u = state.count % 2 == 0
         wide_turn = xp.astype(turn_u, wide_dtype(xp))
         move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
         size = unit * xp.sqrt(move.size)
         usable = usable & xp.isfinite(size)
-        held = xp.where(turn_u, state.held[0], state.held[1])
+        held = select(turn_u, state.held[0], state.held[1])
         scale_n, after = self.normalizer.scale(held, size, step)
-        ratio = xp.where(scale_n > 0, unit / xp.where(scale_n > 0, scale_n, xp.ones_like(unit)), 0 * unit)
+        some = scale_n > 0
+        ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
         mu = step * ratio * ratio
 
-        up, down = _balance(xp, state.u - mu * move.u, state.v - mu * move.v)
+        u = state.u - mu * move.u if move.u.shape[0] else state.u
+        v = state.v - mu * move.v if move.v.shape[0] else state.v
+        if known(move.balance == 1) is not True:
+            balance = xp.astype(move.balance, dtype)
+            u, v = u * balance, v / balance
         moves = xp.stack([turn_u, ~turn_u])  # which of the two bounds is renewed
         passed = xp.astype(usable, xp.int32)
         return LowRankState(
-            u=xp.where(usable, up, state.u),
-            v=xp.where(usable, down, state.v),
-            d=xp.where(usable, d * (1 - mu * move.d), state.d),
+            u=select(usable, u, state.u),
+            v=select(usable, v, state.v),
+            d=select(usable, d * (1 - mu * move.d), state.d),
             held=xp.where(usable & moves, after, state.held),
             pending=state.pending & ~(due & usable),
             count=state.count + passed,
@@ -185,16 +191,3 @@ def _best_scale(xp, x: Array, y: Array) -> Array:
         unit = xp.where(largest > 0, largest, xp.ones_like(largest))
         norms.append(xp.sqrt(unit) * xp.sum((z / unit) ** 2) ** 0.25)
     return norms[1] / xp.where(norms[0] > 0, norms[0], xp.ones_like(norms[0]))
-
-
-def _balance(xp, u: Array, v: Array) -> tuple[Array, Array]:
-    """Return ``(c U, V / c)`` with c the power of two that brings |U| and |V| closest: P keeps every bit.
-
-    ``U -> c U, V -> V / c`` leaves P alone, and a long run drifts along it until one factor overflows.
-    """
-    if u.shape[0] == 0:
-        return u, v
-    ratio = xp.max(xp.abs(v)) / xp.max(xp.abs(u))
-    safe = xp.isfinite(ratio) & (ratio > 0)
-    c = 2.0 ** xp.round(xp.log2(xp.where(safe, ratio, xp.ones_like(ratio))) / 2)
-    return u * c, v / c
