@@ -1,6 +1,7 @@
 """Lie groups as values: Theorems 3.1, 3.2, 3.3 and Corollary B.0.1 of the paper, all with the same verbs."""
 
 from ._base import LieGroup
+from ._permutation import Permutation
 from .affine import AffineElement, AffineNormalization
 from .low_rank import LowRankElement, LowRankFixedU, LowRankFixedV, Spectrum
 from .orbits import (
@@ -12,7 +13,7 @@ from .orbits import (
     SparseGroup,
     XMatGroup,
 )
-from .permutation import Permutation, PermutationSubgroup
+from .permutation import PermutationSubgroup
 
 __all__ = [
     "AffineElement",

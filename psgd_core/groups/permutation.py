@@ -18,7 +18,6 @@ subgroup of S_n costs nothing to make and to hash at n = 10^8. This module works
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -26,86 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from ._permutation import Permutation, size_of, validated
+
 LIMIT = 5040
 """Most elements of a closure listed by default: 7!."""
 
 _MOST_ENTRIES = 2**27  # integers in a listed closure: 1 GiB
-
-
-@dataclass(frozen=True)
-class Permutation:
-    """One permutation of range(n), described in as little memory as its structure allows.
-
-    Equal permutations have equal descriptions. Make one with `Permutation.of`.
-
-    Attributes
-    ----------
-    n : int
-        Number of indices.
-    kind : {"shift", "flip", "swap", "blocks"}
-        ``i -> (i + step) % n``, ``i -> n - 1 - i``, ``i -> i ^ 1`` (neighbours 2i and 2i + 1 swapped), or
-        blocks of `step` consecutive indices permuted among each other (`step` = 1: any permutation).
-    step : int
-        See `kind`; 0 where it says nothing.
-    image : bytes
-        For "blocks", the block permutation as native int64.
-    """
-
-    n: int
-    kind: str
-    step: int = 0
-    image: bytes = b""
-
-    @classmethod
-    def of(cls, sigma: Any, n: int | None = None, name: str = "sigma") -> Permutation:
-        """Return `sigma`, n integers with σ(x) = x[sigma], validated and described; O(n).
-
-        Raises
-        ------
-        TypeError
-            If it does not hold integers.
-        ValueError
-            If it is not a bijection of range(n); the message names the entry that is wrong.
-        """
-        array = _validated(sigma, n, name)
-        n = array.size
-        index = np.arange(n)
-        first = int(array[0])
-        if np.array_equal(array[: n - first], index[first:]) and np.array_equal(
-            array[n - first :], index[:first]
-        ):
-            return cls(n, "shift", first)
-        if np.array_equal(array, index[::-1]):
-            return cls(n, "flip")
-        if n % 2 == 0 and np.array_equal(array, index ^ 1):
-            return cls(n, "swap")
-        # Blocks stay together wherever neighbours stay neighbours, so every break is at a block's edge.
-        breaks = np.flatnonzero(np.diff(array) != 1) + 1
-        size = int(np.gcd.reduce(breaks, initial=n))
-        return cls(n, "blocks", size, (array[::size] // size).astype(np.int64).tobytes())
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether it leaves every index in place."""
-        return self.kind == "shift" and self.step == 0
-
-    def indices(self) -> np.ndarray:
-        """Return the n integers σ of σ(x) = x[σ], int64, as a new array."""
-        index = np.arange(self.n, dtype=np.int64)
-        if self.kind == "shift":
-            return np.roll(index, -self.step)
-        if self.kind == "flip":
-            return index[::-1].copy()
-        if self.kind == "swap":
-            return index ^ 1
-        blocks = np.frombuffer(self.image, dtype=np.int64)
-        return (blocks[:, None] * self.step + index[: self.step]).reshape(-1)
-
-    def __str__(self) -> str:
-        if self.kind == "blocks":
-            count = self.n // self.step
-            return "a permutation" if self.step == 1 else f"{count} blocks of {self.step}"
-        return {"shift": f"shift {self.step}", "flip": "flip", "swap": "neighbour swap"}[self.kind]
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +58,7 @@ class PermutationSubgroup:
     generators: tuple[Permutation, ...] = ()
 
     def __post_init__(self) -> None:
-        n = _size(self.n)
+        n = size_of(self.n)
         kept: dict[Permutation, None] = {}
         for i, sigma in enumerate(self.generators):
             if not isinstance(sigma, Permutation):
@@ -200,7 +125,7 @@ class PermutationSubgroup:
         block_permutations : iterable of permutations of range(b)
             With ``[(1, 0, 2), (1, 2, 0)]`` S_3 acts on three blocks: n/3 orbits of 3. b divides n.
         """
-        n = _size(n)
+        n = size_of(n)
         generators = []
         for i, sigma in enumerate(block_permutations):
             blocks = Permutation.of(sigma, name=f"block_permutations[{i}]")
@@ -245,7 +170,7 @@ class PermutationSubgroup:
         perms = list(elements)
         if not perms:
             raise ValueError("`elements` must hold at least the identity, got none; use `trivial(n)`")
-        rows = [_validated(p, np.size(perms[0]), f"elements[{i}]") for i, p in enumerate(perms)]
+        rows = [validated(p, np.size(perms[0]), f"elements[{i}]") for i, p in enumerate(perms)]
         n = rows[0].size
         given = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
         if np.arange(n).tobytes() not in given:
@@ -405,7 +330,7 @@ class PermutationSubgroup:
         Parameter ``perm[j]`` takes the place that j had, so the orbits become ``perm[orbit]``: any pairing
         of parameters is a conjugate of `flip`.
         """
-        pi = _validated(perm, self.n, "perm")
+        pi = validated(perm, self.n, "perm")
         back = np.argsort(pi)
         return PermutationSubgroup(self.n, tuple(pi[s.indices()[back]] for s in self.generators))
 
@@ -426,54 +351,17 @@ class PermutationSubgroup:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _size(n: Any, name: str = "n") -> int:
-    try:
-        n = operator.index(n)
-    except TypeError:
-        raise TypeError(
-            f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`"
-        ) from None
-    if n < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {n}")
-    return n
-
-
 def _even(n: Any) -> bool:
-    if _size(n) % 2:
+    if size_of(n) % 2:
         raise ValueError(f"`n` must be even, got {n}; pad the parameters by one, or choose another subgroup")
     return True
 
 
 def _shift(n: Any, order: Any) -> Permutation:
-    n, order = _size(n), _size(order, "order")
+    n, order = size_of(n), size_of(order, "order")
     if n % order:
         raise ValueError(f"`order` must divide n = {n}, got {order}; choose a divisor, or pad the parameters")
     return Permutation(n, "shift", n // order % n)
-
-
-def _validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
-    if isinstance(sigma, Permutation):
-        sigma = sigma.indices()
-    array = np.asarray(sigma)
-    if array.ndim != 1 or array.size == 0 or array.size != (n or array.size):
-        wanted = "n >= 1" if n is None else f"{n}"
-        raise ValueError(f"`{name}` must be a sequence of {wanted} integers, got shape {array.shape}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"`{name}` must hold integers, got {array.dtype}; convert it with `astype`")
-    n = array.size
-    array = array.astype(np.int64)
-    outside = (array < 0) | (array >= n)
-    if np.any(outside):
-        i = int(np.argmax(outside))
-        raise ValueError(f"`{name}` must be a permutation of range({n}), got {array[i]} at entry {i}")
-    if np.any(np.bincount(array, minlength=n) != 1):
-        order = np.argsort(array, kind="stable")
-        i = int(np.argmax(np.diff(array[order]) == 0))
-        raise ValueError(
-            f"`{name}` must be a permutation of range({n}), got {array[order[i]]} twice, "
-            f"at entries {order[i]} and {order[i + 1]}"
-        )
-    return array
 
 
 def _close(n: int, generators: Sequence[np.ndarray], limit: int) -> list[np.ndarray] | None:

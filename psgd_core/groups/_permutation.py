@@ -1,0 +1,122 @@
+"""One permutation of n indices, described in as little memory as its structure allows."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """One permutation of range(n), described in as little memory as its structure allows.
+
+    Equal permutations have equal descriptions. Make one with `Permutation.of`.
+
+    Attributes
+    ----------
+    n : int
+        Number of indices.
+    kind : {"shift", "flip", "swap", "blocks"}
+        ``i -> (i + step) % n``, ``i -> n - 1 - i``, ``i -> i ^ 1`` (neighbours 2i and 2i + 1 swapped), or
+        blocks of `step` consecutive indices permuted among each other (`step` = 1: any permutation).
+    step : int
+        See `kind`; 0 where it says nothing.
+    image : bytes
+        For "blocks", the block permutation as native int64.
+    """
+
+    n: int
+    kind: str
+    step: int = 0
+    image: bytes = b""
+
+    @classmethod
+    def of(cls, sigma: Any, n: int | None = None, name: str = "sigma") -> Permutation:
+        """Return `sigma`, n integers with σ(x) = x[sigma], validated and described; O(n).
+
+        Raises
+        ------
+        TypeError
+            If it does not hold integers.
+        ValueError
+            If it is not a bijection of range(n); the message names the entry that is wrong.
+        """
+        array = validated(sigma, n, name)
+        n = array.size
+        index = np.arange(n)
+        first = int(array[0])
+        if np.array_equal(array[: n - first], index[first:]) and np.array_equal(
+            array[n - first :], index[:first]
+        ):
+            return cls(n, "shift", first)
+        if np.array_equal(array, index[::-1]):
+            return cls(n, "flip")
+        if n % 2 == 0 and np.array_equal(array, index ^ 1):
+            return cls(n, "swap")
+        # Blocks stay together wherever neighbours stay neighbours, so every break is at a block's edge.
+        breaks = np.flatnonzero(np.diff(array) != 1) + 1
+        size = int(np.gcd.reduce(breaks, initial=n))
+        return cls(n, "blocks", size, (array[::size] // size).astype(np.int64).tobytes())
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every index in place."""
+        return self.kind == "shift" and self.step == 0
+
+    def indices(self) -> np.ndarray:
+        """Return the n integers σ of σ(x) = x[σ], int64, as a new array."""
+        index = np.arange(self.n, dtype=np.int64)
+        if self.kind == "shift":
+            return np.roll(index, -self.step)
+        if self.kind == "flip":
+            return index[::-1].copy()
+        if self.kind == "swap":
+            return index ^ 1
+        blocks = np.frombuffer(self.image, dtype=np.int64)
+        return (blocks[:, None] * self.step + index[: self.step]).reshape(-1)
+
+    def __str__(self) -> str:
+        if self.kind == "blocks":
+            count = self.n // self.step
+            return "a permutation" if self.step == 1 else f"{count} blocks of {self.step}"
+        return {"shift": f"shift {self.step}", "flip": "flip", "swap": "neighbour swap"}[self.kind]
+
+
+def size_of(n: Any, name: str = "n") -> int:
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise TypeError(
+            f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`"
+        ) from None
+    if n < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {n}")
+    return n
+
+
+def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
+    if isinstance(sigma, Permutation):
+        sigma = sigma.indices()
+    array = np.asarray(sigma)
+    if array.ndim != 1 or array.size == 0 or array.size != (n or array.size):
+        wanted = "n >= 1" if n is None else f"{n}"
+        raise ValueError(f"`{name}` must be a sequence of {wanted} integers, got shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"`{name}` must hold integers, got {array.dtype}; convert it with `astype`")
+    n = array.size
+    array = array.astype(np.int64)
+    outside = (array < 0) | (array >= n)
+    if np.any(outside):
+        i = int(np.argmax(outside))
+        raise ValueError(f"`{name}` must be a permutation of range({n}), got {array[i]} at entry {i}")
+    if np.any(np.bincount(array, minlength=n) != 1):
+        order = np.argsort(array, kind="stable")
+        i = int(np.argmax(np.diff(array[order]) == 0))
+        raise ValueError(
+            f"`{name}` must be a permutation of range({n}), got {array[order[i]]} twice, "
+            f"at entries {order[i]} and {order[i + 1]}"
+        )
+    return array
