@@ -17,6 +17,10 @@ Array = Any
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
 
+CHUNK = 256
+"""Columns summed at a time where float32 is the widest float: equal terms, all rounded the same way, cost a
+sum of 2048 of them 3e-5 (measured, JAX on CPU), and one of 256 only 2e-6."""
+
 
 def namespace(**arrays: Array) -> ModuleType:
     """Return the array API namespace that all the named arrays share.
@@ -26,17 +30,17 @@ def namespace(**arrays: Array) -> ModuleType:
     TypeError
         If one of them is not an array, or they belong to different libraries.
     """
+    for name, x in arrays.items():  # asked first: array_namespace lets numbers and None pass
+        if not array_api_compat.is_array_api_obj(x):
+            raise TypeError(
+                f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(x).__name__}; "
+                "convert it with the `asarray` of your array library"
+            )
     try:
         return array_api_compat.array_namespace(*arrays.values())
     except TypeError:
         pass
     kinds = {name: type(x) for name, x in arrays.items()}
-    for name, x in arrays.items():
-        if not array_api_compat.is_array_api_obj(x):
-            raise TypeError(
-                f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {kinds[name].__name__}; "
-                "convert it with the `asarray` of your array library"
-            )
     listed = ", ".join(f"`{name}`: {kind.__module__}.{kind.__name__}" for name, kind in kinds.items())
     raise TypeError(f"all arrays must come from one library, got {listed}; convert them first")
 
@@ -111,8 +115,8 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
     """Return the products of the stacked rows of `x` with those of `y` (None: with themselves)."""
     xp = array_api_compat.array_namespace(*x)
     wide, n = wide_dtype(xp), x[0].shape[1]
-    if n > BLOCK and wide == x[0].dtype:
-        # No wider float to sum in (JAX by default), or float64 already: two levels of sums.
+    if n > CHUNK and wide == xp.float32:
+        # No wider float to sum in (JAX by default): two levels of sums.
         chopped = _chop(xp, _stack(xp, x))
         other = chopped if y is None else _chop(xp, _stack(xp, y))
         return xp.sum(chopped @ xp.matrix_transpose(other), axis=0)
@@ -133,12 +137,12 @@ def _stack(xp: ModuleType, rows: list[Array]) -> Array:
     return rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
 
 
-def _chop(xp: ModuleType, x: Array, width: int = 2048) -> Array:
-    """Return `x` of shape (p, n) as (n / width, p, width), filled up with zeros."""
+def _chop(xp: ModuleType, x: Array) -> Array:
+    """Return `x` of shape (p, n) as (n / CHUNK, p, CHUNK), filled up with zeros."""
     p, n = x.shape
-    count = -(-n // width)
-    filled = xp.concat([x, xp.zeros_like(x[:, : count * width - n])], axis=1)
-    return xp.permute_dims(xp.reshape(filled, (p, count, width)), (1, 0, 2))
+    count = -(-n // CHUNK)
+    filled = xp.concat([x, xp.zeros_like(x[:, : count * CHUNK - n])], axis=1)
+    return xp.permute_dims(xp.reshape(filled, (p, count, CHUNK)), (1, 0, 2))
 
 
 def known(flag: Array) -> bool | None:
