@@ -42,7 +42,8 @@ class Running(Normalizer):
     A sample is divided by the average of the samples before it, which does not depend on it and so leaves
     the fixed point where it is. N is at least ``sqrt(step)`` times the sample's own bound, so that no
     single sample moves Q by more than ``sqrt(step)``; as the step is annealed that guard is reached ever
-    more rarely, and the fit is unbiased in the limit.
+    more rarely, and the fit is unbiased in the limit. A sample enters the average with at most ten times its
+    value, so that one outlier does not slow down the thousand updates after it.
 
     A decaying running maximum (the newest peer's choice) is as unbiased and, at the same step, three to ten
     times slower: it follows the tail of the samples' sizes instead of their bulk.
@@ -66,7 +67,8 @@ class Running(Normalizer):
         """Return (N, the new average); nothing held yet means the sample's own size."""
         xp = array_api_compat.array_namespace(held, size)
         before = xp.where(held > 0, held, size)
-        return xp.maximum(before, step**0.25 * size), self.decay * before + (1 - self.decay) * size
+        after = self.decay * before + (1 - self.decay) * xp.minimum(size, 10 * before)
+        return xp.maximum(before, step**0.25 * size), after
 
 
 @dataclass(frozen=True)
