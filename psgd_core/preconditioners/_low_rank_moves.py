@@ -2,9 +2,9 @@
 
 U and V are stored as rows, (r, n), so that a block of columns is contiguous; A stands for ``I + U V^T``, and
 a pair comes as rows (k, n). U and V move in turn and d with both, from the same a and b; factors that move
-together share one bound, the larger of theirs. Their sum would be the cautious choice, at half the speed; with
-the larger one every run stayed finite for steps 0.05 to 0.99 on indefinite H with kappa 10 to 1e4, with
-excursions of the criterion above step 0.5.
+together share one bound, the larger of theirs. Their sum would be the cautious choice, at half the
+speed; with the larger one every run stayed finite for steps 0.05 to 0.99 on indefinite H with kappa 10 to
+1e4, with excursions of the criterion above step 0.5.
 
 D.1.2 takes the gradient in the coordinates of U: ``grad_U = G V``, with the step along ``G V V^T``. Where
 the columns of V differ in length or are nearly parallel, so do the speeds of its modes. Here the generator is
