@@ -54,7 +54,7 @@ def solve(a: Array, b: Array) -> Array:
 
 
 def library_solve(a: Array, b: Array) -> Array:
-    """Return ``a^{-1} b`` over leading batch axes by the library's solver, NaN where `a` is singular."""
+    """Return ``a^{-1} b`` over leading batch axes by the library's solver, not finite where a is singular."""
     xp = array_api_compat.array_namespace(a)
     if a.shape[-1] == 0:
         return b
@@ -66,7 +66,10 @@ def library_solve(a: Array, b: Array) -> Array:
     except ValueError as error:  # numpy.linalg.LinAlgError: one singular matrix fails the whole batch
         if "ingular" not in str(error):
             raise
-        return xp.full_like(b, xp.nan)
+    singular = (xp.linalg.slogdet(a)[0] == 0)[..., None, None]
+    one = xp.eye(a.shape[-1], dtype=a.dtype, device=array_api_compat.device(a))
+    solved = xp.linalg.solve(xp.where(singular, one, a), b)
+    return xp.where(singular, xp.full_like(solved, xp.nan), solved)
 
 
 def log_abs_det(a: Array) -> Array:
@@ -74,10 +77,10 @@ def log_abs_det(a: Array) -> Array:
     xp = array_api_compat.array_namespace(a)
     if a.shape[0] <= UNROLL:
         _, pivots = _reduce_rows(xp, a, [])
-        total = xp.log(xp.abs(pivots[0]))
+        total, singular = xp.log(xp.abs(pivots[0])), pivots[0] == 0
         for pivot in pivots[1:]:
-            total = total + xp.log(xp.abs(pivot))
-        return total
+            total, singular = total + xp.log(xp.abs(pivot)), singular | (pivot == 0)
+        return xp.where(singular, xp.full_like(total, -xp.inf), total)  # what follows a zero pivot is NaN
     return xp.linalg.slogdet(_batch_first(xp, a))[1]
 
 
