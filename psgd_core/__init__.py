@@ -9,11 +9,13 @@ preconditioner is configuration; its state is a NamedTuple of arrays that goes i
     y = p.precondition(state, g)  # P g, with P converging to |H|^{-1}
 """
 
-from . import convergence, criterion, groups, preconditioners
+from . import convergence, criterion, curvature, descent, groups, preconditioners, schedules
+from .descent import PSGD, minimize
 from .groups import PermutationSubgroup
 from .preconditioners import Butterfly, Dense, Diagonal, LowRank, Preconditioner, Sparse, XMat, normalizers
 
 __all__ = [
+    "PSGD",
     "Butterfly",
     "Dense",
     "Diagonal",
@@ -24,9 +26,13 @@ __all__ = [
     "XMat",
     "convergence",
     "criterion",
+    "curvature",
+    "descent",
     "groups",
+    "minimize",
     "normalizers",
     "preconditioners",
+    "schedules",
 ]
 
 __version__ = "0.1.0.dev0"

@@ -1,0 +1,33 @@
+"""Where curvature pairs (v, h) come from: h = H v, or what stands for it.
+
+A *source* is a small frozen object with one verb, ``source.pairs(functions, x, g, v) -> (v, h)``: `Exact`
+asks the user's Hessian-vector product, `Forward` and `Central` difference gradients along v, `Secant`
+differences them along the steps actually taken, as BFGS does, and `Whitening` puts the gradient itself in h's
+place. `Functions` holds what the user gives. A stochastic function takes its sample there, once per step::
+
+    here = functions.at(sample)  # value, gradient and hvp, all of the same sample
+    v, h = source.pairs(here, x, here.gradient(x), probes.draw(rng, x))
+
+so the two gradients of a difference cannot but share it. *Probes* v come from an explicit generator:
+`Gaussian`, `Rademacher`, or `Orthogonal` blocks, k at a time.
+"""
+
+from .functions import Functions, product_with
+from .probes import Gaussian, Orthogonal, Probes, Rademacher, basis
+from .sources import Central, Exact, Forward, Secant, Source, Whitening
+
+__all__ = [
+    "Central",
+    "Exact",
+    "Forward",
+    "Functions",
+    "Gaussian",
+    "Orthogonal",
+    "Probes",
+    "Rademacher",
+    "Secant",
+    "Source",
+    "Whitening",
+    "basis",
+    "product_with",
+]

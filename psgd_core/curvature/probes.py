@@ -1,0 +1,114 @@
+"""Random probes v with ``E[v v^T] = I``, k at a time, from an explicit generator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+
+from .._array import Array
+from .._random import normal
+from ..groups._base import eye
+from ..preconditioners import OrbitPreconditioner, Preconditioner
+
+
+@dataclass(frozen=True)
+class Probes(ABC):
+    """How probes are drawn.
+
+    Parameters
+    ----------
+    k : int
+        Probes in one update; their products are averaged, at k times the cost.
+    """
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"`k` must be a positive int, got {self.k!r}; it is the number of probes")
+
+    def draw(self, rng: Any, like: Array) -> Array:
+        """Return k probes, (n,) for k = 1 and (n, k) otherwise, of the kind of `like`, a vector (n,).
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, cupy.random.Generator, torch.Generator or JAX key
+            A NumPy generator serves every library, and gives each the same probes.
+        """
+        if like.ndim != 1:
+            raise ValueError(f"`like` must have shape (n,), got {tuple(like.shape)}; flatten the parameters")
+        v = self._draw(rng, like)
+        return v[:, 0] if self.k == 1 else v
+
+    @abstractmethod
+    def _draw(self, rng: Any, like: Array) -> Array:
+        """Return probes of shape (n, k)."""
+
+
+@dataclass(frozen=True)
+class Gaussian(Probes):
+    """Standard normal probes: the default, right for every group."""
+
+    def _draw(self, rng: Any, like: Array) -> Array:
+        return normal(rng, (like.shape[0], self.k), like)
+
+
+@dataclass(frozen=True)
+class Rademacher(Probes):
+    """Random signs: no variance in v, so best for `Diagonal`, where ``v_i^2 = 1`` is all that P^{-1} sees.
+
+    They span fewer directions: in small groups other than the diagonal they fit more slowly.
+    """
+
+    def _draw(self, rng: Any, like: Array) -> Array:
+        draws = normal(rng, (like.shape[0], self.k), like)
+        one = array_api_compat.array_namespace(like).ones_like(draws)
+        return array_api_compat.array_namespace(like).where(draws < 0, -one, one)
+
+
+@dataclass(frozen=True)
+class Orthogonal(Probes):
+    """sqrt(n) times k orthonormal columns, uniformly distributed; with k = n ``mean(v v^T) = I`` exactly.
+
+    Costs O(n k^2). From the QR factors of a Gaussian block, with R's diagonal made positive.
+    """
+
+    def _draw(self, rng: Any, like: Array) -> Array:
+        n = like.shape[0]
+        if self.k > n:
+            raise ValueError(
+                f"`k` must be at most n = {n} for orthogonal probes, got {self.k}; "
+                "there are no more directions"
+            )
+        xp = array_api_compat.array_namespace(like)
+        q, r = xp.linalg.qr(normal(rng, (n, self.k), like), mode="reduced")
+        diagonal = xp.linalg.diagonal(r)
+        one = xp.ones_like(diagonal)
+        return n**0.5 * q * xp.where(diagonal < 0, -one, one)[None, :]
+
+
+def basis(preconditioner: Preconditioner, state: Any) -> Array:
+    """Return fixed probes (n, k) over which the mean of ``v v^T`` is I *exactly*, as the group sees it.
+
+    On a group of Theorem 3.1 only the blocks of ``v v^T`` on K's orbits enter an update, so as many probes
+    do as the largest orbit has members: 1 for `Diagonal`, 2 for `XMat`, n for `Dense`. Probe j is sqrt(k) on
+    the j-th member of each orbit. Any other group takes sqrt(n) I, n probes.
+
+    With `Whitening` this is whitening with v integrated out, ``E[v v^T] = I``: the update of a single v
+    cannot express it except for `Diagonal`, because ``b b^T`` has rank one.
+    """
+    if not isinstance(preconditioner, OrbitPreconditioner):
+        n = preconditioner.size(state)
+        return n**0.5 * eye(n, preconditioner._reference(state))
+    group, q = preconditioner.group, state.q
+    xp = array_api_compat.array_namespace(*q.blocks)
+    k = max(block.shape[0] for block in q.blocks)
+    parts = []
+    for block in q.blocks:
+        s, _, count = block.shape
+        unit = k**0.5 * eye(k, block)[:s, :]
+        parts.append(xp.broadcast_to(unit[:, :, None], (s, k, count)))
+    return group.join(q, tuple(parts))

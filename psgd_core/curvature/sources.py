@@ -1,0 +1,227 @@
+"""Pairs (v, h) from exact products, from differences of gradients, or from the gradients themselves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import array_api_compat
+
+from .._array import Array, eps
+from .functions import Functions
+
+
+class Source(ABC):
+    """Where pairs come from. Stateless but for `Secant`, which remembers the point before."""
+
+    of_momentum: bool = False
+    """Whether the loop hands the momentum to `pairs` in place of the gradient."""
+    at_trial: ClassVar[bool] = False
+    """Whether it wants the last point evaluated, even if the loop goes back to the one before."""
+
+    @abstractmethod
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (v, h), both of the shape of `v`.
+
+        Parameters
+        ----------
+        functions : Functions
+            All of one sample: see `Functions.at`.
+        x, g : array, shape (n,)
+            The point, and the gradient there on the same sample.
+        v : array, shape (n,) or (n, k)
+            The probes. The returned v is the one that h belongs to, which may differ.
+        memory : NamedTuple
+            What `init` or `remember` returned.
+        """
+
+    def init(self, functions: Functions | None, x: Array, v: Array | None) -> Any:
+        """Return the memory to start with: nothing, by default."""
+        return ()
+
+    def remember(self, memory: Any, x: Array, g: Array) -> Any:
+        """Return the memory for the next pair, after one at (x, g)."""
+        return memory
+
+
+@dataclass(frozen=True)
+class Exact(Source):
+    """The user's Hessian-vector product; see `product_with` for a Hessian matrix or LinearOperator."""
+
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (v, H v); one product per probe."""
+        return v, functions.products(x, v)
+
+
+@dataclass(frozen=True)
+class _Difference(Source):
+    """What the differences share.
+
+    Parameters
+    ----------
+    typical : float
+        The size that parameters have besides what |x| tells: the step at x = 0. 1 by default; give the scale
+        of yours if it is far from that.
+    """
+
+    typical: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.typical < float("inf"):
+            raise ValueError(
+                f"`typical` must be positive and finite, got {self.typical}; it is a parameter's size"
+            )
+
+    def _step(self, x: Array, v: Array, power: float) -> Array:
+        """Return ``eps^power (typical + rms(x)) / rms(v)``, with 0 for v = 0."""
+        xp = array_api_compat.array_namespace(x, v)
+        size_v = _rms(xp, v)
+        safe = xp.where(size_v > 0, size_v, xp.ones_like(size_v))
+        return eps(x) ** power * (self.typical + _rms(xp, x)) / safe
+
+
+@dataclass(frozen=True)
+class Forward(_Difference):
+    """``(g(x + δv) - g(x)) / δ`` with ``δ = eps^{1/2} (typical + rms x) / rms v``; one gradient per probe.
+
+    The error is ``δ |f'''[v, v]| / 2`` from truncation plus ``2 eta |g| / δ`` from rounding, where eta, a few
+    eps, is the relative error of a gradient: both of order ``eps^{1/2}``, 1e-8 in float64 and 3e-4 in
+    float32. The v returned is ``((x + δv) - x) / δ`` as rounded, so the rounding of x + δv is no error at
+    all.
+    """
+
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (v, h)."""
+        return _columns(lambda column: self._pair(functions, x, g, column), v)
+
+    def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        delta = self._step(x, v, 1 / 2)
+        ahead = x + delta * v
+        return (ahead - x) / delta, (functions.gradient(ahead) - g) / delta
+
+
+@dataclass(frozen=True)
+class Central(_Difference):
+    """``(g(x + δv) - g(x - δv)) / 2δ``, ``δ = eps^{1/3} (typical + rms x) / rms v``; 2 gradients per probe.
+
+    The error is ``δ^2 |f''''[v, v, v]| / 6`` from truncation plus ``eta |g| / δ`` from rounding: both of
+    order ``eps^{2/3}``, 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding alone.
+    """
+
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (v, h)."""
+        return _columns(lambda column: self._pair(functions, x, column), v)
+
+    def _pair(self, functions: Functions, x: Array, v: Array) -> tuple[Array, Array]:
+        delta = self._step(x, v, 1 / 3)
+        ahead, behind = x + delta * v, x - delta * v
+        h = (functions.gradient(ahead) - functions.gradient(behind)) / (2 * delta)
+        return (ahead - behind) / (2 * delta), h
+
+
+class Previous(NamedTuple):
+    """The point before, for `Secant`."""
+
+    x: Array  # (n,)
+    g: Array  # (n,) its gradient, on the sample of its own step
+
+
+@dataclass(frozen=True)
+class Secant(Source):
+    """Differences along the steps taken, as BFGS: ``s = x_{t+1} - x_t``, ``y = g_{t+1} - g_t`` on one sample.
+
+    Scaled to ``|v| = sqrt(n)``; the probes drawn serve for the first pair alone. A step within
+    ``eps^{2/3} |x|`` is rounding more than curvature: its v is 0, and `update` leaves it out.
+
+    Successive steps explore what the descent does, not all directions: P is fitted to the Hessian as seen
+    along the way, with ``E[v v^T]`` far from I. It needs no product and no second gradient where the function
+    is deterministic, and in return more iterations than probes take.
+
+    Parameters
+    ----------
+    reuse : bool
+        Take the gradient at x_t from the step before: right for deterministic functions alone, and free. By
+        default it is evaluated again, on the present sample.
+    """
+
+    reuse: bool = False
+    at_trial: ClassVar[bool] = True
+
+    def init(self, functions: Functions | None, x: Array, v: Array | None) -> Previous:
+        """Return a point near x, a forward difference's, for the first pair; one gradient."""
+        if functions is None or v is None:
+            raise ValueError(
+                "`functions` and `v` must be given to start with Secant, got None; "
+                "it needs a first difference"
+            )
+        v = v if v.ndim == 1 else v[:, 0]
+        near = x + Forward()._step(x, v, 1 / 2) * v
+        return Previous(near, functions.gradient(near))
+
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (s, y), scaled, of shape (n,)."""
+        xp = array_api_compat.array_namespace(x)
+        before = memory.g if self.reuse else functions.gradient(memory.x)
+        s, y = x - memory.x, g - before
+        size = _rms(xp, s)
+        far = size > eps(x) ** (2 / 3) * _rms(xp, x)
+        one = xp.where(far, size, xp.ones_like(size))
+        return xp.where(far, s / one, xp.zeros_like(s)), xp.where(far, y / one, xp.zeros_like(y))
+
+    def remember(self, memory: Any, x: Array, g: Array) -> Previous:
+        """Return (x, g)."""
+        return Previous(x, g)
+
+
+@dataclass(frozen=True)
+class Whitening(Source):
+    """h = g, or the momentum: P converges to ``E[g g^T]^{-1/2}``, and P g is white. No product is needed.
+
+    With k probes h is ``(sqrt(k) g, 0, ..., 0)``, so that the mean of ``h h^T`` is ``g g^T`` for any k.
+    Random probes cost the variance of ``v v^T``; `basis` probes integrate v out, ``E[v v^T] = I``, for any
+    group.
+
+    Parameters
+    ----------
+    of_momentum : bool
+        Whiten the momentum in place of the gradient.
+    """
+
+    of_momentum: bool = False
+
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (v, h)."""
+        if v.ndim == 1:
+            return v, g
+        xp, k = array_api_compat.array_namespace(g), v.shape[1]
+        first = xp.arange(k, device=array_api_compat.device(g)) == 0
+        return v, k**0.5 * g[:, None] * xp.astype(first, g.dtype)[None, :]
+
+
+def _columns(pair: Any, v: Array) -> tuple[Array, Array]:
+    """Return pairs for each column of v."""
+    if v.ndim == 1:
+        return pair(v)
+    xp = array_api_compat.array_namespace(v)
+    found = [pair(v[:, i]) for i in range(v.shape[1])]
+    return xp.stack([p[0] for p in found], axis=1), xp.stack([p[1] for p in found], axis=1)
+
+
+def _rms(xp: Any, x: Array) -> Array:
+    """Return the root mean square of all elements, without overflow."""
+    largest = xp.max(xp.abs(x))
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    return unit * xp.sqrt(xp.mean((x / unit) ** 2))

@@ -1,0 +1,18 @@
+"""The iteration ``x <- x - lr P g``, eq. (1): `PSGD` one step at a time, and `minimize` around it."""
+
+from . import clips
+from .clips import Clip, TrustRadius
+from .minimizer import minimize
+from .presets import deterministic, stochastic
+from .psgd import PSGD, PSGDState
+
+__all__ = [
+    "PSGD",
+    "Clip",
+    "PSGDState",
+    "TrustRadius",
+    "clips",
+    "deterministic",
+    "minimize",
+    "stochastic",
+]

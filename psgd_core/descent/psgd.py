@@ -1,0 +1,345 @@
+"""The iteration (1), one step at a time, as pure functions over an explicit state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import array_api_compat
+
+from .. import _trees
+from .._array import Array, require_alike
+from .._trees import Tree
+from ..curvature import Exact, Functions, Gaussian, Probes, Source
+from ..preconditioners import Dense, Preconditioner
+from ..schedules import Schedule, require_schedule, value_at
+from .clips import Chain, Clip, Norm, Point
+
+
+class PSGDState(NamedTuple):
+    """State of `PSGD`: a nested NamedTuple of arrays, all of the library, dtype and device of x."""
+
+    preconditioner: Any  # the preconditioner's state
+    momentum: Tree  # (n,) m, or () without momentum
+    clip: Any  # the clip's memory
+    source: Any  # the source's memory
+    value: Array  # 0-d: the function where the last step started, NaN if not known
+    count: Array  # 0-d int32: steps done
+    skipped: Array  # 0-d int32: steps left out (NaN or Inf in value or gradient)
+
+
+@dataclass(frozen=True)
+class PSGD:
+    """``x <- x - lr P m``, eq. (1), with P fitted on curvature pairs along the way.
+
+    One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
+    ``P m``; move. `update` is that step as a pure function of numbers already at hand, `step` asks the
+    functions for them; both trace under ``jax.jit`` as a whole. Every setting may be left alone;
+    `deterministic` and `stochastic` give settings that belong together. An instance is hashable configuration
+    without arrays.
+
+    Parameters
+    ----------
+    preconditioner : Preconditioner
+        The group that P is fitted on.
+    lr : float or schedule
+        mu of eq. (1): 1 is Newton's step once P is fitted. See `psgd_core.schedules`.
+    step : float or schedule
+        Step size of the fitting, in (0, 1).
+    momentum : float
+        beta, in [0, 1). The weight of the past is ``min(beta, t / (t + 1))``: a plain mean to begin with, so
+        that m is unbiased from the first step on, where it is g.
+    clip : Clip, tuple of Clips, float or None
+        The limit on ``P m``; a number is `clips.Norm` of that size.
+    weight_decay : float
+        w >= 0.
+    decay : {"decoupled", "l2"}
+        ``x <- (1 - lr w) x - lr P m``; or g + w x in place of g, which P then sees neither in h nor
+        elsewhere.
+    source : Source
+        Where `step` takes the pairs from.
+    probes : Probes
+        What `minimize` draws.
+    every : int
+        P is fitted in each `every`-th step: see `due`.
+    probability : float
+        P is fitted with this probability: see `due`. The paper takes 0.1.
+    """
+
+    preconditioner: Preconditioner = field(default_factory=Dense)
+    lr: Schedule = 1.0
+    step_size: Schedule = 0.1
+    momentum: float = 0.0
+    clip: Clip | tuple[Clip, ...] | float | None = None
+    weight_decay: float = 0.0
+    decay: Literal["decoupled", "l2"] = "decoupled"
+    source: Source = field(default_factory=Exact)
+    probes: Probes = field(default_factory=Gaussian)
+    every: int = 1
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("preconditioner", Preconditioner), ("source", Source), ("probes", Probes)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"`{name}` must be a {kind.__name__}, got {getattr(self, name)!r}; make one of those"
+                )
+        require_schedule("lr", self.lr, 0.0, float("inf"))
+        require_schedule("step_size", self.step_size, 0.0, 1.0)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"`momentum` must lie in [0, 1), got {self.momentum}; 0 takes the gradient alone"
+            )
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(
+                f"`weight_decay` must be finite and not negative, got {self.weight_decay}; 0 has none"
+            )
+        if self.decay not in ("decoupled", "l2"):
+            raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {self.decay!r}")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"`every` must be a positive int, got {self.every!r}; 1 fits P in every step")
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"`probability` must lie in (0, 1], got {self.probability}; 1 fits P always")
+        clip = self.clip
+        if isinstance(clip, int | float) and not isinstance(clip, bool):
+            clip = Norm(float(clip))
+        clip = Chain(()) if clip is None else Chain(tuple(clip)) if isinstance(clip, tuple | list) else clip
+        if not isinstance(clip, Clip):
+            raise TypeError(f"`clip` must be a Clip, a tuple of Clips, a number or None, got {clip!r}")
+        object.__setattr__(self, "clip", clip)
+
+    # -- the loop's three verbs ------------------------------------------------------------------------
+
+    def init(
+        self,
+        x: Tree,
+        *,
+        scale: float | None = None,
+        rng: Any = None,
+        functions: Functions | None = None,
+        v: Array | None = None,
+    ) -> PSGDState:
+        """Return the state to start from at x.
+
+        Parameters
+        ----------
+        x : array or tree of arrays
+            The parameters: float32 or float64.
+        scale, rng
+            As in the preconditioner's `init`: without `scale`, the first pair sets it.
+        functions, v
+            For `Secant`, which evaluates one gradient beside x, in direction v.
+        """
+        layout = _trees.structure(x, "x")
+        flat = layout.flatten(x, "x")
+        xp, device = array_api_compat.array_namespace(flat), array_api_compat.device(flat)
+        count = xp.zeros((), dtype=xp.int32, device=device)
+        if functions is not None:
+            functions = _on_vectors(functions, layout)
+        return PSGDState(
+            preconditioner=self.preconditioner.init(layout.size, flat, scale=scale, rng=rng),
+            momentum=xp.zeros_like(flat) if self.momentum > 0 else (),
+            clip=self._clip.init(flat),
+            source=self.source.init(functions, flat, v),
+            value=xp.full_like(flat[0], float("nan")),
+            count=count,
+            skipped=count,
+        )
+
+    def update(
+        self,
+        state: PSGDState,
+        x: Tree,
+        g: Tree,
+        *,
+        pair: tuple[Tree, Tree] | None = None,
+        value: Array | None = None,
+        fit: Array | None = None,
+    ) -> tuple[Tree, PSGDState]:
+        """Return (x, state) after one step from numbers at hand; pure, and without asking the device.
+
+        Parameters
+        ----------
+        state : PSGDState
+        x, g : array or tree
+            Parameters, and the gradient there, of the same structure.
+        pair : (v, h), optional
+            Of shape (n,) or (n, k), or trees as x. None leaves P as it is.
+        value : array, 0-d, optional
+            The function at x; `TrustRadius` needs it.
+        fit : array, 0-d bool, optional
+            Whether to use the pair, where that is known on the device alone.
+
+        Notes
+        -----
+        A gradient or value that is not finite moves nothing and is counted in ``state.skipped``.
+        """
+        layout = _trees.structure(x, "x")
+        flat, slope = layout.flatten(x, "x"), layout.flatten(g, "g")
+        require_alike("g", slope, "x", flat)
+        here, usable, state = self.observe(state, Point(flat, slope, self._value(value, flat)))
+        if pair is not None:
+            pair = (_vectors(layout, pair[0], "v"), _vectors(layout, pair[1], "h"))
+        flat, state = self.advance(state, here, usable, pair, fit)
+        return layout.unflatten(flat), state
+
+    def step(
+        self,
+        state: PSGDState,
+        x: Tree,
+        functions: Functions,
+        v: Array | None = None,
+        *,
+        fit: bool | Array = True,
+    ) -> tuple[Tree, PSGDState]:
+        """Return (x, state) after one step: value, gradient and pair are asked for, on the same sample.
+
+        Parameters
+        ----------
+        state : PSGDState
+        x : array or tree
+        functions : Functions
+            Of this step's sample: ``functions.at(sample)``. They get x in its structure, and v as well.
+        v : array, shape (n,) or (n, k), optional
+            Probes: ``optimizer.probes.draw(rng, x)`` for x of shape (n,). Only `Secant` does without.
+        fit : bool or 0-d bool array
+            Whether to fit P in this step. A Python bool saves the pair; an array only decides what is kept.
+        """
+        layout = _trees.structure(x, "x")
+        flat, functions = layout.flatten(x, "x"), _on_vectors(functions, layout)
+        value, g = functions.value_and_gradient(flat)
+        require_alike("g", g, "x", flat)
+        trial = Point(flat, g, self._value(value, flat))
+        here, usable, state = self.observe(state, trial)
+        pair = None
+        if fit is not False:
+            pair, state = self.ask(state, trial, here, functions, v)
+        flat, state = self.advance(state, here, usable, pair, None if isinstance(fit, bool) else fit)
+        return layout.unflatten(flat), state
+
+    def due(self, iteration: int, rng: Any = None) -> bool:
+        """Return whether to fit P in this iteration, by `every` and `probability`; on the host.
+
+        Parameters
+        ----------
+        iteration : int
+            0, 1, ...
+        rng : numpy.random.Generator
+            Tosses the coin; not asked if `probability` is 1. The first iteration always fits.
+        """
+        if iteration % self.every:
+            return False
+        return self.probability == 1 or iteration == 0 or bool(rng.random() < self.probability)
+
+    # -- the parts of a step, on vectors ---------------------------------------------------------------
+
+    def observe(self, state: PSGDState, trial: Point) -> tuple[Point, Array, PSGDState]:
+        """Return (where to step from, whether it is finite, state), given a point evaluated: vectors only."""
+        xp = array_api_compat.array_namespace(trial.x)
+        usable = xp.all(xp.isfinite(trial.g))
+        if self._clip.needs_value:
+            usable = usable & xp.isfinite(trial.value)
+        passed = xp.astype(usable, xp.int32)
+        here, usable, clip = self._clip.judge(state.clip, trial, usable)
+        return here, usable, state._replace(clip=clip, value=here.value, skipped=state.skipped + (1 - passed))
+
+    def ask(
+        self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
+    ) -> tuple[tuple[Array, Array], PSGDState]:
+        """Return (pair, state): vectors only."""
+        point = trial if self.source.at_trial else here
+        if v is None and not self.source.at_trial:
+            raise ValueError("`v` must be given, got None; draw probes with `optimizer.probes.draw(rng, x)`")
+        g = self._average(state, point.g) if self.source.of_momentum else point.g
+        pair = self.source.pairs(functions, point.x, g, v, state.source)
+        return pair, state._replace(source=self.source.remember(state.source, point.x, point.g))
+
+    def advance(
+        self,
+        state: PSGDState,
+        here: Point,
+        usable: Array,
+        pair: tuple[Array, Array] | None,
+        fit: Array | None = None,
+    ) -> tuple[Array, PSGDState]:
+        """Return (x, state) after fitting P and moving: vectors only."""
+        x, g = here.x, here.g
+        xp = array_api_compat.array_namespace(x)
+        t, fitted = xp.astype(state.count, x.dtype), state.preconditioner
+        if pair is not None:
+            fitted = self.preconditioner.update(fitted, *pair, value_at(self.step_size, t))
+            fitted = fitted if fit is None else _trees.where(fit, fitted, state.preconditioner)
+        if self.weight_decay > 0 and self.decay == "l2":
+            g = g + self.weight_decay * x
+        g = xp.where(usable, g, xp.zeros_like(g))
+        m = self._average(state, g)
+        move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
+        if self.weight_decay > 0 and self.decay == "decoupled":
+            move = move + self.weight_decay * x
+        new = x - value_at(self.lr, t) * move
+        passed = usable & xp.all(xp.isfinite(new))
+        return xp.where(passed, new, x), state._replace(
+            preconditioner=fitted,
+            momentum=_trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
+            clip=_trees.where(passed, clip, state.clip),
+            count=state.count + 1,
+        )
+
+    def _average(self, state: PSGDState, g: Array) -> Array:
+        """Return the momentum after g."""
+        if self.momentum == 0:
+            return g
+        xp = array_api_compat.array_namespace(g)
+        t = xp.astype(state.count, g.dtype)
+        weight = xp.minimum(t / (t + 1), 0 * t + self.momentum)
+        return weight * state.momentum + (1 - weight) * g
+
+    @property
+    def _clip(self) -> Clip:
+        """The clip, as `__post_init__` left it."""
+        assert isinstance(self.clip, Clip)
+        return self.clip
+
+    def _value(self, value: Any, x: Array) -> Array:
+        """Return the function's value as a 0-d array of the dtype of x; NaN if None."""
+        xp = array_api_compat.array_namespace(x)
+        if value is None:
+            if self._clip.needs_value:
+                raise ValueError(
+                    "`value` must be given for a clip that compares values, got None; pass the function's "
+                    "value, or use clips.Running"
+                )
+            return xp.full_like(x[0], float("nan"))
+        if array_api_compat.is_array_api_obj(value):
+            return xp.reshape(xp.astype(value, x.dtype), ())
+        return xp.asarray(value, dtype=x.dtype, device=array_api_compat.device(x))
+
+
+def _vectors(layout: _trees.Structure, tree: Tree, name: str) -> Array:
+    """Return probes or products as vectors: (n,) or (n, k) as they are, trees flattened."""
+    if array_api_compat.is_array_api_obj(tree) and tree.ndim > 0 and tree.shape[0] == layout.size:
+        return tree
+    return layout.flatten(tree, name)
+
+
+def _on_vectors(functions: Functions, layout: _trees.Structure) -> Functions:
+    """Return functions of vectors from functions of trees."""
+    if layout.is_vector:
+        return functions
+    value, gradient, hvp, both = functions.value, functions.gradient, functions.hvp, functions.both
+
+    def flat_both(x: Array) -> tuple[Array, Array]:
+        assert both is not None
+        f, g = both(layout.unflatten(x))
+        return f, layout.flatten(g, "g")
+
+    def flat_hvp(x: Array, v: Array) -> Array:
+        assert hvp is not None
+        return layout.flatten(hvp(layout.unflatten(x), layout.unflatten(v)), "h")
+
+    return Functions(
+        gradient=lambda x: layout.flatten(gradient(layout.unflatten(x)), "g"),
+        value=None if value is None else lambda x: value(layout.unflatten(x)),
+        hvp=None if hvp is None else flat_hvp,
+        both=None if both is None else flat_both,
+    )
