@@ -66,7 +66,7 @@ class OrbitGroup(LieGroup):
         gathered, parts, start = xp.take(x, a.gather[0], axis=0), [], 0
         for block in a.blocks:
             s, _, c = block.shape
-            part = xp.reshape(gathered[start : start + s * c, :], (s, c, -1))
+            part = xp.reshape(gathered[start : start + s * c, :], (s, c, x.shape[1]))
             parts.append(xp.permute_dims(part, (0, 2, 1)))
             start += s * c
         return tuple(parts)
@@ -74,7 +74,9 @@ class OrbitGroup(LieGroup):
     def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
         """Return the columns (n, k) that `split` took apart."""
         xp = array_api_compat.array_namespace(*parts)
-        flat = [xp.reshape(xp.permute_dims(p, (0, 2, 1)), (-1, p.shape[1])) for p in parts]
+        flat = [
+            xp.reshape(xp.permute_dims(p, (0, 2, 1)), (p.shape[0] * p.shape[2], p.shape[1])) for p in parts
+        ]
         return xp.take(xp.concat(flat, axis=0), a.gather[1], axis=0)
 
     # -- the verbs -------------------------------------------------------------------------------------
@@ -87,6 +89,12 @@ class OrbitGroup(LieGroup):
 
     def compose(self, a: OrbitBlocks, b: OrbitBlocks) -> OrbitBlocks:
         """Return the product ``a b``, O(n s^2)."""
+        here, there = (tuple(block.shape[1:] for block in x.blocks) for x in (a, b))
+        if here != there:  # the blocks of one orbit would broadcast against those of many
+            raise ValueError(
+                f"`b` must have the orbits of `a`, (size, number) {here}, got {there}; "
+                "compose elements for the same n and K"
+            )
         return a._replace(blocks=tuple(_blocks.matmul(p, q) for p, q in zip(a.blocks, b.blocks, strict=True)))
 
     def inverse(self, a: OrbitBlocks) -> OrbitBlocks:
@@ -129,13 +137,14 @@ class OrbitGroup(LieGroup):
         The algebra is the product of gl(|O|): projecting keeps the entries whose row and column share an
         orbit. A matrix of the group is its own projection, so this also makes an element from a matrix.
         """
-        xp, n = namespace(generator=generator), generator.shape[0]
-        if generator.ndim != 2 or generator.shape[1] != n:
+        xp = namespace(generator=generator)
+        if generator.ndim != 2 or generator.shape[0] != generator.shape[1]:
             raise ValueError(
                 f"`generator` must be a square matrix, got shape {tuple(generator.shape)}; "
                 "pass an (n, n) array"
             )
-        flat, device = xp.reshape(generator, (-1,)), array_api_compat.device(generator)
+        n, flat = generator.shape[0], xp.reshape(generator, (-1,))
+        device = array_api_compat.device(generator)
         blocks = []
         for members in self.subgroup(n).orbit_index:
             s, c = members.shape
@@ -154,6 +163,11 @@ class OrbitGroup(LieGroup):
             Row i is a_i; rows in the order of ``subgroup(n).elements()``.
         """
         xp = namespace(coefficients=coefficients)
+        if coefficients.ndim != 2:
+            raise ValueError(
+                f"`coefficients` must have shape (m, n), a row per element of K, got "
+                f"{tuple(coefficients.shape)}; stack the a_i as rows"
+            )
         m, n = coefficients.shape
         elements = self.subgroup(n).elements()
         if m != len(elements):
