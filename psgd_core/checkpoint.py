@@ -1,0 +1,364 @@
+"""States on disk: one file, no pickle, written at once or not at all, and checked to the last bit.
+
+A state is whatever nests NamedTuples, tuples, lists and dicts around arrays of any library; None, bool, int,
+float and str may stand beside them (so ``rng.bit_generator.state`` of a NumPy generator is one too)::
+
+    psgd_core.save("run.npz", state, config=p)
+    state = psgd_core.load("run.npz", like=p.init(n, like=x), config=p)
+
+Arrays come back bit for bit: a run resumed from them on the same library goes on as if it had not stopped.
+
+The checksum in the file protects against accidents; it is not a signature. But nothing in a file is ever
+executed: there is no pickle, and classes are found among those already loaded, never imported by name. A file
+made to deceive can hold wrong numbers, no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from ._array import Array
+from ._checked_file import CheckpointError, opened, write
+
+__all__ = ["CheckpointError", "inspect", "load", "save", "to_host"]
+
+_DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
+_LONG = 200  # characters of a configuration's field, beyond which its checksum stands for it
+
+
+def save(
+    path: str | os.PathLike,
+    state: Any,
+    *,
+    config: Any = None,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Write `state` to one file; a failed or interrupted write leaves an older file as it was.
+
+    Parameters
+    ----------
+    path : path
+        Taken as it is, no suffix is added. Its folder must exist.
+    state : nested NamedTuples, tuples, lists, dicts (with str keys) of arrays
+        Also None, bool, int, float, str. Arrays of any library and device; waits for the device.
+    config : dataclass instance, optional
+        What the state belongs to: a preconditioner, or the descent. `load` can then tell it from another.
+    metadata : dict, optional
+        Whatever JSON can hold; `inspect` gives it back.
+
+    Raises
+    ------
+    TypeError
+        If `state` holds anything else, or `metadata` is not JSON.
+    OSError
+        If the file cannot be written.
+    """
+    leaves: list[Array] = []
+    header = {
+        "structure": _describe("state", state, leaves),
+        "config": None if config is None else _fingerprint(config),
+        "metadata": metadata,
+    }
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`metadata` must be JSON (dict, list, str, number, bool, None), but: {error}; convert it first"
+        ) from error
+    write(path, header, map(_packed, leaves))
+
+
+def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> Any:
+    """Return the state that `save` wrote.
+
+    Parameters
+    ----------
+    path : path
+    like : state or array, optional
+        A state of the same structure, such as ``p.init(n, like=x)``: classes, names, shapes and dtypes are
+        compared, and every array comes back on the library and device of its counterpart. Or one float
+        array: a state of psgd_core's own classes, of its dtype, comes back on its library and device. Or
+        nothing: on NumPy.
+    config : dataclass instance, optional
+        Must equal the one that was saved.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is not a checkpoint, is damaged, or is from a newer version; if structure, shapes,
+        dtypes or configuration differ. No value is ever rounded: an integer array may change its width
+        where all values fit (JAX has 32 bits by default), any other change of dtype is an error.
+    OSError
+        If the file cannot be read.
+    """
+    given = None if config is None else _fingerprint(config)
+    with opened(path) as (header, read):
+        _arrays(path, header)
+        structure = header["structure"]
+        if like is None:
+            like = _Free(np.zeros(0), None)
+        elif array_api_compat.is_array_api_obj(like) and "array" not in structure:
+            like = _Free(like, like.dtype)
+        try:
+            if given is not None:
+                _compare_config(header["config"], given)
+            return _build("state", structure, like, read)
+        except _Misfit as error:
+            raise CheckpointError(f"{os.fspath(path)!r} does not fit: {error}") from None
+
+
+def inspect(path: str | os.PathLike) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, after checking that it is whole.
+
+    Returns
+    -------
+    dict
+        ``version``: of the file's layout; ``config``: None, or a dict with the class and its fields as
+        text; ``metadata``: what was saved; ``arrays``: each array's name with its (dtype, shape).
+    """
+    with opened(path) as (header, _):
+        arrays = _arrays(path, header)
+        return {key: header[key] for key in ("version", "config", "metadata")} | {"arrays": arrays}
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Return an array of any library as NumPy; waits for its device."""
+    if array_api_compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    if array_api_compat.is_cupy_array(x):
+        return x.get()
+    return np.asarray(x)
+
+
+# -- structure: what the header says, and how a state is made from it --------------------------------------
+
+
+def _parts(tree: Any) -> tuple[str, str, dict[str, Any]] | None:
+    """Return (kind, class name, named parts) of a container, None for anything else."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return "namedtuple", type(tree).__name__, dict(zip(tree._fields, tree, strict=True))
+    if type(tree) is dict:
+        return "dict", "dict", tree
+    if type(tree) in (tuple, list):
+        kind = type(tree).__name__
+        return kind, kind, {str(i): x for i, x in enumerate(tree)}
+    return None
+
+
+def _describe(name: str, tree: Any, leaves: list[Array]) -> dict[str, Any]:
+    """Return `tree` as JSON, its arrays as their place in `leaves`."""
+    if array_api_compat.is_array_api_obj(tree):
+        dtype = _dtype_name(tree.dtype)
+        if dtype not in _DTYPES:
+            raise TypeError(
+                f"`{name}` must be bool, integer, real or complex, in native byte order, got {tree.dtype}; "
+                "convert it with `astype`"
+            )
+        leaves.append(tree)
+        shape, order = list(tree.shape), _axis_order(tree)
+        return {"array": len(leaves) - 1, "dtype": dtype, "shape": shape, "order": order}
+    if tree is None or type(tree) in (bool, int, float, str):
+        return {"value": tree}
+    found = _parts(tree)
+    if found is None:
+        raise TypeError(
+            f"`{name}` must be an array, None, bool, int, float, str, or a NamedTuple, tuple, list or dict, "
+            f"got {type(tree).__name__}; keep it out of the state"
+        )
+    kind, class_name, parts = found
+    for key in parts:
+        if type(key) is not str:
+            raise TypeError(f"`{name}` must have str keys, got {key!r}; convert it to str")
+    described = {key: _describe(f"{name}.{key}", part, leaves) for key, part in parts.items()}
+    return {"kind": kind, "class": class_name, "parts": described}
+
+
+class _Misfit(ValueError):
+    """The file and what `load` was given do not fit together; `load` adds the file's name."""
+
+
+class _Free(NamedTuple):
+    """A template that leaves the structure open, and says where arrays go."""
+
+    target: Array  # sets library and device
+    dtype: Any  # that floats must have; None: any
+
+
+def _build(name: str, spec: dict[str, Any], like: Any, read: Callable[[int], np.ndarray]) -> Any:
+    """Return the state that `spec` describes, after comparing it with the template `like`."""
+    free = isinstance(like, _Free)
+    if "array" in spec:
+        if not free and (not array_api_compat.is_array_api_obj(like) or list(like.shape) != spec["shape"]):
+            raise _misfit(name, f"an array of shape {tuple(spec['shape'])}", like)
+        x = read(spec["array"])
+        if x.dtype.name != spec["dtype"] or list(x.shape) != [spec["shape"][i] for i in spec["order"]]:
+            raise _Misfit(f"`{name}` is {x.dtype} {x.shape}, not what the header says; do not use it")
+        if not free:
+            return _moved(name, x, spec["order"], like, like.dtype)
+        return _moved(name, x, spec["order"], like.target, like.dtype if x.dtype.kind == "f" else None)
+    if "value" in spec:
+        if not free and type(like) is not type(spec["value"]):
+            raise _misfit(name, repr(spec["value"]), like)
+        return spec["value"]
+
+    kind, parts = spec["kind"], spec["parts"]
+    found = None if free else _parts(like)
+    if not free and (found is None or found[:2] != (kind, spec["class"]) or set(found[2]) != set(parts)):
+        raise _misfit(name, f"{spec['class']}({', '.join(parts)})", like)
+    cls = _own_class(name, spec) if free else type(like)
+    values = {
+        key: _build(f"{name}.{key}", part, found[2][key] if found else like, read)
+        for key, part in parts.items()
+    }
+    if kind == "namedtuple":
+        return cls(**values)
+    return values if kind == "dict" else cls(values.values())
+
+
+def _own_class(name: str, spec: dict[str, Any]) -> Any:
+    """Return the class that the file names: a built-in container, or a loaded NamedTuple of psgd_core."""
+    for cls in (tuple, list, dict):
+        if spec["kind"] == cls.__name__:
+            return cls
+    for cls in tuple.__subclasses__():
+        own = cls.__module__.split(".")[0] == __package__
+        if own and cls.__name__ == spec["class"] and getattr(cls, "_fields", None) == tuple(spec["parts"]):
+            return cls
+    raise _Misfit(
+        f"`{name}` is {spec['class']}({', '.join(spec['parts'])}), not a state that this psgd_core knows; "
+        "pass a state of the same structure as `like`"
+    )
+
+
+def _misfit(name: str, what: str, like: Any) -> _Misfit:
+    found = _parts(like)
+    if array_api_compat.is_array_api_obj(like):
+        there = f"an array of shape {tuple(like.shape)}"
+    else:
+        there = repr(like) if found is None else f"{found[1]}({', '.join(found[2])})"
+    return _Misfit(f"`{name}` is {what}, in `like` it is {there}; pass a state of the saved configuration")
+
+
+def _moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any) -> Array:
+    """Return `x` as it was before `_packed`, on the library and device of `target`.
+
+    In `dtype`, or its own for None; every value is kept.
+    """
+    xp, device = array_api_compat.array_namespace(target), array_api_compat.device(target)
+    if dtype is None:
+        dtype = xp.asarray(np.zeros(0, dtype=x.dtype)).dtype  # JAX may have no 64 bits
+    wanted = _dtype_name(dtype)
+    if wanted != x.dtype.name:
+        if not ("int" in wanted and x.dtype.kind in "iu" and _fits(x, np.iinfo(wanted))):
+            raise _Misfit(
+                f"`{name}` is {x.dtype}, in `like` it is {wanted}, which would change its values; "
+                "take the saved dtype (in JAX, jax_enable_x64 gives 64 bits)"
+            )
+        x = x.astype(wanted)
+    return xp.permute_dims(
+        xp.asarray(x, device=device, copy=True), tuple(order.index(i) for i in range(x.ndim))
+    )
+
+
+def _axis_order(x: Array) -> list[int]:
+    """Return the axes of `x` from the slowest in memory to the fastest.
+
+    Libraries sum in the order of the memory, so without it a resumed run could differ in the last bit.
+    """
+    strides = x.stride() if array_api_compat.is_torch_array(x) else getattr(x, "strides", None)
+    if strides is None:  # array_api_strict, JAX: their NumPy view tells
+        strides = np.asarray(x).strides
+    return sorted(range(len(strides)), key=lambda i: -strides[i])
+
+
+def _packed(x: Array) -> np.ndarray:
+    """Return `x` on the host, its axes in the order of the memory."""
+    return to_host(array_api_compat.array_namespace(x).permute_dims(x, tuple(_axis_order(x))))
+
+
+def _fits(x: np.ndarray, limits: np.iinfo) -> bool:
+    return x.size == 0 or (int(x.min()) >= limits.min and int(x.max()) <= limits.max)
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Return the name of a dtype, the same for all libraries."""
+    return str(dtype).rpartition(".")[2]
+
+
+def _arrays(path: str | os.PathLike, header: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the (dtype, shape) of all arrays by name, after checking that the header is well formed."""
+    found = {}
+
+    def walk(name: str, spec: dict[str, Any]) -> None:
+        if "array" in spec:
+            found[name] = spec["dtype"], tuple(spec["shape"])
+            if spec["dtype"] not in _DTYPES or sorted(spec["order"]) != list(range(len(spec["shape"]))):
+                raise ValueError(f"`{name}` is not an array")
+        elif "value" not in spec:
+            if spec["kind"] not in ("namedtuple", "tuple", "list", "dict"):
+                raise ValueError(f"`{name}` is a {spec['kind']}")
+            for key, part in spec["parts"].items():
+                walk(f"{name}.{key}", part)
+
+    try:
+        walk("state", header["structure"])
+        header["config"], header["metadata"]
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} has a header that `save` did not write: {error!r}"
+        ) from error
+    return found
+
+
+# -- configuration -----------------------------------------------------------------------------------------
+
+
+def _fingerprint(config: Any) -> dict[str, Any]:
+    """Return the class of a dataclass and its fields as text, or as a checksum of it where it is long."""
+    if not is_dataclass(config) or isinstance(config, type):
+        raise TypeError(
+            f"`config` must be a dataclass instance such as psgd_core.XMat(), got {config!r}; "
+            "put anything else in `metadata`"
+        )
+    texts = {field.name: _text(getattr(config, field.name)) for field in fields(config)}
+    for name, text in texts.items():
+        if len(text) > _LONG:
+            texts[name] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return {"class": type(config).__name__, "fields": texts}
+
+
+def _text(x: Any) -> str:
+    """Return all of `x` as text: a `repr` that neither abbreviates nor shows an address."""
+    if is_dataclass(x) and not isinstance(x, type):
+        parts = ", ".join(f"{field.name}={_text(getattr(x, field.name))}" for field in fields(x))
+        return f"{type(x).__name__}({parts})"
+    if type(x) in (tuple, list):
+        return f"{type(x).__name__}({', '.join(map(_text, x))})"
+    if type(x) is dict:
+        return f"dict({', '.join(f'{key!r}: {_text(value)}' for key, value in x.items())})"
+    if hasattr(x, "__qualname__"):  # functions: told apart by name only
+        return f"{x.__module__}.{x.__qualname__}"
+    return type(x).__qualname__ if repr(x) == object.__repr__(x) else repr(x)
+
+
+def _compare_config(saved: dict[str, Any] | None, given: dict[str, Any]) -> None:
+    """Raise, naming the first thing that differs."""
+    advice = "use the configuration that was saved"
+    if saved is None:
+        raise _Misfit("it was saved without a configuration to compare with `config`; leave `config` out")
+    if saved["class"] != given["class"]:
+        raise _Misfit(f"it belongs to {saved['class']}, got {given['class']} as `config`; {advice}")
+    for name in sorted({*saved["fields"], *given["fields"]}):
+        old, new = (side["fields"].get(name, "missing") for side in (saved, given))
+        if old != new:
+            raise _Misfit(f"its {saved['class']} has {name} = {old}, got {new} in `config`; {advice}")
