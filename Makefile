@@ -31,7 +31,7 @@ verify: $(VENV)/.verify-$(KEY)  ## check every preconditioner against its exact 
 	$(BIN)/psgd verify $(VERIFY)
 
 test: $(VENV)/.test-$(KEY)  ## run the test suite on every installed array library (TESTS="-k dense")
-	$(BIN)/python -m pytest -n auto $(TESTS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
 
 lint: $(VENV)/.test-$(KEY)  ## ruff: style, imports, docstrings
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
