@@ -133,7 +133,8 @@ def diagonal_left(
         frozen_v = [q_inverse_transpose(_combine(x.T, (v,))) for x in (s, f)]
         frozen_u = [q(_combine(x.T, (u,))) for x in (s_u, f_u)]
         of_u = _pair_norm(xp, (q(ph), q(p)), (frozen_v[0], frozen_v[1]), measure)
-        of_v = _pair_norm(xp, (frozen_u[0], frozen_u[1]), (b, q_inverse_transpose(pv)), measure)
+        free_u = q_inverse_transpose(h), q_inverse_transpose(pv)
+        of_v = _pair_norm(xp, (frozen_u[0], frozen_u[1]), free_u, measure)
         size_w = (turn_u * of_u + (1 - turn_u) * of_v) / k
     moved_u, moved_v = _in_turn(turn_u, move_u, move_v)
     move = Move(
