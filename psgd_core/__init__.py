@@ -9,7 +9,18 @@ preconditioner is configuration; its state is a NamedTuple of arrays that goes i
     y = p.precondition(state, g)  # P g, with P converging to |H|^{-1}
 """
 
-from . import convergence, criterion, curvature, descent, groups, preconditioners, schedules
+from . import (
+    adapters,
+    checkpoint,
+    convergence,
+    criterion,
+    curvature,
+    descent,
+    groups,
+    preconditioners,
+    schedules,
+)
+from .checkpoint import load, save
 from .descent import PSGD, minimize
 from .groups import PermutationSubgroup
 from .preconditioners import Butterfly, Dense, Diagonal, LowRank, Preconditioner, Sparse, XMat, normalizers
@@ -24,14 +35,18 @@ __all__ = [
     "Preconditioner",
     "Sparse",
     "XMat",
+    "adapters",
+    "checkpoint",
     "convergence",
     "criterion",
     "curvature",
     "descent",
     "groups",
+    "load",
     "minimize",
     "normalizers",
     "preconditioners",
+    "save",
     "schedules",
 ]
 

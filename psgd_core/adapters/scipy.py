@@ -1,0 +1,218 @@
+"""SciPy's idiom: a fitted preconditioner as a `LinearOperator`, and PSGD as a ``method=`` of `minimize`.
+
+A preconditioner fitted on pairs (v, A v) serves SciPy's solvers as ``M``, because P is symmetric, positive
+definite and close to ``|A|^{-1}``::
+
+    p = psgd_core.LowRank(10)
+    state = p.init(n, like=b)
+    for _ in range(200):
+        v = rng.standard_normal(n)
+        state = p.update(state, v, A @ v, step=0.5)
+    x, info = scipy.sparse.linalg.cg(A, b, M=as_linear_operator(p, state))
+
+and any function with a gradient can be minimised by::
+
+    scipy.optimize.minimize(rosen, x0, jac=rosen_der, hessp=rosen_hess_prod, method=psgd_method)
+
+Fitting costs one product with A per update, so it pays for itself where P serves many right-hand sides, or
+where A drifts and P follows it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import array_api_compat
+import numpy as np
+from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
+from scipy.sparse.linalg import LinearOperator
+
+from ..checkpoint import to_host
+from ..curvature import Central, Forward
+from ..descent import minimize
+from ..preconditioners import Preconditioner
+
+Which = Literal["P", "P_inverse", "Q", "Q_inverse"]
+
+_VERBS = {
+    "P": (("apply", "apply_transpose"), ("apply", "apply_transpose")),
+    "P_inverse": (("solve_transpose", "solve"), ("solve_transpose", "solve")),
+    "Q": (("apply",), ("apply_transpose",)),
+    "Q_inverse": (("solve",), ("solve_transpose",)),
+}
+"""The verbs that make each operator, and its transpose, in the order in which they act."""
+
+_SOURCES = {"2-point": Forward, "3-point": Central}
+"""SciPy's names for differences of gradients."""
+
+_OPTIONS = frozenset(inspect.signature(minimize).parameters) - {
+    *("fun", "x0", "args", "grad", "jac", "hvp", "hess", "callback", "bounds")
+}
+"""What `psgd_method` takes from ``options``, besides disp and gtol."""
+
+
+def as_linear_operator(
+    preconditioner: Preconditioner, state: Any, which: Which = "P", *, via_host: bool = False
+) -> LinearOperator:
+    """Return a fitted preconditioner as a `scipy.sparse.linalg.LinearOperator`.
+
+    Parameters
+    ----------
+    preconditioner, state
+        A configuration, and a state of it.
+    which : {"P", "P_inverse", "Q", "Q_inverse"}
+        P = Q^T Q approximates ``|A|^{-1}`` and is symmetric positive definite: the ``M`` of `cg`, `minres`
+        and `lobpcg`. P_inverse approximates ``|A|``. ``Q A Q^T`` is the symmetrically preconditioned A.
+    via_host : bool
+        A state of another library or on another device than NumPy's is refused without this; with it, each
+        vector is copied to the state's device and the product back.
+
+    Returns
+    -------
+    LinearOperator, shape (n, n)
+        With the dtype of the state; vectors of other dtypes are converted to it. It has matvec, rmatvec,
+        matmat, rmatmat, ``.T``, ``.H``, and holds on to `state`. A product costs what the verbs of the
+        preconditioner cost.
+
+    Raises
+    ------
+    TypeError
+        If `preconditioner` is none, or the state is not NumPy's and `via_host` is False.
+    ValueError
+        For an unknown `which`.
+    """
+    if not isinstance(preconditioner, Preconditioner):
+        raise TypeError(
+            f"`preconditioner` must be a Preconditioner such as psgd_core.XMat(), got {preconditioner!r}"
+        )
+    if which not in _VERBS:
+        raise ValueError(f"`which` must be one of {list(_VERBS)}, got {which!r}")
+    like = preconditioner._reference(state)
+    if not (array_api_compat.is_numpy_array(like) or via_host):
+        raise TypeError(
+            f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "
+            "via_host=True to copy every vector to its device and back"
+        )
+    xp, device, dtype = array_api_compat.array_namespace(like), array_api_compat.device(like), like.dtype
+
+    def product(verbs: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
+        def multiply(x: np.ndarray) -> np.ndarray:
+            if np.iscomplexobj(x):
+                return multiply(x.real) + 1j * multiply(x.imag)
+            y = xp.asarray(x, dtype=dtype, device=device)
+            for verb in verbs:
+                y = getattr(preconditioner, verb)(state, y)
+            return to_host(y)
+
+        return multiply
+
+    forward, backward = map(product, _VERBS[which])
+    n = preconditioner.size(state)
+    return LinearOperator(
+        (n, n), matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=to_host(like).dtype
+    )
+
+
+def psgd_method(
+    fun: Callable,
+    x0: Any,
+    args: tuple = (),
+    *,
+    jac: Callable | None = None,
+    hess: Any = None,
+    hessp: Callable | None = None,
+    bounds: None = None,
+    constraints: Any = (),
+    callback: Callable | None = None,
+    disp: bool = False,
+    gtol: float | None = None,
+    tol: float | None = None,
+    **options: Any,
+) -> OptimizeResult:
+    """Minimise by PSGD: the ``method=`` of `scipy.optimize.minimize`.
+
+    Everything is given as for SciPy's own methods. Settings go into ``options``, or are bound beforehand::
+
+        minimize(f, x0, jac=g, hessp=hp, method=psgd_method, options={"preconditioner": XMat()})
+        minimize(f, x0, jac=g, hessp=hp, method=functools.partial(psgd_method, preconditioner=XMat()))
+
+    Parameters
+    ----------
+    fun, x0, args
+        As in SciPy.
+    jac : callable or True
+        The gradient; PSGD cannot do without.
+    hessp, hess
+        Hessian-vector product ``hessp(x, v, *args)``; or the Hessian: ``hess(x, *args)``, a matrix, a sparse
+        matrix, a LinearOperator; or "2-point", "3-point" for forward or central differences of gradients.
+        Where both are given `hessp` is ignored, as in SciPy. Without either, forward differences.
+    bounds, constraints
+        PSGD has none: anything else is refused.
+    callback : callable
+        ``callback(intermediate_result)`` by that name, or ``callback(xk)``; may raise StopIteration.
+    tol, gtol : float
+        Stop when ``max|gradient| <= tol``; one name for the other.
+    **options
+        maxiter, disp, gtol, and the settings of `psgd_core.minimize`: preset, preconditioner, lr, step,
+        momentum, clip, weight_decay, source, probes, every, probability, sample, rng, nonfinite, resume.
+        Others are ignored with an OptimizeWarning.
+
+    Returns
+    -------
+    OptimizeResult
+        That of `psgd_core.minimize`, and ``hess_inv``, the fitted P as a LinearOperator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what PSGD cannot do, and as `psgd_core.minimize`.
+    """
+    if not callable(jac):
+        raise ValueError(
+            f"`jac` must be callable, or True for a `fun` that returns (value, gradient), got {jac!r}; "
+            "PSGD needs gradients: write or derive one"
+        )
+    if bounds is not None:
+        raise ValueError(
+            "`bounds` must be None: PSGD has no bounds; transform the variables, or use L-BFGS-B"
+        )
+    if constraints is not None and not (isinstance(constraints, list | tuple) and len(constraints) == 0):
+        raise ValueError("`constraints` must be empty: PSGD has none; add a penalty, or use SLSQP")
+    if isinstance(hess, HessianUpdateStrategy):
+        raise ValueError(
+            f"`hess` must be a callable, a matrix, '2-point' or '3-point', got {type(hess).__name__}; "
+            "PSGD fits its own approximation"
+        )
+    if isinstance(hess, str):
+        if hess not in _SOURCES:
+            raise ValueError(f"`hess` must be a callable, a matrix, or one of {list(_SOURCES)}, got {hess!r}")
+        options.setdefault("source", _SOURCES[hess]())
+        hess = None
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        warnings.warn(f"Unknown solver options: {', '.join(unknown)}", OptimizeWarning, stacklevel=3)
+    result = minimize(
+        fun,
+        x0,
+        args,
+        grad=jac,
+        hvp=hessp if hess is None else None,
+        hess=hess,
+        callback=callback,
+        tol=gtol if tol is None else tol,
+        **{name: value for name, value in options.items() if name in _OPTIONS},
+    )
+    result.hess_inv = as_linear_operator(result.optimizer.preconditioner, result.state, via_host=True)
+    if disp:
+        print(
+            f"{result.message}\n"
+            f"         Current function value: {result.fun:f}\n"
+            f"         Iterations: {result.nit:d}\n"
+            f"         Function evaluations: {result.nfev:d}\n"
+            f"         Gradient evaluations: {result.njev:d}\n"
+            f"         Hessian evaluations: {result.nhev:d}"
+        )
+    return result
