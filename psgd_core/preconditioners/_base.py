@@ -132,7 +132,7 @@ class Preconditioner(ABC):
         usable = xp.isfinite(v_max) & xp.isfinite(h_max) & (v_max > 0)
         zero = xp.zeros_like(v)
         new = self._update(state, select(usable, v, zero), select(usable, h, zero), usable, step)
-        return _store(state, new) if inplace else new
+        return _store(state, new) if inplace else _detach(state, new)
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
@@ -213,6 +213,21 @@ def _leaves(name: str, tree: Any) -> list[tuple[str, Array]]:
         return [(name, tree)]
     names = getattr(tree, "_fields", range(len(tree)))
     return [leaf for key, part in zip(names, tree, strict=True) for leaf in _leaves(f"{name}.{key}", part)]
+
+
+def _detach(old: State, new: State) -> State:
+    """Copy what `new` shares with `old`, so that consuming the one in place leaves the other alone.
+
+    An update that moves only some of its arrays shares the others where the flags are known (NumPy). Index
+    arrays stay shared: nothing writes to them.
+    """
+    if isinstance(old, tuple):
+        parts = [_detach(o, n) for o, n in zip(old, new, strict=True)]
+        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
+    if old is not new or new.ndim == 0:
+        return new
+    xp = array_api_compat.array_namespace(new)
+    return xp.asarray(new, copy=True) if xp.isdtype(new.dtype, "real floating") else new
 
 
 def _store(old: State, new: State) -> State:

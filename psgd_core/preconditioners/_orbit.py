@@ -131,8 +131,9 @@ class OrbitPreconditioner(Preconditioner):
             some = scale_n > 0
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = q - (step * ratio * ratio) * move
-            new = new if retract is None else retract(new)
-            new_blocks.append(select(usable, new, q))
+            if retract is not None:  # never asked about what is not finite
+                new = retract(select(usable, new, state.q.blocks[i]))
+            new_blocks.append(select(usable, new, state.q.blocks[i]))
             if j == i:
                 held.append(select(usable, after, state.held[j]))
         passed = xp.astype(usable, xp.int32)
