@@ -12,12 +12,13 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 VERSION = 1
 """Version of the file's layout; newer ones are refused."""
@@ -44,6 +45,8 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: Iterable[np.n
     OSError
         If the file cannot be written.
     """
+    from zipfile import ZipFile
+
     text = json.dumps({"version": VERSION} | header).encode()
     path = os.path.realpath(path)  # a link stays a link
     if not os.path.isdir(os.path.dirname(path)):
@@ -51,7 +54,7 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: Iterable[np.n
             f"`path` must lie in an existing folder, got {path!r}; make the folder with os.makedirs"
         )
     with _replacing(path) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with ZipFile(file, "w") as archive:
             _write_entry(archive, MARKER, np.frombuffer(text, dtype=np.uint8))
             for i, x in enumerate(arrays):
                 _write_entry(archive, str(i), x)
@@ -113,8 +116,9 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[dict[str, Any], Callable[[
             yield header, read
 
 
-def _write_entry(archive: zipfile.ZipFile, name: str, x: np.ndarray) -> None:
-    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+def _write_entry(archive: ZipFile, name: str, x: np.ndarray) -> None:
+    # stored as it is, with the date 1980: `open` asks no clock
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
         np.lib.format.write_array(entry, x, allow_pickle=False)
 
 
@@ -122,7 +126,7 @@ def _write_entry(archive: zipfile.ZipFile, name: str, x: np.ndarray) -> None:
 def _replacing(path: str) -> Iterator[BinaryIO]:
     """Yield a new file that takes the place of `path` at the end, or vanishes if anything goes wrong."""
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
     try:
         with open(temporary, "x+b") as file:
             yield file
