@@ -120,7 +120,10 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
         chopped = _chop(xp, _stack(xp, x))
         other = chopped if y is None else _chop(xp, _stack(xp, y))
         return xp.sum(chopped @ xp.matrix_transpose(other), axis=0)
-    step = BLOCK if array_api_compat.is_numpy_namespace(xp) else max(16 * BLOCK, -(-n // 64))
+    on_host = array_api_compat.is_numpy_namespace(xp) or (
+        array_api_compat.is_torch_namespace(xp) and x[0].device.type == "cpu"
+    )
+    step = BLOCK if on_host else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
     total = None
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
