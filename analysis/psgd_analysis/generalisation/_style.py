@@ -1,0 +1,106 @@
+"""The look of the figures: colours that colour-blind readers and printers tell apart, and where to draw.
+
+Matplotlib is imported where a figure is drawn, never with the package.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, the strongest contrasts first; its yellow is left out, too pale for lines."""
+
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COUNTS_MAP = "cividis"
+"""For numbers of examples: perceptually even, and the same to colour-blind readers."""
+
+NEVER = "never\nlearned"
+
+T = TypeVar("T")
+
+
+def axes(ax: Any, size: tuple[float, float] = (6.4, 4.0)) -> Any:
+    """Return `ax`, or new axes: of pyplot where somebody looks on (IPython, or pyplot already in use).
+
+    Otherwise they belong to a figure of their own, so that a script on a server neither chooses a backend
+    nor collects open figures.
+    """
+    if ax is not None:
+        return ax
+    if "matplotlib.pyplot" in sys.modules or "IPython" in sys.modules:
+        from matplotlib import pyplot
+
+        return pyplot.subplots(figsize=size, layout="constrained")[1]
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained").subplots()
+
+
+def styled(results: Mapping[str, T]) -> Iterator[tuple[str, T, dict[str, Any]]]:
+    """Yield name, result, and the colour and dashes it is drawn with."""
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError(
+            f"`results` must map names to at least one result, got {type(results).__name__}; "
+            'give {"PSGD": result}, or call `.plot()` of a single one'
+        )
+    for i, (name, result) in enumerate(results.items()):
+        yield name, result, {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+def finish(ax: Any, title: str, xlabel: str, ylabel: str, legend: bool = False) -> Any:
+    """Set title and labels, take away what carries no information, and return the axes."""
+    ax.set_title(title, fontsize=10.5, loc="left")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+    if legend:
+        ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def size_text(count: int) -> str:
+    """Return a number of examples with thousands apart."""
+    return f"{count:,}".replace(",", "\u2009")
+
+
+def signed(x: float, digits: int = 2) -> str:
+    """Return a number with a typographic minus, and none on what rounds to zero."""
+    return f"{round(float(x), digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def decade(x: float) -> str:
+    """Return a power of ten as mathematical text."""
+    return rf"$10^{{{round(math.log10(x))}}}$"
+
+
+def note(ax: Any, x: float, text: str, **where: Any) -> None:
+    """Mark x with a thin dotted line across the axes, and say at its top what it is."""
+    ax.axvline(x, color="0.45", linewidth=0.8, linestyle=":", zorder=0)
+    place = {"xytext": (3, -2), "ha": "left"} | where
+    ax.annotate(
+        text, (x, 1), xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=8,
+        color="0.35", **place,
+    )  # fmt: skip
+
+
+def event_ticks(ax: Any, most: int, never: int | None, axis: str = "x") -> None:
+    """Put ticks at whole numbers of events up to `most`, and one at the place of those never learned."""
+    step = max(1, -(-most // 8))
+    ticks: list[int] = list(range(0, most + 1, step))
+    names = [str(t) for t in ticks]
+    if never is not None:
+        ticks.append(never)
+        names.append(NEVER)
+    getattr(ax, f"set_{axis}ticks")(ticks, names)
+
+
+def rows(ax: Any, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a chart, first row on top, in letters that fit."""
+    height = ax.get_window_extent().height * 72 / ax.figure.dpi
+    ax.set_yticks(range(len(names)), names, fontsize=max(3.0, min(10.0, 0.8 * height / max(1, len(names)))))
+    ax.set_ylim(len(names) - 0.5, -0.5)
