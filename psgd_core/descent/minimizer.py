@@ -17,13 +17,15 @@ from ..schedules import Schedule
 from . import _inputs
 from ._loop import Progress, Run
 from .clips import Clip
-from .presets import PRESETS
+from .presets import deterministic, stochastic
 from .psgd import PSGD
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
 _KEEP: Any = object()
+
+PRESETS = ("deterministic", "stochastic")
 
 DENSE = 500
 """The largest n for which `Dense` is the preconditioner by default: O(n^2) memory, O(n^3) per update."""
@@ -48,7 +50,7 @@ def minimize(
     source: Source | None = None,
     probes: Probes | None = None,
     every: int | None = None,
-    probability: float | None = None,
+    probability: Schedule | None = None,
     sample: Callable[[np.random.Generator], Any] | None = None,
     rng: int | np.random.Generator = 0,
     tol: float | None = None,
@@ -121,12 +123,14 @@ def minimize(
     if nonfinite not in ("stop", "skip"):
         raise ValueError(f"`nonfinite` must be 'stop' or 'skip', got {nonfinite!r}")
     x, layout = _inputs.parameters(x0)
+    maxiter = 1000 if maxiter is None else maxiter
     known = _inputs.counted(layout, x, fun, grad, jac, hvp, hess)
     if preconditioner is None and not isinstance(preset, PSGD):
         preconditioner = Dense() if layout.size <= DENSE else LowRank(10)
     optimizer = _optimizer(
         preset,
         preconditioner,
+        maxiter,
         lr=lr,
         step_size=step,
         momentum=momentum,
@@ -150,7 +154,7 @@ def minimize(
         args=args if isinstance(args, tuple) else (args,),
         rng=rng,
         tol=default_tol if tol is None else tol,
-        maxiter=1000 if maxiter is None else maxiter,
+        maxiter=maxiter,
         stop_nonfinite=nonfinite == "stop",
         has_value=fun is not None,
     )
@@ -158,16 +162,20 @@ def minimize(
     return run.iterate(_reporter(callback))
 
 
-def _optimizer(preset: str | PSGD, preconditioner: Preconditioner | None, **settings: Any) -> PSGD:
+def _optimizer(
+    preset: str | PSGD, preconditioner: Preconditioner | None, maxiter: int, **settings: Any
+) -> PSGD:
     """Return the preset with the settings that are not None in their place."""
     given: dict[str, Any] = {k: s for k, s in settings.items() if s is not None or k == "clip"}
     if isinstance(preset, PSGD):
-        return replace(
-            preset, **given, **({} if preconditioner is None else {"preconditioner": preconditioner})
-        )
+        if preconditioner is not None:
+            given["preconditioner"] = preconditioner
+        return replace(preset, **given)
     if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {list(PRESETS)} or a PSGD, got {preset!r}")
-    return PRESETS[preset](preconditioner, **given)
+        raise ValueError(f"`preset` must be one of {PRESETS} or a PSGD, got {preset!r}")
+    if preset == "stochastic":
+        return stochastic(preconditioner, iterations=max(1, maxiter), **given)
+    return deterministic(preconditioner, **given)
 
 
 def _require_values(optimizer: PSGD, fun: Any, sample: Any) -> None:

@@ -62,8 +62,8 @@ class PSGD:
         What `minimize` draws.
     every : int
         P is fitted in each `every`-th step: see `due`.
-    probability : float
-        P is fitted with this probability: see `due`. The paper takes 0.1.
+    probability : float or schedule
+        P is fitted with this probability, in (0, 1]: see `due`. The paper takes 0.1.
     """
 
     preconditioner: Preconditioner = field(default_factory=Dense)
@@ -76,7 +76,7 @@ class PSGD:
     source: Source = field(default_factory=Exact)
     probes: Probes = field(default_factory=Gaussian)
     every: int = 1
-    probability: float = 1.0
+    probability: Schedule = 1.0
 
     def __post_init__(self) -> None:
         for name, kind in (("preconditioner", Preconditioner), ("source", Source), ("probes", Probes)):
@@ -98,8 +98,8 @@ class PSGD:
             raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {self.decay!r}")
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise ValueError(f"`every` must be a positive int, got {self.every!r}; 1 fits P in every step")
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"`probability` must lie in (0, 1], got {self.probability}; 1 fits P always")
+        if self.probability != 1:
+            require_schedule("probability", self.probability, 0.0, 1.0)
         clip = self.clip
         if isinstance(clip, int | float) and not isinstance(clip, bool):
             clip = Norm(float(clip))
@@ -225,11 +225,12 @@ class PSGD:
         iteration : int
             0, 1, ...
         rng : numpy.random.Generator
-            Tosses the coin; not asked if `probability` is 1. The first iteration always fits.
+            Tosses the coin; not asked where `probability` is 1. The first iteration always fits.
         """
         if iteration % self.every:
             return False
-        return self.probability == 1 or iteration == 0 or bool(rng.random() < self.probability)
+        chance = value_at(self.probability, iteration)
+        return iteration == 0 or chance >= 1 or bool(rng.random() < chance)
 
     # -- the parts of a step, on vectors ---------------------------------------------------------------
 
