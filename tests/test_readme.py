@@ -1,15 +1,43 @@
-"""The README's code runs as printed, and what it says of the result is so."""
+"""The README's code runs as printed, and what it says of the results is so."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
 
 
-def test_first_example_converges():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+@pytest.fixture(scope="module")
+def scopes():
+    """The variables after each block, which goes on where the one before ended."""
     scope: dict = {}
-    exec(compile(blocks[0], str(README), "exec"), scope)
-    distance = float(scope["psgd"].convergence.distance(scope["Q"], scope["target"]))
-    claimed = float(re.search(r"# below (\S+)", blocks[0]).group(1))
-    assert distance < claimed
+    seen = []
+    for block in BLOCKS:
+        exec(compile(block, str(README), "exec"), scope)
+        seen.append(dict(scope))
+    return seen
+
+
+def test_the_first_example_converges_as_its_comment_says(scopes):
+    scope = scopes[0]
+    claimed = float(re.search(r"# below (\S+)", BLOCKS[0]).group(1))
+    assert float(scope["psgd"].convergence.distance(scope["Q"], scope["target"])) < claimed
+
+
+def test_rosenbrock_ends_at_its_minimum(scopes):
+    for scope in scopes[1:3]:
+        assert scope["result"].success
+        assert abs(scope["result"].x - 1).max() < 1e-6
+
+
+def test_the_fitted_preconditioner_serves_cg(scopes):
+    scope = scopes[2]
+    assert scope["info"] == 0
+    assert abs(scope["H"] @ scope["x"] - 1).max() < 1e-4
+
+
+def test_links_inside_the_repository_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8")):
+        assert (README.parent / target).exists(), target
