@@ -1,0 +1,225 @@
+"""``psgd minimize PROBLEM``: the command line of the comparison."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from .. import problems
+from ..problems import Problem
+from . import contenders, figures, report
+from .contenders import Contender
+from .ratios import Newton, fitted_newton_ratios
+from .run import Study, Tick, run_study, runs_of, usual_tol
+
+DTYPES = ("float64", "float32")
+
+
+class UsageError(ValueError):
+    """What the user asked for does not exist or does not fit together."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("minimize")(minimize)
+
+
+def minimize(
+    problem: Annotated[str | None, typer.Argument(help="A name from --list.")] = None,
+    preconditioner: Annotated[
+        list[str] | None,
+        typer.Option("--preconditioner", "-p", help=f"Repeatable: {', '.join(contenders.PRECONDITIONERS)}."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option(help="Number of variables, where the problem has a choice.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="Repeatable: an option of the problem, key=value."),
+    ] = None,
+    tol: Annotated[
+        float | None,
+        typer.Option(help="A run is done at f - f* <= tol. By default 1e-20 where f* = 0, else relative."),
+    ] = None,
+    maxiter: Annotated[int, typer.Option(help="Iterations; gradient descent has twice as many.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 ... N - 1, of PSGD's probes.")] = 5,
+    dtype: Annotated[str, typer.Option(help=f"{' or '.join(DTYPES)}.")] = "float64",
+    out: Annotated[Path, typer.Option(help="Folder for minimize.json and minimize.png.")] = Path("."),
+    json_: Annotated[bool, typer.Option("--json", help="Print the JSON in place of the table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing, write the files.")] = False,
+    ratios: Annotated[
+        bool, typer.Option("--ratios", help="Show the last ratios of f, and those with P fitted.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the problems and their options.")] = False,
+) -> None:
+    """Minimise a test problem with PSGD beside BFGS, L-BFGS-B, Newton-CG and gradient descent.
+
+    Counts gradients and Hessian-vector products alike for all, prints a table, writes minimize.json and
+    minimize.png. Ctrl-C stops and writes what there is (exit status 130).
+    """
+    if list_:
+        typer.echo(listing())
+        return
+    try:
+        chosen = {**parsed(option or []), **({} if n is None else {"n": n})}
+        made, competing = prepared(problem, chosen, preconditioner, dtype, seeds, maxiter, tol)
+        folder = _folder(out)
+    except (ValueError, TypeError, OSError) as error:
+        _fail(str(error), 2)
+    except ImportError as error:
+        _fail(str(error), 1)
+    every = list(range(seeds))
+    with _progress(made, competing, every, maxiter, shown=not (quiet or json_)) as tick:
+        study = run_study(
+            made,
+            competing,
+            seeds=every,
+            tol=usual_tol(made) if tol is None else tol,
+            maxiter=maxiter,
+            tick=tick,
+        )
+    newton = _newton(made) if ratios and not study.interrupted else None
+    content = report.document(
+        study, command=["psgd", *sys.argv[1:]], seeds=every, options=chosen, newton=newton
+    )
+    text = report.text_of(content)
+    try:
+        report.replace_file(folder / "minimize.json", lambda p: Path(p).write_text(text, encoding="utf-8"))
+        report.replace_file(folder / "minimize.png", lambda p: figures.draw(study, p))
+    except OSError as error:
+        _fail(f"cannot write to {folder}: {error}", 1)
+    if json_:
+        typer.echo(text, nl=False)
+    elif not quiet:
+        _print(study, newton, ratios, folder)
+    if study.interrupted:
+        raise typer.Exit(130)
+
+
+def listing() -> str:
+    """Return a line for each problem, and its options with their defaults."""
+    lines = []
+    for name, about in problems.describe().items():
+        given = ", ".join(
+            key if isinstance(default, type) else f"{key}={default!r}"
+            for key, default in problems.options(name).items()
+        )
+        lines.append(f"{name:<22} {about}" + (f"  [{given}]" if given else ""))
+    return "\n".join(lines)
+
+
+def parsed(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return options from ``key=value``: values are Python literals, anything else is text.
+
+    Raises
+    ------
+    ValueError
+        For one without "=" or without a key.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"`--option` must be key=value, got {pair!r}; write for example l2=0.01")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found[key] = value
+    return found
+
+
+def prepared(
+    name: str | None,
+    options: dict[str, Any],
+    chosen: Sequence[str] | None,
+    dtype: str,
+    seeds: int,
+    maxiter: int,
+    tol: float | None,
+) -> tuple[Problem, list[Contender]]:
+    """Return the problem and who competes on it.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        For anything that does not fit.
+    ImportError
+        If the problem needs a package that is not there.
+    """
+    if name is None:
+        raise UsageError("`PROBLEM` must be given; `psgd minimize --list` lists them")
+    if dtype not in DTYPES:
+        raise UsageError(f"`--dtype` must be {' or '.join(DTYPES)}, got {dtype!r}; choose one of these")
+    for label, number in (("seeds", seeds), ("maxiter", maxiter)):
+        if number < 1:
+            raise UsageError(f"`--{label}` must be at least 1, got {number}; raise it")
+    if tol is not None and not (np.isfinite(tol) and tol >= 0):
+        raise UsageError(f"`--tol` must be finite and not negative, got {tol}; 1e-10 for example")
+    made = problems.get(name, like=np.zeros(1, dtype=dtype), **options)
+    names = list(dict.fromkeys(chosen)) if chosen else contenders.usual(made.n)
+    return made, [*(contenders.preconditioned(p, made.n) for p in names), *contenders.others()]
+
+
+def _folder(out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _newton(problem: Problem) -> Newton | str:
+    try:
+        return fitted_newton_ratios(problem)
+    except ValueError as error:
+        return str(error)
+
+
+def _print(study: Study, newton: Newton | str | None, ratios: bool, folder: Path) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(report.table(study))
+    if ratios:
+        for line in report.ratio_lines(study, newton):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if study.interrupted:
+        console.print("Interrupted: this is what there was until then.")
+    console.print(f"Wrote {folder / 'minimize.json'} and {folder / 'minimize.png'}", highlight=False)
+
+
+@contextlib.contextmanager
+def _progress(
+    problem: Problem, competing: Sequence[Contender], seeds: Sequence[int], maxiter: int, *, shown: bool
+) -> Iterator[Tick]:
+    """Yield what to call in each iteration; it moves a bar on the terminal, if there is one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    order = [(c.name, seed) for c in competing for seed in runs_of(c, problem, seeds)]
+    place = {run: i for i, run in enumerate(order)}
+    done = dict.fromkeys(order, 0)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
+        task = bar.add_task(problem.name, total=len(order) * maxiter)
+
+        def tick(contender: Contender, seed: int) -> None:
+            run = (contender.name, seed)
+            done[run] += 1
+            at = place[run] * maxiter + min(done[run], maxiter)
+            bar.update(task, completed=at, description=f"{contender.label}, seed {seed}")
+
+        yield tick
+
+
+def _fail(message: str, status: int) -> Any:
+    """Print one line and end."""
+    typer.echo(f"psgd minimize: {' '.join(message.split())}", err=True)
+    raise typer.Exit(status)
