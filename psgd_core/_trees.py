@@ -111,7 +111,7 @@ def _structure(tree: Tree, name: str) -> Structure:
     if array_api_compat.is_array_api_obj(tree):
         return Structure(None, tuple(tree.shape))
     if isinstance(tree, dict):
-        keys = tuple(tree)
+        keys = tuple(sorted(tree))  # as JAX hands dicts to traced functions
     elif isinstance(tree, list | tuple):
         keys = tuple(range(len(tree)))
     else:
