@@ -1,0 +1,183 @@
+"""The command `psgd spectrum`: the studies of a built-in or a user's Hessian, with figure and JSON."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from .. import problems
+from ..problems.spectra import haar
+from . import report
+from .exact import damped, eigenvalues
+from .operators import HessianOperator, from_matrix, to_host
+from .sources import from_file, from_problem
+from .table import Result
+
+BUILT_IN = ("two_tails", "dense", "indefinite", "outliers")
+"""Matrices made for looking at spectra; the problems of `psgd_analysis.problems` come besides."""
+
+
+def spectrum(
+    problem: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"A matrix ({', '.join(BUILT_IN)}) or a problem, whose Hessian is taken at its start; "
+            "`psgd spectrum list` lists them. [default: two_tails]"
+        ),
+    ] = None,
+    hessian: Annotated[
+        Path | None, typer.Option(help="A symmetric matrix of your own: .npy, .npz, .mtx or .mtx.gz.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Which array of a .npz file.")] = None,
+    n: Annotated[
+        int | None, typer.Option(help="Number of parameters, where it can be chosen. [default: 64]")
+    ] = None,
+    ranks: Annotated[str, typer.Option(help="Ranks of the rank study.")] = "0,1,2,5,10",
+    updates: Annotated[
+        int, typer.Option(help="Updates of each fit of LowRank; 0 leaves the fits out.")
+    ] = 1000,
+    probes: Annotated[int, typer.Option(help="Probes of the density.")] = 10,
+    steps: Annotated[int, typer.Option(help="Lanczos steps of each probe.")] = 100,
+    log: Annotated[bool, typer.Option("--log", help="Draw the density over log10 |λ|.")] = False,
+    damping: Annotated[
+        float, typer.Option(help="Study sqrt(H² + damping²) in place of |H|, as for a singular H.")
+    ] = 0.0,
+    dense_limit: Annotated[
+        int, typer.Option(help="Above this n, the density only, from products alone.")
+    ] = report.DENSE_LIMIT,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for spectrum.png and spectrum.json.")] = Path("spectrum"),
+    json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the tables.")] = False,
+) -> None:
+    """Look at the spectrum of a Hessian, and at what preconditioners make of it.
+
+    The spectral density by stochastic Lanczos quadrature; eigenvalues before and after preconditioning; what
+    rank r takes off both tails; what the best P of each group of Theorem 3.1 leaves; what an order of the
+    parameters is worth. Prints tables and writes spectrum.png and spectrum.json.
+    """
+    given = {name: value for name, value in locals().items() if name != "json"}
+    if problem == "list":
+        for name, line in {**_described(), **problems.describe()}.items():
+            typer.echo(f"{name:24}{line}")
+        return
+    results: dict[str, Result] = {}
+    try:
+        chosen = _ranks(ranks)
+        _require(seed >= 0, "--seed", "at least 0", seed)
+        _require(updates >= 0, "--updates", "at least 0", updates)
+        operator = _operator(problem, hessian, key, n, seed)
+        if damping:
+            operator = damped(operator, damping)
+        out.mkdir(parents=True, exist_ok=True)
+        found = report.studies(
+            operator,
+            seed,
+            ranks=chosen,
+            updates=updates,
+            probes=probes,
+            steps=steps,
+            scale="log" if log else "linear",
+            dense_limit=dense_limit,
+        )
+        for name, result in found:
+            results[name] = result
+            if not json:
+                typer.echo(f"{result!r}\n")
+        exact = to_host(eigenvalues(operator)) if operator.n <= dense_limit else None
+        about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
+        text = report.as_json(results, about)
+        figure = report.draw(results, exact)
+        report.write(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
+        report.write(out / "spectrum.json", lambda file: file.write(text.encode()))
+    except OSError as error:
+        _fail(f"`--out {out}` cannot be written ({error.strerror or error})")
+    except (ValueError, TypeError, RuntimeError) as error:
+        _fail(str(error).replace("study `damped(hessian, λ)` in its place", "give `--damping`, such as 1e-6"))
+    if json:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(f"wrote {out / 'spectrum.png'} and {out / 'spectrum.json'}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("spectrum")(spectrum)
+
+
+def _operator(
+    problem: str | None, hessian: Path | None, key: str | None, n: int | None, seed: int
+) -> HessianOperator:
+    if hessian is not None:
+        _require(problem is None, "PROBLEM", "left out with --hessian", problem)
+        _require(n is None, "--n", "left out with --hessian, whose size is its own", n)
+        return from_file(hessian, key=key)
+    _require(key is None, "--key", "given with --hessian only", key)
+    name = problem or "two_tails"
+    if name in BUILT_IN:
+        return from_matrix(_matrix(name, 64 if n is None else n, np.random.default_rng(seed)), name)
+    if name not in problems.names():
+        _require(False, "PROBLEM", f"one of {', '.join((*BUILT_IN, *problems.names()))}", name)
+    chosen: dict[str, Any] = {} if n is None else {"n": n}
+    if "rng" in problems.options(name):
+        chosen["rng"] = np.random.default_rng(seed)
+    if problems.options(name).get("n") is inspect.Parameter.empty and n is None:
+        chosen["n"] = 64
+    return from_problem(problems.get(name, **chosen))
+
+
+def _matrix(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return one of the built-in matrices."""
+    _require(n >= 8, "--n", "at least 8", n)
+    if name == "two_tails":
+        return problems.hessians.two_tails(n, max(1, n // 16), max(1, n // 16), rng, gap=10.0).hessian
+    if name == "outliers":
+        bulk = np.concatenate([rng.uniform(0.5, 1.5, n - 4), [10.0, 20.0, 50.0, 100.0]])
+        basis = haar(n, rng)
+        h = (basis * bulk) @ basis.T
+        return (h + h.T) / 2
+    return problems.hessians.dense(n, 1000.0, rng, indefinite=name == "indefinite")
+
+
+def _described() -> dict[str, str]:
+    return {
+        "two_tails": "matrix: a flat bulk with a tail on either side (Theorem 3.2)",
+        "dense": "matrix: positive definite, condition number 1000, in no small group",
+        "indefinite": "matrix: the same with random signs",
+        "outliers": "matrix: a bulk around 1 and four outliers up to 100",
+    }
+
+
+def _ranks(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"`--ranks` must be numbers with commas, such as 0,1,2,5,10, got {text!r}") from None
+
+
+def _require(ok: bool, name: str, rule: str, got: Any) -> None:
+    if not ok:
+        raise ValueError(f"`{name}` must be {rule}, got {got}")
+
+
+def _command(given: dict[str, Any]) -> str:
+    """Return the command line that does the same again, with every option spelt out."""
+    words = ["psgd", "spectrum"]
+    if given["problem"] is not None:
+        words.append(given["problem"])
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "log":
+            words += [option] if value else []
+        elif name != "problem" and value is not None:
+            words += [option, str(value)]
+    return shlex.join(words)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"psgd spectrum: {message}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,242 @@
+"""Eigenvalues of H, of ``P H`` and of P: all of them from dense matrices, the ends from products alone.
+
+``P H`` has the eigenvalues of the symmetric ``Q H Q^T``, so ``eigenvalues(preconditioned(H, p, state))``
+are those of ``P H``. Their error is that of forming ``Q H Q^T``, about ``eps |Q|^2 |H|``: near a
+well-fitted P, where they are near ±1, that is about ``eps κ(P)`` in each, and eps of the largest elsewhere.
+
+A fitted P needs no eigenvalue routine of size n where it has structure: on a group of Theorem 3.1 its
+eigenvalues are the squared singular values of Q's blocks, for ``Q = ρ (I + U V^T)`` they come from a
+problem of size 2r (Theorem 3.2). Squared singular values of Q resolve small eigenvalues of P down to
+``eps^2`` times the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+import psgd_core as psgd
+
+from ..problems import probes as draw_probes
+from .checks import require_count, require_rng
+from .operators import (
+    Array,
+    HessianOperator,
+    as_operator,
+    from_matrix,
+    linear_operator,
+    preconditioned,
+    preconditioner_operator,
+    to_host,
+)
+from .results import Comparison, Eigenvalues, Extremes
+
+STRUCTURE_LIMIT = 2048
+"""Largest n at which `preconditioner_eigenvalues` falls back on a dense singular value decomposition."""
+
+
+def eigenvalues(operator: HessianOperator | Array) -> Array:
+    """Return all eigenvalues, ascending, (n,), on the operator's library, dtype and device; O(n^3).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is not symmetric, not finite, or too large to be made dense.
+    """
+    matrix = as_operator(operator).dense()
+    return array_api_compat.array_namespace(matrix).linalg.eigvalsh(matrix)
+
+
+def damped(hessian: HessianOperator | Array, damping: float) -> HessianOperator:
+    """Return H with its eigenvalues λ replaced by ``±sqrt(λ^2 + damping^2)``, signs kept (+ for 0); O(n^3).
+
+    Its square is ``M = H^2 + damping^2 I``, the criterion's M for a preconditioner fitted with that
+    damping. So a study of it tells what such a preconditioner does, also where H is singular and
+    ``|H|^{-1}`` does not exist.
+    """
+    op = as_operator(hessian)
+    if not 0 <= damping < float("inf"):
+        raise ValueError(f"`damping` must be a finite number >= 0, got {damping}; it is an absolute λ")
+    matrix = op.dense()
+    xp = array_api_compat.array_namespace(matrix)
+    w, vectors = xp.linalg.eigh(matrix)
+    signs = xp.where(w < 0, -xp.ones_like(w), xp.ones_like(w))
+    moved = (vectors * (signs * xp.hypot(w, damping * xp.ones_like(w)))[None, :]) @ vectors.T
+    return from_matrix((moved + moved.T) / 2, f"{op.name}, damped by {damping:g}")
+
+
+def condition_number(values: Array) -> float:
+    """Return ``max |λ| / min |λ|``, Inf where one is 0."""
+    magnitudes = np.abs(to_host(values).astype(np.float64))
+    low, high = float(np.min(magnitudes)), float(np.max(magnitudes))
+    return high / low if low > 0 else float("inf")
+
+
+def spread(values: Array) -> float:
+    """Return the standard deviation of ``log10 |λ|``, in decades; Inf where an eigenvalue is 0.
+
+    Unlike the condition number it counts all eigenvalues, not the two outermost. It is 0 where all ``|λ|``
+    are equal, and does not depend on their scale.
+    """
+    magnitudes = np.abs(to_host(values).astype(np.float64))
+    return float(np.std(np.log10(magnitudes))) if np.all(magnitudes > 0) else float("inf")
+
+
+def extreme_eigenvalues(
+    operator: HessianOperator | Array,
+    rng: np.random.Generator,
+    k: int = 3,
+    *,
+    tol: float = 0.0,
+    maxiter: int = 1000,
+) -> Extremes:
+    """Return the k smallest and the k largest eigenvalues (by value, not magnitude) from products alone.
+
+    By implicitly restarted Lanczos, `scipy.sparse.linalg.eigsh` or CuPy's; small problems (n <= 8k + 16)
+    are solved densely. Isolated ends come fast. Where the spectrum is dense at an end they may take very
+    long: the outermost nodes of `density` come within a few hundred products to a small part of its width,
+    all the same.
+
+    Parameters
+    ----------
+    operator : HessianOperator or array, shape (n, n)
+    rng : numpy.random.Generator
+        Draws the starting vector.
+    k : int
+        How many at either end.
+    tol : float
+        Residual, relative to the eigenvalue, at which to stop; 0 is working precision. The eigenvalue's own
+        error is of the order of its square.
+    maxiter : int
+        Most restarts, of about 20 products each.
+
+    Returns
+    -------
+    Extremes
+        With residuals ``|A x - θ x| / |x|``, which bound the error of each.
+
+    Raises
+    ------
+    RuntimeError
+        If the iteration has not converged.
+    """
+    op = as_operator(operator)
+    require_rng(rng)
+    require_count("k", k, 1, op.n)
+    xp = array_api_compat.array_namespace(op.like)
+    if op.n <= 8 * k + 16:
+        w, vectors = xp.linalg.eigh(op.dense())
+        low, high = (w[:k], vectors[:, :k]), (w[op.n - k :], vectors[:, op.n - k :])
+    else:
+        low, high = (_ends(op, rng, k, which, tol, maxiter) for which in ("SA", "LA"))
+    ends = []
+    for w, vectors in (low, high):
+        residual = op.hvp(vectors) - vectors * w[None, :]
+        norms = xp.linalg.vector_norm(residual, axis=0) / xp.linalg.vector_norm(vectors, axis=0)
+        ends.append((to_host(w).astype(np.float64), to_host(norms).astype(np.float64)))
+    return Extremes(op.name, ends[0][0], ends[1][0], ends[0][1], ends[1][1], op.n)
+
+
+def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int) -> tuple[Array, Array]:
+    """Return k eigenvalues, ascending, and their vectors, on the operator's library."""
+    v0 = draw_probes(op.n, rng, like=op.like)
+    xp, device = array_api_compat.array_namespace(op.like), array_api_compat.device(op.like)
+    matrix = linear_operator(op)
+    if array_api_compat.is_cupy_array(op.like):
+        from cupyx.scipy.sparse.linalg import eigsh
+
+        w, vectors = eigsh(matrix, k=k, which=which, v0=v0, tol=tol, maxiter=maxiter)
+    else:
+        from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+        try:
+            w, vectors = eigsh(matrix, k=k, which=which, v0=to_host(v0), tol=tol, maxiter=maxiter)
+        except ArpackNoConvergence as error:
+            raise RuntimeError(
+                f"{len(error.eigenvalues)} of {k} eigenvalues of {op.name} converged; "
+                "raise `maxiter`, `k` or `tol`, or look at `density`"
+            ) from None
+        w, vectors = (xp.asarray(x, dtype=op.like.dtype, device=device) for x in (w, vectors))
+    order = xp.argsort(w)
+    return xp.take(w, order), xp.take(vectors, order, axis=1)
+
+
+def preconditioner_eigenvalues(
+    preconditioner: psgd.Preconditioner, state: Any, rng: np.random.Generator | None = None, k: int = 10
+) -> Eigenvalues:
+    """Return the eigenvalues of a fitted P from its structure.
+
+    On a group of Theorem 3.1: singular values of Q's blocks, all at once, O(n s^2). `LowRank` with a constant
+    diagonal: Theorem 3.2's problem of size 2r, O(n r^2). Everything else: of a dense Q up to
+    n = `STRUCTURE_LIMIT`, and above that the k smallest and largest by Lanczos, for which `rng` is needed.
+    """
+    op = preconditioner_operator(preconditioner, state)
+    xp, name = array_api_compat.array_namespace(op.like), f"P, {type(preconditioner).__name__}"
+    structured = _of_blocks(xp, state) if hasattr(state, "q") else _of_low_rank(xp, preconditioner, state)
+    if structured is not None:
+        values, counts = structured
+        order = np.argsort(values)
+        return Eigenvalues(name, values[order], counts[order], op.n, 0.0)
+    if op.n <= STRUCTURE_LIMIT:
+        eye = xp.eye(op.n, dtype=op.like.dtype, device=array_api_compat.device(op.like))
+        sigma = to_host(xp.linalg.svdvals(preconditioner.apply(state, eye))).astype(np.float64)
+        return Eigenvalues(name, np.sort(sigma**2), np.ones(op.n, dtype=int), op.n, 0.0)
+    ends = extreme_eigenvalues(op, require_rng(rng), k)
+    values = np.concatenate([ends.smallest, ends.largest])
+    error = float(max(np.max(ends.smallest_error), np.max(ends.largest_error)))
+    return Eigenvalues(name, values, np.ones(2 * k, dtype=int), op.n, error)
+
+
+def _of_blocks(xp, state: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the squared singular values of all blocks of Q, (n,)."""
+    parts = []
+    for block in state.q.blocks:
+        sigma = xp.linalg.svdvals(xp.permute_dims(block, (2, 0, 1)))
+        parts.append(to_host(sigma).astype(np.float64).reshape(-1) ** 2)
+    values = np.concatenate(parts)
+    return values, np.ones(values.size, dtype=int)
+
+
+def _of_low_rank(xp, preconditioner: Any, state: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the eigenvalues of ``ρ^2 (I + V U^T)(I + U V^T)``; None if the diagonal is not constant."""
+    if not isinstance(preconditioner, psgd.LowRank):
+        return None
+    if bool(xp.any(state.d != state.d[0])):
+        return None
+    group = psgd.groups.LowRankFixedV()
+    spectrum = group.spectrum(group.element(state.u.T, state.v.T, state.d[0]))
+    values = to_host(spectrum.values).astype(np.float64)
+    counts = np.ones(values.size, dtype=int)
+    if spectrum.multiplicity:
+        values = np.append(values, float(spectrum.bulk))
+        counts = np.append(counts, spectrum.multiplicity)
+    return values, counts
+
+
+def compare(hessian: HessianOperator | Array, preconditioners: Mapping[str, Any]) -> Comparison:
+    """Return the eigenvalues before and after preconditioning, with condition numbers and spreads.
+
+    Parameters
+    ----------
+    hessian : HessianOperator or array, shape (n, n)
+    preconditioners : mapping
+        From a label to a fitted preconditioner, a pair (preconditioner, state), or to P as an (n, n) array,
+        as `psgd_core.criterion.group_minimizer` returns it.
+    """
+    h = as_operator(hessian)
+    h = HessianOperator(h.n, h.like, h.product, h.name, h.dense())
+    labels, values = ["H"], [to_host(eigenvalues(h)).astype(np.float64)]
+    for label, given in preconditioners.items():
+        parts = given if isinstance(given, tuple) else (given,)
+        labels.append(label)
+        values.append(to_host(eigenvalues(preconditioned(h, *parts))).astype(np.float64))
+    return Comparison(
+        h.name,
+        tuple(labels),
+        tuple(values),
+        np.array([condition_number(w) for w in values]),
+        np.array([spread(w) for w in values]),
+    )

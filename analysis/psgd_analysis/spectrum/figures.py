@@ -1,0 +1,257 @@
+"""One function for each figure: it takes a result and matplotlib Axes (or makes some), and returns the Axes.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; lines and markers differ in shape as
+well, so that a figure survives black-and-white print. The global backend and settings are left alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .table import number
+
+if TYPE_CHECKING:
+    from .results import Comparison, Density, Eigenvalues, Extremes, GroupStudy, Ordering, RankStudy
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+GREY = "#7F7F7F"
+
+_LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+_MARKERS = "os^Dv*"
+
+
+def comparison(result: Comparison, ax: Any = None) -> Any:
+    """Draw the sorted ``|λ|`` of H and of each ``P H``, on a logarithmic axis; a flat line is a perfect P.
+
+    Each is divided by its geometric mean: the scale of P is the learning rate's business. Crosses mark
+    negative eigenvalues.
+    """
+    ax = _axes(ax)
+    n = len(result.values[0])
+    marked = False
+    for i, (label, values, kappa) in enumerate(
+        zip(result.labels, result.values, result.condition_numbers, strict=True)
+    ):
+        values = values[np.argsort(-np.abs(values))]  # noqa: PLW2901
+        shown = np.where(values == 0, np.nan, np.abs(values))
+        shown = shown / np.exp(np.nanmean(np.log(shown)))
+        style = (BLACK, "-", 2.4) if i == 0 else (_LINES[(i - 1) % 6], _DASHES[(i - 1) % 6], 1.8)
+        x = np.arange(1, n + 1)
+        ax.plot(
+            x,
+            shown,
+            color=style[0],
+            linestyle=style[1],
+            linewidth=style[2],
+            label=f"{label}, κ = {number(kappa, 3)}",
+        )
+        negative = np.flatnonzero(values < 0)
+        if negative.size and n <= 200:
+            ax.plot(x[negative], shown[negative], "x", color=style[0], markersize=4, markeredgewidth=1)
+            marked = True
+    ax.set_yscale("log")
+    ax.set_xlabel("index of the eigenvalue, by falling |λ|" + (" (x: negative)" if marked else ""))
+    ax.set_ylabel("|λ| / geometric mean")
+    ax.set_title(f"Eigenvalues before and after preconditioning: {result.name}")
+    return _finished(ax)
+
+
+def eigenvalues(result: Eigenvalues, ax: Any = None) -> Any:
+    """Draw the eigenvalues of P in ascending order, on a logarithmic axis."""
+    ax = _axes(ax)
+    if result.complete:
+        values = np.repeat(result.values, result.counts)
+        ax.plot(np.arange(1, result.n + 1), values, ".-", color=BLUE, linewidth=1, markersize=4)
+    else:
+        half = len(result.values) // 2
+        for part, start in ((result.values[:half], 1), (result.values[half:], result.n - half + 1)):
+            ax.plot(start + np.arange(len(part)), part, "o", color=BLUE, markersize=4)
+    ax.set_yscale("log")
+    ax.set_xlabel("index of the eigenvalue")
+    ax.set_ylabel("eigenvalue of P")
+    ax.set_title(f"Spectrum of {result.name}, κ = {number(result.condition_number, 3)}")
+    return _finished(ax, legend=False)
+
+
+def extremes(result: Extremes, ax: Any = None) -> Any:
+    """Draw the ends of a spectrum over their index, with error bars."""
+    ax, k = _axes(ax), len(result.smallest)
+    for values, errors, start, marker in (
+        (result.smallest, result.smallest_error, 1, "v"),
+        (result.largest, result.largest_error, result.n - k + 1, "^"),
+    ):
+        ax.errorbar(start + np.arange(k), values, yerr=errors, fmt=marker, color=BLUE, capsize=3)
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.set_xlabel("index of the eigenvalue, ascending")
+    ax.set_ylabel("eigenvalue λ")
+    ax.set_title(f"Ends of the spectrum of {result.name}, n = {result.n}")
+    return _finished(ax, legend=False)
+
+
+def density(result: Density, ax: Any = None, exact: np.ndarray | None = None) -> Any:
+    """Draw a spectral density with its error band; with `exact`, the known eigenvalues' own beside it.
+
+    A linear density counts eigenvalues, over a logarithmic vertical axis, so that a single outlier is seen
+    beside the bulk: its peak is 1. Where outliers lie many bulks away, λ is logarithmic as well, beyond the
+    bulk.
+    """
+    from .quadrature import smoothed
+
+    ax = _axes(ax)
+    log = result.scale == "log"
+    unit = 1.0 if log else result.n * result.width * float(np.sqrt(2 * np.pi))
+    t, phi, low, high = _with_gaps(result, unit)
+    ax.fill_between(
+        t, low, high, color=SKY, alpha=0.45, linewidth=0, label=f"{100 * result.confidence:g} % interval"
+    )
+    ax.plot(t, phi, color=BLUE, linewidth=1.6, label="stochastic Lanczos quadrature")
+    if log and np.any(result.negative > 0):
+        ax.plot(
+            result.grid, result.negative, color=VERMILION, linestyle=":", linewidth=1.6, label="of it, λ < 0"
+        )
+    if exact is not None:
+        truth = unit * smoothed(exact, t[~np.isnan(phi)], result.width, result.scale)
+        known = np.full(t.size, np.nan)
+        known[~np.isnan(phi)] = truth
+        ax.plot(t, known, color=BLACK, linestyle="--", linewidth=1.1, label="exact, broadened alike")
+    if log:
+        ax.set_xlabel("log10 |λ|")
+        ax.set_ylabel("fraction of eigenvalues per decade")
+        ax.set_ylim(bottom=0)
+    else:
+        top = float(np.nanmax(high))
+        ax.set_yscale("log")
+        ax.set_ylim(max(0.02, 1e-6 * top), 3 * top)
+        ax.set_ylabel("eigenvalues within σ√(2π) (a single one: 1)")
+        ax.set_xlabel(
+            "eigenvalue λ" + (" (logarithmic beyond the bulk)" if _far_outliers(ax, result) else "")
+        )
+    below = f", {result.below:.2g} of them below {result.floor:.2g}" if log and result.below > 0 else ""
+    ax.set_title(f"Spectral density of {result.name}: n = {result.n}{below}, σ = {number(result.width, 2)}")
+    return _finished(ax)
+
+
+def _far_outliers(ax: Any, result: Density) -> bool:
+    """Make the axis of λ logarithmic beyond the bulk if the spectrum is many times longer than that."""
+    t = result.grid
+    mass = np.cumsum(result.density * np.minimum(np.gradient(t), result.width))
+    ends = t[np.searchsorted(mass, [0.05 * mass[-1], 0.95 * mass[-1]])]
+    bulk = max(float(np.max(np.abs(ends))), 4 * result.width)
+    if np.max(np.abs(t)) < 20 * bulk:
+        return False
+    ax.set_xscale("symlog", linthresh=bulk, linscale=2)
+    return True
+
+
+def rank_study(result: RankStudy, ax: Any = None) -> Any:
+    """Draw the condition number that is left over the rank, for one tail, for both, and fitted."""
+    ax = _axes(ax)
+    x = np.arange(len(result.ranks))
+    curves = [
+        ("ρI + UUᵀ: one tail", result.one_tail_condition, ORANGE, "-.", "s"),
+        ("ρ(I + UVᵀ): both tails", result.best_condition, BLUE, "-", "o"),
+    ]
+    if np.any(result.reachable_condition < 0.999 * result.best_condition):
+        curves.append(("ρ(I + UVᵀ): least possible", result.reachable_condition, SKY, ":", "v"))
+    if result.updates:
+        curves.append(
+            (f"LowRank(r), {result.updates} updates", result.fitted_condition, VERMILION, "--", "^")
+        )
+    for label, values, color, dash, marker in curves:
+        ax.plot(
+            x, values, color=color, linestyle=dash, marker=marker, markersize=6, linewidth=1.8, label=label
+        )
+    ax.axhline(result.condition_number, color=GREY, linewidth=1)
+    ax.annotate(
+        "H itself",
+        (x[-1], result.condition_number),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        color=GREY,
+        fontsize="small",
+    )
+    ax.set_yscale("log")
+    ax.set_xticks(x, [str(r) for r in result.ranks])
+    ax.set_xlabel("rank r: columns of U and V")
+    ax.set_ylabel("κ(P H) = max|λ| / min|λ|")
+    ax.set_title(f"What rank r takes off the spectrum of {result.name}, n = {result.n}")
+    return _finished(ax)
+
+
+def group_study(result: GroupStudy, ax: Any = None) -> Any:
+    """Draw what each group's exact minimiser leaves: condition number (bars) and criterion (in brackets)."""
+    names = [
+        f"{name}  ({size})" if i else name
+        for i, (name, size) in enumerate(zip(result.groups, result.largest_orbit, strict=True))
+    ]
+    ax = _bars(names, result.condition_numbers, result.criteria, _axes(ax))
+    ax.set_title(f"What the best P of each group (orbits of size) leaves of {result.name}, n = {result.n}")
+    return _finished(ax, legend=False)
+
+
+def ordering(result: Ordering, ax: Any = None) -> Any:
+    """Draw what a group's exact minimiser leaves in the given and in the new order of the parameters."""
+    kappas = np.array([result.condition_before, result.condition_after])
+    criteria = np.array([result.criterion_before, result.criterion_after]) / result.criterion_floor
+    ax = _bars(["given order", "new order"], kappas, criteria, _axes(ax))
+    ax.set_title(f"What an order of the parameters is worth, {result.name}, n = {result.n}")
+    return _finished(ax, legend=False)
+
+
+def _bars(names: list[str], kappas: np.ndarray, criteria: np.ndarray, ax: Any) -> Any:
+    y = np.arange(len(names))
+    ax.barh(y, kappas - 1, left=1, color=[GREY if i == 0 else BLUE for i in y], height=0.7)
+    for i, (kappa, criterion) in enumerate(zip(kappas, criteria, strict=True)):
+        ax.annotate(
+            f"{number(kappa, 3)}   [{criterion:.3f}]",
+            (kappa, i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    ax.set_xscale("log")
+    ax.set_xlim(1, max(float(np.max(kappas)), 1.5) * max(float(np.max(kappas)), 10.0) ** 0.45)
+    ax.set_yticks(y, names)
+    ax.invert_yaxis()
+    ax.set_xlabel("κ(P* H)   [criterion over its minimum on GL(n)]")
+    return ax
+
+
+def _with_gaps(result: Density, unit: float) -> tuple[np.ndarray, ...]:
+    """Return grid, density and band in `unit`, broken by NaN where the grid leaves a gap out."""
+    t = result.grid
+    gaps = np.flatnonzero(np.diff(t) > 2 * result.width) + 1 if t.size > 1 else np.zeros(0, dtype=int)
+    curves = (t, unit * result.density, unit * result.lower, unit * result.upper)
+    return tuple(np.insert(curve, gaps, np.nan if i else t[gaps - 1]) for i, curve in enumerate(curves))
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+
+
+def _finished(ax: Any, legend: bool = True) -> Any:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="#D9D9D9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.title.set_fontsize("medium")
+    if legend:
+        ax.legend(fontsize="small", frameon=False)
+    return ax

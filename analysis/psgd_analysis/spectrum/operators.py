@@ -1,0 +1,294 @@
+"""Symmetric matrices known by their products: Hessians, ``Q H Q^T``, and a fitted P itself.
+
+Everything in this package asks a Hessian for products with k columns at once and for nothing else, so a
+matrix, an Hvp function, a network's loss and a preconditioned Hessian are the same thing to it: a
+`HessianOperator`.
+
+``P H`` is not symmetric, but ``Q H Q^T = Q^{-T} (P H) Q^T`` is, and has the same eigenvalues. That is why
+`preconditioned` makes the latter: its eigenvalues are those of ``P H``, found by methods for symmetric
+matrices, with their accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+import psgd_core as psgd
+
+from ..problems._host import put
+from .checks import require_count
+
+Array = Any
+"""An array of any library that follows the array API standard."""
+
+DENSE_LIMIT = 8192
+"""Largest n that is made a dense matrix of without asking: 512 MiB in float64."""
+
+_CHUNK = 128  # columns of the identity per product
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HessianOperator:
+    """A symmetric (n, n) matrix, known by its products.
+
+    Made by `from_matrix`, `from_hvp`, `from_file`, `from_problem`, `from_torch`, `from_jax`, `preconditioned`
+    and `preconditioner_operator`.
+
+    Attributes
+    ----------
+    n : int
+        Number of parameters.
+    like : array, shape (0,)
+        Sets the library, dtype (float32 or float64) and device of all vectors.
+    product : callable
+        The products with the columns of an (n, k) array, as an (n, k) array.
+    name : str
+        What it is, for titles.
+    matrix : array, shape (n, n), or None
+        The matrix itself where it is at hand.
+    """
+
+    n: int
+    like: Array
+    product: Callable[[Array], Array]
+    name: str = "H"
+    matrix: Array | None = None
+
+    def __post_init__(self) -> None:
+        require_count("n", self.n)
+        if not array_api_compat.is_array_api_obj(self.like):
+            raise TypeError(
+                f"`like` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(self.like).__name__}; "
+                "pass one of the library, dtype and device of the products"
+            )
+        xp = array_api_compat.array_namespace(self.like)
+        if self.like.dtype not in (xp.float32, xp.float64):
+            raise TypeError(f"`like` must be float32 or float64, got {self.like.dtype}; convert it")
+
+    def hvp(self, v: Array) -> Array:
+        """Return the product with v, of shape (n,) or (n, k) as v.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If v, or what the product came back as, is not of this operator's library, dtype and shape.
+        """
+        self.require("v", v, "pass one probe, or one per column")
+        columns = v if v.ndim == 2 else v[:, None]
+        out = self.product(columns)
+        self.require(f"the product of {self.name}", out, "make the Hvp return an array like its argument")
+        if tuple(out.shape) != tuple(columns.shape):
+            raise ValueError(
+                f"the product of {self.name} must have the shape of `v`, {tuple(columns.shape)}, "
+                f"got {tuple(out.shape)}; return one product per column"
+            )
+        return out if v.ndim == 2 else out[:, 0]
+
+    def dense(self, limit: int = DENSE_LIMIT) -> Array:
+        """Return the matrix, dense and exactly symmetric, at the cost of n products unless it is at hand.
+
+        Raises
+        ------
+        ValueError
+            If n is above `limit`, or the products are not finite or not those of a symmetric matrix.
+        """
+        if self.matrix is not None:
+            return self.matrix
+        if self.n > limit:
+            raise ValueError(
+                f"`limit` must be at least n = {self.n} for a dense matrix, got {limit}; raise it, or use "
+                "`density` and `extreme_eigenvalues`, which need products only"
+            )
+        xp, device = array_api_compat.array_namespace(self.like), array_api_compat.device(self.like)
+        parts = []
+        for start in range(0, self.n, _CHUNK):
+            count = min(_CHUNK, self.n - start)
+            parts.append(self.hvp(xp.eye(self.n, count, k=-start, dtype=self.like.dtype, device=device)))
+        matrix = xp.concat(parts, axis=1)
+        if not bool(xp.all(xp.isfinite(matrix))):
+            raise ValueError(
+                f"the products of {self.name} must be finite, got NaN or Inf; look at the function"
+            )
+        largest = float(xp.max(xp.abs(matrix)))
+        skew = float(xp.max(xp.abs(matrix - matrix.T)))
+        if skew > rounding(matrix) ** 0.25 * largest:
+            raise ValueError(
+                f"the products of {self.name} must be those of a symmetric matrix, got entries that differ "
+                f"from their mirror image by up to {skew:.2g} of {largest:.2g}; is the Hvp deterministic?"
+            )
+        return (matrix + matrix.T) / 2
+
+    def require(self, name: str, x: Any, advice: str) -> None:
+        """Raise unless `x` is a vector (n,) or columns (n, k) of this operator's library and dtype."""
+        if not array_api_compat.is_array_api_obj(x):
+            raise TypeError(f"`{name}` must be an array, got {type(x).__name__}; {advice}")
+        here, there = array_api_compat.array_namespace(x), array_api_compat.array_namespace(self.like)
+        if here is not there or x.dtype != self.like.dtype:
+            raise TypeError(
+                f"`{name}` must be of the library and dtype of {self.name}, {there.__name__} "
+                f"{self.like.dtype}, got {here.__name__} {x.dtype}; {advice}"
+            )
+        if x.ndim not in (1, 2) or x.shape[0] != self.n:
+            raise ValueError(
+                f"`{name}` must have shape ({self.n},) or ({self.n}, k), got {tuple(x.shape)}; {advice}"
+            )
+
+    def __repr__(self) -> str:
+        xp = array_api_compat.array_namespace(self.like)
+        library = xp.__name__.removeprefix("array_api_compat.")
+        known = "a matrix" if self.matrix is not None else "products only"
+        return f"HessianOperator({self.name!r}, n={self.n}, {known}, {library} {self.like.dtype})"
+
+
+def from_matrix(matrix: Array, name: str = "H") -> HessianOperator:
+    """Return a symmetric matrix as an operator.
+
+    Parameters
+    ----------
+    matrix : array, shape (n, n)
+        float32 or float64, of any array library; symmetric, finite. Singular and indefinite ones are welcome.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not such a matrix.
+    """
+    if not array_api_compat.is_array_api_obj(matrix):
+        raise TypeError(
+            f"`matrix` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(matrix).__name__}; "
+            "convert it with the `asarray` of your array library"
+        )
+    xp = array_api_compat.array_namespace(matrix)
+    if matrix.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"`matrix` must be float32 or float64, got {matrix.dtype}; convert it with `astype`")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
+        raise ValueError(f"`matrix` must be square, (n, n), got shape {tuple(matrix.shape)}")
+    if not bool(xp.all(xp.isfinite(matrix))):
+        raise ValueError("`matrix` must be finite, got NaN or Inf among its entries; remove them")
+    largest, skew = float(xp.max(xp.abs(matrix))), float(xp.max(xp.abs(matrix - matrix.T)))
+    if skew > 64 * rounding(matrix) * largest:
+        raise ValueError(
+            f"`matrix` must be symmetric, got entries that differ from their mirror image by up to "
+            f"{skew:.2g} of {largest:.2g}; symmetrise it, (x + x.T) / 2, if that is what you mean"
+        )
+    return HessianOperator(matrix.shape[0], matrix[0, :0], lambda v: matrix @ v, name, matrix)
+
+
+def as_operator(hessian: HessianOperator | Array) -> HessianOperator:
+    """Return `hessian` if it is an operator already, else the matrix as one (see `from_matrix`)."""
+    return hessian if isinstance(hessian, HessianOperator) else from_matrix(hessian)
+
+
+def preconditioned(
+    hessian: HessianOperator | Array, preconditioner: psgd.Preconditioner | Array, state: Any = None
+) -> HessianOperator:
+    """Return ``Q H Q^T`` for a fitted preconditioner ``P = Q^T Q``: it has the eigenvalues of ``P H``.
+
+    Parameters
+    ----------
+    hessian : HessianOperator or array, shape (n, n)
+    preconditioner : Preconditioner, or array of shape (n, n)
+        With its `state`; or P itself as a matrix, without one. A dense P determines its small eigenvalues to
+        ``eps κ(P)`` only: pass preconditioner and state where you have them.
+
+    Returns
+    -------
+    HessianOperator
+        A product costs one of H, one of Q and one of ``Q^T``.
+    """
+    h = as_operator(hessian)
+    if isinstance(preconditioner, psgd.Preconditioner):
+        _require_state(preconditioner, state, h.n)
+        p = preconditioner
+
+        def product(v: Array) -> Array:
+            return p.apply(state, h.product(p.apply_transpose(state, v)))
+
+        name = type(p).__name__
+    else:
+        q = psgd.convergence.factor(from_matrix(preconditioner, "P").dense())
+        xp = array_api_compat.array_namespace(q)
+        if not bool(xp.all(xp.isfinite(q))):
+            raise ValueError("`preconditioner` must be positive definite as a matrix; got one that is not")
+        if q.shape[0] != h.n:
+            raise ValueError(f"`preconditioner` must have shape ({h.n}, {h.n}), got {tuple(q.shape)}")
+
+        def product(v: Array) -> Array:
+            return q @ h.product(q.T @ v)
+
+        name = "P"
+    return HessianOperator(h.n, h.like, product, f"{name} {h.name}")
+
+
+def preconditioner_operator(preconditioner: psgd.Preconditioner, state: Any) -> HessianOperator:
+    """Return a fitted P itself as an operator, for `density` and `extreme_eigenvalues`."""
+    _require_state(preconditioner, state, None)
+
+    def product(v: Array) -> Array:
+        return preconditioner.precondition(state, v)
+
+    first = _first_float(state)
+    like = array_api_compat.array_namespace(first).reshape(first, (-1,))[:0]
+    return HessianOperator(preconditioner.size(state), like, product, type(preconditioner).__name__)
+
+
+def linear_operator(operator: HessianOperator | Array) -> Any:
+    """Return the operator as a `LinearOperator`, of CuPy's where its arrays are CuPy's, else of SciPy's.
+
+    SciPy's takes and gives NumPy vectors: for arrays of other libraries every product travels to the host and
+    back. CuPy's stays on the device.
+    """
+    op = as_operator(operator)
+    if array_api_compat.is_cupy_array(op.like):
+        from cupyx.scipy.sparse.linalg import LinearOperator
+
+        return LinearOperator((op.n, op.n), matvec=op.hvp, matmat=op.hvp, dtype=op.like.dtype)
+    from scipy.sparse.linalg import LinearOperator
+
+    xp = array_api_compat.array_namespace(op.like)
+    dtype = np.float64 if xp.finfo(op.like.dtype).bits == 64 else np.float32
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return to_host(op.hvp(put(v, op.like))).astype(dtype, copy=False)
+
+    def one(v: np.ndarray) -> np.ndarray:
+        return product(v.reshape(-1))
+
+    return LinearOperator((op.n, op.n), matvec=one, rmatvec=one, matmat=product, rmatmat=product, dtype=dtype)
+
+
+def rounding(like: Array) -> float:
+    """Return the rounding unit of the dtype of an array."""
+    return float(array_api_compat.array_namespace(like).finfo(like.dtype).eps)
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Return the values of an array of any library as a NumPy array, of its own dtype."""
+    if array_api_compat.is_cupy_array(x):
+        return x.get()
+    return x.detach().cpu().numpy() if array_api_compat.is_torch_array(x) else np.asarray(x)
+
+
+def _first_float(state: Any) -> Array:
+    """Return the first floating array of a state: it sets library, dtype and device."""
+    if isinstance(state, tuple):
+        return next((x for x in map(_first_float, state) if x is not None), None)
+    return state if array_api_compat.array_namespace(state).isdtype(state.dtype, "real floating") else None
+
+
+def _require_state(preconditioner: Any, state: Any, n: int | None) -> None:
+    if not isinstance(preconditioner, psgd.Preconditioner):
+        raise TypeError(
+            f"`preconditioner` must be a Preconditioner, got {type(preconditioner).__name__}; "
+            "make one such as psgd_core.XMat()"
+        )
+    if state is None:
+        raise ValueError("`state` must come with a preconditioner, got None; give what `update` returned")
+    size = preconditioner.size(state)
+    if n is not None and size != n:
+        raise ValueError(f"`state` must be for n = {n} parameters as the Hessian, got one for {size}")

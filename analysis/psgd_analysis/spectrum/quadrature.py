@@ -1,0 +1,294 @@
+"""The spectral density by stochastic Lanczos quadrature, with error bars.
+
+The density of the n eigenvalues, broadened by a Gaussian of width σ, is a trace of a function of the matrix:
+
+    φ(t) = (1/n) sum_i g(t - λ_i) = E[v^T g(t - H) v],       v uniform on the unit sphere,
+
+and each ``v^T g(t - H) v`` is a sum over the nodes and weights of a Lanczos run started at v (`lanczos`).
+Two errors are made, and both are stated at every t:
+
+- *From the probes.* For v on the sphere the variance is known: ``2/(n + 2) ((1/n) sum g_i^2 - φ^2)``, and
+  what it consists of comes out of the same nodes and weights. N probes estimate φ with ν = 2 φ²/variance
+  degrees of freedom, never fewer than N because g >= 0 (``(sum g_i)^2 >= sum g_i^2``), and the interval is
+  that of a χ² variable with ν degrees (Satterthwaite). For one isolated eigenvalue that law is exact, and
+  far from normal: its weight in a probe is a single squared component of v.
+- *From stopping at m steps.* The m-point anti-Gauss rule errs by as much as the (m-1)-point Gauss rule, the
+  other way: the difference of the two, twice the estimated error, is added to the interval on both sides.
+
+On a logarithmic scale g is a Gaussian in ``log10 |λ|``, for positive and negative eigenvalues apart. How
+small the smallest eigenvalues are, products do not tell: below a floor, found from where the two rules
+differ, the density is left out, and what lies there is given as one fraction.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from ..problems import probes as draw_probes
+from .checks import require_count, require_rng
+from .operators import Array, HessianOperator, as_operator, rounding
+from .recurrence import Rule, gauss_rules, lanczos
+from .results import Density
+
+BASIS_BYTES = 2**30
+"""Vectors are held and reorthogonalised as long as they fit in this much memory, unless told otherwise."""
+
+_UNRESOLVED = (
+    0.02  # truncation error, integrated over t, that the automatic width aims at: 2 % of all eigenvalues
+)
+_NARROWEST, _WIDEST = (
+    64,
+    8,
+)  # bounds of the automatic width: parts of what holds the middle 90 % of the spectrum
+_REACH = 5.0  # widths, beyond which a Gaussian counts as 0 when the grid is laid
+
+
+class _Nodes(NamedTuple):
+    """The rules of all probes, on the axis that the density is drawn over."""
+
+    position: np.ndarray  # (N, m): θ, or log10 |θ|
+    weights: np.ndarray  # (N, m)
+    negative: np.ndarray  # (N, m) bool: θ < 0
+
+
+def density(
+    hessian: HessianOperator | Array,
+    rng: np.random.Generator,
+    *,
+    probes: int = 10,
+    steps: int = 100,
+    scale: str = "linear",
+    width: float | None = None,
+    grid: np.ndarray | None = None,
+    confidence: float = 0.95,
+    reorthogonalize: bool | None = None,
+    batch: int | None = None,
+) -> Density:
+    """Return the spectral density of a Hessian from `probes` times `steps` products with it.
+
+    Parameters
+    ----------
+    hessian : HessianOperator or array, shape (n, n)
+    rng : numpy.random.Generator
+        Draws the probes, on the host: the same ones for every library.
+    probes : int
+        N. The error from probes falls as ``1/sqrt(N)``, and with n: at n = 10^6 a single one does.
+    steps : int
+        m, at most n; with m = n and reorthogonalisation the rule is exact. Resolves details of about the
+        spectrum's width over m, finer at its ends and at isolated eigenvalues.
+    scale : {"linear", "log"}
+        Density over λ, or over ``log10 |λ|``.
+    width : float, optional
+        σ, in units of λ (or decades). By default the narrowest at which stopping at m steps displaces no more
+        than 2 % of the eigenvalues, but within 1/64 and 1/8 of what holds the middle 90 % of the spectrum.
+    grid : array, shape (points,), optional
+        Where to evaluate, ascending, on the host; by default every half width wherever there is a node.
+    confidence : float
+        Of the interval at each single t.
+    reorthogonalize : bool, optional
+        See `lanczos`; by default True while the vectors fit in `BASIS_BYTES`.
+    batch : int, optional
+        Probes run together; all by default, or one at a time where the vectors would not fit.
+
+    Returns
+    -------
+    Density
+        On the host. Memory on the device: ``m n batch`` numbers with reorthogonalisation, about ``7 n batch``
+        without.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For counts below 1, a width that is not positive, an unknown `scale`, products that are not finite.
+    """
+    op = as_operator(hessian)
+    _require(op, rng, probes, steps, scale, width, confidence, batch)
+    steps = min(steps, op.n)
+    size = (
+        steps * op.n * (8 if array_api_compat.array_namespace(op.like).finfo(op.like.dtype).bits == 64 else 4)
+    )
+    if reorthogonalize is None:
+        reorthogonalize = size <= BASIS_BYTES
+    if batch is None:
+        batch = probes if size * probes <= BASIS_BYTES else 1
+    gauss, anti = _all_rules(op, rng, probes, steps, reorthogonalize, batch)
+
+    weighty = gauss.nodes[gauss.weights > 1e-20]  # where a subspace is exhausted, the nodes left over weigh 0
+    zero = 8 * rounding(op.like) * float(np.max(np.abs(gauss.nodes)))
+    floor = _floor(gauss, anti, zero) if scale == "log" else zero
+    below = float(np.mean(np.sum(gauss.weights * (np.abs(gauss.nodes) <= floor), axis=1)))
+    a, b = _placed(gauss, scale, zero), _placed(anti, scale, zero)
+    if width is None:
+        width = _narrowest(a, b)
+    t = _grid(a, b, width) if grid is None else _user_grid(grid)
+    if grid is None and scale == "log" and floor > zero:
+        t = t[t >= np.log10(floor)]
+    value, second, truncation, negative = _evaluate(a, b, t, width)
+    lower, upper = _interval(value, second, probes, op.n, confidence)
+    return Density(
+        name=op.name,
+        grid=t,
+        density=value,
+        lower=np.maximum(lower - truncation, 0.0),
+        upper=upper + truncation,
+        truncation=truncation,
+        displaced=float(np.sum(_cells(t, width) * truncation)),
+        negative=negative,
+        width=float(width),
+        scale=scale,
+        confidence=confidence,
+        below=below,
+        floor=float(floor),
+        n=op.n,
+        probes=probes,
+        steps=steps,
+        reorthogonalized=bool(reorthogonalize),
+        extremes=(float(np.min(weighty)), float(np.max(weighty))),
+    )
+
+
+def smoothed(eigenvalues: np.ndarray, grid: np.ndarray, width: float, scale: str = "linear") -> np.ndarray:
+    """Return the exact density of known eigenvalues, broadened in the same way: what `density` estimates.
+
+    On a logarithmic scale zeros are left out (they count in n).
+    """
+    values = np.asarray(eigenvalues, dtype=np.float64)
+    if scale == "log":
+        values = np.log10(np.abs(values[values != 0]))
+    total = np.zeros(len(grid))
+    for part in np.array_split(values, -(-values.size // 4096) or 1):
+        total += np.sum(_gaussian(np.asarray(grid)[:, None] - part, width), axis=1)
+    return total / np.size(eigenvalues)
+
+
+def _all_rules(op, rng, probes: int, steps: int, reorthogonalize: bool, batch: int) -> tuple[Rule, Rule]:
+    parts = []
+    for start in range(0, probes, batch):
+        v = draw_probes(op.n, rng, min(batch, probes - start), like=op.like)
+        t = lanczos(op, v, steps, reorthogonalize=reorthogonalize)
+        parts.append(gauss_rules(t, exhausted=reorthogonalize and steps == op.n))
+    gauss, anti = (Rule(*map(np.concatenate, zip(*rules, strict=True))) for rules in zip(*parts, strict=True))
+    if not (np.all(np.isfinite(gauss.nodes)) and np.all(np.isfinite(anti.nodes))):
+        raise ValueError(f"the products of {op.name} must be finite, got NaN or Inf; look at the function")
+    return gauss, anti
+
+
+def _floor(gauss: Rule, anti: Rule, zero: float) -> float:
+    """Return the ``|λ|`` below which the rules do not tell where on a logarithmic scale eigenvalues lie.
+
+    The node nearest to 0 is located if the other rule has it too; if not, eigenvalues may be anywhere
+    between 0 and the two.
+    """
+    floor = zero
+    for nodes, others in zip(gauss.nodes, anti.nodes, strict=True):
+        for here, there in ((nodes, others), (others, nodes)):
+            seen = here[np.abs(here) > zero]
+            if seen.size:
+                nearest = seen[np.argmin(np.abs(seen))]
+                apart = float(np.min(np.abs(there - nearest)))
+                if apart > 0.02 * abs(nearest):
+                    floor = max(floor, abs(nearest) + apart)
+    return float(floor)
+
+
+def _placed(rule: Rule, scale: str, zero: float) -> _Nodes:
+    if scale == "linear":
+        return _Nodes(rule.nodes, rule.weights, rule.nodes < 0)
+    seen = np.abs(rule.nodes) > zero
+    position = np.log10(np.where(seen, np.abs(rule.nodes), 1.0))
+    return _Nodes(position, np.where(seen, rule.weights, 0.0), rule.nodes < 0)
+
+
+def _evaluate(a: _Nodes, b: _Nodes, t: np.ndarray, width: float) -> tuple[np.ndarray, ...]:
+    """Return φ, the mean of g^2, the truncation error, and the negative eigenvalues' part of φ, at each t."""
+    value, second, truncation, negative = (np.zeros(t.size) for _ in range(4))
+    step = max(1, 2**19 // a.position.size)
+    for start in range(0, t.size, step):
+        block = slice(start, start + step)
+        g = _gaussian(t[block, None, None] - a.position, width)
+        by_probe = np.sum(g * a.weights, axis=2)
+        other = np.sum(_gaussian(t[block, None, None] - b.position, width) * b.weights, axis=2)
+        value[block] = np.mean(by_probe, axis=1)
+        second[block] = np.mean(np.sum(g * g * a.weights, axis=2), axis=1)
+        truncation[block] = np.mean(np.abs(by_probe - other), axis=1)
+        negative[block] = np.mean(np.sum(g * a.weights * a.negative, axis=2), axis=1)
+    return value, second, truncation, negative
+
+
+def _gaussian(distance: np.ndarray, width: float) -> np.ndarray:
+    return np.exp(-0.5 * (distance / width) ** 2) / (width * np.sqrt(2 * np.pi))
+
+
+def _interval(value, second, probes: int, n: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the χ² interval of a mean of `probes` quadratic forms on the sphere."""
+    from scipy.special import gammaincinv
+
+    some = value > 0
+    ratio = np.where(some, second, 1.0) / np.where(some, value, 1.0) / np.where(some, value, 1.0)
+    with np.errstate(divide="ignore"):  # no variance, infinitely many degrees: the function is constant
+        half = np.maximum(probes, probes * (n + 2) / np.maximum(ratio - 1, 0.0)) / 2
+    half = np.minimum(half, 1e12)
+    tail = (1 - confidence) / 2
+    return value * half / gammaincinv(half, 1 - tail), value * half / gammaincinv(half, tail)
+
+
+def _narrowest(a: _Nodes, b: _Nodes) -> float:
+    """Return the narrowest width at which the truncation error, integrated, is below `_UNRESOLVED`."""
+    seen = a.weights.reshape(-1) > 0
+    position, weights = a.position.reshape(-1)[seen], a.weights.reshape(-1)[seen]
+    if position.size == 0:
+        return 1.0
+    order = np.argsort(position)
+    position, mass = position[order], np.cumsum(weights[order])
+    ends = position[np.searchsorted(mass, [0.05 * mass[-1], 0.95 * mass[-1]])]
+    magnitude = float(np.max(np.abs(position))) or 1.0
+    extents = (float(ends[1] - ends[0]), float(position[-1] - position[0]))
+    extent = next((x for x in extents if x > 1e-6 * magnitude), magnitude)
+    low, high = extent / _NARROWEST, extent / _WIDEST
+
+    def unresolved(width: float) -> bool:
+        t = _grid(a, b, width)
+        return bool(np.sum(_cells(t, width) * _evaluate(a, b, t, width)[2]) > _UNRESOLVED)
+
+    if not unresolved(low):
+        return low
+    for _ in range(6):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if unresolved(middle) else (low, middle)
+    return high
+
+
+def _cells(t: np.ndarray, width: float) -> np.ndarray:
+    """Return the length that each point of a grid stands for; gaps between clusters are empty."""
+    return np.minimum(np.gradient(t), width) if t.size > 1 else np.full(t.size, width)
+
+
+def _grid(a: _Nodes, b: _Nodes, width: float) -> np.ndarray:
+    """Return every multiple of width/2 within reach of a node that has weight."""
+    seen = np.concatenate([x.position[x.weights > 1e-12] for x in (a, b)])
+    cells = np.unique(np.round(seen / (width / 2)))
+    reach = np.arange(-int(2 * _REACH), int(2 * _REACH) + 1)
+    return np.unique(cells[:, None] + reach) * (width / 2)
+
+
+def _user_grid(grid: np.ndarray) -> np.ndarray:
+    t = np.asarray(grid, dtype=np.float64)
+    if t.ndim != 1 or t.size == 0 or not np.all(np.isfinite(t)) or np.any(np.diff(t) <= 0):
+        raise ValueError("`grid` must hold finite, ascending numbers, shape (points,); got others")
+    return t
+
+
+def _require(op, rng, probes, steps, scale, width, confidence, batch) -> None:
+    require_rng(rng)
+    require_count("probes", probes)
+    require_count("steps", steps, 1 if op.n == 1 else 2)  # the error estimate compares two rules
+    require_count("batch", 1 if batch is None else batch)
+    if scale not in ("linear", "log"):
+        raise ValueError(f"`scale` must be 'linear' or 'log', got {scale!r}; choose one of these")
+    if width is not None and not (np.isfinite(width) and width > 0):
+        raise ValueError(f"`width` must be positive and finite, got {width!r}; leave it out to choose one")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence!r}; 0.95 is usual")

@@ -1,0 +1,124 @@
+"""All the studies of one Hessian at once: what `psgd spectrum` runs, draws and writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import psgd_core as psgd
+
+from .checks import require_invertible
+from .exact import compare, eigenvalues
+from .fitting import fit
+from .groups import group_study, named_subgroups
+from .operators import HessianOperator, rounding, to_host
+from .ordering import best_order
+from .quadrature import density
+from .ranks import rank_study
+from .results import Density
+from .table import Result
+
+DENSE_LIMIT = 2048
+"""Largest n for the studies that need all eigenvalues, unless told otherwise: some minutes."""
+
+_LARGEST_ORBIT = 8
+
+
+def studies(
+    hessian: HessianOperator,
+    seed: int,
+    *,
+    ranks: Sequence[int],
+    updates: int,
+    probes: int,
+    steps: int,
+    scale: str,
+    dense_limit: int = DENSE_LIMIT,
+) -> Iterator[tuple[str, Result]]:
+    """Yield the name and the result of each study, one after the other as they are done.
+
+    Above `dense_limit` only the density, which needs products alone.
+    """
+    n, small = hessian.n, hessian.n <= dense_limit
+    if small:
+        matrix = hessian.dense()
+        hessian = HessianOperator(n, hessian.like, lambda v: matrix @ v, hessian.name, matrix)
+        require_invertible(hessian.name, to_host(eigenvalues(matrix)), rounding(matrix))
+    rng = np.random.default_rng([seed, 0])
+    yield "density", density(hessian, rng, probes=probes, steps=steps, scale=scale)
+    if not small:
+        return
+    groups = {name: k for name, k in named_subgroups(n, _LARGEST_ORBIT).items() if name != "GL(n)" or n == 1}
+    yield "groups", group_study(hessian, groups)
+    flip = psgd.PermutationSubgroup.flip(n)
+    order = best_order(hessian, flip)
+    yield "order_for_xmat", order
+    yield "ranks", rank_study(hessian, ranks, rng=np.random.default_rng([seed, 1]), updates=updates)
+    best: dict[str, Any] = {
+        "Diagonal": psgd.criterion.group_minimizer(matrix, psgd.PermutationSubgroup.trivial(n).orbit_index),
+        "XMat": psgd.criterion.group_minimizer(matrix, flip.orbit_index),
+        "XMat, best order": psgd.criterion.group_minimizer(matrix, flip.conjugate(order.order).orbit_index),
+    }
+    rank = max((r for r in ranks if r < n), default=0)
+    if updates and rank:
+        p = psgd.LowRank(rank=rank)
+        state = fit(hessian, p, np.random.default_rng([seed, 2]), updates=updates)
+        best[f"LowRank({rank}), fitted"] = (p, state)
+    yield "before_after", compare(hessian, best)
+
+
+def draw(results: dict[str, Result], exact: np.ndarray | None = None) -> Any:
+    """Return a matplotlib Figure with a panel for each study that has one; pyplot is not involved."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [name for name in ("density", "before_after", "ranks", "groups") if name in results]
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(7.2 * columns, 4.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for name, ax in zip(shown, axes, strict=False):
+        result = results[name]
+        if isinstance(result, Density):
+            result.plot(ax, exact)
+        else:
+            result.plot(ax)
+    return figure
+
+
+def as_json(results: dict[str, Result], about: dict[str, Any]) -> str:
+    """Return everything as strictly valid JSON, with what it was made by."""
+    import scipy
+
+    versions = {
+        "psgd_core": psgd.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+    }
+    content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions}
+    content["studies"] = {name: result.as_dict() for name, result in results.items()}
+    return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def write(path: Path, put: Callable[[Any], Any]) -> None:
+    """Write a file as a whole or not at all: `put` fills one beside it, which then takes its name."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            put(file)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

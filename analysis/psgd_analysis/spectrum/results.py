@@ -1,0 +1,291 @@
+"""What the studies return: frozen values that print as a table, plot themselves and turn into JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .table import Result, Table, number
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Eigenvalues(Result):
+    """The eigenvalues of a fitted preconditioner P, as far as its structure gives them."""
+
+    name: str
+    values: np.ndarray  # (m,), ascending
+    counts: np.ndarray  # (m,) how many times each comes
+    n: int
+    error: float  # bound on the error of each value where they were found by iteration, else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all n are there; if not, these are the ends of the spectrum."""
+        return int(np.sum(self.counts)) == self.n
+
+    @property
+    def condition_number(self) -> float:
+        """The largest over the smallest."""
+        return float(self.values[-1] / self.values[0])
+
+    def table(self) -> Table:
+        """Return smallest, median, largest and their ratio."""
+        found = "all" if self.complete else f"{int(np.sum(self.counts))} at the ends"
+        rows = [("eigenvalues known", found), ("smallest", number(self.values[0]))]
+        if self.complete:
+            middle = np.searchsorted(np.cumsum(self.counts), self.n / 2)
+            rows.append(("median", number(self.values[middle])))
+        rows += [("largest", number(self.values[-1])), ("condition number", number(self.condition_number))]
+        return Table(f"Eigenvalues of {self.name}, n = {self.n}", ("", "value"), tuple(rows))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the eigenvalues over their index, on a logarithmic axis."""
+        from . import figures
+
+        return figures.eigenvalues(self, ax)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Extremes(Result):
+    """The ends of a spectrum, found by products alone."""
+
+    name: str
+    smallest: np.ndarray  # (k,), ascending
+    largest: np.ndarray  # (k,), ascending
+    smallest_error: np.ndarray  # (k,) |A x - θ x| / |x|: there is an eigenvalue this close
+    largest_error: np.ndarray  # (k,)
+    n: int
+
+    @property
+    def condition_number(self) -> float:
+        """The largest over the smallest if all are of one sign, else NaN: the middle decides then."""
+        low, high = self.smallest[0], self.largest[-1]
+        return float(max(high / low, low / high)) if low * high > 0 else math.nan
+
+    def table(self) -> Table:
+        """Return the eigenvalues with their error bounds."""
+        ends = (
+            ("smallest", self.smallest, self.smallest_error),
+            ("largest", self.largest, self.largest_error),
+        )
+        rows = tuple(
+            (
+                f"{end} {i + 1}" if end == "smallest" else f"{end} {len(values) - i}",
+                number(x, 10),
+                number(e, 2),
+            )
+            for end, values, errors in ends
+            for i, (x, e) in enumerate(zip(values, errors, strict=True))
+        )
+        return Table(f"Ends of the spectrum of {self.name}, n = {self.n}", ("", "eigenvalue", "error"), rows)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the eigenvalues over their index, with their error bounds."""
+        from . import figures
+
+        return figures.extremes(self, ax)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
+    """The eigenvalues of H and of ``P H`` for some preconditioners."""
+
+    name: str
+    labels: tuple[str, ...]  # "H" first
+    values: tuple[np.ndarray, ...]  # each (n,), ascending
+    condition_numbers: np.ndarray  # max |λ| / min |λ|
+    spreads: np.ndarray  # standard deviation of log10 |λ|, in decades
+
+    def table(self) -> Table:
+        """Return condition number and spread, before and after."""
+        rows = tuple(
+            (
+                label,
+                number(kappa),
+                f"{spread:.3g}",
+                number(values[0]),
+                number(values[-1]),
+                str(int(np.sum(values < 0))),
+            )
+            for label, values, kappa, spread in zip(
+                self.labels, self.values, self.condition_numbers, self.spreads, strict=True
+            )
+        )
+        header = ("", "max|λ|/min|λ|", "spread (decades)", "smallest", "largest", "negative")
+        return Table(f"Eigenvalues of {self.name} before and after preconditioning", header, rows)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the sorted ``|λ|`` of all, on a logarithmic axis."""
+        from . import figures
+
+        return figures.comparison(self, ax)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Density(Result):
+    """A broadened spectral density with its error band; made by `density`."""
+
+    name: str
+    grid: np.ndarray  # (points,): λ, or log10 |λ|
+    density: np.ndarray  # (points,): fraction of the eigenvalues per unit of the grid
+    lower: np.ndarray  # (points,) ends of the interval for the exact broadened density, both errors included
+    upper: np.ndarray  # (points,)
+    truncation: np.ndarray  # (points,) the part of the interval that is due to stopping at `steps`
+    displaced: float  # `truncation` integrated: the fraction of eigenvalues that may be displaced by it
+    negative: np.ndarray  # (points,) the part of the density that belongs to negative eigenvalues
+    width: float  # σ of the Gaussian, in units of the grid
+    scale: str  # "linear" or "log"
+    confidence: float  # of the interval, at each single point
+    below: float  # fraction of eigenvalues with |λ| <= floor
+    floor: (
+        float  # rounding; on a logarithmic scale also what m steps do not resolve: the density starts there
+    )
+    n: int
+    probes: int
+    steps: int
+    reorthogonalized: bool
+    extremes: tuple[float, float]  # smallest and largest node: inside the spectrum, and soon at its ends
+
+    @property
+    def products(self) -> int:
+        """Hessian-vector products used."""
+        return self.probes * self.steps
+
+    def table(self) -> Table:
+        """Return how the density was found, and how well."""
+        unit = "decades of |λ|" if self.scale == "log" else "in λ"
+        rows = (
+            ("smallest, largest node", f"{number(self.extremes[0])}, {number(self.extremes[1])}"),
+            ("Gaussian width", f"{number(self.width)} ({unit})"),
+            ("products with H", f"{self.products} = {self.probes} probes x {self.steps} steps"),
+            ("displaced by truncation", f"{self.displaced:.2g}"),
+            (f"|λ| below {self.floor:.2g}", f"{self.below:.3g}"),
+        )
+        return Table(f"Spectral density of {self.name}, n = {self.n}", ("", "value"), rows)
+
+    def plot(self, ax: Any = None, exact: np.ndarray | None = None) -> Any:
+        """Draw the density with its band, and the exact one of known eigenvalues `exact` beside it."""
+        from . import figures
+
+        return figures.density(self, ax, exact)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RankStudy(Result):
+    """What a correction of rank r makes of a spectrum; made by `rank_study`. Arrays: one entry per rank."""
+
+    name: str
+    n: int
+    condition_number: float  # of H itself
+    criterion_floor: float  # the criterion's minimum over all P, 2 sum |λ|
+    ranks: np.ndarray
+    best_condition: np.ndarray  # of the criterion's minimiser over Q = ρ (I + U V^T)
+    best_spread: np.ndarray
+    best_criterion: np.ndarray  # its value, over `criterion_floor`
+    reachable_condition: np.ndarray  # the least that any Q = ρ (I + U V^T) has
+    one_tail_condition: np.ndarray  # of the criterion's minimiser over P = ρ I + U U^T
+    one_tail_spread: np.ndarray
+    one_tail_criterion: np.ndarray
+    fitted_condition: np.ndarray  # of LowRank(r), fitted online; NaN where it was not
+    fitted_spread: np.ndarray
+    fitted_criterion: np.ndarray
+    updates: int
+
+    def table(self) -> Table:
+        """Return the remaining condition numbers, rank by rank."""
+        header: tuple[str, ...] = ("rank r", "κ, ρI + UUᵀ", "κ, ρ(I + UVᵀ)", "least κ", "criterion")
+        columns = [
+            self.one_tail_condition,
+            self.best_condition,
+            self.reachable_condition,
+            self.best_criterion,
+        ]
+        if self.updates:
+            header += ("κ fitted", "criterion fitted")
+            columns += [self.fitted_condition, self.fitted_criterion]
+        rows = tuple(
+            (str(int(r)), *(number(column[i]) for column in columns)) for i, r in enumerate(self.ranks)
+        )
+        return Table(
+            f"Rank study of {self.name}, n = {self.n}, κ = {number(self.condition_number)}", header, rows
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the remaining condition numbers over the rank."""
+        from . import figures
+
+        return figures.rank_study(self, ax)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupStudy(Result):
+    """What each group's best P leaves of a spectrum; made by `group_study`. Arrays: one entry per group."""
+
+    name: str
+    n: int
+    condition_number: float  # of H itself
+    criterion_floor: float  # the criterion's minimum over GL(n), 2 sum |λ|
+    groups: tuple[str, ...]
+    condition_numbers: np.ndarray  # of P* H
+    spreads: np.ndarray  # standard deviation of log10 |λ(P* H)|, in decades
+    criteria: np.ndarray  # c(P*) over `criterion_floor`
+    largest_orbit: np.ndarray  # int
+    storage: np.ndarray  # int: numbers that Q holds
+
+    def table(self) -> Table:
+        """Return what each group leaves, and what it costs."""
+        header = ("group", "κ(P*H)", "spread (decades)", "criterion", "orbit", "numbers in Q")
+        rows = tuple(
+            (label, number(kappa), f"{spread:.3g}", f"{c:.5g}", str(int(s)), str(int(size)))
+            for label, kappa, spread, c, s, size in zip(
+                self.groups,
+                self.condition_numbers,
+                self.spreads,
+                self.criteria,
+                self.largest_orbit,
+                self.storage,
+                strict=True,
+            )
+        )
+        title = f"Group study of {self.name}, n = {self.n}, κ = {number(self.condition_number)}"
+        return Table(title, header, rows)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw what each group leaves as bars."""
+        from . import figures
+
+        return figures.group_study(self, ax)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ordering(Result):
+    """An order of the parameters that suits a subgroup K; made by `best_order`."""
+
+    name: str
+    n: int
+    order: np.ndarray  # (n,) int: place i of the new order holds parameter order[i]
+    criterion_before: float  # minimum over the group of K, in the given order
+    criterion_after: float  # in the new one
+    criterion_floor: float  # over GL(n)
+    condition_before: float  # of P* H
+    condition_after: float
+
+    def table(self) -> Table:
+        """Return criterion and condition number, before and after."""
+        floor = self.criterion_floor
+        rows = (
+            ("given order", number(self.condition_before), f"{self.criterion_before / floor:.5g}"),
+            ("new order", number(self.condition_after), f"{self.criterion_after / floor:.5g}"),
+        )
+        return Table(
+            f"Order of the parameters of {self.name}, n = {self.n}", ("", "κ(P*H)", "criterion"), rows
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw what the group leaves in the given and in the new order, as bars."""
+        from . import figures
+
+        return figures.ordering(self, ax)

@@ -1,0 +1,82 @@
+"""What all results share: a table as text and HTML, and a form for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Table(NamedTuple):
+    """A small table of text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Result:
+    """What all results share; each says what its table holds and how it is drawn."""
+
+    def table(self) -> Table:
+        """Return the result as a small table of text."""
+        raise NotImplementedError(f"{type(self).__name__} has no table")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the result on matplotlib Axes (new ones by default) and return them."""
+        raise NotImplementedError(f"{type(self).__name__} has no figure")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as numbers, strings, lists and dicts, ready for `json.dump` with allow_nan=False.
+
+        NaN and infinite numbers become None.
+        """
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        title, header, rows = self.table()
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (header, *rows)
+        ]
+        return "\n".join([title, *lines])
+
+    def _repr_html_(self) -> str:
+        title, header, rows = self.table()
+
+        def line(tag: str, cells: tuple[str, ...]) -> str:
+            aligned = (
+                f'<{tag} style="text-align:{"left" if i == 0 else "right"}">{html.escape(cell)}</{tag}>'
+                for i, cell in enumerate(cells)
+            )
+            return f"<tr>{''.join(aligned)}</tr>"
+
+        body = "".join(line("td", row) for row in rows)
+        head = line("th", header)
+        caption = html.escape(title)
+        return f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def number(x: float, digits: int = 4) -> str:
+    """Return a number as short text; a dash for what is not there."""
+    x = float(x)
+    return "-" if math.isnan(x) else "inf" if math.isinf(x) else f"{x:.{digits}g}"
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, np.ndarray):
+        return [_plain(item) for item in x.tolist()]
+    if isinstance(x, tuple | list):
+        return [_plain(item) for item in x]
+    if isinstance(x, dict):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, float | np.floating):
+        return float(x) if math.isfinite(x) else None
+    return int(x) if isinstance(x, np.integer) else x
