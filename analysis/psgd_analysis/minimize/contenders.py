@@ -27,12 +27,23 @@ class Limits(NamedTuple):
     maxiter: int
     tick: Callable[[], None] = lambda: None  # called once per iteration
 
+    def stop(self, counter: Counter) -> bool:
+        """Return whether to stop; to be asked once per iteration."""
+        self.tick()
+        return counter.best <= self.level or counter.settled
+
+    def status(self, counter: Counter, otherwise: str) -> str:
+        """Return how a run ended: what it reached counts, whatever stopped it."""
+        if counter.best <= self.level:
+            return "reached"
+        return "settled" if counter.settled else otherwise
+
 
 class End(NamedTuple):
     """How a run ended."""
 
     nit: int
-    status: str  # "reached", "maxiter", "stopped", "failed" or "interrupted"
+    status: str  # "reached", "settled", "maxiter", "stopped", "failed" or "interrupted"
     message: str
     values: list[float]  # the function at each iterate, for PSGD on deterministic problems
 
@@ -138,8 +149,7 @@ def _psgd(preconditioner: psgd.Preconditioner, counter: Counter, limits: Limits,
     problem = counter.problem
 
     def callback(intermediate_result: Any) -> None:
-        limits.tick()
-        if counter.best <= limits.level:
+        if limits.stop(counter):
             raise StopIteration
 
     result = psgd.minimize(
@@ -176,8 +186,7 @@ def scipy_method(method: str) -> Contender:
         from scipy.optimize import minimize
 
         def callback(x: np.ndarray) -> None:
-            limits.tick()
-            if counter.best <= limits.level:
+            if limits.stop(counter):
                 raise StopIteration
 
         with np.errstate(all="ignore"):
@@ -211,8 +220,8 @@ def default_stop(problem: Problem) -> tuple[float, int]:
 
 
 def _end(result: Any, counter: Counter, limits: Limits, names: dict[int, str], values: list[float]) -> End:
-    """Return how a run ended; the target counts, whatever stopped it."""
-    status = "reached" if counter.best <= limits.level else names.get(int(result.status), "stopped")
+    """Return how a run ended."""
+    status = limits.status(counter, names.get(int(result.status), "stopped"))
     return End(int(result.nit), status, str(result.message), values)
 
 
@@ -242,9 +251,7 @@ def gradient_descent() -> Contender:
         best = min(RATES, key=lambda rate: tried[rate])
         counter.restart_clock()
         final, nit = _descend(counter, best * scale, length, limits)
-        status = "reached" if counter.best <= limits.level else "maxiter"
-        if not math.isfinite(final):
-            status = "failed"
+        status = limits.status(counter, "maxiter" if math.isfinite(final) else "failed")
         return End(nit, status, f"lr = {best:g} / L = {best * scale:.3g}", [])
 
     about = f"x - lr g, the best lr of {RATES} / L (L at the start); tuning not counted"
@@ -263,8 +270,8 @@ def _descend(counter: Counter, lr: float, length: int, limits: Limits) -> tuple[
             g = counter.gradient(x)
             if not np.all(np.isfinite(g)):
                 return math.inf, t
-            if counter.best <= limits.level:
-                return limits.level, t
+            if counter.best <= limits.level or counter.settled:
+                return max(limits.level, counter.best), t
             x, t = x - np.asarray(rate, dtype=x.dtype) * g, t + 1
             if t % 2 == 0:
                 limits.tick()

@@ -19,6 +19,9 @@ from ..problems import Problem
 COLUMNS = ("gradient_equivalents", "nfev", "njev", "nhev", "seconds", "fun")
 """What a trace holds: `fun` is the lowest value so far."""
 
+PATIENCE = 50
+"""Values without progress beyond rounding after which a run has settled."""
+
 
 @dataclass
 class Counter:
@@ -57,6 +60,18 @@ class Counter:
     def best(self) -> float:
         """The lowest value so far, Inf before the first."""
         return self.trace["fun"][-1] if self.trace["fun"] else math.inf
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing but rounding was gained of late, where no known minimum says when to stop.
+
+        Never on a stochastic problem.
+        """
+        f = self.trace["fun"]
+        if self.problem.minimum is not None or self.problem.stochastic or len(f) <= PATIENCE:
+            return False
+        eps = float(np.finfo(self.problem.start.dtype).eps)
+        return f[-1 - PATIENCE] - f[-1] <= 4 * eps * abs(f[-1])
 
     @property
     def seconds(self) -> float:

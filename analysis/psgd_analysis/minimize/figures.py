@@ -79,18 +79,8 @@ def _finish(ax: Any, study: Study, floor: float, longest: float) -> None:
     ax.set_yscale("log")
     ax.set_xscale("symlog", linthresh=10, linscale=0.3)
     ax.set_xlim(0, longest)
-    ax.axhline(study.tol, color="0.45", linewidth=0.8, linestyle=":", zorder=0)
-    ax.annotate(
-        f"f − f* = {study.tol:.2g}", (1, study.tol), xycoords=("axes fraction", "data"), ha="right",
-        va="bottom", xytext=(-3, 2), textcoords="offset points", fontsize=8, color="0.35",
-    )  # fmt: skip
-    stop = study.default_loss - study.reference
-    if math.isfinite(stop) and stop > floor:
-        ax.axhline(stop, color="0.45", linewidth=0.8, linestyle=":", zorder=0)
-        ax.annotate(
-            "L-BFGS-B stops here by default", (1, stop), xycoords=("axes fraction", "data"), ha="right",
-            va="bottom", xytext=(-3, 2), textcoords="offset points", fontsize=8, color="0.35",
-        )  # fmt: skip
+    _mark(ax, study.tol, floor, f"f − f* = {study.tol:.2g}")
+    _mark(ax, study.default_loss - study.reference, floor, "L-BFGS-B stops here by default")
     seeds = max((len(line.outcomes) for line in study.lines), default=0)
     spread = f"; median and range of {seeds} seeds" if seeds > 1 else ""
     cut = " (interrupted)" if study.interrupted else ""
@@ -104,3 +94,14 @@ def _finish(ax: Any, study: Study, floor: float, longest: float) -> None:
     ax.set_ylabel(f"lowest f − f* so far  (f*: {star})")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def _mark(ax: Any, gap: float, floor: float, text: str) -> None:
+    """Mark a gap with a thin dotted line, and say what it is, unless it lies below the figure."""
+    if not (math.isfinite(gap) and gap > floor):
+        return
+    ax.axhline(gap, color="0.45", linewidth=0.8, linestyle=":", zorder=0)
+    ax.annotate(
+        text, (0, gap), xycoords=("axes fraction", "data"), ha="left", va="bottom", xytext=(4, 1),
+        textcoords="offset points", fontsize=8, color="0.35",
+    )  # fmt: skip

@@ -113,10 +113,8 @@ def ratio_lines(study: Study, newton: Newton | str | None) -> list[str]:
         "With P fitted to convergence at each x near x*:"
     )
     if isinstance(newton, Newton):
-        lines.append(f"  {'|x_k − x*|':<28}" + "  ".join(f"{e:.1e}" for e in newton.errors))
-        lines.append(
-            f"  {'|x_{k+1} − x*| / |x_k − x*|²':<28}  " + "  ".join(f"{r:.1e}" for r in newton.ratios)
-        )
+        lines.append(f"  {'|x_k − x*|':<30}" + "  ".join(f"{e:.1e}" for e in newton.errors))
+        lines.append(f"  {'|x_{k+1} − x*| / |x_k − x*|²':<30}" + "  ".join(f"{r:.1e}" for r in newton.ratios))
         lines.append("The second row stays bounded: order 2, errors square, as Newton's.")
     else:
         lines.append(f"  not shown: {newton}")
