@@ -1,0 +1,47 @@
+"""The `psgd` command: a module per subcommand.
+
+Exit codes: 0 if all is well, 1 if a check failed, 2 for bad usage or bad input, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from . import verify
+
+app = typer.Typer(
+    name="psgd",
+    help="Curvature-informed SGD with Lie-group preconditioners: checks and studies.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("verify")(verify.verify)
+
+
+@app.callback()
+def _commands() -> None:
+    """Curvature-informed SGD with Lie-group preconditioners: checks and studies."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments), prog_name="psgd", standalone_mode=False
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        print("psgd: interrupted", file=sys.stderr)
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what every usage error has, whichever click it is from
+            raise
+        message = " ".join(error.format_message().split())
+        print(f"psgd: {message}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    return code if isinstance(code, int) else 0

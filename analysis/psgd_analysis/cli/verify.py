@@ -1,0 +1,239 @@
+"""`psgd verify`."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..problems import load_hessian
+from ..verify import report
+from ..verify.backends import DTYPES, LIBRARIES, Backend, Unavailable
+from ..verify.cases import Case, Sizes, chosen, table
+from ..verify.entries import ENTRIES
+from ..verify.families import FAMILIES, OWN
+from ..verify.page import page
+from ..verify.pool import Results, length, run_all
+from ..verify.run import Options
+from .files import write_atomically
+
+BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str)  # type: ignore[misc]
+DtypeName = Enum("DtypeName", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
+
+PNG, JSON = "verify.png", "verify.json"
+
+
+def verify(
+    preconditioner: Annotated[
+        list[str] | None, typer.Option("--preconditioner", "-p", help="Which; repeatable. See --list.")
+    ] = None,
+    problem: Annotated[
+        list[str] | None, typer.Option("--problem", help="Which Hessians; repeatable. See --list.")
+    ] = None,
+    hessian: Annotated[
+        Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx or .mtx.gz.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=2, max=2048, help="Parameters. [default: 16; 20 for low rank]")
+    ] = None,
+    kappa: Annotated[float, typer.Option(min=1.0, help="Condition number of built-in Hessians.")] = 100.0,
+    dtype: Annotated[DtypeName, typer.Option(help="Float type.")] = DtypeName.float64,  # type: ignore[attr-defined]
+    backend: Annotated[BackendName, typer.Option(help="Array library.")] = BackendName.numpy,  # type: ignore[attr-defined]
+    steps: Annotated[
+        int | None, typer.Option(min=10, help="Updates of every run. [default: as many as theory needs]")
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(help="Step, in (0, 1); the first one where it is annealed. [default: by setting]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of Hessians and probes.")] = 0,
+    out: Annotated[Path, typer.Option(help=f"Folder for {PNG} and {JSON}.")] = Path(),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes. [default: one per core on numpy, 1 elsewhere]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every combination, not just the chosen ones. Takes minutes.")
+    ] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the checks, and run none.")] = False,
+) -> int:
+    """Check every preconditioner against its exact target.
+
+    Fits each one on Hessians whose |H|^{-1}, or best approximation in the group, is known; measures the
+    affine-invariant distance to it; fits the rate; and judges it by what theory predicts, with BFGS and the
+    running closed form beside. By default a chosen subset in under a minute; naming preconditioners or
+    problems runs all that there is of them.
+    """
+    if step is not None and not 0 < step < 1:
+        raise typer.BadParameter(
+            f"must lie in (0, 1), got {step}; at 1 the fastest mode never settles", param_hint="--step"
+        )
+    if not math.isfinite(kappa):
+        raise typer.BadParameter(f"must be finite, got {kappa}", param_hint="--kappa")
+    library = Backend(backend.value, dtype.value)
+    sizes = Sizes(n, kappa, seed, _own(hessian, key))
+    preconditioners = _names("--preconditioner", preconditioner, ENTRIES)
+    problems = _names("--problem", problem, FAMILIES)
+    if hessian is not None:
+        problems = [*(problems or ()), OWN.name]
+    cases = table(sizes, preconditioners, problems)
+    if not (everything or preconditioner or problem or hessian):
+        cases = chosen(cases)
+    if not cases:
+        raise typer.BadParameter("these preconditioners and problems do not go together; see --list")
+    if listing:
+        _list(cases)
+        return 0
+    try:
+        library.require()
+    except Unavailable as error:
+        raise typer.BadParameter(str(error), param_hint="--backend") from error
+    _require_folder(out)
+    options = Options(sizes, library, steps, step)
+    jobs = jobs or (min(_cores(), 8) if library.name == "numpy" else 1)
+    return _verify(cases, options, jobs, out, json)
+
+
+def _verify(cases: Sequence[Case], options: Options, jobs: int, out: Path, json: bool) -> int:
+    start = time.perf_counter()
+    results = _run(cases, options, jobs)
+    seconds = time.perf_counter() - start
+    outcomes = results.outcomes
+    data = report.as_dict(outcomes, options, ["psgd", *sys.argv[1:]], seconds, results.interrupted)
+    text = report.to_json(data)
+    where = (
+        "on " + options.backend.name,
+        options.backend.dtype,
+        f"kappa {options.sizes.kappa:g}",
+        f"seed {options.sizes.seed}",
+    )
+    caption = (
+        f"psgd verify, {', '.join(where)}: {sum(o.passed for o in outcomes)} of {len(outcomes)} checks passed"
+    )
+    written = _write(out, text, page(outcomes, options, caption) if outcomes else None)
+    if json:
+        sys.stdout.write(text)
+    else:
+        _print(outcomes, len(cases), seconds, written)
+    if results.interrupted:
+        return 130
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def _run(cases: Sequence[Case], options: Options, jobs: int) -> Results:
+    """Run the cases behind a progress bar on stderr."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        lengths = {case: length(case, options) for case in cases}
+        bar = progress.add_task(f"0 of {len(cases)} checks", total=sum(lengths.values()))
+        finished = 0
+
+        def show(done: int, name: str) -> None:
+            nonlocal finished
+            finished += bool(name)
+            progress.update(bar, completed=done, description=f"{finished} of {len(cases)} checks")
+
+        return run_all(cases, options, jobs, show, lengths)
+
+
+def _write(out: Path, text: str, figure: Any) -> list[str]:
+    """Write both files and return their names."""
+    written = []
+    if figure is not None:
+        figure_path = out / PNG
+        write_atomically(figure_path, lambda file: figure.savefig(file, format="png"))
+        written.append(str(figure_path))
+    write_atomically(out / JSON, lambda file: file.write(text.encode("utf-8")))
+    return [*written, str(out / JSON)]
+
+
+def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Sequence[str]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    unicode = (console.encoding or "").lower().startswith("utf")
+    console.print(report.table(outcomes, unicode))
+    console.print()
+    for more in (report.floors(outcomes), report.contests(outcomes)):
+        if more is not None:
+            console.print(more)
+            console.print()
+    console.print(report.legend(), style="dim", soft_wrap=True)
+    for outcome in outcomes:
+        if not outcome.passed:
+            console.print(f"{outcome.case.name}: {outcome.reason}", style="red", markup=False, soft_wrap=True)
+    good = len(outcomes) == planned and all(outcome.passed for outcome in outcomes)
+    line = report.summary(outcomes, planned, seconds, written)
+    console.print(line, style="bold green" if good else "bold red", markup=False, soft_wrap=True)
+
+
+def _list(cases: Iterable[Case]) -> None:
+    for case in cases:
+        print(case.name)
+
+
+def _names(option: str, given: list[str] | None, known: dict[str, Any]) -> list[str] | None:
+    """Return the known names that were given: exactly, as the part before a dash, or as a pattern."""
+    if not given:
+        return None
+    found: dict[str, None] = {}
+    for name in given:
+        matched = [k for k in known if k == name] or [
+            k for k in known if k.startswith(name + "-") or fnmatchcase(k, name)
+        ]
+        if not matched:
+            raise typer.BadParameter(f"must be among {', '.join(known)}, got {name!r}", param_hint=option)
+        found.update(dict.fromkeys(matched))
+    return list(found)
+
+
+def _own(path: Path | None, key: str | None) -> np.ndarray | None:
+    if path is None:
+        if key is not None:
+            raise typer.BadParameter(
+                "chooses an array of a --hessian .npz file; give one", param_hint="--key"
+            )
+        return None
+    try:
+        h = load_hessian(path, key=key)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--hessian") from error
+    if h.shape[0] < 2:
+        raise typer.BadParameter(
+            f"{path}: must have at least 2 rows, got {h.shape[0]}", param_hint="--hessian"
+        )
+    return h
+
+
+def _require_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / f".{JSON}.try", lambda file: None)
+        (out / f".{JSON}.try").unlink()
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{out}: cannot be written to ({error.strerror or error})", param_hint="--out"
+        ) from error
+
+
+def _cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,153 @@
+"""Figures of convergence: one function each, which draws on matplotlib `Axes` and returns them.
+
+They take traces and numbers, whoever made them. Colours are Okabe and Ito's, which colour-blind readers and
+printers tell apart; lines are labelled where they are, and titles say what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from psgd_core.convergence import Trace
+
+COLORS = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "black": "#000000",
+    "wine": "#882255",
+    "grey": "#7F7F7F",
+}
+"""Okabe and Ito's palette without its yellow, too pale for lines; and two more."""
+
+THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
+
+
+class Curve(NamedTuple):
+    """A trace with its look: matplotlib's `color`, `linestyle` and so on, and the label at the curve."""
+
+    trace: Trace
+    label: str
+    style: Mapping[str, Any] = {}
+    rate: float | None = None  # theory's, drawn beside
+    at: float | None = None  # where the label stands, as a share of the updates; None: in the legend
+
+
+class RatePoint(NamedTuple):
+    """A predicted and a fitted rate, with its look."""
+
+    predicted: float
+    fitted: float
+    style: Mapping[str, Any] = {}
+
+
+def convergence(
+    ax: Any, curves: Sequence[Curve], title: str, *, column: str = "distance", ylabel: str | None = None
+) -> Any:
+    """Draw errors against updates, with theory's slope dashed beside each curve that has a rate.
+
+    A cross ends the curves that do not stay finite.
+    """
+    for curve in curves:
+        t, y = _finite(curve.trace, column)
+        if t.size == 0:
+            continue
+        style = {"linewidth": 1.6} | dict(curve.style)
+        ax.semilogy(t, y, label=curve.label if curve.at is None else None, **style)
+        if not np.all(np.isfinite(curve.trace.column(column)[-1:])):
+            ax.plot(t[-1], y[-1], marker="x", color=style.get("color"), clip_on=False)
+            _say(ax, t[-1], y[-1], "not finite any more", style.get("color", "black"), below=True)
+        if curve.rate:
+            _slope(ax, t, y, curve.rate)
+        if curve.label and curve.at is not None:
+            _label(ax, curve, t, y)
+    if any(curve.label and curve.at is None for curve in curves):
+        ax.legend(fontsize=8, frameon=False, loc="best")
+    return _finish(ax, title, "updates", ylabel or "distance to the exact target")
+
+
+def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) -> Any:
+    """Draw fitted rates against predicted ones, with the line where they agree and what is tolerated."""
+    points = [p for p in points if p.predicted > 0 and p.fitted > 0]
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    if points:
+        ends = [min(p.predicted for p in points) / 2, max(p.predicted for p in points) * 2]
+        low = [(1 - tolerance) * x for x in ends]
+        band = ax.fill_between(ends, low, ends, color="0.88", linewidth=0, zorder=0)
+        band.set_label(f"up to {tolerance:.0%} slower".replace("%", " %"))
+        ax.plot(ends, ends, label="as predicted", **THEORY)
+    for p in points:
+        ax.plot([p.predicted], [p.fitted], **({"marker": "o", "linestyle": "none"} | dict(p.style)))
+    _finish(ax, title, "predicted rate per update", "fitted rate per update")
+    return ax
+
+
+def floors(ax: Any, curves: Sequence[Curve], bound: float | None, title: str) -> Any:
+    """Draw criterion gaps against updates: which floors fall with the step, and which do not."""
+    convergence(ax, curves, title, column="gap", ylabel="criterion gap  $(c(P) - c(P^*))\\,/\\,c(P^*)$")
+    if bound is not None:
+        line(ax, bound, f"must end below {bound:.0e}".replace("e-0", "e-"), left=True, below=True)
+    return ax
+
+
+def line(ax: Any, y: float, text: str, *, left: bool = False, below: bool = False, **style: Any) -> Any:
+    """Draw a level across the axes and say on it what it is."""
+    style = {"color": "0.35", "linewidth": 1.0, "linestyle": ":"} | style
+    ax.axhline(y, zorder=0, **style)
+    ax.annotate(
+        text, (0.02 if left else 0.98, y), xycoords=("axes fraction", "data"), textcoords="offset points",
+        xytext=(0, -3 if below else 3), fontsize=8, ha="left" if left else "right",
+        va="top" if below else "bottom", color=style["color"], path_effects=_halo(),
+    )  # fmt: skip
+    return ax
+
+
+def _halo() -> list[Any]:
+    """Return what keeps a label readable where lines cross it."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=2.5, foreground="white")]
+
+
+def _finite(trace: Trace, column: str) -> tuple[np.ndarray, np.ndarray]:
+    t, y = trace.column("updates"), trace.column(column)
+    keep = np.isfinite(y) & (y > 0)
+    return t[keep], y[keep]
+
+
+def _slope(ax: Any, t: np.ndarray, y: np.ndarray, rate: float) -> None:
+    """Draw ``exp(-rate t)`` through the curve's point at a tenth of its way down, as far as it goes."""
+    way = np.log(y[0] / y.min())
+    start = int(np.argmax(np.log(y[0] / y) >= 0.1 * way))
+    length = min(t[-1] - t[start], np.log(y[start] / y.min()) / rate)
+    ax.plot([t[start], t[start] + length], [y[start], y[start] * np.exp(-rate * length)], **THEORY)
+
+
+def _label(ax: Any, curve: Curve, t: np.ndarray, y: np.ndarray) -> None:
+    i = int(np.argmin(np.abs(t - (curve.at or 0.0) * t[-1])))
+    _say(ax, t[i], y[i], curve.label, curve.style.get("color", "black"))
+
+
+def _say(ax: Any, x: float, y: float, text: str, color: str, below: bool = False) -> None:
+    ax.annotate(
+        text, (x, y), xytext=(6, -3) if below else (4, 3), textcoords="offset points", fontsize=8, color=color,
+        ha="left", va="top" if below else "bottom", path_effects=_halo(),
+    )  # fmt: skip
+
+
+def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> Any:
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(ylabel, fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="0.93", linewidth=0.7)
+    ax.set_axisbelow(True)
+    return ax

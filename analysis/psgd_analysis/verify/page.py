@@ -1,0 +1,219 @@
+"""The figure of a check: a panel per question, those that the run has an answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from psgd_core.convergence import Trace
+
+from .. import figures
+from ..figures import COLORS, Curve, RatePoint
+from .baselines import best_below
+from .cases import Sizes, situation_of
+from .report import RIVALS, compared
+from .run import Options, Outcome
+from .settings import SAMPLE, TARGET_GAP
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "diagonal": {"color": COLORS["black"], "marker": "o"},
+    "xmat": {"color": COLORS["blue"], "marker": "s"},
+    "butterfly": {"color": COLORS["sky"], "marker": "^"},
+    "sparse-klein": {"color": COLORS["green"], "marker": "D"},
+    "sparse-s3": {"color": COLORS["orange"], "marker": "v"},
+    "sparse-dihedral": {"color": COLORS["purple"], "marker": "P"},
+    "sparse-odd-flip": {"color": COLORS["grey"], "marker": "X"},
+    "dense": {"color": COLORS["vermilion"], "marker": "h"},
+    "dense-right": {"color": COLORS["vermilion"], "marker": "<"},
+    "dense-symmetric": {"color": COLORS["vermilion"], "marker": ">"},
+    "lowrank": {"color": COLORS["wine"], "marker": "*"},
+    "lowrank-left": {"color": COLORS["purple"], "marker": "*"},
+    "lowrank-tails": {"color": COLORS["blue"], "marker": "*"},
+}
+"""Colour and marker of each preconditioner."""
+
+RIVAL_LOOKS: dict[str, dict[str, Any]] = {
+    "PSGD": {"color": COLORS["blue"], "linewidth": 2.0},
+    "BFGS": {"color": COLORS["vermilion"], "linestyle": (0, (5, 1.5))},
+    "closed form": {"color": COLORS["green"], "linestyle": (0, (1, 1))},
+}
+
+Panel = Callable[[Any], Any]
+"""Draws on the axes it is given."""
+
+
+def page(outcomes: Sequence[Outcome], options: Options, caption: str) -> Any:
+    """Return a matplotlib `Figure` of its own: no backend is chosen, no window opened."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    panels = [panel for make in PANELS for panel in make(outcomes, options)]
+    columns = min(3, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(5.4 * columns, 4.1 * rows + 0.4), dpi=130, layout=layout)
+    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for ax, panel in zip(grid, panels, strict=False):
+        panel(ax)
+    for ax in grid[len(panels) :]:
+        ax.set_axis_off()
+    figure.suptitle(caption, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
+    """Exact expectations: a curve per group, slowest first, and the indefinite Hessians dotted on them."""
+    kinds = (
+        (("definite", "indefinite"), "H in the group (dots: indefinite)"),
+        (("own",), "your own matrix"),
+    )
+    for problems, what in kinds:
+        shown = [
+            outcome
+            for outcome in outcomes
+            if outcome.case.setting == "exact"
+            and outcome.case.problem in problems
+            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "dense-symmetric")
+            and outcome.traces
+        ]
+        if shown:
+            yield partial(_draw_exact, shown=shown, first=problems[0], what=what)
+
+
+def _draw_exact(ax: Any, *, shown: Sequence[Outcome], first: str, what: str) -> Any:
+    curves = []
+    for outcome in sorted(shown, key=lambda outcome: -outcome.updates):
+        main = outcome.case.problem == first
+        style: dict[str, Any] = {"color": LOOKS[outcome.case.preconditioner]["color"]}
+        if not main:
+            style |= {"linestyle": (0, (0.1, 4)), "linewidth": 3, "dash_capstyle": "round"}
+        if outcome.case.preconditioner.startswith("dense-"):
+            style["linestyle"] = (0, (5, 1.5))
+        trace, rate = _above(outcome.traces[outcome.judged]), outcome.predicted if main else None
+        curves.append(Curve(trace, outcome.label if main else "", style, rate))
+    figures.convergence(ax, curves, f"Exact expectation, {what}")
+    ax.plot([], [], label="theory's rate", **figures.THEORY)
+    ax.legend(fontsize=8, frameon=False, loc="upper right")
+    ax.set_ylim(bottom=1e-14)
+    return ax
+
+
+def _above(trace: Trace, floor: float = 1e-13) -> Trace:
+    """Return the trace up to a little after it came to rounding: what follows is a flat line."""
+    d = np.asarray(trace.distance)
+    below = np.nonzero(d < floor)[0]
+    stop = int(below[0]) + 3 if below.size else d.size
+    cut = Trace(trace.name)
+    for i in range(min(stop, d.size)):
+        cut.record(trace.updates[i], distance=trace.distance[i], gap=trace.gap[i])
+    return cut
+
+
+def _rates(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
+    shown = [outcome for outcome in outcomes if outcome.predicted and outcome.fitted]
+    if len(shown) > 2:
+        yield partial(_draw_rates, shown=shown)
+
+
+def _draw_rates(ax: Any, *, shown: Sequence[Outcome]) -> Any:
+    points = []
+    for outcome in shown:
+        look = LOOKS[outcome.case.preconditioner]
+        online = outcome.case.setting == "online"
+        points.append(
+            RatePoint(
+                outcome.predicted or 0.0,
+                outcome.fitted or 0.0,
+                look
+                | {"markersize": 6, "markerfacecolor": "white" if online else look["color"], "alpha": 0.85},
+            )
+        )
+    figures.rates(ax, points, 0.25, "Rates, fitted and predicted (open: from one probe a time)")
+    seen = {outcome.label: LOOKS[outcome.case.preconditioner] for outcome in shown}
+    for label, look in seen.items():
+        ax.plot([], [], linestyle="none", markersize=6, label=label, **look)
+    ax.legend(fontsize=7.5, frameon=False, loc="upper left", handletextpad=0.4)
+    return ax
+
+
+def _low_rank(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
+    shown = [
+        outcome
+        for outcome in outcomes
+        if outcome.case.preconditioner.startswith("lowrank") and outcome.traces and outcome.case.replica == 0
+    ]
+    if shown:
+        yield partial(_draw_low_rank, shown=shown, sizes=options.sizes)
+
+
+def _draw_low_rank(ax: Any, *, shown: Sequence[Outcome], sizes: Sizes) -> Any:
+    curves = []
+    for outcome in sorted(shown, key=lambda outcome: outcome.updates):
+        style: dict[str, Any] = {"color": LOOKS[outcome.case.preconditioner]["color"]}
+        if outcome.case.setting == "online":
+            style["linestyle"] = (0, (5, 1.5))
+        names = {"two-tails": "two tails", "low-rank": "low rank"}
+        label = f"{outcome.label}, {names.get(outcome.case.problem)}, {outcome.case.setting}"
+        curves.append(Curve(_above(outcome.traces[outcome.judged]), label, style))
+    figures.convergence(ax, curves, "Low rank plus diagonal that can hold $|H|^{-1}$ exactly")
+    ax.legend(fontsize=8, frameon=False, loc="lower left")
+    tails = next((outcome for outcome in shown if outcome.case.problem == "two-tails"), None)
+    if tails is not None:
+        magnitudes = np.abs(np.linalg.eigvalsh(situation_of(tails.case, sizes).instance.hessian))
+        bound = best_below(magnitudes, 2)
+        text = "two tails: no $\\rho I + UU^T$ of rank 1 or 2 comes closer"
+        figures.line(ax, bound, text, color=COLORS["vermilion"])
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=1e-13)
+    return ax
+
+
+def _floors(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
+    """One panel per kind of probe, for the largest group that was run."""
+    for probe in ("gaussian", "rademacher"):
+        shown = [
+            o for o in outcomes if SAMPLE in o.traces and o.case.probe == probe and o.traces[SAMPLE].updates
+        ]
+        if shown:
+            yield partial(_draw_floors, outcome=shown[-1])
+
+
+def _draw_floors(ax: Any, *, outcome: Outcome) -> Any:
+    group = "one step" if outcome.case.probe == "gaussian" else "a step per orbit"
+    looks = (
+        ("constant step", COLORS["grey"], "constant step"),
+        (SAMPLE, COLORS["vermilion"], f"annealed, sample's own normaliser, {group}"),
+        (outcome.judged, COLORS["blue"], "annealed, default normaliser"),
+    )
+    curves = [Curve(outcome.traces[name], label, {"color": color}) for name, color, label in looks]
+    title = (
+        f"{outcome.label}, H outside the group, one {(outcome.case.probe or '').capitalize()} probe a time"
+    )
+    return figures.floors(ax, curves, TARGET_GAP, title)
+
+
+def _contests(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
+    titles = {
+        "definite": "definite, no noise",
+        "indefinite": "indefinite (PSGD: annealed)",
+        "noisy": "noise on the products (PSGD: annealed)",
+        "drifting": "drifting, $H_{t+1} = H_t + uu^T$",
+    }
+    for outcome in compared(outcomes):
+        if outcome.case.problem in titles:
+            yield partial(_draw_contest, outcome=outcome, what=titles[outcome.case.problem])
+
+
+def _draw_contest(ax: Any, *, outcome: Outcome, what: str) -> Any:
+    curves = []
+    for name in (outcome.judged, *RIVALS):
+        label = {"PSGD": outcome.label, "closed form": "(mean of $hh^T$)$^{-1/2}$"}.get(name, name)
+        curves.append(Curve(outcome.traces[name], label, RIVAL_LOOKS.get(name, {}), at=0.6))
+    return figures.convergence(ax, curves, f"On the same pairs: {what}", ylabel="distance to what it aims at")
+
+
+PANELS = (_exact, _rates, _low_rank, _floors, _contests)
+"""The panels in reading order."""

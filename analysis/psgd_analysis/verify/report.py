@@ -1,0 +1,274 @@
+"""What a check found: a table to read, and data to process."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from psgd_core.convergence import Status, Trace
+
+from .backends import Backend
+from .run import Options, Outcome
+from .settings import CONSTANT, SAMPLE, SETTINGS, TARGET_GAP
+
+SCHEMA = 1
+"""Version of the layout of `as_dict`."""
+
+WORDS = {
+    Status.CONVERGED.name: "to rounding",
+    Status.FLOOR_FELL.name: "floor fell",
+    Status.TRACKED.name: "kept up",
+    Status.SLOW.name: "too slow",
+    Status.UNFINISHED.name: "unfinished",
+    Status.STALLED.name: "stalled",
+    Status.FLOOR_STAYED.name: "floor stayed",
+    Status.LOST.name: "lost it",
+    Status.DIVERGED.name: "diverged",
+    Status.TOO_SHORT.name: "too short",
+    "ERROR": "error",
+}
+"""Verdicts in a word or two."""
+
+PROBES = {"gaussian": "(Gaussian)", "rademacher": "(signs)"}
+"""Kinds of probes in a word."""
+
+RIVALS = ("BFGS", "closed form")
+
+
+# -- data ------------------------------------------------------------------------------------------------
+
+
+def as_dict(
+    outcomes: Sequence[Outcome], options: Options, command: Sequence[str], seconds: float, interrupted: bool
+) -> dict[str, Any]:
+    """Return everything in types that JSON has: numbers that are not finite as None."""
+    sizes, backend = options.sizes, options.backend
+    data = {
+        "schema": SCHEMA,
+        "program": "psgd verify",
+        "command": list(command),
+        "versions": versions(backend),
+        "seed": sizes.seed,
+        "settings": {
+            "n": sizes.n,
+            "kappa": sizes.kappa,
+            "dtype": backend.dtype,
+            "backend": backend.name,
+            "steps": options.steps,
+            "step": options.step,
+        },
+        "seconds": round(seconds, 3),
+        "interrupted": interrupted,
+        "passed": sum(outcome.passed for outcome in outcomes),
+        "total": len(outcomes),
+        "cases": [_case(outcome) for outcome in outcomes],
+    }
+    return _finite(data)
+
+
+def versions(backend: Backend) -> dict[str, str]:
+    """Return the versions of Python and the libraries in use."""
+    found = {"python": platform.python_version()}
+    for package in ("psgd-core", "numpy", "scipy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout
+            found[package] = "not installed"
+    return found | {backend.name: backend.version}
+
+
+def to_json(data: dict[str, Any]) -> str:
+    """Return strictly valid JSON."""
+    return json.dumps(data, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def _case(outcome: Outcome) -> dict[str, Any]:
+    case = outcome.case
+    return {
+        "name": case.name,
+        "preconditioner": case.preconditioner,
+        "problem": case.problem,
+        "setting": case.setting,
+        "probe": case.probe,
+        "replica": case.replica,
+        "n": outcome.n,
+        "step": outcome.step,
+        "updates": outcome.updates,
+        "measure": outcome.column,
+        "final": outcome.final,
+        "rate": {"predicted": outcome.predicted, "fitted": outcome.fitted},
+        "verdict": {"passed": outcome.passed, "status": outcome.status, "reason": outcome.reason},
+        "seconds": round(outcome.seconds, 3),
+        "judged": outcome.judged,
+        "traces": [trace.as_dict() for trace in outcome.traces.values()],
+    }
+
+
+def _finite(x: Any) -> Any:
+    """Return x with None for what is not finite, and floats of seven digits."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_finite(value) for value in x]
+    if isinstance(x, float):
+        return float(f"{x:.7g}") if math.isfinite(x) else None
+    return None if isinstance(x, str) and x in ("inf", "-inf") else x
+
+
+# -- the table -------------------------------------------------------------------------------------------
+
+
+def table(outcomes: Iterable[Outcome], unicode: bool = True) -> Any:
+    """Return the table of cases, a `rich.table.Table` that fits 100 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for heading, justify in (
+        ("preconditioner", "left"),
+        ("Hessian", "left"),
+        ("setting", "left"),
+        ("updates", "right"),
+        ("error", "right"),
+        ("rate", "right"),
+        ("theory", "right"),
+        ("verdict", "left"),
+    ):
+        shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    before = None
+    for outcome in outcomes:
+        case = outcome.case
+        if before not in (None, outcome.label):
+            shown.add_section()
+        kind = "gap " if outcome.column == "gap" else ""
+        mark = ("✓" if unicode else "ok") if outcome.passed else ("✗" if unicode else "FAIL")
+        shown.add_row(
+            "" if outcome.label == before else outcome.label,
+            case.problem + (f" #{case.replica}" if case.replica else ""),
+            setting_name(outcome),
+            f"{outcome.updates:,}",
+            kind + _number(outcome.final),
+            _rate(outcome.fitted),
+            _rate(outcome.predicted),
+            Text(f"{mark} {word(outcome)}", style="green" if outcome.passed else "bold red"),
+        )
+        before = outcome.label
+    return shown
+
+
+def setting_name(outcome: Outcome) -> str:
+    """Return the setting, and the probe where that makes a difference."""
+    case = outcome.case
+    several = case.setting in SETTINGS and len(SETTINGS[case.setting].probes) > 1
+    return f"{case.setting} {PROBES.get(case.probe or '', '')}" if several else case.setting
+
+
+def word(outcome: Outcome) -> str:
+    """Return the verdict in a word or two."""
+    if outcome.status == Status.CONVERGED.name and outcome.final > 1e-4:
+        return "as predicted"  # so few updates were asked for
+    return WORDS.get(outcome.status, outcome.status.lower())
+
+
+def floors(outcomes: Iterable[Outcome]) -> Any:
+    """Return the table of annealed runs, or None, beside their floors with a constant step."""
+    from rich.table import Table
+
+    rows = [outcome for outcome in outcomes if CONSTANT in outcome.traces]
+    if not rows:
+        return None
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in (
+        "criterion gap at the end",
+        "constant step",
+        "annealed",
+        "annealed, sample's own normaliser",
+    ):
+        shown.add_column(heading, no_wrap=True)
+    for outcome in rows:
+        own = outcome.traces.get(SAMPLE)
+        biased = "" if own is None else _number(_level(own.gap))
+        if own is not None and outcome.case.probe == "gaussian":
+            biased += ", one step for all"
+        name = f"{outcome.label}, {outcome.case.problem}, {PROBES.get(outcome.case.probe or '', '')}"
+        shown.add_row(name, _number(_level(outcome.traces[CONSTANT].gap)), _number(outcome.final), biased)
+    return shown
+
+
+def contests(outcomes: Iterable[Outcome]) -> Any:
+    """Return the table of PSGD beside BFGS and the running closed form, or None if nothing was compared."""
+    from rich.table import Table
+
+    rows = list(compared(outcomes))
+    if not rows:
+        return None
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("on the same pairs", "updates", "PSGD", "BFGS", "(mean of hh^T)^-1/2"):
+        shown.add_column(heading, justify="right" if heading == "updates" else "left", no_wrap=True)
+    for outcome in rows:
+        traces = (outcome.traces[outcome.judged], *(outcome.traces[name] for name in RIVALS))
+        told = [f"{_number(trace.distance[-1])}  {fate(trace, outcome.case.setting)}" for trace in traces]
+        shown.add_row(f"{outcome.label}, {outcome.case.problem}", f"{outcome.updates:,}", *told)
+    return shown
+
+
+def compared(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
+    """Return the outcomes with rivals: for each Hessian that of the largest group, as theirs is GL(n)."""
+    found: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        if all(name in outcome.traces for name in RIVALS):
+            old = found.get(outcome.case.problem)
+            if old is None or outcome.case.preconditioner == "dense":
+                found[outcome.case.problem] = outcome
+    return found.values()
+
+
+def fate(trace: Trace, setting: str) -> str:
+    """Return in a word what became of a fit."""
+    d = trace.column("distance")
+    known = d[np.isfinite(d)]
+    if known.size == 0 or not np.isfinite(d[-1]) or d[-1] > 2 * known[0]:
+        return "diverges" if known.size else "none"
+    if setting == "tracking":
+        return "keeps up" if d[-1] < 0.1 else "falls behind"
+    if d[-1] < 1e-10:
+        return "converges"
+    return "falls" if _level(d) < 0.85 * _level(d[: d.size // 2]) else "stalls"
+
+
+def summary(outcomes: Sequence[Outcome], planned: int, seconds: float, files: Sequence[str]) -> str:
+    """Return the last line."""
+    passed = sum(outcome.passed for outcome in outcomes)
+    line = f"{passed} of {len(outcomes)} checks passed in {seconds:.0f} s"
+    if len(outcomes) < planned:
+        line += f", interrupted with {planned - len(outcomes)} to go"
+    return "; ".join([line, *([", ".join(files)] if files else [])])
+
+
+def legend() -> str:
+    """Return what the columns mean."""
+    return (
+        "error: affine-invariant distance to the exact target, or gap: (c(P) - c(P*)) / c(P*), "
+        f"below {TARGET_GAP:.0e} outside the group; rates per update"
+    )
+
+
+def _level(values: Any) -> float:
+    from psgd_core.convergence import level
+
+    known = [x for x in values if math.isfinite(x)]
+    return level(known) if known else float("nan")
+
+
+def _number(x: float) -> str:
+    return f"{x:.0e}" if math.isfinite(x) else "-    "
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.2g}"

@@ -1,0 +1,229 @@
+"""Running a case: the fits it consists of, on the same pairs, measured against their targets, and judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from psgd_core import convergence
+from psgd_core.convergence import Trace, Verdict, fit_rate, judge
+
+from ..problems import exact_pairs, hessians, pairs
+from .backends import Backend
+from .baselines import Baseline
+from .cases import Case, Sizes, situation_of
+from .families import Instance, Situation
+from .settings import SETTINGS, Asked, Plan, Run
+
+Tick = Callable[[int], None]
+"""Called with the number of updates just made; may raise `Interrupted`."""
+
+
+class Interrupted(Exception):
+    """Somebody asked to stop."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all cases of a run share."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+    backend: Backend = field(default_factory=Backend)
+    steps: int | None = None
+    step: float | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """What concerns the settings."""
+        return Asked(self.steps, self.step, self.backend.eps)
+
+
+@dataclass
+class Outcome:
+    """What came of a case."""
+
+    case: Case
+    n: int
+    label: str
+    column: str
+    step: float
+    predicted: float | None
+    fitted: float | None
+    passed: bool
+    status: str
+    reason: str
+    seconds: float
+    traces: dict[str, Trace] = field(default_factory=dict)
+    judged: str = "PSGD"
+
+    @property
+    def updates(self) -> int:
+        """Updates of the run that was judged."""
+        trace = self.traces.get(self.judged)
+        return trace.updates[-1] if trace and trace.updates else 0
+
+    @property
+    def made(self) -> int:
+        """Updates of all runs together."""
+        return sum(trace.updates[-1] for trace in self.traces.values())
+
+    @property
+    def final(self) -> float:
+        """Last distance, or the level of the gap at the end, as judged."""
+        trace = self.traces.get(self.judged)
+        if not trace or not trace.updates:
+            return float("nan")
+        return trace.distance[-1] if self.column == "distance" else convergence.level(trace.gap)
+
+
+def failed(case: Case, error: Exception) -> Outcome:
+    """Return the outcome of a case that raised an exception."""
+    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    return Outcome(case, 0, case.preconditioner, "distance", 0.0, None, None, False, "ERROR", reason, 0.0)
+
+
+class Source:
+    """Pairs of an instance, a segment at a time: the same ones for the same seed, whatever the segments."""
+
+    def __init__(self, instance: Instance, probe: str | None, seed: tuple[int, ...]) -> None:
+        self._instance, self._probe = instance, probe
+        self._rng = np.random.default_rng(seed)
+        self._drifting = hessians.drifting(
+            instance.hessian, np.random.default_rng((*seed, 1)), scale=instance.drift
+        )
+        self.hessian = next(self._drifting)
+
+    def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return v and h, (count, n); or (1, n, k), one exact pair for all."""
+        instance = self._instance
+        if self._probe is None:
+            exact = exact_pairs(self.hessian, noise_root=instance.noise_root)
+            return exact.v[None, ...], exact.h[None, ...]
+        if instance.drift == 0:
+            drawn = pairs(self.hessian, self._rng, count, probe=self._probe, noise_root=instance.noise_root)
+            return drawn.v.T, drawn.h.T
+        rows = []
+        for _ in range(count):
+            rows.append(pairs(self.hessian, self._rng, probe=self._probe))
+            self.hessian = next(self._drifting)
+        return np.stack([pair.v for pair in rows]), np.stack([pair.h for pair in rows])
+
+
+def planned(case: Case, options: Options) -> Plan:
+    """Return what a case will do."""
+    return SETTINGS[case.setting].plan(situation_of(case, options.sizes), options.asked, case.probe)
+
+
+def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) -> Outcome:
+    """Return the outcome of a case.
+
+    Raises
+    ------
+    Interrupted
+        If `tick` does.
+    """
+    start = time.perf_counter()
+    with options.backend.active():
+        situation = situation_of(case, options.sizes)
+        plan = SETTINGS[case.setting].plan(situation, options.asked, case.probe)
+        seed = (options.sizes.seed, case.replica, 1)
+        judged = fit(situation, plan.judged, plan.probe, seed, options.backend, tick)
+        traces = {plan.judged.label: judged}
+        for beside in plan.beside:
+            length = min(beside.updates, judged.updates[-1])
+            traces[beside.label] = fit(
+                situation, beside, plan.probe, seed, options.backend, tick, most=length
+            )
+    verdict: Verdict = judge(judged, plan.expect(traces))
+    return Outcome(
+        case=case,
+        n=situation.n,
+        label=situation.entry.label,
+        column=plan.column,
+        step=plan.judged.steps.start,
+        predicted=plan.rate,
+        fitted=_fitted(judged) if plan.rate is not None else None,
+        passed=verdict.passed,
+        status=verdict.status.name,
+        reason=verdict.reason,
+        seconds=time.perf_counter() - start,
+        traces=traces,
+        judged=plan.judged.label,
+    )
+
+
+def fit(
+    situation: Situation,
+    run: Run,
+    probe: str | None,
+    seed: tuple[int, ...],
+    backend: Backend,
+    tick: Tick,
+    most: int | None = None,
+) -> Trace:
+    """Return the trace of one run."""
+    source = Source(situation.instance, probe, seed)
+    eye = backend.asarray(np.eye(situation.n))
+    state = run.fitter.init(situation.n, eye)
+    target = _target(situation, run.fitter, source, backend)
+    trace, made = Trace(run.label), 0
+    updates = run.updates if most is None else most
+    # That the others overflow is what is to be seen; of PSGD a warning would be a finding.
+    quiet: Any = {"over": "ignore", "invalid": "ignore"} if isinstance(run.fitter, Baseline) else {}
+    _record(trace, 0, run, backend.measure(run.fitter, state, eye, target))
+    while made < updates and not _settled(trace, run):
+        count = min(run.every, updates - made)
+        v, h = source.take(count)
+        steps = run.steps(np.arange(made, made + count))
+        with np.errstate(**quiet):
+            state = backend.advance(run.fitter, state, backend.asarray(v), backend.asarray(h), steps)
+        made += count
+        if not situation.still:
+            target = _target(situation, run.fitter, source, backend)
+        _record(trace, made, run, backend.measure(run.fitter, state, eye, target))
+        tick(count)
+    return trace
+
+
+def _target(situation: Situation, fitter: Any, source: Source, backend: Backend) -> convergence.Target:
+    """Return what is aimed at: by PSGD the minimiser over its group, by the others over GL(n).
+
+    BFGS means the inverse of H, whatever the noise.
+    """
+    instance = situation.instance
+    orbits = None if isinstance(fitter, Baseline) else situation.orbits
+    noise = None if isinstance(fitter, Baseline) and not fitter.sees_noise else instance.noise
+    return convergence.target(
+        backend.asarray(source.hessian), orbits, None if noise is None else backend.asarray(noise)
+    )
+
+
+def _record(trace: Trace, made: int, run: Run, errors: convergence.Errors) -> None:
+    trace.record(
+        made,
+        distance=errors.distance,
+        residual=errors.residual,
+        gap=errors.gap,
+        step=float(run.steps(np.asarray(made))),
+    )
+
+
+def _settled(trace: Trace, run: Run, records: int = 6) -> bool:
+    """Return whether the run may end early."""
+    d, bound = trace.distance, run.settled
+    if run.enough is not None and d[-1] <= run.enough:
+        return True
+    if bound is None or len(d) < 2 * records or not d[-1] <= bound:
+        return False
+    return min(d[-records:]) > 0.5 * min(d[:-records])
+
+
+def _fitted(trace: Trace) -> float | None:
+    try:
+        return fit_rate(trace.updates, trace.distance).rate
+    except ValueError:  # fewer than 4 usable points
+        return None
