@@ -30,6 +30,7 @@ from .operators import (
     linear_operator,
     preconditioned,
     preconditioner_operator,
+    rounding,
     to_host,
 )
 from .results import Comparison, Eigenvalues, Extremes
@@ -51,11 +52,11 @@ def eigenvalues(operator: HessianOperator | Array) -> Array:
 
 
 def damped(hessian: HessianOperator | Array, damping: float) -> HessianOperator:
-    """Return H with its eigenvalues λ replaced by ``±sqrt(λ^2 + damping^2)``, signs kept (+ for 0); O(n^3).
+    """Return H with its eigenvalues λ replaced by ``±sqrt(λ^2 + damping^2)``, signs kept; O(n^3).
 
-    Its square is ``M = H^2 + damping^2 I``, the criterion's M for a preconditioner fitted with that
-    damping. So a study of it tells what such a preconditioner does, also where H is singular and
-    ``|H|^{-1}`` does not exist.
+    Zeros, to rounding, become +damping. The square is ``M = H^2 + damping^2 I``, the criterion's M for a
+    preconditioner fitted with that damping. So a study of it tells what such a preconditioner does, also
+    where H is singular and ``|H|^{-1}`` does not exist.
     """
     op = as_operator(hessian)
     if not 0 <= damping < float("inf"):
@@ -63,7 +64,8 @@ def damped(hessian: HessianOperator | Array, damping: float) -> HessianOperator:
     matrix = op.dense()
     xp = array_api_compat.array_namespace(matrix)
     w, vectors = xp.linalg.eigh(matrix)
-    signs = xp.where(w < 0, -xp.ones_like(w), xp.ones_like(w))
+    zero = op.n * rounding(w) * xp.max(xp.abs(w))
+    signs = xp.where(w < -zero, -xp.ones_like(w), xp.ones_like(w))
     moved = (vectors * (signs * xp.hypot(w, damping * xp.ones_like(w)))[None, :]) @ vectors.T
     return from_matrix((moved + moved.T) / 2, f"{op.name}, damped by {damping:g}")
 

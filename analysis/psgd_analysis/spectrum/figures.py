@@ -146,12 +146,15 @@ def density(result: Density, ax: Any = None, exact: np.ndarray | None = None) ->
 def _far_outliers(ax: Any, result: Density) -> bool:
     """Make the axis of λ logarithmic beyond the bulk if the spectrum is many times longer than that."""
     t = result.grid
+    if t.size == 1:
+        return False
     mass = np.cumsum(result.density * np.minimum(np.gradient(t), result.width))
     ends = t[np.searchsorted(mass, [0.05 * mass[-1], 0.95 * mass[-1]])]
     bulk = max(float(np.max(np.abs(ends))), 4 * result.width)
     if np.max(np.abs(t)) < 20 * bulk:
         return False
     ax.set_xscale("symlog", linthresh=bulk, linscale=2)
+    ax.set_xlim(t[0], 1.2 * t[-1] if t[-1] > bulk else t[-1])
     return True
 
 

@@ -19,7 +19,7 @@ def fit(
     rng: np.random.Generator,
     *,
     updates: int = 2000,
-    step: float = 0.2,
+    step: float = 0.3,
     probes: int = 8,
 ) -> Any:
     """Return the state of a preconditioner fitted online: Gaussian probes, the step annealed at the end.

@@ -49,7 +49,7 @@ def rank_study(
     *,
     rng: np.random.Generator | None = None,
     updates: int = 0,
-    step: float = 0.2,
+    step: float = 0.3,
     probes: int = 8,
 ) -> RankStudy:
     """Return what rank-r preconditioners leave of a spectrum: at best, with one tail only, and fitted.
@@ -76,7 +76,7 @@ def rank_study(
     """
     op = as_operator(hessian)
     op = HessianOperator(op.n, op.like, op.product, op.name, op.dense())
-    chosen = _chosen(ranks, op.n)
+    chosen = usable_ranks(ranks, op.n)
     w = to_host(eigenvalues(op)).astype(np.float64)
     require_invertible(op.name, w, rounding(op.like))
     h = np.sort(np.abs(w))[::-1]
@@ -138,7 +138,7 @@ def best_low_rank(
         rho, u and v, (n, r), on the library of the Hessian; O(n^3).
     """
     op = as_operator(hessian)
-    (r,) = _chosen([rank], op.n)
+    (r,) = usable_ranks([rank], op.n)
     w, vectors = np.linalg.eigh(to_host(op.dense()).astype(np.float64))
     require_invertible(op.name, w, rounding(op.like))
     if by == "criterion":
@@ -259,7 +259,8 @@ def _fitted(op: HessianOperator, r: int, rng, updates: int, step: float, probes:
     return condition_number(w), spread(w), value
 
 
-def _chosen(ranks: Sequence[int], n: int) -> list[int]:
+def usable_ranks(ranks: Sequence[int], n: int) -> list[int]:
+    """Return the ranks below n, ascending, each once, or raise ValueError if there are none."""
     for r in ranks:
         require_count("ranks", r, 0)
     chosen = sorted({int(r) for r in ranks if r < n})

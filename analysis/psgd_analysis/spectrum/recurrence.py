@@ -101,7 +101,10 @@ class _Basis:
 
     def remove(self, xp, w: Array) -> Array:
         """Return w, (k, n), less its components along all vectors."""
-        blocks = [*self.blocks, xp.stack(self.recent, axis=1)] if self.recent else self.blocks
+        blocks = self.blocks
+        if self.recent:  # filled up with zeros: one shape only, so that JAX compiles once
+            blank = [xp.zeros_like(w)] * (_BLOCK - len(self.recent))
+            blocks = [*blocks, xp.stack([*self.recent, *blank], axis=1)]
         parts = [block @ w[:, :, None] for block in blocks]
         for block, part in zip(blocks, parts, strict=True):
             w = w - (xp.matrix_transpose(part) @ block)[:, 0, :]

@@ -21,7 +21,7 @@ from .groups import group_study, named_subgroups
 from .operators import HessianOperator, rounding, to_host
 from .ordering import best_order
 from .quadrature import density
-from .ranks import rank_study
+from .ranks import rank_study, usable_ranks
 from .results import Density
 from .table import Result
 
@@ -48,6 +48,7 @@ def studies(
     """
     n, small = hessian.n, hessian.n <= dense_limit
     if small:
+        ranks = usable_ranks(ranks, n)
         matrix = hessian.dense()
         hessian = HessianOperator(n, hessian.like, lambda v: matrix @ v, hessian.name, matrix)
         require_invertible(hessian.name, to_host(eigenvalues(matrix)), rounding(matrix))
@@ -66,7 +67,7 @@ def studies(
         "XMat": psgd.criterion.group_minimizer(matrix, flip.orbit_index),
         "XMat, best order": psgd.criterion.group_minimizer(matrix, flip.conjugate(order.order).orbit_index),
     }
-    rank = max((r for r in ranks if r < n), default=0)
+    rank = ranks[-1]
     if updates and rank:
         p = psgd.LowRank(rank=rank)
         state = fit(hessian, p, np.random.default_rng([seed, 2]), updates=updates)

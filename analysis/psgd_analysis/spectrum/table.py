@@ -67,7 +67,9 @@ class Result:
 def number(x: float, digits: int = 4) -> str:
     """Return a number as short text; a dash for what is not there."""
     x = float(x)
-    return "-" if math.isnan(x) else "inf" if math.isinf(x) else f"{x:.{digits}g}"
+    if not math.isfinite(x):
+        return "-" if math.isnan(x) else "inf" if x > 0 else "-inf"
+    return f"{x:.0f}" if 10 ** (digits - 1) <= abs(x) < 1e6 else f"{x:.{digits}g}"
 
 
 def _plain(x: Any) -> Any:
