@@ -192,7 +192,7 @@ def test_rules_5_and_6_converge_below_their_bound(rule, name):
 
 @pytest.mark.parametrize("factor", [0.95, 1.15])
 def test_the_bound_of_rule_5_is_sharp(factor):
-    """From next to the target the error shrinks below the bound and grows above; never under the left rule."""
+    """Next to the target the error shrinks below the bound and grows above; under the left rule never."""
     n, rng, kappa = 8, np.random.default_rng(9), 10.0
     hessian = hessians.dense(n, kappa, rng)
     target = criterion.minimizer(hessian)
