@@ -136,6 +136,16 @@ def test_singular_hessians_need_damping(tmp_path):
     assert study["condition_number"] == pytest.approx(np.sqrt(9.25) / 0.5)
 
 
+def test_too_few_steps_get_a_warning(tmp_path):
+    h = np.diag(np.random.default_rng(0).standard_t(1, 60))
+    np.save(tmp_path / "h.npy", h)
+    result = run(
+        tmp_path / "out", "--hessian", tmp_path / "h.npy", "--log", quick=["--steps", "5", "--updates", "0"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "psgd spectrum: warning: a width of" in result.stderr
+
+
 def test_list(tmp_path):
     result = run(tmp_path, "list")
     assert result.exit_code == 0

@@ -137,8 +137,8 @@ def _label(ax: Any, curve: Curve, t: np.ndarray, y: np.ndarray) -> None:
 
 def _say(ax: Any, x: float, y: float, text: str, color: str, below: bool = False) -> None:
     ax.annotate(
-        text, (x, y), xytext=(6, -3) if below else (4, 3), textcoords="offset points", fontsize=8, color=color,
-        ha="left", va="top" if below else "bottom", path_effects=_halo(),
+        text, (x, y), xytext=(6, -3) if below else (4, 3), textcoords="offset points", fontsize=8,
+        color=color, ha="left", va="top" if below else "bottom", path_effects=_halo(),
     )  # fmt: skip
 
 

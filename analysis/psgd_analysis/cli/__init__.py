@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import typer
 
+from ..minimize import command as minimize_command
+from ..spectrum import command as spectrum_command
 from . import verify
 
 app = typer.Typer(
@@ -20,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("verify")(verify.verify)
+minimize_command.register(app)
+spectrum_command.register(app)
 
 
 @app.callback()
@@ -42,6 +46,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):  # what every usage error has, whichever click it is from
             raise
         message = " ".join(error.format_message().split())
-        print(f"psgd: {message}", file=sys.stderr)
+        if message:  # there is none if the help was shown instead
+            print(f"psgd: {message}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return code if isinstance(code, int) else 0

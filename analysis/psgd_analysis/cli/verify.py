@@ -126,7 +126,7 @@ def _verify(cases: Sequence[Case], options: Options, jobs: int, out: Path, json:
     if json:
         sys.stdout.write(text)
     else:
-        _print(outcomes, len(cases), seconds, written)
+        _print(outcomes, len(cases), seconds, written, options.backend.eps)
     if results.interrupted:
         return 130
     return 0 if all(outcome.passed for outcome in outcomes) else 1
@@ -165,12 +165,12 @@ def _write(out: Path, text: str, figure: Any) -> list[str]:
     return [*written, str(out / JSON)]
 
 
-def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Sequence[str]) -> None:
+def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Sequence[str], eps: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     unicode = (console.encoding or "").lower().startswith("utf")
     console.print(report.table(outcomes, unicode))
     console.print()
-    for more in (report.floors(outcomes), report.contests(outcomes)):
+    for more in (report.floors(outcomes), report.contests(outcomes, eps)):
         if more is not None:
             console.print(more)
             console.print()

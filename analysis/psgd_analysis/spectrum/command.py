@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,10 +85,14 @@ def spectrum(
             scale="log" if log else "linear",
             dense_limit=dense_limit,
         )
-        for name, result in found:
-            results[name] = result
-            if not json:
-                typer.echo(f"{result!r}\n")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            for name, result in found:
+                results[name] = result
+                if not json:
+                    typer.echo(f"{result!r}\n")
+        for warning in caught:
+            typer.echo(f"psgd spectrum: warning: {warning.message}", err=True)
         exact = to_host(eigenvalues(operator)) if operator.n <= dense_limit else None
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
         text = report.as_json(results, about)

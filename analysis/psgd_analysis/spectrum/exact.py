@@ -177,7 +177,8 @@ def preconditioner_eigenvalues(
     """
     op = preconditioner_operator(preconditioner, state)
     xp, name = array_api_compat.array_namespace(op.like), f"P, {type(preconditioner).__name__}"
-    structured = _of_blocks(xp, state) if hasattr(state, "q") else _of_low_rank(xp, preconditioner, state)
+    by_blocks = hasattr(getattr(state, "q", None), "blocks")
+    structured = _of_blocks(xp, state) if by_blocks else _of_low_rank(xp, preconditioner, state)
     if structured is not None:
         values, counts = structured
         order = np.argsort(values)
@@ -228,8 +229,7 @@ def compare(hessian: HessianOperator | Array, preconditioners: Mapping[str, Any]
         From a label to a fitted preconditioner, a pair (preconditioner, state), or to P as an (n, n) array,
         as `psgd_core.criterion.group_minimizer` returns it.
     """
-    h = as_operator(hessian)
-    h = HessianOperator(h.n, h.like, h.product, h.name, h.dense())
+    h = as_operator(hessian).densified()
     labels, values = ["H"], [to_host(eigenvalues(h)).astype(np.float64)]
     for label, given in preconditioners.items():
         parts = given if isinstance(given, tuple) else (given,)

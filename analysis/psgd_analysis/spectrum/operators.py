@@ -123,6 +123,11 @@ class HessianOperator:
             )
         return (matrix + matrix.T) / 2
 
+    def densified(self) -> HessianOperator:
+        """Return the same operator with its matrix at hand: n products now, and none of its own later."""
+        matrix = self.dense()
+        return HessianOperator(self.n, self.like, lambda v: matrix @ v, self.name, matrix)
+
     def require(self, name: str, x: Any, advice: str) -> None:
         """Raise unless `x` is a vector (n,) or columns (n, k) of this operator's library and dtype."""
         if not array_api_compat.is_array_api_obj(x):

@@ -74,8 +74,7 @@ def rank_study(
     RankStudy
         O(n^3) for the closed forms.
     """
-    op = as_operator(hessian)
-    op = HessianOperator(op.n, op.like, op.product, op.name, op.dense())
+    op = as_operator(hessian).densified()
     chosen = usable_ranks(ranks, op.n)
     w = to_host(eigenvalues(op)).astype(np.float64)
     require_invertible(op.name, w, rounding(op.like))
@@ -114,7 +113,11 @@ def least_condition(values: Array, rank: int) -> float:
         The eigenvalues of H, none of them 0.
     rank : int
     """
-    low, high = _levels(to_host(values).astype(np.float64), rank)
+    w = to_host(values).astype(np.float64)
+    require_count("rank", rank, 0)
+    if not np.all(w):
+        raise ValueError("`values` must not be 0, where no P makes the condition number finite; damp them")
+    low, high = _levels(w, rank)
     return max(1.0, high / low)
 
 

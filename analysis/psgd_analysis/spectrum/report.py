@@ -49,8 +49,8 @@ def studies(
     n, small = hessian.n, hessian.n <= dense_limit
     if small:
         ranks = usable_ranks(ranks, n)
+        hessian = hessian.densified()
         matrix = hessian.dense()
-        hessian = HessianOperator(n, hessian.like, lambda v: matrix @ v, hessian.name, matrix)
         require_invertible(hessian.name, to_host(eigenvalues(matrix)), rounding(matrix))
     rng = np.random.default_rng([seed, 0])
     yield "density", density(hessian, rng, probes=probes, steps=steps, scale=scale)

@@ -82,10 +82,8 @@ class Backend:
             return
         import jax
 
-        # jax.enable_x64 is jax.experimental.enable_x64 in older versions
-        enable: Any = (
-            getattr(jax, "enable_x64", None) or importlib.import_module("jax.experimental").enable_x64
-        )
+        place = "jax" if hasattr(jax, "enable_x64") else "jax.experimental"
+        enable: Any = importlib.import_module(place).enable_x64
         with enable(self.dtype == "float64"):
             yield
 

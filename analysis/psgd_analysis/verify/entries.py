@@ -86,7 +86,7 @@ class Entry:
         if isinstance(p, psgd.LowRank):
             return (np.arange(n)[:, None],)
         assert isinstance(p, OrbitPreconditioner)
-        return p.group.subgroup(n).orbit_index
+        return tuple(np.array(members) for members in p.group.subgroup(n).orbit_index)
 
     def largest_step(self, kappa: float) -> float:
         """Return the step below which the rule is stable, on the condition number of an orbit."""

@@ -201,7 +201,7 @@ def floors(outcomes: Iterable[Outcome]) -> Any:
     return shown
 
 
-def contests(outcomes: Iterable[Outcome]) -> Any:
+def contests(outcomes: Iterable[Outcome], eps: float) -> Any:
     """Return the table of PSGD beside BFGS and the running closed form, or None if nothing was compared."""
     from rich.table import Table
 
@@ -213,7 +213,9 @@ def contests(outcomes: Iterable[Outcome]) -> Any:
         shown.add_column(heading, justify="right" if heading == "updates" else "left", no_wrap=True)
     for outcome in rows:
         traces = (outcome.traces[outcome.judged], *(outcome.traces[name] for name in RIVALS))
-        told = [f"{_number(trace.distance[-1])}  {fate(trace, outcome.case.setting)}" for trace in traces]
+        told = [
+            f"{_number(trace.distance[-1])}  {fate(trace, outcome.case.setting, eps)}" for trace in traces
+        ]
         shown.add_row(f"{outcome.label}, {outcome.case.problem}", f"{outcome.updates:,}", *told)
     return shown
 
@@ -229,7 +231,7 @@ def compared(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
     return found.values()
 
 
-def fate(trace: Trace, setting: str) -> str:
+def fate(trace: Trace, setting: str, eps: float) -> str:
     """Return in a word what became of a fit."""
     d = trace.column("distance")
     known = d[np.isfinite(d)]
@@ -237,7 +239,7 @@ def fate(trace: Trace, setting: str) -> str:
         return "diverges" if known.size else "none"
     if setting == "tracking":
         return "keeps up" if d[-1] < 0.1 else "falls behind"
-    if d[-1] < 1e-10:
+    if d[-1] < max(1e-10, 200 * eps):
         return "converges"
     return "falls" if _level(d) < 0.85 * _level(d[: d.size // 2]) else "stalls"
 

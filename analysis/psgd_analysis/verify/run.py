@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from psgd_core import convergence
-from psgd_core.convergence import Trace, Verdict, fit_rate, judge
+from psgd_core.convergence import Trace, Verdict, fit_rate
 
 from ..problems import exact_pairs, hessians, pairs
 from .backends import Backend
 from .baselines import Baseline
 from .cases import Case, Sizes, situation_of
+from .entries import ENTRIES
 from .families import Instance, Situation
 from .settings import SETTINGS, Asked, Plan, Run
+from .stops import descent
 
 Tick = Callable[[int], None]
 """Called with the number of updates just made; may raise `Interrupted`."""
@@ -83,7 +85,8 @@ class Outcome:
 def failed(case: Case, error: Exception) -> Outcome:
     """Return the outcome of a case that raised an exception."""
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
-    return Outcome(case, 0, case.preconditioner, "distance", 0.0, None, None, False, "ERROR", reason, 0.0)
+    label = ENTRIES[case.preconditioner].label
+    return Outcome(case, 0, label, "distance", 0.0, None, None, False, "ERROR", reason, 0.0)
 
 
 class Source:
@@ -138,7 +141,7 @@ def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) ->
             traces[beside.label] = fit(
                 situation, beside, plan.probe, seed, options.backend, tick, most=length
             )
-    verdict: Verdict = judge(judged, plan.expect(traces))
+    verdict: Verdict = plan.expect(traces).judge(judged)
     return Outcome(
         case=case,
         n=situation.n,
@@ -175,7 +178,7 @@ def fit(
     # That the others overflow is what is to be seen; of PSGD a warning would be a finding.
     quiet: Any = {"over": "ignore", "invalid": "ignore"} if isinstance(run.fitter, Baseline) else {}
     _record(trace, 0, run, backend.measure(run.fitter, state, eye, target))
-    while made < updates and not _settled(trace, run):
+    while made < updates and not any(stop(trace) for stop in run.stops):
         count = min(run.every, updates - made)
         v, h = source.take(count)
         steps = run.steps(np.arange(made, made + count))
@@ -212,18 +215,9 @@ def _record(trace: Trace, made: int, run: Run, errors: convergence.Errors) -> No
     )
 
 
-def _settled(trace: Trace, run: Run, records: int = 6) -> bool:
-    """Return whether the run may end early."""
-    d, bound = trace.distance, run.settled
-    if run.enough is not None and d[-1] <= run.enough:
-        return True
-    if bound is None or len(d) < 2 * records or not d[-1] <= bound:
-        return False
-    return min(d[-records:]) > 0.5 * min(d[:-records])
-
-
 def _fitted(trace: Trace) -> float | None:
     try:
-        return fit_rate(trace.updates, trace.distance).rate
+        way = descent(trace, np.inf)
+        return fit_rate(way.updates, way.distance).rate
     except ValueError:  # fewer than 4 usable points
         return None

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from psgd_core import convergence
-from psgd_core.convergence import Expectation, FallingFloor, LinearToRounding, Trace, Tracks, level
+from psgd_core.convergence import Expectation, FallingFloor, Trace, Tracks, level
 from psgd_core.preconditioners.normalizers import Sample
 
 from ..problems import probes
 from .baselines import BFGS, ClosedForm
 from .families import Situation
+from .stops import Below, GapBelow, LinearDescent, Settled
 
 LONGEST = 100_000
 """Updates that a run may take of its own accord."""
@@ -69,10 +70,8 @@ class Run:
         At most, or exactly if `settled` is None.
     every : int
         Updates between measurements.
-    settled : float, optional
-        The run ends early once its distance is below this and does not fall any more.
-    enough : float, optional
-        The run ends early once its distance is below this.
+    stops : tuple of callables
+        The run ends early once ``stop(trace)`` is true for one of them.
     """
 
     label: str
@@ -80,8 +79,7 @@ class Run:
     steps: Steps
     updates: int
     every: int
-    settled: float | None = None
-    enough: float | None = None
+    stops: tuple[Callable[[Trace], bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Plan:
 
     judged: Run
     beside: tuple[Run, ...]
-    expect: Callable[[Mapping[str, Trace]], Expectation]
+    expect: Callable[[Mapping[str, Trace]], Expectation | LinearDescent]
     column: str = "distance"
     rate: float | None = None
     probe: str | None = None  # None: exact pairs
@@ -145,10 +143,9 @@ def _reachable(bound: float, rate: float, updates: int) -> float:
 
 def _patient(fitter: Any, asked: Asked, step: float, updates: int, bound: float) -> Run:
     """Return a run whose rate no theory predicts: until it is well below the bound."""
-    enough = None if asked.steps else bound / 100
-    return Run(
-        "PSGD", fitter, Steps(asked.step or step), updates, max(1, min(100, updates // 100)), enough=enough
-    )
+    stops = () if asked.steps else (Below(bound / 100), Settled(bound))
+    every = max(1, min(100, updates // 100))
+    return Run("PSGD", fitter, Steps(asked.step or step), updates, every, stops)
 
 
 def _uneven(situation: Situation) -> bool:
@@ -162,9 +159,21 @@ def _uneven(situation: Situation) -> bool:
 
 def _lengths(asked: Asked, rate: float) -> tuple[int, int]:
     """Return updates and checkpoint distance for linear convergence: to rounding and somewhat further."""
-    needed = math.log(1 / asked.eps) / max(rate, 1e-9)
+    needed = _needed(asked, rate)
     updates = asked.steps or min(LONGEST, max(3000, round(1.5 * needed)))
-    return updates, max(1, round(min(needed, updates) / 60))
+    return updates, max(1, round(min(needed, updates) / 100))
+
+
+def _needed(asked: Asked, rate: float) -> float:
+    """Return how many updates take the error from 1 to rounding, at a rate; some, if it never gets there."""
+    return math.log(1 / asked.eps) / rate if rate > 0 else 1000.0
+
+
+def _expected(bound: float, rate: float | None, asked: Asked, tolerance: float) -> LinearDescent:
+    """Expect linear convergence, slower while the normaliser remembers the start: for about 100 updates."""
+    if rate is None:
+        return LinearDescent(bound)
+    return LinearDescent(bound, rate, tolerance + 0.25 * min(1.0, 100 / _needed(asked, rate)))
 
 
 # -- 1: exact expectation --------------------------------------------------------------------------------
@@ -177,16 +186,16 @@ def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     if entry.low_rank:
         updates = asked.steps or entry.patience
         run = _patient(entry.make(n), asked, 0.5, updates, bound)
-        return Plan(run, (), lambda traces: LinearToRounding(bound))
+        return Plan(run, (), lambda traces: LinearDescent(bound))
     step = asked.step or 0.9 * entry.largest_step(situation.kappa)
     predicted = float(
         convergence.predicted_rate(situation.spectra, step, rule="left" if entry.rule == "left" else "right")
     )
     updates, every = _lengths(asked, predicted)
     bound = _reachable(bound, predicted, updates)
-    run = Run("PSGD", p, Steps(step), updates, every, None if asked.steps else bound)
+    run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
     rate = None if _uneven(situation) else predicted
-    return Plan(run, (), lambda traces: LinearToRounding(bound, rate), rate=rate)
+    return Plan(run, (), lambda traces: _expected(bound, rate, asked, 0.25), rate=rate)
 
 
 # -- 2: online, definite, in the group -------------------------------------------------------------------
@@ -233,31 +242,37 @@ def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     if entry.low_rank:
         updates = asked.steps or entry.patience
         run = _patient(entry.make(n), asked, 0.2, updates, bound)
-        return Plan(run, _baselines(run), lambda traces: LinearToRounding(bound), probe=probe)
+        return Plan(run, _baselines(run), lambda traces: LinearDescent(bound), probe=probe)
     step = asked.step or (0.5 if situation.largest_orbit > 1 else 0.05)
     predicted = online_rate(situation.spectra, step, probe)
     updates, every = _lengths(asked, predicted)
     bound = _reachable(bound, predicted, updates)
-    run = Run("PSGD", p, Steps(step), updates, every, None if asked.steps else bound)
+    run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
     # The slowest orbit's own luck stays in the mean over a run of this length.
     rate = None if _uneven(situation) else predicted
-    expectation = LinearToRounding(bound, rate, tolerance=0.4)
-    return Plan(run, _baselines(run), lambda traces: expectation, rate=rate, probe=probe)
+    return Plan(
+        run, _baselines(run), lambda traces: _expected(bound, rate, asked, 0.4), rate=rate, probe=probe
+    )
 
 
 # -- 3 and 4: a floor that falls with the step -----------------------------------------------------------
 
 
-def _annealed(situation: Situation, asked: Asked, updates: int, probe: str) -> tuple[Run, Run]:
+def _annealed(
+    situation: Situation, asked: Asked, updates: int, probe: str, enough: float | None = None
+) -> tuple[Run, Run]:
     """Return the annealed run, and the same with a constant step, a quarter as long.
 
-    The step falls as 1/t once the slowest mode has had time to settle.
+    The step falls as 1/t once the slowest mode has had time to settle. With a gap that is `enough` the run
+    takes up to four times `updates`, but no more than it needs.
     """
     p, start, s = situation.entry.make(situation.n), asked.step or 0.3, situation.largest_orbit
     half = max(0.8 * s / start, 0.7 / online_rate(situation.spectra, start, probe))
     updates = asked.steps or updates
     every = max(1, updates // 100)
     annealed = Run("PSGD", p, Steps(start, half), updates, every)
+    if enough is not None and asked.steps is None:
+        annealed = replace(annealed, updates=4 * updates, stops=(GapBelow(enough),))
     constant = Run(CONSTANT, p, Steps(start), max(4 * every, updates // 4), every)
     return annealed, constant
 
@@ -281,10 +296,10 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
     s, gaussian = situation.largest_orbit, probe == "gaussian"
     updates = (1100 * (s + 3) if gaussian else 800 * (s + 2)) * (s + 1)
-    annealed, constant = _annealed(situation, asked, updates, probe)
+    annealed, constant = _annealed(situation, asked, updates, probe, 0.7 * TARGET_GAP)
     # By its symmetry a Gaussian pair hides the bias within single orbits: one step for all shows it.
     changes = {"normalizer": Sample()} | ({"steps": "group"} if gaussian else {})
-    own = replace(annealed, label=SAMPLE, fitter=situation.entry.variant(situation.n, **changes))
+    own = replace(annealed, label=SAMPLE, fitter=situation.entry.variant(situation.n, **changes), stops=())
     return Plan(
         annealed,
         (constant, own),

@@ -1,0 +1,79 @@
+"""When a run may end before its time, and what of its curve counts as the way down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psgd_core.convergence import LinearToRounding, Trace, Verdict, level
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The distance is below a bound, and has not halved over the last records."""
+
+    bound: float
+    records: int = 12
+
+    def __call__(self, trace: Trace) -> bool:
+        """Return whether the run may end."""
+        d = trace.distance
+        if len(d) < 2 * self.records or not d[-1] <= self.bound:
+            return False
+        return min(d[-self.records :]) > 0.5 * min(d[: -self.records])
+
+
+@dataclass(frozen=True)
+class Below:
+    """The distance is below a bound."""
+
+    bound: float
+
+    def __call__(self, trace: Trace) -> bool:
+        """Return whether the run may end."""
+        return trace.distance[-1] <= self.bound
+
+
+@dataclass(frozen=True)
+class GapBelow:
+    """The level that the criterion's gap ends at is below a bound: of the last fifth, not of a lucky moment."""
+
+    bound: float
+    records: int = 50
+
+    def __call__(self, trace: Trace) -> bool:
+        """Return whether the run may end."""
+        return len(trace.gap) >= self.records and level(trace.gap) <= self.bound
+
+
+def descent(trace: Trace, bound: float) -> Trace:
+    """Return the curve down to ten times the level it ends at, at most down to the bound.
+
+    What follows is rounding, and says nothing of the rate.
+    """
+    threshold = min(bound, 10 * level(trace.distance, 0.1))
+    reached = next((i for i, d in enumerate(trace.distance) if d <= threshold), None)
+    if reached is None:
+        return trace
+    way = Trace(trace.name)
+    for i in range(reached + 1):
+        way.record(trace.updates[i], distance=trace.distance[i], gap=trace.gap[i])
+    return way
+
+
+@dataclass(frozen=True)
+class LinearDescent:
+    """Expect the distance to end below a bound, and to get there at a rate (None: at any).
+
+    The same as `LinearToRounding`, but for the rate's being fitted to the way down alone.
+    """
+
+    bound: float
+    rate: float | None = None
+    tolerance: float = 0.25
+
+    def judge(self, trace: Trace) -> Verdict:
+        """Return the verdict on the trace's distance."""
+        end = LinearToRounding(self.bound).judge(trace)
+        if self.rate is None or not end.passed:
+            return end
+        return LinearToRounding(self.bound, self.rate, self.tolerance).judge(descent(trace, self.bound))
