@@ -602,6 +602,15 @@ def test_density_on_a_logarithmic_scale_leaves_out_what_it_cannot_see():
     assert f"|λ| below {d.floor:.2g}" in repr(d)
 
 
+def test_a_logarithmic_grid_below_the_floor_has_no_interval():
+    values, grid = np.geomspace(1e-9, 1e3, 150), np.linspace(-9, 3, 13)
+    d = spectrum.density(
+        with_spectrum(values), np.random.default_rng(0), scale="log", steps=30, grid=grid, width=0.5
+    )
+    np.testing.assert_array_equal(np.isnan(d.upper), grid < np.log10(d.floor))
+    json.dumps(d.as_dict(), allow_nan=False)
+
+
 def test_density_of_a_singular_matrix_counts_its_zeros():
     d = spectrum.density(with_spectrum([0.0] * 30 + [1.0] * 70), np.random.default_rng(0), probes=40)
     assert d.below == pytest.approx(0.3, abs=0.05)
@@ -1235,6 +1244,7 @@ H4 = np.diag([1.0, 2.0, 3.0, -4.0])
             ValueError,
             "must be invertible, got .* study `damped",
         ),
+        (lambda: spectrum.least_condition(np.array([0.0, 1.0]), 1), ValueError, "`values` must not be 0"),
         (
             lambda: spectrum.best_low_rank(H4, 1, by="luck"),
             ValueError,

@@ -17,6 +17,7 @@ into JSON with `.as_dict()`. `figures` has the drawing functions, which take and
 """
 
 from . import figures
+from .broadening import smoothed
 from .exact import (
     compare,
     condition_number,
@@ -37,7 +38,7 @@ from .operators import (
     preconditioner_operator,
 )
 from .ordering import best_order
-from .quadrature import density, smoothed
+from .quadrature import density
 from .ranks import best_low_rank, least_condition, rank_study
 from .recurrence import Tridiagonal, lanczos
 from .results import Comparison, Density, Eigenvalues, Extremes, GroupStudy, Ordering, RankStudy

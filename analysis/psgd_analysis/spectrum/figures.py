@@ -107,7 +107,7 @@ def density(result: Density, ax: Any = None, exact: np.ndarray | None = None) ->
     beside the bulk: its peak is 1. Where outliers lie many bulks away, λ is logarithmic as well, beyond the
     bulk.
     """
-    from .quadrature import smoothed
+    from .broadening import smoothed
 
     ax = _axes(ax)
     log = result.scale == "log"

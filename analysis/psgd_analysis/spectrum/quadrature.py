@@ -25,12 +25,12 @@ differ, the density is left out, and what lies there is given as one fraction.
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import array_api_compat
 import numpy as np
 
 from ..problems import probes as draw_probes
+from .broadening import cells, evaluate, floor_of, grid_for, narrowest, place
 from .checks import require_count, require_rng
 from .operators import Array, HessianOperator, as_operator, rounding, to_host
 from .recurrence import Rule, gauss_rules, lanczos
@@ -38,23 +38,6 @@ from .results import Density
 
 BASIS_BYTES = 2**30
 """Vectors are held and reorthogonalised as long as they fit in this much memory, unless told otherwise."""
-
-_UNRESOLVED = (
-    0.02  # truncation error, integrated over t, that the automatic width aims at: 2 % of all eigenvalues
-)
-_NARROWEST, _WIDEST = (
-    64,
-    8,
-)  # bounds of the automatic width: parts of what holds the middle 90 % of the spectrum
-_REACH = 5.0  # widths, beyond which a Gaussian counts as 0 when the grid is laid
-
-
-class _Nodes(NamedTuple):
-    """The rules of all probes, on the axis that the density is drawn over."""
-
-    position: np.ndarray  # (N, m): θ, or log10 |θ|
-    weights: np.ndarray  # (N, m)
-    negative: np.ndarray  # (N, m) bool: θ < 0
 
 
 def density(
@@ -120,12 +103,12 @@ def density(
 
     weighty = gauss.nodes[gauss.weights > 1e-20]  # where a subspace is exhausted, the nodes left over weigh 0
     zero = 8 * rounding(op.like) * float(np.max(np.abs(gauss.nodes)))
-    floor = _floor(gauss, anti, zero) if scale == "log" else zero
+    floor = floor_of(gauss, anti, zero) if scale == "log" else zero
     below = float(np.mean(np.sum(gauss.weights * (np.abs(gauss.nodes) <= floor), axis=1)))
-    a, b = _placed(gauss, scale, zero), _placed(anti, scale, zero)
+    a, b = place(gauss, scale, zero), place(anti, scale, zero)
     if width is None:
-        width = _narrowest(a, b)
-    t = _grid(a, b, width) if grid is None else _user_grid(grid)
+        width = narrowest(a, b)
+    t = grid_for(a, b, width) if grid is None else _user_grid(grid)
     if grid is None and scale == "log" and floor > zero:
         t = t[t >= np.log10(floor)]
     if t.size == 0:
@@ -133,8 +116,8 @@ def density(
             f"`scale` must be 'linear' for {op.name}, got 'log', which resolves no |λ| above {floor:.2g}; "
             "or raise `steps`"
         )
-    value, second, truncation, negative = _evaluate(a, b, t, width)
-    displaced = float(np.sum(_cells(t, width) * truncation))
+    value, second, truncation, negative = evaluate(a, b, t, width)
+    displaced = float(np.sum(cells(t, width) * truncation))
     if displaced > 1:
         warnings.warn(
             f"a width of {width:.3g} is too narrow for {steps} steps on {op.name}: nodes lie further apart, "
@@ -142,6 +125,8 @@ def density(
             stacklevel=2,
         )
     lower, upper = _interval(value, second, probes, op.n, confidence)
+    if scale == "log" and floor > zero:  # nothing is known there, and a grid of the caller's may go below
+        lower, upper = (np.where(t < np.log10(floor), np.nan, x) for x in (lower, upper))
     return Density(
         name=op.name,
         grid=t,
@@ -164,20 +149,6 @@ def density(
     )
 
 
-def smoothed(eigenvalues: np.ndarray, grid: np.ndarray, width: float, scale: str = "linear") -> np.ndarray:
-    """Return the exact density of known eigenvalues, broadened in the same way: what `density` estimates.
-
-    On a logarithmic scale zeros are left out (they count in n).
-    """
-    values = np.asarray(eigenvalues, dtype=np.float64)
-    if scale == "log":
-        values = np.log10(np.abs(values[values != 0]))
-    total = np.zeros(len(grid))
-    for part in np.array_split(values, -(-values.size // 4096) or 1):
-        total += np.sum(_gaussian(np.asarray(grid)[:, None] - part, width), axis=1)
-    return total / np.size(eigenvalues)
-
-
 def _all_rules(op, rng, probes: int, steps: int, reorthogonalize: bool, batch: int) -> tuple[Rule, Rule]:
     parts = []
     for start in range(0, probes, batch):
@@ -192,52 +163,6 @@ def _all_rules(op, rng, probes: int, steps: int, reorthogonalize: bool, batch: i
     return gauss, anti
 
 
-def _floor(gauss: Rule, anti: Rule, zero: float) -> float:
-    """Return the ``|λ|`` below which the rules do not tell where on a logarithmic scale eigenvalues lie.
-
-    The node nearest to 0 is located if the other rule has it too; if not, eigenvalues may be anywhere
-    between 0 and the two.
-    """
-    floor = zero
-    for nodes, others in zip(gauss.nodes, anti.nodes, strict=True):
-        for here, there in ((nodes, others), (others, nodes)):
-            seen = here[np.abs(here) > zero]
-            if seen.size:
-                nearest = seen[np.argmin(np.abs(seen))]
-                apart = float(np.min(np.abs(there - nearest)))
-                if apart > 0.02 * abs(nearest):
-                    floor = max(floor, abs(nearest) + apart)
-    return float(floor)
-
-
-def _placed(rule: Rule, scale: str, zero: float) -> _Nodes:
-    if scale == "linear":
-        return _Nodes(rule.nodes, rule.weights, rule.nodes < 0)
-    seen = np.abs(rule.nodes) > zero
-    position = np.log10(np.where(seen, np.abs(rule.nodes), 1.0))
-    return _Nodes(position, np.where(seen, rule.weights, 0.0), rule.nodes < 0)
-
-
-def _evaluate(a: _Nodes, b: _Nodes, t: np.ndarray, width: float) -> tuple[np.ndarray, ...]:
-    """Return φ, the mean of g^2, the truncation error, and the negative eigenvalues' part of φ, at each t."""
-    value, second, truncation, negative = (np.zeros(t.size) for _ in range(4))
-    step = max(1, 2**19 // a.position.size)
-    for start in range(0, t.size, step):
-        block = slice(start, start + step)
-        g = _gaussian(t[block, None, None] - a.position, width)
-        by_probe = np.sum(g * a.weights, axis=2)
-        other = np.sum(_gaussian(t[block, None, None] - b.position, width) * b.weights, axis=2)
-        value[block] = np.mean(by_probe, axis=1)
-        second[block] = np.mean(np.sum(g * g * a.weights, axis=2), axis=1)
-        truncation[block] = np.mean(np.abs(by_probe - other), axis=1)
-        negative[block] = np.mean(np.sum(g * a.weights * a.negative, axis=2), axis=1)
-    return value, second, truncation, negative
-
-
-def _gaussian(distance: np.ndarray, width: float) -> np.ndarray:
-    return np.exp(-0.5 * (distance / width) ** 2) / (width * np.sqrt(2 * np.pi))
-
-
 def _interval(value, second, probes: int, n: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the χ² interval of a mean of `probes` quadratic forms on the sphere."""
     from scipy.special import gammaincinv
@@ -249,45 +174,6 @@ def _interval(value, second, probes: int, n: int, confidence: float) -> tuple[np
     half = np.maximum(probes / 2, half - 2 * np.sqrt(half))  # ν, less two standard deviations of its own
     tail = (1 - confidence) / 2
     return value * half / gammaincinv(half, 1 - tail), value * half / gammaincinv(half, tail)
-
-
-def _narrowest(a: _Nodes, b: _Nodes) -> float:
-    """Return the narrowest width at which the truncation error, integrated, is below `_UNRESOLVED`."""
-    seen = a.weights.reshape(-1) > 0
-    position, weights = a.position.reshape(-1)[seen], a.weights.reshape(-1)[seen]
-    if position.size == 0:
-        return 1.0
-    order = np.argsort(position)
-    position, mass = position[order], np.cumsum(weights[order])
-    ends = position[np.searchsorted(mass, [0.05 * mass[-1], 0.95 * mass[-1]])]
-    magnitude = float(np.max(np.abs(position))) or 1.0
-    extents = (float(ends[1] - ends[0]), float(position[-1] - position[0]))
-    extent = next((x for x in extents if x > 1e-6 * magnitude), magnitude)
-    low, high = extent / _NARROWEST, extent / _WIDEST
-
-    def unresolved(width: float) -> bool:
-        t = _grid(a, b, width)
-        return bool(np.sum(_cells(t, width) * _evaluate(a, b, t, width)[2]) > _UNRESOLVED)
-
-    if not unresolved(low):
-        return low
-    for _ in range(6):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if unresolved(middle) else (low, middle)
-    return high
-
-
-def _cells(t: np.ndarray, width: float) -> np.ndarray:
-    """Return the length that each point of a grid stands for; gaps between clusters are empty."""
-    return np.minimum(np.gradient(t), width) if t.size > 1 else np.full(t.size, width)
-
-
-def _grid(a: _Nodes, b: _Nodes, width: float) -> np.ndarray:
-    """Return every multiple of width/2 within reach of a node that has weight."""
-    seen = np.concatenate([x.position[x.weights > 1e-12] for x in (a, b)])
-    cells = np.unique(np.round(seen / (width / 2)))
-    reach = np.arange(-int(2 * _REACH), int(2 * _REACH) + 1)
-    return np.unique(cells[:, None] + reach) * (width / 2)
 
 
 def _user_grid(grid: np.ndarray) -> np.ndarray:
