@@ -66,7 +66,7 @@ CHOSEN = (
     "xmat/indefinite/floor/*",
     "dense/indefinite/floor/*",
     "dense/noisy/floor/*",
-    "diagonal/outside/outside/gaussian",
+    "diagonal/outside/outside/*",
     "xmat/outside/outside/rademacher",
     "xmat/drifting/tracking/*",
     "dense/drifting/tracking/*",

@@ -35,7 +35,7 @@ class Below:
 
 @dataclass(frozen=True)
 class GapBelow:
-    """The level that the criterion's gap ends at is below a bound: of the last fifth, not of a lucky moment."""
+    """The criterion's gap is below a bound: its level over the last fifth, not a lucky moment."""
 
     bound: float
     records: int = 50
