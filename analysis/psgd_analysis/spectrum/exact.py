@@ -97,7 +97,7 @@ def extreme_eigenvalues(
 ) -> Extremes:
     """Return the k smallest and the k largest eigenvalues (by value, not magnitude) from products alone.
 
-    By implicitly restarted Lanczos, `scipy.sparse.linalg.eigsh` or CuPy's; small problems (n <= 8k + 16)
+    By implicitly restarted Lanczos, `scipy.sparse.linalg.eigsh` or CuPy's; small problems (n <= 256)
     are solved densely. Isolated ends come fast. Where the spectrum is dense at an end they may take very
     long: the outermost nodes of `density` come within a few hundred products to a small part of its width,
     all the same.
@@ -113,7 +113,7 @@ def extreme_eigenvalues(
         Residual, relative to the eigenvalue, at which to stop; 0 is working precision. The eigenvalue's own
         error is of the order of its square.
     maxiter : int
-        Most restarts, of about 20 products each.
+        Most restarts, of up to 100 products each (20 where n is above 10^6): so many vectors are held.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def extreme_eigenvalues(
     require_rng(rng)
     require_count("k", k, 1, op.n)
     xp = array_api_compat.array_namespace(op.like)
-    if op.n <= 8 * k + 16:
+    if op.n <= max(256, 8 * k):
         w, vectors = xp.linalg.eigh(op.dense())
         low, high = (w[:k], vectors[:, :k]), (w[op.n - k :], vectors[:, op.n - k :])
     else:
@@ -147,15 +147,17 @@ def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int
     v0 = draw_probes(op.n, rng, like=op.like)
     xp, device = array_api_compat.array_namespace(op.like), array_api_compat.device(op.like)
     matrix = linear_operator(op)
+    options: dict[str, Any] = {"k": k, "which": which, "tol": tol, "maxiter": maxiter}
+    options["ncv"] = min(op.n - 1, max(4 * k + 1, 100 if op.n <= 10**6 else 20))
     if array_api_compat.is_cupy_array(op.like):
         from cupyx.scipy.sparse.linalg import eigsh
 
-        w, vectors = eigsh(matrix, k=k, which=which, v0=v0, tol=tol, maxiter=maxiter)
+        w, vectors = eigsh(matrix, v0=v0, **options)
     else:
         from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
         try:
-            w, vectors = eigsh(matrix, k=k, which=which, v0=to_host(v0), tol=tol, maxiter=maxiter)
+            w, vectors = eigsh(matrix, v0=to_host(v0), **options)
         except ArpackNoConvergence as error:
             raise RuntimeError(
                 f"{len(error.eigenvalues)} of {k} eigenvalues of {op.name} converged; "

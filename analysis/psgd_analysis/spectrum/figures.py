@@ -86,18 +86,23 @@ def eigenvalues(result: Eigenvalues, ax: Any = None) -> Any:
 
 
 def extremes(result: Extremes, ax: Any = None) -> Any:
-    """Draw the ends of a spectrum over their index, with error bars."""
+    """Draw the ends of a spectrum, outermost first, with error bars; λ is linear around 0, else logarithmic."""
     ax, k = _axes(ax), len(result.smallest)
-    for values, errors, start, marker in (
-        (result.smallest, result.smallest_error, 1, "v"),
-        (result.largest, result.largest_error, result.n - k + 1, "^"),
-    ):
-        ax.errorbar(start + np.arange(k), values, yerr=errors, fmt=marker, color=BLUE, capsize=3)
+    ends = (
+        ("largest", result.largest[::-1], result.largest_error[::-1], BLUE, "^"),
+        ("smallest", result.smallest, result.smallest_error, VERMILION, "v"),
+    )
+    for label, values, errors, color, marker in ends:
+        ax.errorbar(np.arange(1, k + 1), values, yerr=errors, fmt=marker, color=color, capsize=3, label=label)
+    magnitudes = np.abs(np.concatenate([result.smallest, result.largest]))
+    if np.max(magnitudes) > 0:
+        ax.set_yscale("symlog", linthresh=max(float(np.min(magnitudes)), 1e-6 * float(np.max(magnitudes))))
     ax.axhline(0, color=GREY, linewidth=1)
-    ax.set_xlabel("index of the eigenvalue, ascending")
+    ax.set_xticks(np.arange(1, k + 1))
+    ax.set_xlabel("place from its end of the spectrum")
     ax.set_ylabel("eigenvalue λ")
     ax.set_title(f"Ends of the spectrum of {result.name}, n = {result.n}")
-    return _finished(ax, legend=False)
+    return _finished(ax)
 
 
 def density(result: Density, ax: Any = None, exact: np.ndarray | None = None) -> Any:
