@@ -86,7 +86,7 @@ def eigenvalues(result: Eigenvalues, ax: Any = None) -> Any:
 
 
 def extremes(result: Extremes, ax: Any = None) -> Any:
-    """Draw the ends of a spectrum, outermost first, with error bars; λ is linear around 0, else logarithmic."""
+    """Draw the ends of a spectrum, outermost first, with error bars; λ is logarithmic away from 0."""
     ax, k = _axes(ax), len(result.smallest)
     ends = (
         ("largest", result.largest[::-1], result.largest_error[::-1], BLUE, "^"),
