@@ -5,8 +5,9 @@ Exit codes: 0 if all is well, 1 if a check failed, 2 for bad usage or bad input,
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -21,7 +22,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("verify")(verify.verify)
+
+
+def _help(function: Callable[..., object]) -> str:
+    """Return the docstring with a line per paragraph, for the terminal to break."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+app.command("verify", help=_help(verify.verify))(verify.verify)
 minimize_command.register(app)
 spectrum_command.register(app)
 
@@ -33,10 +42,9 @@ def _commands() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(
-            args=None if arguments is None else list(arguments), prog_name="psgd", standalone_mode=False
-        )
+        code = app(args=given, prog_name="psgd", standalone_mode=False, obj=given)
     except (KeyboardInterrupt, typer.Abort):
         print("psgd: interrupted", file=sys.stderr)
         return 130

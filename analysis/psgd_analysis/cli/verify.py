@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..verify.families import FAMILIES, OWN
 from ..verify.page import page
 from ..verify.pool import Results, length, run_all
 from ..verify.run import Options
+from ..verify.settings import SETTINGS
 from .files import write_atomically
 
 BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str)  # type: ignore[misc]
@@ -35,6 +36,7 @@ PNG, JSON = "verify.png", "verify.json"
 
 
 def verify(
+    context: typer.Context,
     preconditioner: Annotated[
         list[str] | None, typer.Option("--preconditioner", "-p", help="Which; repeatable. See --list.")
     ] = None,
@@ -46,22 +48,22 @@ def verify(
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=2, max=2048, help="Parameters. [default: 16; 20 for low rank]")
+        int | None, typer.Option("--n", min=2, max=2048, help="Parameters. Usually 16, and 20 for low rank.")
     ] = None,
     kappa: Annotated[float, typer.Option(min=1.0, help="Condition number of built-in Hessians.")] = 100.0,
     dtype: Annotated[DtypeName, typer.Option(help="Float type.")] = DtypeName.float64,  # type: ignore[attr-defined]
     backend: Annotated[BackendName, typer.Option(help="Array library.")] = BackendName.numpy,  # type: ignore[attr-defined]
     steps: Annotated[
-        int | None, typer.Option(min=10, help="Updates of every run. [default: as many as theory needs]")
+        int | None, typer.Option(min=10, help="Updates of every run. Otherwise as many as theory says.")
     ] = None,
     step: Annotated[
         float | None,
-        typer.Option(help="Step, in (0, 1); the first one where it is annealed. [default: by setting]"),
+        typer.Option(help="Step, in (0, 1); the first one where it is annealed. Otherwise by setting."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of Hessians and probes.")] = 0,
     out: Annotated[Path, typer.Option(help=f"Folder for {PNG} and {JSON}.")] = Path(),
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes. [default: one per core on numpy, 1 elsewhere]")
+        int | None, typer.Option(min=1, help="Processes. Otherwise one per core on numpy, and 1 elsewhere.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
     everything: Annotated[
@@ -103,15 +105,17 @@ def verify(
     _require_folder(out)
     options = Options(sizes, library, steps, step)
     jobs = jobs or (min(_cores(), 8) if library.name == "numpy" else 1)
-    return _verify(cases, options, jobs, out, json)
+    return _verify(cases, options, jobs, out, json, ["psgd", *(context.obj or ())])
 
 
-def _verify(cases: Sequence[Case], options: Options, jobs: int, out: Path, json: bool) -> int:
+def _verify(
+    cases: Sequence[Case], options: Options, jobs: int, out: Path, json: bool, command: Sequence[str]
+) -> int:
     start = time.perf_counter()
     results = _run(cases, options, jobs)
     seconds = time.perf_counter() - start
     outcomes = results.outcomes
-    data = report.as_dict(outcomes, options, ["psgd", *sys.argv[1:]], seconds, results.interrupted)
+    data = report.as_dict(outcomes, options, command, seconds, results.interrupted)
     text = report.to_json(data)
     where = (
         "on " + options.backend.name,
@@ -183,9 +187,18 @@ def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Seque
     console.print(line, style="bold green" if good else "bold red", markup=False, soft_wrap=True)
 
 
-def _list(cases: Iterable[Case]) -> None:
+def _list(cases: Sequence[Case]) -> None:
+    for title, things in (
+        ("preconditioners", {name: entry.label for name, entry in ENTRIES.items()}),
+        ("Hessians (problems)", {name: family.about for name, family in FAMILIES.items()}),
+        ("settings", {name: setting.about for name, setting in SETTINGS.items()}),
+    ):
+        print(f"{title}:")
+        for name, about in things.items():
+            print(f"  {name:16} {about}")
+    print(f"checks, {len(cases)}:")
     for case in cases:
-        print(case.name)
+        print(f"  {case.name}")
 
 
 def _names(option: str, given: list[str] | None, known: dict[str, Any]) -> list[str] | None:

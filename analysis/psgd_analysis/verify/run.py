@@ -18,8 +18,9 @@ from .baselines import Baseline
 from .cases import Case, Sizes, situation_of
 from .entries import ENTRIES
 from .families import Instance, Situation
-from .settings import SETTINGS, Asked, Plan, Run
+from .settings import SETTINGS, Plan, Run
 from .stops import descent
+from .theory import Asked
 
 Tick = Callable[[int], None]
 """Called with the number of updates just made; may raise `Interrupted`."""

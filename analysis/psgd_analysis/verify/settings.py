@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,13 +24,10 @@ from psgd_core import convergence
 from psgd_core.convergence import Expectation, FallingFloor, Trace, Tracks, level
 from psgd_core.preconditioners.normalizers import Sample
 
-from ..problems import probes
 from .baselines import BFGS, ClosedForm
 from .families import Situation
 from .stops import Below, GapBelow, LinearDescent, Settled
-
-LONGEST = 100_000
-"""Updates that a run may take of its own accord."""
+from .theory import Asked, lag, lengths, online_rate, reachable, rounding, tolerance, uneven
 
 TARGET_GAP = 1e-4
 """The criterion's gap that annealed runs outside the group must reach."""
@@ -67,7 +64,7 @@ class Run:
     fitter : Preconditioner or Baseline
     steps : Steps
     updates : int
-        At most, or exactly if `settled` is None.
+        How many at most.
     every : int
         Updates between measurements.
     stops : tuple of callables
@@ -98,21 +95,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user fixed, None where theory decides, and the rounding unit."""
-
-    steps: int | None = None
-    step: float | None = None
-    eps: float = 2.0**-52
-
-
-@dataclass(frozen=True)
 class Setting:
     """How pairs come, where that makes sense, and what a case is then to do.
 
     Parameters
     ----------
-    name, title : str
+    name, about : str
+        As in names of cases, and one line for `--list`.
     accepts : callable
         ``accepts(situation)``.
     plan : callable
@@ -122,23 +111,10 @@ class Setting:
     """
 
     name: str
-    title: str
+    about: str
     accepts: Callable[[Situation], bool]
     plan: Callable[[Situation, Asked, str | None], Plan]
     probes: tuple[str | None, ...] = field(default=("gaussian",))
-
-
-def rounding(situation: Situation, asked: Asked) -> float:
-    """Return the distance that counts as converged: 1e-10, 1e-8 outside the group, or what the dtype allows.
-
-    The Hessian's own rounding moves its smallest eigenvalues by about ``eps κ``.
-    """
-    return max(1e-10 if situation.inside else 1e-8, 64 * asked.eps * situation.kappa)
-
-
-def _reachable(bound: float, rate: float, updates: int) -> float:
-    """Return the bound, or where so few updates cannot reach it, ten times what theory predicts for them."""
-    return max(bound, 10 * math.exp(-0.75 * max(rate, 0.0) * updates)) if rate > 0 else bound
 
 
 def _patient(fitter: Any, asked: Asked, step: float, updates: int, bound: float) -> Run:
@@ -148,83 +124,29 @@ def _patient(fitter: Any, asked: Asked, step: float, updates: int, bound: float)
     return Run("PSGD", fitter, Steps(asked.step or step), updates, every, stops)
 
 
-def _uneven(situation: Situation) -> bool:
-    """Return whether the orbits differ much in scale.
-
-    One scale starts them all, and most of a run is then the normaliser's way to theirs: at no constant rate.
-    """
-    tops = np.concatenate([np.max(h, axis=0) for h in situation.spectra])
-    return bool(np.max(tops) > 1e3 * np.min(tops))
-
-
-def _lengths(asked: Asked, rate: float) -> tuple[int, int]:
-    """Return updates and checkpoint distance for linear convergence: to rounding and somewhat further."""
-    needed = _needed(asked, rate)
-    updates = asked.steps or min(LONGEST, max(3000, round(1.5 * needed)))
-    return updates, max(1, round(min(needed, updates) / 100))
-
-
-def _needed(asked: Asked, rate: float) -> float:
-    """Return how many updates take the error from 1 to rounding, at a rate; some, if it never gets there."""
-    return math.log(1 / asked.eps) / rate if rate > 0 else 1000.0
-
-
-def _expected(bound: float, rate: float | None, asked: Asked, tolerance: float) -> LinearDescent:
-    """Expect linear convergence, slower while the normaliser remembers the start: for about 100 updates."""
-    if rate is None:
-        return LinearDescent(bound)
-    return LinearDescent(bound, rate, tolerance + 0.25 * min(1.0, 100 / _needed(asked, rate)))
-
-
 # -- 1: exact expectation --------------------------------------------------------------------------------
 
 
 def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
-    entry, n = situation.entry, situation.n
-    bound = rounding(situation, asked)
-    p = entry.make(n)
+    entry, bound = situation.entry, rounding(situation, asked)
+    p = entry.make(situation.n)
     if entry.low_rank:
         updates = asked.steps or entry.patience
-        run = _patient(entry.make(n), asked, 0.5, updates, bound)
+        run = _patient(p, asked, 0.5, updates, bound)
         return Plan(run, (), lambda traces: LinearDescent(bound))
     step = asked.step or 0.9 * entry.largest_step(situation.kappa)
     predicted = float(
         convergence.predicted_rate(situation.spectra, step, rule="left" if entry.rule == "left" else "right")
     )
-    updates, every = _lengths(asked, predicted)
-    bound = _reachable(bound, predicted, updates)
+    updates, every = lengths(asked, predicted)
+    bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
-    rate = None if _uneven(situation) else predicted
-    return Plan(run, (), lambda traces: _expected(bound, rate, asked, 0.25), rate=rate)
+    rate = None if uneven(situation) else predicted
+    expected = LinearDescent(bound, rate, tolerance(0.25, asked, predicted))
+    return Plan(run, (), lambda traces: expected, rate=rate)
 
 
 # -- 2: online, definite, in the group -------------------------------------------------------------------
-
-
-def _sizes(spectra: Sequence[np.ndarray], probe: str, draws: int = 4096) -> list[np.ndarray]:
-    """Return what `Running` divides the step by at the minimiser, per orbit, (c,) for each orbit size.
-
-    It holds the mean of the sample's size ``(|a|^2 + |b|^2)^{1/2} = (2 Σ h_i z_i^2)^{1/2}``, z the probe in
-    H's eigenbasis on the orbit. That mean, of many draws, is squared.
-    """
-    sizes = []
-    for h in spectra:
-        z = probes(h.shape[0], np.random.default_rng(0), draws, kind=probe)
-        sizes.append(np.mean(np.sqrt(2 * (h.T @ (z * z))), axis=1) ** 2)
-    return sizes
-
-
-def online_rate(spectra: Sequence[np.ndarray], step: float, probe: str) -> float:
-    """Return the rate of convergence from single probes, to first order in the step.
-
-    Where ``a = b`` at the minimiser the error shrinks as it does in expectation; elsewhere this is the rate
-    at which the start is forgotten.
-    """
-    return min(
-        float(convergence.predicted_rate((h[:, c : c + 1],), step, normalizer=float(sizes[c])))
-        for h, sizes in zip(spectra, _sizes(spectra, probe), strict=True)
-        for c in range(h.shape[1])
-    )
 
 
 def _baselines(run: Run) -> tuple[Run, ...]:
@@ -236,23 +158,21 @@ def _baselines(run: Run) -> tuple[Run, ...]:
 
 def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
-    entry, n = situation.entry, situation.n
-    bound = rounding(situation, asked)
-    p = entry.make(n)
+    entry, bound = situation.entry, rounding(situation, asked)
+    p = entry.make(situation.n)
     if entry.low_rank:
         updates = asked.steps or entry.patience
-        run = _patient(entry.make(n), asked, 0.2, updates, bound)
+        run = _patient(p, asked, 0.2, updates, bound)
         return Plan(run, _baselines(run), lambda traces: LinearDescent(bound), probe=probe)
     step = asked.step or (0.5 if situation.largest_orbit > 1 else 0.05)
     predicted = online_rate(situation.spectra, step, probe)
-    updates, every = _lengths(asked, predicted)
-    bound = _reachable(bound, predicted, updates)
+    updates, every = lengths(asked, predicted)
+    bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
     # The slowest orbit's own luck stays in the mean over a run of this length.
-    rate = None if _uneven(situation) else predicted
-    return Plan(
-        run, _baselines(run), lambda traces: _expected(bound, rate, asked, 0.4), rate=rate, probe=probe
-    )
+    rate = None if uneven(situation) else predicted
+    expected = LinearDescent(bound, rate, tolerance(0.4, asked, predicted))
+    return Plan(run, _baselines(run), lambda traces: expected, rate=rate, probe=probe)
 
 
 # -- 3 and 4: a floor that falls with the step -----------------------------------------------------------
@@ -312,25 +232,6 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
 # -- 5: a moving target ----------------------------------------------------------------------------------
 
 
-def lag(situation: Situation, step: float, probe: str, updates: int) -> float:
-    """Return about how far a constant step stays behind, after `updates`.
-
-    The mean of H moves as ``H_0 + t c I``, ``c = drift^2/n``: P*'s eigenvalues ``1/h_i`` by ``c/h_i`` of
-    themselves per update, while the fit closes ``4 step h_i / N`` of what it is behind. The drift's random
-    part, ``c sqrt(t)`` in every entry of H, is outside the group but for an orbit's s columns and leaves a
-    floor proportional to ``sqrt(step)``.
-    """
-    c, n = situation.instance.drift**2 / situation.n, situation.n
-    now = [h + c * updates for h in situation.spectra]
-    behind = [
-        ((c / h) * sizes / (4 * step * h)).reshape(-1)
-        for h, sizes in zip(now, _sizes(now, probe), strict=True)
-    ]
-    typical = np.exp(np.mean(np.log(np.concatenate([h.reshape(-1) for h in now]))))
-    floor = c * np.sqrt(step * updates * (n - situation.largest_orbit)) / typical
-    return float(np.sqrt(np.mean(np.concatenate(behind) ** 2)) + floor)
-
-
 def _tracking(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
     updates, step = asked.steps or 4000, asked.step or 0.3
@@ -349,22 +250,22 @@ def _converges_online(situation: Situation) -> bool:
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting("exact", "exact expectation", lambda s: s.still, _exact, (None,)),
-        Setting("online", "online, noise-free, definite", _converges_online, _online),
+        Setting("exact", "exact expectation: linear to rounding", lambda s: s.still, _exact, (None,)),
+        Setting("online", "one probe a time, a = b at the minimiser: the same", _converges_online, _online),
         Setting(
             "floor",
-            "online, annealed",
+            "one probe a time, indefinite or noisy: a floor that falls with the annealed step",
             lambda s: s.inside and s.still and not _converges_online(s) and not s.entry.low_rank,
             _floor,
         ),
         Setting(
             "outside",
-            "online, annealed, outside the group",
+            "one probe a time, outside the group: the same, to the group's minimiser",
             lambda s: not s.inside and s.still,
             _outside,
             ("gaussian", "rademacher"),
         ),
-        Setting("tracking", "online, moving target", lambda s: not s.still, _tracking),
+        Setting("tracking", "one probe a time, a moving target: keeps up", lambda s: not s.still, _tracking),
     )
 }
 """By name."""
