@@ -12,7 +12,7 @@ from .._array import Array, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Preconditioner, require_damping
-from ._low_rank_moves import MOVES
+from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
 from .normalizers import Normalizer, Running
 
@@ -20,6 +20,9 @@ _A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
 
 START_U, START_V = 10, 12
 """Counts whose signs are linearly independent for every rank < n up to n = 40, and in practice beyond."""
+
+REGAUGE = 8
+"""Updates from one `regauge` of U and V to the next: ample at every step, and next to free."""
 
 START = 0.1
 """|U|_F^2 and |V|_F^2 of the start: near the identity, away from the stationary point U = V = 0."""
@@ -136,9 +139,9 @@ class LowRank(Preconditioner):
 
         u = state.u - mu * move.u if move.u.shape[0] else state.u
         v = state.v - mu * move.v if move.v.shape[0] else state.v
-        if known(move.balance == 1) is not True:
-            balance = xp.astype(move.balance, dtype)
-            u, v = u * balance, v / balance
+        drifted = state.count % REGAUGE == REGAUGE - 1
+        if self.rank and known(drifted) is not False:
+            u, v = regauge(u, v, move, drifted)
         moves = xp.stack([turn_u, ~turn_u])  # which of the two bounds is renewed
         passed = xp.astype(usable, xp.int32)
         return LowRankState(
