@@ -1,181 +1,293 @@
-"""The `psgd` command: exit codes, one-line errors, what it writes; and that a check can fail."""
+"""The `psgd` command: exit codes, one line for each bad input, files in full or not at all."""
+
+from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import _missing
+import scipy.io
+import scipy.sparse
 
-from psgd_analysis.cli import files, run
-from psgd_analysis.cli import verify as command
-from psgd_analysis.problems import hessians
+from psgd_analysis import cli
+from psgd_analysis.cli.files import write_atomically
+from psgd_analysis.verify.pool import Results
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def verify(out, *arguments):
-    return run(["verify", "--out", str(out), "--jobs", "1", *arguments])
+ROOT = Path(__file__).parent.parent
+TINY = ["-p", "xmat", "--problem", "definite", "--n", "4", "--kappa", "3", "--jobs", "1"]
 
 
-def report(out):
-    def refuse(name):
-        raise AssertionError(f"{name} is not JSON")
+@pytest.fixture
+def psgd(tmp_path, monkeypatch, capsys):
+    """Run the command in an empty folder and return (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
 
-    return json.loads((out / "verify.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    def run(*arguments):
+        code = cli.run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
-# -- what it says and writes -----------------------------------------------------------------------------
+def symmetric(n=4, seed=0):
+    a = np.random.default_rng(seed).standard_normal((n, n))
+    return a + a.T
 
 
-def test_a_small_run_passes_and_writes_both_files(tmp_path, capsys):
-    assert verify(tmp_path, "-p", "xmat", "--problem", "definite", "--steps", "600") == 0
-    shown = capsys.readouterr().out
-    assert "checks passed" in shown
-    assert "XMat" in shown
+# -- what goes well --------------------------------------------------------------------------------------
+
+
+def test_a_passing_run(psgd, tmp_path):
+    code, out, _ = psgd("verify", *TINY)
+    assert code == 0, out
+    assert re.search(r"2 of 2 checks passed in \d+ s; verify\.png, verify\.json\s*$", out)
+    assert "XMat" in out
+    assert "BFGS" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["verify.json", "verify.png"]
     assert (tmp_path / "verify.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in tmp_path.iterdir()} == {"verify.png", "verify.json"}
-    data = report(tmp_path)
-    assert data["command"][:2] == ["psgd", *sys.argv[1:2]] or data["command"][0] == "psgd"
-    assert "numpy" in json.dumps(data["versions"])
+    data = json.loads((tmp_path / "verify.json").read_text(encoding="utf-8"))
+    assert data["command"] == ["psgd", "verify", *TINY]
+    assert data["settings"]["n"] == 4
+    assert (data["passed"], data["total"], data["interrupted"]) == (2, 2, False)
 
 
-def test_json_goes_to_stdout_on_request(tmp_path, capsys):
-    assert verify(tmp_path, "-p", "diagonal", "--problem", "definite", "--steps", "900", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == report(tmp_path)
+def test_json_goes_to_stdout_and_nothing_else(psgd, tmp_path):
+    code, out, _ = psgd("verify", *TINY, "--json", "--out", "new/folder", "--seed", "5")
+    assert code == 0
+    data = json.loads(out)
+    assert data["seed"] == 5
+    assert json.loads((tmp_path / "new/folder/verify.json").read_text(encoding="utf-8")) == data
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
-def test_every_library_passes(tmp_path, library):
-    backend = type("B", (), {"library": library})
-    if reason := _missing(backend):
-        pytest.skip(reason)
-    size = ("--n", "6", "--kappa", "4", "--steps", "60")
-    assert verify(tmp_path, "-p", "diagonal", "--problem", "definite", "--backend", library, *size) == 0
+def test_the_seed_decides(psgd):
+    distances = []
+    for seed in (1, 1, 2):
+        data = json.loads(psgd("verify", *TINY, "--json", "--seed", seed)[1])
+        distances.append([case["traces"][0]["distance"] for case in data["cases"]])
+    assert distances[0] == distances[1] != distances[2]
 
 
-def test_the_list_names_cases_and_runs_none(tmp_path, capsys):
-    assert verify(tmp_path, "--list", "--all") == 0
-    names = capsys.readouterr().out.split()
-    assert len(names) == len(set(names)) > 50
-    assert "dense/indefinite/exact" in names
-    assert not list(tmp_path.iterdir())
+def test_list(psgd, tmp_path):
+    code, out, _ = psgd("verify", "--list")
+    assert code == 0
+    assert "xmat/definite/exact" in out
+    assert "rosenbrock" in out
+    everything = psgd("verify", "--list", "--all")[1]
+    assert everything.count("\n") > out.count("\n")
+    assert "lowrank/low-rank/online/gaussian/#9" in everything
+    some = psgd("verify", "--list", "-p", "sparse", "--problem", "noisy")[1]
+    assert "sparse-klein/noisy/exact" in some
+    assert "sparse-s3/noisy/floor/gaussian" in some
+    assert not any(tmp_path.iterdir())
 
 
-def test_an_own_hessian(tmp_path):
-    path = tmp_path / "h.npy"
-    np.save(path, np.asarray(hessians.dense(8, 10.0, np.random.default_rng(0))))
-    assert verify(tmp_path, "--hessian", str(path), "-p", "diagonal", "--steps", "3000") in (0, 1)
-    assert {check["problem"] for check in report(tmp_path)["cases"]} == {"own"}
+def test_a_family_name_takes_all_of_it_and_an_exact_name_only_that(psgd):
+    checks = psgd("verify", "--list", "-p", "dense", "--problem", "definite")[1].split("checks", 1)[1]
+    assert "dense/definite/exact" in checks
+    assert "dense-right" not in checks
+    assert "dense-right/definite/exact" in psgd("verify", "--list", "-p", "dense*")[1]
 
 
-def test_a_check_that_should_fail_does(tmp_path, capsys):
-    """Rule (5) diverges beyond its bound, 0.04 at kappa = 100."""
-    beyond = ("--kappa", "100", "--step", "0.9", "--steps", "300")
-    assert verify(tmp_path, "-p", "dense-right", "--problem", "definite", *beyond) == 1
-    assert "of" in capsys.readouterr().out
+@pytest.mark.parametrize("ending", ["npy", "npz", "mtx"])
+def test_a_matrix_of_ones_own(psgd, tmp_path, ending):
+    h, path = symmetric() + 6 * np.eye(4), tmp_path / f"own.{ending}"
+    if ending == "npy":
+        np.save(path, h)
+    elif ending == "npz":
+        np.savez(path, other=np.zeros(3), mine=h)
+    else:
+        scipy.io.mmwrite(path, scipy.sparse.coo_array(h))
+    extra = ["--key", "mine"] if ending == "npz" else []
+    code, out, err = psgd("verify", "--hessian", path, *extra, "-p", "dense", "--jobs", "1", "--json")
+    assert code == 0, err
+    data = json.loads(out)
+    assert {case["problem"] for case in data["cases"]} == {"own"}
+    assert {case["n"] for case in data["cases"]} == {4}
 
 
-# -- bad usage -------------------------------------------------------------------------------------------
+def test_help_says_what_there_is(psgd):
+    code, out, _ = psgd("verify", "--help")
+    assert code == 0
+    for option in ("--hessian", "--backend", "--all", "--out"):
+        assert option in out
+    code, out, err = psgd()
+    assert "verify" in out + err
+    assert code == 2
 
 
-def saved(path, array):
-    np.save(path, array)
-    return path
+# -- what does not ---------------------------------------------------------------------------------------
 
 
-BAD_MATRICES = {
-    "missing": lambda d: d / "missing.npy",
-    "not a matrix file": lambda d: _text(d / "h.npy", "no"),
-    "unknown kind": lambda d: _text(d / "h.csv", "1,2"),
-    "not square": lambda d: saved(d / "h.npy", np.ones((2, 3))),
-    "not symmetric": lambda d: saved(d / "h.npy", np.arange(9.0).reshape(3, 3)),
-    "not finite": lambda d: saved(d / "h.npy", np.full((3, 3), np.nan)),
-    "singular": lambda d: saved(d / "h.npy", np.ones((3, 3))),
-    "pickled": lambda d: saved(d / "h.npy", np.array([[{}]], dtype=object)),
-}
-
-
-def _text(path, text):
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize("make", BAD_MATRICES.values(), ids=BAD_MATRICES.keys())
-def test_bad_matrices_get_one_line_and_exit_code_2(tmp_path, capsys, make):
-    assert verify(tmp_path, "--hessian", str(make(tmp_path))) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("psgd: ")
-    assert "\n" not in said
-    assert not (tmp_path / "verify.json").exists()
+def test_a_failed_check_gives_1_and_says_why(psgd, tmp_path):
+    code, out, _ = psgd(
+        "verify", "-p", "dense-right", "--problem", "definite", "--n", "4", "--step", "0.8", "--steps", "300"
+    )
+    assert code == 1
+    assert "0 of 1 checks passed" in out
+    assert "dense-right/definite/exact: distance" in out
+    verdict = json.loads((tmp_path / "verify.json").read_text())["cases"][0]["verdict"]
+    assert verdict["passed"] is False
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--step", "1.5"], r"must lie in (0, 1), got 1.5"),
-        (["-p", "nothing"], "must be among diagonal"),
-        (["--problem", "nothing"], "must be among"),
-        (["--backend", "nothing"], "nothing"),
-        (["--dtype", "float16"], "float16"),
-        (["--n", "1"], "--n"),
-        (["--kappa", "0.5"], "--kappa"),
-        (["--key", "h"], "give one"),
-        (["-p", "diagonal", "--problem", "low-rank"], "do not go together"),
-        (["--nothing"], "nothing"),
+        (["verify", "--n", "1"], r"--n'?: .*2"),
+        (["verify", "--n", "x"], "--n"),
+        (["verify", "--kappa", "0.5"], r"--kappa'?: .*1"),
+        (["verify", "--kappa", "inf"], "--kappa'?: must be finite"),
+        (["verify", "--step", "1.5"], r"--step'?: must lie in \(0, 1\), got 1.5"),
+        (["verify", "--steps", "3"], r"--steps'?: .*10"),
+        (["verify", "--seed", "-1"], r"--seed'?: .*0"),
+        (["verify", "--dtype", "float16"], r"--dtype'?: .*float16.*float64"),
+        (["verify", "--backend", "fortran"], r"--backend'?: .*fortran.*numpy"),
+        (["verify", "-p", "xnat"], "--preconditioner'?: must be among diagonal, .*, got 'xnat'"),
+        (["verify", "--problem", "easy"], "--problem'?: must be among definite, .*, got 'easy'"),
+        (["verify", "-p", "lowrank", "--problem", "definite"], "do not go together; see --list"),
+        (["verify", "--key", "a"], "--key'?: chooses an array of a --hessian .npz file"),
+        (["verify", "--hessian", "none.npy"], r"--hessian'?: none.npy: cannot be read \(No such file"),
+        (["verify", "--out", "file/below"], "--out'?: file/below: cannot be written to"),
+        (["verify", "--bogus"], "No such option: --bogus"),
+        (["bogus"], "No such command 'bogus'"),
     ],
 )
-def test_bad_usage_gets_one_line_and_exit_code_2(tmp_path, capsys, arguments, said):
-    assert verify(tmp_path, *arguments) == 2
-    shown = capsys.readouterr().err.strip()
-    assert said in shown
-    assert "\n" not in shown
+def test_bad_usage_gives_2_and_one_line(psgd, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("not a folder")
+    code, out, err = psgd(*arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert re.search(message, err), err
+    assert out == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert verify(tmp_path / "file" / "below", "-p", "diagonal") == 2
-    assert "cannot be written to" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.ones((3, 4)), r"must hold a square matrix, got shape \(3, 4\)"),
+        (np.arange(9.0).reshape(3, 3), "must be symmetric"),
+        (np.diag([1.0, np.nan, 2.0]), "must be finite, got 1 NaN or infinite entries of 9"),
+        (np.diag([1.0, np.inf, 2.0]), "must be finite"),
+        (np.zeros((3, 3)), "singular"),
+        (np.eye(3) * 1j, "must hold real numbers"),
+        (np.eye(1), "must have at least 2 rows, got 1"),
+    ],
+)
+def test_bad_matrices_give_2_and_one_line(psgd, tmp_path, matrix, message):
+    np.save(tmp_path / "h.npy", matrix)
+    code, _, err = psgd("verify", "--hessian", "h.npy")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert re.search(r"--hessian'?: h\.npy: .*" + message, err), err
 
 
-@pytest.mark.parametrize("name", ["verify", "minimize", "spectrum"])
-def test_all_commands_are_there(capsys, name):
-    assert run([name, "--help"]) == 0
-    assert capsys.readouterr().out
+def test_unreadable_and_ambiguous_files(psgd, tmp_path):
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    (tmp_path / "h.txt").write_text("1 0\n0 1\n")
+    np.savez(tmp_path / "two.npz", a=np.eye(2), b=np.eye(3))
+    for path, message in (
+        ("torn.npy", "is not a valid .npy file"),
+        ("h.txt", "must end in .npy, .npz, .mtx"),
+        ("two.npz", "choose one"),
+    ):
+        code, _, err = psgd("verify", "--hessian", path)
+        assert code == 2
+        assert err.count("\n") == 1
+        assert message in err
 
 
-def test_without_the_analysis_extra_one_line_says_what_to_install():
-    code = "import sys; sys.modules['matplotlib'] = None\nfrom psgd_analysis.__main__ import main\nmain()"
+def test_a_missing_library_gives_2_and_what_to_install(psgd, monkeypatch):
+    from psgd_analysis.verify import backends
+
+    monkeypatch.setitem(backends.LIBRARIES, "torch", ("no_such_library", "psgd-core[torch]"))
+    code, _, err = psgd("verify", *TINY, "--backend", "torch")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "pip install 'psgd-core[torch]'" in err
+
+
+def test_ctrl_c_gives_130_and_writes_what_there_is(psgd, tmp_path, monkeypatch):
+    from psgd_analysis.cli import verify
+
+    real = verify.run_all
+
+    def stopped(cases, *args):
+        return Results(real(cases[:1], *args).outcomes, True)
+
+    monkeypatch.setattr(verify, "run_all", stopped)
+    code, out, _ = psgd("verify", *TINY)
+    assert code == 130
+    assert "1 of 1 checks passed" in out
+    assert "interrupted with 1 to go" in out
+    data = json.loads((tmp_path / "verify.json").read_text())
+    assert data["interrupted"] is True
+    assert data["total"] == 1
+
+
+def test_ctrl_c_elsewhere_gives_130(psgd, monkeypatch):
+    from psgd_analysis.cli import verify
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "table", stopped)
+    code, _, err = psgd("verify")
+    assert code == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "matplotlib"])
+def test_without_the_analysis_extra_one_line_says_what_to_install(missing):
+    paths = [str(ROOT), str(ROOT / "analysis")]
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.path[:0] = {paths!r}\n"
+        "from psgd_analysis.__main__ import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().count("\n") == 0
-    assert 'pip install "psgd-core[analysis]"' in done.stderr
+    assert done.stdout == ""
+    assert done.stderr == (
+        f'psgd: {missing} is not installed; the command needs: pip install "psgd-core[analysis]"\n'
+    )
 
 
-# -- interruptions ---------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_writes_what_there_is(tmp_path, monkeypatch):
-    real = command.run_all
-
-    def interrupted(cases, options, jobs, show, lengths):
-        return real(cases[:1], options, jobs, show, lengths)._replace(interrupted=True)
-
-    monkeypatch.setattr(command, "run_all", interrupted)
-    assert verify(tmp_path, "-p", "diagonal", "--steps", "100") == 130
-    assert len(report(tmp_path)["cases"]) == 1
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path):
-    path = tmp_path / "x.json"
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "data.json"
     path.write_text("old")
 
-    def fail(file):
-        file.write(b"half")
+    def torn(file):
+        file.write(b"half of")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files.write_atomically(path, fail)
+        write_atomically(path, torn)
     assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["data.json"]
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert path.read_text() == "new"
+
+
+def test_a_written_file_has_usual_permissions(tmp_path):
+    write_atomically(tmp_path / "a", lambda file: None)
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_the_figure_that_fails_does_not_cost_the_numbers(psgd, tmp_path, monkeypatch):
+    from psgd_analysis.cli import verify
+
+    def broken(*args):
+        raise RuntimeError("no figure")
+
+    monkeypatch.setattr(verify, "page", broken)
+    with pytest.raises(RuntimeError, match="no figure"):
+        psgd("verify", *TINY)
+    assert json.loads((tmp_path / "verify.json").read_text())["passed"] == 2

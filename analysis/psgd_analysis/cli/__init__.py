@@ -46,10 +46,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=given, prog_name="psgd", standalone_mode=False, obj=given)
     except (KeyboardInterrupt, typer.Abort):
-        print("psgd: interrupted", file=sys.stderr)
-        return 130
+        code = 130
     except typer.Exit as stop:
-        return stop.exit_code
+        code = stop.exit_code
     except Exception as error:
         if not hasattr(error, "format_message"):  # what every usage error has, whichever click it is from
             raise

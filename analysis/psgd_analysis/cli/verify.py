@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -126,7 +126,7 @@ def _verify(
     caption = (
         f"psgd verify, {', '.join(where)}: {sum(o.passed for o in outcomes)} of {len(outcomes)} checks passed"
     )
-    written = _write(out, text, page(outcomes, options, caption) if outcomes else None)
+    written = _write(out, text, lambda: page(outcomes, options, caption) if outcomes else None)
     if json:
         sys.stdout.write(text)
     else:
@@ -158,15 +158,15 @@ def _run(cases: Sequence[Case], options: Options, jobs: int) -> Results:
         return run_all(cases, options, jobs, show, lengths)
 
 
-def _write(out: Path, text: str, figure: Any) -> list[str]:
-    """Write both files and return their names."""
-    written = []
-    if figure is not None:
-        figure_path = out / PNG
-        write_atomically(figure_path, lambda file: figure.savefig(file, format="png"))
-        written.append(str(figure_path))
+def _write(out: Path, text: str, draw: Callable[[], Any]) -> list[str]:
+    """Write both files, the numbers first, and return their names."""
+    written = [str(out / JSON)]
     write_atomically(out / JSON, lambda file: file.write(text.encode("utf-8")))
-    return [*written, str(out / JSON)]
+    figure = draw()
+    if figure is not None:
+        write_atomically(out / PNG, lambda file: figure.savefig(file, format="png"))
+        written.insert(0, str(out / PNG))
+    return written
 
 
 def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Sequence[str], eps: float) -> None:
@@ -178,7 +178,7 @@ def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Seque
         if more is not None:
             console.print(more)
             console.print()
-    console.print(report.legend(), style="dim", soft_wrap=True)
+    console.print(report.legend(outcomes), style="dim", soft_wrap=True)
     for outcome in outcomes:
         if not outcome.passed:
             console.print(f"{outcome.case.name}: {outcome.reason}", style="red", markup=False, soft_wrap=True)

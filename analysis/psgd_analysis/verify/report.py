@@ -235,10 +235,14 @@ def fate(trace: Trace, setting: str, eps: float) -> str:
     """Return in a word what became of a fit."""
     d = trace.column("distance")
     known = d[np.isfinite(d)]
-    if known.size == 0 or not np.isfinite(d[-1]) or d[-1] > 2 * known[0]:
-        return "diverges" if known.size else "none"
+    if known.size == 0:
+        return "none"  # no P so far: the mean is singular to rounding
+    if not np.isfinite(d[-1]):
+        return "diverges"
     if setting == "tracking":
         return "keeps up" if d[-1] < 0.1 else "falls behind"
+    if d[-1] > 2 * known[0]:
+        return "diverges"
     if d[-1] < max(1e-10, 200 * eps):
         return "converges"
     return "falls" if _level(d) < 0.85 * _level(d[: d.size // 2]) else "stalls"
@@ -253,11 +257,17 @@ def summary(outcomes: Sequence[Outcome], planned: int, seconds: float, files: Se
     return "; ".join([line, *([", ".join(files)] if files else [])])
 
 
-def legend() -> str:
-    """Return what the columns mean."""
+def legend(outcomes: Iterable[Outcome]) -> str:
+    """Return what the columns mean, and which n it was."""
+    sizes: dict[int, dict[str, None]] = {}
+    for outcome in outcomes:
+        sizes.setdefault(outcome.n, {})[outcome.label] = None
+    by_count = sorted(sizes.items(), key=lambda item: -len(item[1]))
+    told = [f"{n} for {', '.join(labels)}" for n, labels in by_count[1:]]
     return (
-        "error: affine-invariant distance to the exact target, or gap: (c(P) - c(P*)) / c(P*), "
-        f"below {TARGET_GAP:.0e} outside the group; rates per update"
+        "error: affine-invariant distance to the exact target, or gap, (c(P) - c(P*)) / c(P*), to be below "
+        f"{TARGET_GAP:.0e} outside the group; rates per update"
+        + (f"; n = {'; '.join([str(by_count[0][0]), *told])}" if by_count else "")
     )
 
 

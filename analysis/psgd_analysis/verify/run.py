@@ -178,18 +178,18 @@ def fit(
     updates = run.updates if most is None else most
     # That the others overflow is what is to be seen; of PSGD a warning would be a finding.
     quiet: Any = {"over": "ignore", "invalid": "ignore"} if isinstance(run.fitter, Baseline) else {}
-    _record(trace, 0, run, backend.measure(run.fitter, state, eye, target))
-    while made < updates and not any(stop(trace) for stop in run.stops):
-        count = min(run.every, updates - made)
-        v, h = source.take(count)
-        steps = run.steps(np.arange(made, made + count))
-        with np.errstate(**quiet):
+    with np.errstate(**quiet):
+        _record(trace, 0, run, backend.measure(run.fitter, state, eye, target))
+        while made < updates and not any(stop(trace) for stop in run.stops):
+            count = min(run.every, updates - made)
+            v, h = source.take(count)
+            steps = run.steps(np.arange(made, made + count))
             state = backend.advance(run.fitter, state, backend.asarray(v), backend.asarray(h), steps)
-        made += count
-        if not situation.still:
-            target = _target(situation, run.fitter, source, backend)
-        _record(trace, made, run, backend.measure(run.fitter, state, eye, target))
-        tick(count)
+            made += count
+            if not situation.still:
+                target = _target(situation, run.fitter, source, backend)
+            _record(trace, made, run, backend.measure(run.fitter, state, eye, target))
+            tick(count)
     return trace
 
 
@@ -218,7 +218,7 @@ def _record(trace: Trace, made: int, run: Run, errors: convergence.Errors) -> No
 
 def _fitted(trace: Trace) -> float | None:
     try:
-        way = descent(trace, np.inf)
+        way = descent(trace)
         return fit_rate(way.updates, way.distance).rate
     except ValueError:  # fewer than 4 usable points
         return None

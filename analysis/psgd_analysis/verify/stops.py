@@ -45,18 +45,18 @@ class GapBelow:
         return len(trace.gap) >= self.records and level(trace.gap) <= self.bound
 
 
-def descent(trace: Trace, bound: float) -> Trace:
-    """Return the curve down to ten times the level it ends at, at most down to the bound.
+def descent(trace: Trace) -> Trace:
+    """Return the curve down to ten times the level it ends at: what follows is rounding, and has no rate.
 
-    What follows is rounding, and says nothing of the rate.
+    A curve that has not come far, a hundred times that, is returned whole.
     """
-    threshold = min(bound, 10 * level(trace.distance, 0.1))
-    reached = next((i for i, d in enumerate(trace.distance) if d <= threshold), None)
-    if reached is None:
+    d, threshold = trace.distance, 10 * level(trace.distance, 0.1)
+    reached = next((i for i, x in enumerate(d) if x <= threshold), None)
+    if reached is None or not d[0] > 100 * threshold:
         return trace
     way = Trace(trace.name)
     for i in range(reached + 1):
-        way.record(trace.updates[i], distance=trace.distance[i], gap=trace.gap[i])
+        way.record(trace.updates[i], distance=d[i], gap=trace.gap[i])
     return way
 
 
@@ -76,4 +76,4 @@ class LinearDescent:
         end = LinearToRounding(self.bound).judge(trace)
         if self.rate is None or not end.passed:
             return end
-        return LinearToRounding(self.bound, self.rate, self.tolerance).judge(descent(trace, self.bound))
+        return LinearToRounding(self.bound, self.rate, self.tolerance).judge(descent(trace))
