@@ -60,12 +60,13 @@ def convergence(
             continue
         style = {"linewidth": 1.6} | dict(curve.style)
         ax.semilogy(t, y, label=curve.label if curve.at is None else None, **style)
-        if not np.all(np.isfinite(curve.trace.column(column)[-1:])):
-            ax.plot(t[-1], y[-1], marker="x", color=style.get("color"), clip_on=False)
-            _say(ax, t[-1], y[-1], "not finite any more", style.get("color", "black"), below=True)
         if curve.rate:
             _slope(ax, t, y, curve.rate)
-        if curve.label and curve.at is not None:
+        if not np.all(np.isfinite(curve.trace.column(column)[-1:])):
+            ax.plot(t[-1], y[-1], marker="x", color=style.get("color"), clip_on=False)
+            text = f"{curve.label}: not finite any more"
+            _say(ax, t[-1], y[-1], text, style.get("color", "black"), below=True)
+        elif curve.label and curve.at is not None:
             _label(ax, curve, t, y)
     if any(curve.label and curve.at is None for curve in curves):
         ax.legend(fontsize=8, frameon=False, loc="best")

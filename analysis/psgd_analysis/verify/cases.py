@@ -68,7 +68,6 @@ CHOSEN = (
     "dense/noisy/floor/*",
     "diagonal/outside/outside/*",
     "xmat/outside/outside/rademacher",
-    "xmat/drifting/tracking/*",
     "dense/drifting/tracking/*",
 )
 """The default run: patterns of case names."""

@@ -234,7 +234,7 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
 
 def _tracking(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
-    updates, step = asked.steps or 4000, asked.step or 0.3
+    updates, step = asked.steps or 3000, asked.step or 0.3
     p = situation.entry.make(situation.n)
     run = Run("PSGD", p, Steps(step), updates, max(1, updates // 100))
     bound = 3 * max(lag(situation, step, probe, t) for t in (updates // 2, updates))
