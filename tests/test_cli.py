@@ -14,7 +14,7 @@ import scipy.io
 import scipy.sparse
 
 from psgd_analysis import cli
-from psgd_analysis.cli.files import write_atomically
+from psgd_analysis.files import write_atomically
 from psgd_analysis.verify.pool import Results
 
 ROOT = Path(__file__).parent.parent

@@ -293,18 +293,3 @@ def test_bad_usage_is_one_line_and_exit_status_2(app, tmp_path, words, says):
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "kept.json"
-    path.write_text("before")
-
-    def fail(temporary):
-        with open(temporary, "w") as file:
-            file.write("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        report.replace_file(path, fail)
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]

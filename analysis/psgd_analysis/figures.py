@@ -1,7 +1,7 @@
 """Figures of convergence: one function each, which draws on matplotlib `Axes` and returns them.
 
-They take traces and numbers, whoever made them. Colours are Okabe and Ito's, which colour-blind readers and
-printers tell apart; lines are labelled where they are, and titles say what is shown.
+They take traces and numbers, whoever made them; lines are labelled where they are, and titles say what is
+shown.
 """
 
 from __future__ import annotations
@@ -12,19 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psgd_core.convergence import Trace
-
-COLORS = {
-    "blue": "#0072B2",
-    "vermilion": "#D55E00",
-    "green": "#009E73",
-    "purple": "#CC79A7",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "black": "#000000",
-    "wine": "#882255",
-    "grey": "#7F7F7F",
-}
-"""Okabe and Ito's palette without its yellow, too pale for lines; and two more."""
 
 THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
 

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..files import write_atomically
 from ..problems import load_hessian
 from ..verify import report
 from ..verify.backends import DTYPES, LIBRARIES, Backend, Unavailable
@@ -27,7 +28,6 @@ from ..verify.page import page
 from ..verify.pool import Results, length, run_all
 from ..verify.run import Options
 from ..verify.settings import SETTINGS
-from .files import write_atomically
 
 BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str)  # type: ignore[misc]
 DtypeName = Enum("DtypeName", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]

@@ -1,17 +1,14 @@
-"""The look of the figures: colours that colour-blind readers and printers tell apart, and where to draw.
-
-Matplotlib is imported where a figure is drawn, never with the package.
-"""
+"""What the figures of generalisation share besides the common look."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, the strongest contrasts first; its yellow is left out, too pale for lines."""
+from .. import look
+
+COLORS = (*look.LINES, look.COLORS["black"])
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -21,23 +18,6 @@ COUNTS_MAP = "cividis"
 NEVER = "never\nlearned"
 
 T = TypeVar("T")
-
-
-def axes(ax: Any, size: tuple[float, float] = (6.4, 4.0)) -> Any:
-    """Return `ax`, or new axes: of pyplot where somebody looks on (IPython, or pyplot already in use).
-
-    Otherwise they belong to a figure of their own, so that a script on a server neither chooses a backend
-    nor collects open figures.
-    """
-    if ax is not None:
-        return ax
-    if "matplotlib.pyplot" in sys.modules or "IPython" in sys.modules:
-        from matplotlib import pyplot
-
-        return pyplot.subplots(figsize=size, layout="constrained")[1]
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained").subplots()
 
 
 def styled(results: Mapping[str, T]) -> Iterator[tuple[str, T, dict[str, Any]]]:

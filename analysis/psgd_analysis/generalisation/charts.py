@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ._style import COLORS, MARKERS, axes, finish, rows, signed, size_text, styled
+from ..look import axes
+from ._style import COLORS, MARKERS, finish, rows, signed, size_text, styled
 from .correlations import Correlations
 from .distances import Distance
 from .gaps import Gap

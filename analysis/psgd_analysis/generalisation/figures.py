@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..look import axes
 from ._host import per_example
-from ._style import COLORS, COUNTS_MAP, axes, decade, event_ticks, finish, note, signed, size_text, styled
+from ._style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
 from .forgetting import Forgetting
 from .statistics import ENTROPY_EDGES, Distribution, Uncertainty
 

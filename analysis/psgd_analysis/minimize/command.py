@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from .. import problems
+from ..files import write_atomically
 from ..problems import Problem
 from . import contenders, figures, report
 from .contenders import Contender
@@ -91,8 +92,9 @@ def minimize(
     )
     text = report.text_of(content)
     try:
-        report.replace_file(folder / "minimize.json", lambda p: Path(p).write_text(text, encoding="utf-8"))
-        report.replace_file(folder / "minimize.png", lambda p: figures.draw(study, p))
+        write_atomically(folder / "minimize.json", lambda file: file.write(text.encode("utf-8")))
+        figure = figures.draw(study)
+        write_atomically(folder / "minimize.png", lambda file: figure.savefig(file, format="png", dpi=150))
     except OSError as error:
         _fail(f"cannot write to {folder}: {error}", 1)
     if json_:

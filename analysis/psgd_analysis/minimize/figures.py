@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..look import LINES
 from .run import Line, Study
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette without yellow, too pale for lines, and black: for PSGD."""
 
 GREY = ("#000000", "#555555", "#7f7f7f", "#a0a0a0")
 DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 """For the others."""
 
 
-def draw(study: Study, path: str | os.PathLike) -> None:
-    """Draw a study to a file: PSGD in colour, the others in grey dashes; medians, and bands over seeds."""
+def draw(study: Study) -> Any:
+    """Return a matplotlib Figure: PSGD in colour, the others in grey dashes; medians, bands over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 4.9), layout="constrained")
@@ -32,7 +29,7 @@ def draw(study: Study, path: str | os.PathLike) -> None:
     for line in lines:
         if line in coloured:
             i = coloured.index(line)
-            style: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linewidth": 2.0, "zorder": 3}
+            style: dict[str, Any] = {"color": LINES[i % len(LINES)], "linewidth": 2.0, "zorder": 3}
         else:
             i = lines.index(line) - len(coloured)
             style = {"color": GREY[i % 4], "linestyle": DASHES[i % 4], "linewidth": 1.4, "zorder": 2}
@@ -44,7 +41,7 @@ def draw(study: Study, path: str | os.PathLike) -> None:
             )
         longest = max(longest, float(grid[-1]))
     _finish(ax, study, floor, longest)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def gaps(study: Study, line: Line, floor: float) -> tuple[np.ndarray, np.ndarray]:

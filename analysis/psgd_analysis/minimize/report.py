@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import platform
-from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -220,17 +218,3 @@ def plain(x: Any) -> Any:
 def text_of(content: dict[str, Any]) -> str:
     """Return strictly valid JSON, one run of a contender being a readable block."""
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def replace_file(path: str | os.PathLike, write: Callable[[str], object]) -> None:
-    """Let `write` make a file beside `path`, and put it in its place: whole, or not at all."""
-    folder, name = os.path.split(os.path.abspath(path))
-    stem, suffix = os.path.splitext(name)
-    temporary = os.path.join(folder, f".{stem}.{os.urandom(6).hex()}{suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

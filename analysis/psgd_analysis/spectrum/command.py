@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from .. import problems
+from ..files import write_atomically
 from ..problems.spectra import haar
 from . import report
 from .exact import damped, eigenvalues
@@ -97,8 +98,8 @@ def spectrum(
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
         text = report.as_json(results, about)
         figure = report.draw(results, exact)
-        report.write(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
-        report.write(out / "spectrum.json", lambda file: file.write(text.encode()))
+        write_atomically(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
+        write_atomically(out / "spectrum.json", lambda file: file.write(text.encode()))
     except OSError as error:
         _fail(f"`--out {out}` cannot be written ({error.strerror or error})")
     except (ValueError, TypeError, RuntimeError) as error:

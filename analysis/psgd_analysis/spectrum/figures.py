@@ -1,7 +1,6 @@
 """One function for each figure: it takes a result and matplotlib Axes (or makes some), and returns the Axes.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers; lines and markers differ in shape as
-well, so that a figure survives black-and-white print. The global backend and settings are left alone.
+Lines and markers differ in shape as well as in colour, so that a figure survives black-and-white print.
 """
 
 from __future__ import annotations
@@ -10,24 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..look import COLORS, LINES, axes
 from .table import number
 
 if TYPE_CHECKING:
     from .results import Comparison, Density, Eigenvalues, Extremes, GroupStudy, Ordering, RankStudy
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
+BLACK, GREY, BLUE, VERMILION, ORANGE, SKY = (
+    COLORS[name] for name in ("black", "grey", "blue", "vermilion", "orange", "sky")
 )
-GREY = "#7F7F7F"
-
-_LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = "os^Dv*"
 
@@ -38,7 +28,7 @@ def comparison(result: Comparison, ax: Any = None) -> Any:
     Each is divided by its geometric mean: the scale of P is the learning rate's business. Crosses mark
     negative eigenvalues.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     n = len(result.values[0])
     marked = False
     for i, (label, values, kappa) in enumerate(
@@ -47,7 +37,7 @@ def comparison(result: Comparison, ax: Any = None) -> Any:
         values = values[np.argsort(-np.abs(values))]  # noqa: PLW2901
         shown = np.where(values == 0, np.nan, np.abs(values))
         shown = shown / np.exp(np.nanmean(np.log(shown)))
-        style = (BLACK, "-", 2.4) if i == 0 else (_LINES[(i - 1) % 6], _DASHES[(i - 1) % 6], 1.8)
+        style = (BLACK, "-", 2.4) if i == 0 else (LINES[(i - 1) % 6], _DASHES[(i - 1) % 6], 1.8)
         x = np.arange(1, n + 1)
         ax.plot(
             x,
@@ -70,7 +60,7 @@ def comparison(result: Comparison, ax: Any = None) -> Any:
 
 def eigenvalues(result: Eigenvalues, ax: Any = None) -> Any:
     """Draw the eigenvalues of P in ascending order, on a logarithmic axis."""
-    ax = _axes(ax)
+    ax = axes(ax)
     if result.complete:
         values = np.repeat(result.values, result.counts)
         ax.plot(np.arange(1, result.n + 1), values, ".-", color=BLUE, linewidth=1, markersize=4)
@@ -87,7 +77,7 @@ def eigenvalues(result: Eigenvalues, ax: Any = None) -> Any:
 
 def extremes(result: Extremes, ax: Any = None) -> Any:
     """Draw the ends of a spectrum, outermost first, with error bars; λ is logarithmic away from 0."""
-    ax, k = _axes(ax), len(result.smallest)
+    ax, k = axes(ax), len(result.smallest)
     ends = (
         ("largest", result.largest[::-1], result.largest_error[::-1], BLUE, "^"),
         ("smallest", result.smallest, result.smallest_error, VERMILION, "v"),
@@ -114,7 +104,7 @@ def density(result: Density, ax: Any = None, exact: np.ndarray | None = None) ->
     """
     from .broadening import smoothed
 
-    ax = _axes(ax)
+    ax = axes(ax)
     log = result.scale == "log"
     unit = 1.0 if log else result.n * result.width * float(np.sqrt(2 * np.pi))
     t, phi, low, high = _with_gaps(result, unit)
@@ -165,7 +155,7 @@ def _far_outliers(ax: Any, result: Density) -> bool:
 
 def rank_study(result: RankStudy, ax: Any = None) -> Any:
     """Draw the condition number that is left over the rank, for one tail, for both, and fitted."""
-    ax = _axes(ax)
+    ax = axes(ax)
     x = np.arange(len(result.ranks))
     curves = [
         ("ρI + UUᵀ: one tail", result.one_tail_condition, ORANGE, "-.", "s"),
@@ -205,7 +195,7 @@ def group_study(result: GroupStudy, ax: Any = None) -> Any:
         f"{name}  ({size})" if i else name
         for i, (name, size) in enumerate(zip(result.groups, result.largest_orbit, strict=True))
     ]
-    ax = _bars(names, result.condition_numbers, result.criteria, _axes(ax))
+    ax = _bars(names, result.condition_numbers, result.criteria, axes(ax))
     ax.set_title(f"What the best P of each group (orbits of size) leaves of {result.name}, n = {result.n}")
     return _finished(ax, legend=False)
 
@@ -214,7 +204,7 @@ def ordering(result: Ordering, ax: Any = None) -> Any:
     """Draw what a group's exact minimiser leaves in the given and in the new order of the parameters."""
     kappas = np.array([result.condition_before, result.condition_after])
     criteria = np.array([result.criterion_before, result.criterion_after]) / result.criterion_floor
-    ax = _bars(["given order", "new order"], kappas, criteria, _axes(ax))
+    ax = _bars(["given order", "new order"], kappas, criteria, axes(ax))
     ax.set_title(f"What an order of the parameters is worth, {result.name}, n = {result.n}")
     return _finished(ax, legend=False)
 
@@ -245,14 +235,6 @@ def _with_gaps(result: Density, unit: float) -> tuple[np.ndarray, ...]:
     gaps = np.flatnonzero(np.diff(t) > 2 * result.width) + 1 if t.size > 1 else np.zeros(0, dtype=int)
     curves = (t, unit * result.density, unit * result.lower, unit * result.upper)
     return tuple(np.insert(curve, gaps, np.nan if i else t[gaps - 1]) for i, curve in enumerate(curves))
-
-
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
 
 
 def _finished(ax: Any, legend: bool = True) -> Any:

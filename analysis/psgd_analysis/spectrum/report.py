@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,18 +105,3 @@ def as_json(results: dict[str, Result], about: dict[str, Any]) -> str:
     content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions}
     content["studies"] = {name: result.as_dict() for name, result in results.items()}
     return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
-
-
-def write(path: Path, put: Callable[[Any], Any]) -> None:
-    """Write a file as a whole or not at all: `put` fills one beside it, which then takes its name."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            put(file)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

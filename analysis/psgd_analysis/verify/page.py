@@ -11,7 +11,8 @@ import numpy as np
 from psgd_core.convergence import Trace
 
 from .. import figures
-from ..figures import COLORS, Curve, RatePoint
+from ..figures import Curve, RatePoint
+from ..look import COLORS
 from .baselines import best_below
 from .cases import Sizes, situation_of
 from .report import RIVALS, compared
