@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 Array = Any
 """An array of any library that follows the array API standard."""
@@ -166,3 +167,12 @@ def sum_of_squares(x: Array) -> Array:
     xp = array_api_compat.array_namespace(x)
     row = xp.reshape(x, (1, -1))
     return inner(row, row)[0, 0]
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Return an array of any library as NumPy; waits for its device."""
+    if array_api_compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    if array_api_compat.is_cupy_array(x):
+        return x.get()
+    return np.asarray(x)

@@ -240,7 +240,7 @@ def _require_noise(noise: Array, hessian: Array) -> None:
 
 def _host_orbits(orbits: Orbits, n: int) -> tuple[np.ndarray, ...]:
     """Return the orbits as (s, c) integer arrays, after checking that they are a partition of range(n)."""
-    arrays = tuple(np.asarray(members) for members in orbits)
+    arrays = tuple(np.array(members) for members in orbits)  # own: torch warns of read-only ones
     arrays = tuple(a[:, None] if a.ndim == 1 else a for a in arrays)
     for a in arrays:
         if a.ndim != 2 or a.dtype.kind not in "iu" or a.shape[0] == 0:

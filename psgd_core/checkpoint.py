@@ -15,25 +15,23 @@ made to deceive can hold wrong numbers, no more.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
-from ._array import Array
+from ._array import Array, to_host
 from ._checked_file import CheckpointError, opened, write
+from ._fingerprint import Misfit, compare, fingerprint
 
-__all__ = ["CheckpointError", "inspect", "load", "save", "to_host"]
+__all__ = ["CheckpointError", "inspect", "load", "save"]
 
 _DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
-_LONG = 200  # characters of a configuration's field, beyond which its checksum stands for it
 
 
 def save(
@@ -66,7 +64,7 @@ def save(
     leaves: list[Array] = []
     header = {
         "structure": _describe("state", state, leaves),
-        "config": None if config is None else _fingerprint(config),
+        "config": None if config is None else fingerprint(config),
         "metadata": metadata,
     }
     try:
@@ -101,7 +99,7 @@ def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> An
     OSError
         If the file cannot be read.
     """
-    given = None if config is None else _fingerprint(config)
+    given = None if config is None else fingerprint(config)
     with opened(path) as (header, read):
         _arrays(path, header)
         structure = header["structure"]
@@ -111,9 +109,9 @@ def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> An
             like = _Free(like, like.dtype)
         try:
             if given is not None:
-                _compare_config(header["config"], given)
+                compare(header["config"], given)
             return _build("state", structure, like, read)
-        except _Misfit as error:
+        except Misfit as error:
             raise CheckpointError(f"{os.fspath(path)!r} does not fit: {error}") from None
 
 
@@ -129,15 +127,6 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     with opened(path) as (header, _):
         arrays = _arrays(path, header)
         return {key: header[key] for key in ("version", "config", "metadata")} | {"arrays": arrays}
-
-
-def to_host(x: Array) -> np.ndarray:
-    """Return an array of any library as NumPy; waits for its device."""
-    if array_api_compat.is_torch_array(x):
-        return x.detach().cpu().numpy()
-    if array_api_compat.is_cupy_array(x):
-        return x.get()
-    return np.asarray(x)
 
 
 # -- structure: what the header says, and how a state is made from it --------------------------------------
@@ -183,10 +172,6 @@ def _describe(name: str, tree: Any, leaves: list[Array]) -> dict[str, Any]:
     return {"kind": kind, "class": class_name, "parts": described}
 
 
-class _Misfit(ValueError):
-    """The file and what `load` was given do not fit together; `load` adds the file's name."""
-
-
 class _Free(NamedTuple):
     """A template that leaves the structure open, and says where arrays go."""
 
@@ -202,7 +187,7 @@ def _build(name: str, spec: dict[str, Any], like: Any, read: Callable[[int], np.
             raise _misfit(name, f"an array of shape {tuple(spec['shape'])}", like)
         x = read(spec["array"])
         if x.dtype.name != spec["dtype"] or list(x.shape) != [spec["shape"][i] for i in spec["order"]]:
-            raise _Misfit(f"`{name}` is {x.dtype} {x.shape}, not what the header says; do not use it")
+            raise Misfit(f"`{name}` is {x.dtype} {x.shape}, not what the header says; do not use it")
         if not free:
             return _moved(name, x, spec["order"], like, like.dtype)
         return _moved(name, x, spec["order"], like.target, like.dtype if x.dtype.kind == "f" else None)
@@ -234,19 +219,19 @@ def _own_class(name: str, spec: dict[str, Any]) -> Any:
         own = cls.__module__.split(".")[0] == __package__
         if own and cls.__name__ == spec["class"] and getattr(cls, "_fields", None) == tuple(spec["parts"]):
             return cls
-    raise _Misfit(
+    raise Misfit(
         f"`{name}` is {spec['class']}({', '.join(spec['parts'])}), not a state that this psgd_core knows; "
         "pass a state of the same structure as `like`"
     )
 
 
-def _misfit(name: str, what: str, like: Any) -> _Misfit:
+def _misfit(name: str, what: str, like: Any) -> Misfit:
     found = _parts(like)
     if array_api_compat.is_array_api_obj(like):
         there = f"an array of shape {tuple(like.shape)}"
     else:
         there = repr(like) if found is None else f"{found[1]}({', '.join(found[2])})"
-    return _Misfit(f"`{name}` is {what}, in `like` it is {there}; pass a state of the saved configuration")
+    return Misfit(f"`{name}` is {what}, in `like` it is {there}; pass a state of the saved configuration")
 
 
 def _moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any) -> Array:
@@ -260,7 +245,7 @@ def _moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any
     wanted = _dtype_name(dtype)
     if wanted != x.dtype.name:
         if not ("int" in wanted and x.dtype.kind in "iu" and _fits(x, np.iinfo(wanted))):
-            raise _Misfit(
+            raise Misfit(
                 f"`{name}` is {x.dtype}, in `like` it is {wanted}, which would change its values; "
                 "take the saved dtype (in JAX, jax_enable_x64 gives 64 bits)"
             )
@@ -318,47 +303,3 @@ def _arrays(path: str | os.PathLike, header: dict[str, Any]) -> dict[str, tuple[
             f"{os.fspath(path)!r} has a header that `save` did not write: {error!r}"
         ) from error
     return found
-
-
-# -- configuration -----------------------------------------------------------------------------------------
-
-
-def _fingerprint(config: Any) -> dict[str, Any]:
-    """Return the class of a dataclass and its fields as text, or as a checksum of it where it is long."""
-    if not is_dataclass(config) or isinstance(config, type):
-        raise TypeError(
-            f"`config` must be a dataclass instance such as psgd_core.XMat(), got {config!r}; "
-            "put anything else in `metadata`"
-        )
-    texts = {field.name: _text(getattr(config, field.name)) for field in fields(config)}
-    for name, text in texts.items():
-        if len(text) > _LONG:
-            texts[name] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-    return {"class": type(config).__name__, "fields": texts}
-
-
-def _text(x: Any) -> str:
-    """Return all of `x` as text: a `repr` that neither abbreviates nor shows an address."""
-    if is_dataclass(x) and not isinstance(x, type):
-        parts = ", ".join(f"{field.name}={_text(getattr(x, field.name))}" for field in fields(x))
-        return f"{type(x).__name__}({parts})"
-    if type(x) in (tuple, list):
-        return f"{type(x).__name__}({', '.join(map(_text, x))})"
-    if type(x) is dict:
-        return f"dict({', '.join(f'{key!r}: {_text(value)}' for key, value in x.items())})"
-    if hasattr(x, "__qualname__"):  # functions: told apart by name only
-        return f"{x.__module__}.{x.__qualname__}"
-    return type(x).__qualname__ if repr(x) == object.__repr__(x) else repr(x)
-
-
-def _compare_config(saved: dict[str, Any] | None, given: dict[str, Any]) -> None:
-    """Raise, naming the first thing that differs."""
-    advice = "use the configuration that was saved"
-    if saved is None:
-        raise _Misfit("it was saved without a configuration to compare with `config`; leave `config` out")
-    if saved["class"] != given["class"]:
-        raise _Misfit(f"it belongs to {saved['class']}, got {given['class']} as `config`; {advice}")
-    for name in sorted({*saved["fields"], *given["fields"]}):
-        old, new = (side["fields"].get(name, "missing") for side in (saved, given))
-        if old != new:
-            raise _Misfit(f"its {saved['class']} has {name} = {old}, got {new} in `config`; {advice}")

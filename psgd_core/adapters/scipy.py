@@ -30,7 +30,7 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
-from ..checkpoint import to_host
+from .._array import to_host
 from ..curvature import Central, Forward
 from ..descent import minimize
 from ..preconditioners import Preconditioner

@@ -44,8 +44,8 @@ class PSGD:
         The group that P is fitted on.
     lr : float or schedule
         mu of eq. (1): 1 is Newton's step once P is fitted. See `psgd_core.schedules`.
-    step : float or schedule
-        Step size of the fitting, in (0, 1).
+    step_size : float or schedule
+        Of the fitting, in (0, 1): what `minimize` calls `step`, which is the name of a method here.
     momentum : float
         beta, in [0, 1). The weight of the past is ``min(beta, t / (t + 1))``: a plain mean to begin with, so
         that m is unbiased from the first step on, where it is g.

@@ -28,9 +28,10 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from .._array import BLOCK, Array, eps, inner, namespace, require_alike, require_float, wide_dtype
+from .._array import Array, eps, namespace, require_alike, require_float, to_host
 from .._blocks import library_solve
 from ._base import LieGroup, eye, require_vectors
+from ._tall import gram, thin, triangular_factor
 
 
 class LowRankElement(NamedTuple):
@@ -80,12 +81,12 @@ class _LowRank(LieGroup):
     def apply(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q x = ρ (x + U V^T x)`` for x of shape (n,) or (n, k); O(n r k)."""
         a, y = _checked_with(a, x)
-        return _like(x, a.rho * (y + _thin(a.u, _gram(a.v, y))))
+        return _like(x, a.rho * (y + thin(a.u, gram(a.v, y))))
 
     def apply_transpose(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^T x = ρ (x + V U^T x)`` for x of shape (n,) or (n, k); O(n r k)."""
         a, y = _checked_with(a, x)
-        return _like(x, a.rho * (y + _thin(a.v, _gram(a.u, y))))
+        return _like(x, a.rho * (y + thin(a.v, gram(a.u, y))))
 
     def solve(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^{-1} x = (x - U M^{-1} V^T x) / ρ`` (Woodbury); O(n r (r + k) + r^3).
@@ -93,12 +94,12 @@ class _LowRank(LieGroup):
         The result is not finite where M is exactly singular: `check` tells.
         """
         a, y = _checked_with(a, x)
-        return _like(x, (y - _thin(a.u, _solve(_core(a), _gram(a.v, y)))) / a.rho)
+        return _like(x, (y - thin(a.u, _solve(_core(a), gram(a.v, y)))) / a.rho)
 
     def solve_transpose(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^{-T} x = (x - V M^{-T} U^T x) / ρ``; O(n r (r + k) + r^3)."""
         a, y = _checked_with(a, x)
-        return _like(x, (y - _thin(a.v, _solve(_core(a).T, _gram(a.u, y)))) / a.rho)
+        return _like(x, (y - thin(a.v, _solve(_core(a).T, gram(a.u, y)))) / a.rho)
 
     def matrix(self, a: LowRankElement) -> Array:
         """Return ``ρ (I + U V^T)`` as a dense (n, n) matrix."""
@@ -131,7 +132,7 @@ class _LowRank(LieGroup):
         xp, r = array_api_compat.array_namespace(a.u), a.u.shape[1]
         if r == 0:
             return a
-        _, z = scipy.linalg.schur(_host(_gram(a.v, a.u)), output="real")
+        _, z = scipy.linalg.schur(to_host(gram(a.v, a.u)), output="real")
         rotation = xp.asarray(np.ascontiguousarray(z), dtype=a.u.dtype, device=array_api_compat.device(a.u))
         return LowRankElement(a.rho, a.u @ rotation, a.v @ rotation)
 
@@ -149,7 +150,7 @@ class _LowRank(LieGroup):
         bulk = a.rho * a.rho
         if r == 0:
             return Spectrum(a.u[0, :], bulk, n)
-        factor = _triangular_factor(a)
+        factor = triangular_factor(a.u, a.v)
         k = factor.shape[0]
         sigma = xp.linalg.svdvals(eye(k, factor) + factor[:, :r] @ factor[:, r:].T)
         scaled = a.rho * xp.astype(xp.flip(sigma), a.u.dtype)
@@ -170,23 +171,23 @@ class LowRankFixedV(_LowRank):
     def compose(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the product ``a b``; O(n r^2)."""
         a, b = _checked_pair(a, b)
-        return LowRankElement(a.rho * b.rho, a.u + b.u + _thin(a.u, _gram(a.v, b.u)), a.v)
+        return LowRankElement(a.rho * b.rho, a.u + b.u + thin(a.u, gram(a.v, b.u)), a.v)
 
     def inverse(self, a: LowRankElement) -> LowRankElement:
         """Return ``a^{-1} = A_V(1/ρ, -U M^{-1})``; not finite where M is exactly singular; O(n r^2)."""
         a = _checked(a)
-        return LowRankElement(1 / a.rho, -_thin(a.u, _inverse(_core(a))), a.v)
+        return LowRankElement(1 / a.rho, -thin(a.u, _inverse(_core(a))), a.v)
 
     def bracket(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the Lie bracket of two directions, ``E = E_1 V^T E_2 - E_2 V^T E_1`` (section D.1.1)."""
         a, b = _checked_pair(a, b)
-        turned = _thin(a.u, _gram(a.v, b.u)) - _thin(b.u, _gram(a.v, a.u))
+        turned = thin(a.u, gram(a.v, b.u)) - thin(b.u, gram(a.v, a.u))
         return LowRankElement(_zero(a), turned, a.v)
 
     def neighbour_move(self, a: LowRankElement, change: Array) -> LowRankElement:
         """Return g with ``g A_V(ρ, U) = A_V(ρ, U + change)``, ``A_V(change M^{-1})`` (D.1.1)."""
         a, change = _checked_with(a, change, "change")
-        return LowRankElement(_one(a), _thin(change, _inverse(_core(a))), a.v)
+        return LowRankElement(_one(a), thin(change, _inverse(_core(a))), a.v)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
         """Return a gradient by E, where dA = E A, in the group's own coordinates: `generator` pulled back.
@@ -222,23 +223,23 @@ class LowRankFixedU(_LowRank):
     def compose(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the product ``a b``; O(n r^2)."""
         a, b = _checked_pair(a, b)
-        return LowRankElement(a.rho * b.rho, a.u, a.v + b.v + _thin(b.v, _gram(a.u, a.v)))
+        return LowRankElement(a.rho * b.rho, a.u, a.v + b.v + thin(b.v, gram(a.u, a.v)))
 
     def inverse(self, a: LowRankElement) -> LowRankElement:
         """Return ``a^{-1} = A_U(1/ρ, -V M^{-T})``; not finite where M is exactly singular; O(n r^2)."""
         a = _checked(a)
-        return LowRankElement(1 / a.rho, a.u, -_thin(a.v, _inverse(_core(a).T)))
+        return LowRankElement(1 / a.rho, a.u, -thin(a.v, _inverse(_core(a).T)))
 
     def bracket(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the Lie bracket of two directions, ``E = E_2 U^T E_1 - E_1 U^T E_2`` (section D.1.1)."""
         a, b = _checked_pair(a, b)
-        turned = _thin(b.v, _gram(a.u, a.v)) - _thin(a.v, _gram(a.u, b.v))
+        turned = thin(b.v, gram(a.u, a.v)) - thin(a.v, gram(a.u, b.v))
         return LowRankElement(_zero(a), a.u, turned)
 
     def neighbour_move(self, a: LowRankElement, change: Array) -> LowRankElement:
         """Return g with ``g A_U(ρ, V) = A_U(ρ, V + change)``, ``A_U((I + V U^T)^{-1} change)``."""
         a, change = _checked_with(a, change, "change")
-        moved = change - _thin(a.v, _solve(_core(a).T, _gram(a.u, change)))
+        moved = change - thin(a.v, _solve(_core(a).T, gram(a.u, change)))
         return LowRankElement(_one(a), a.u, moved)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
@@ -264,21 +265,10 @@ class LowRankFixedU(_LowRank):
 # -- r x r algebra in the widest float, tall products in the element's own ----------------------------------
 
 
-def _gram(x: Array, y: Array) -> Array:
-    """Return ``x^T y`` for tall x, y, in the widest float."""
-    return inner(x.T, y.T)
-
-
 def _core(a: LowRankElement) -> Array:
     """Return ``M = I + V^T U``, (r, r), in the widest float."""
-    gram = _gram(a.v, a.u)
-    return eye(gram.shape[0], gram) + gram
-
-
-def _thin(tall: Array, small: Array) -> Array:
-    """Return ``tall @ small`` in the dtype of `tall`."""
-    xp = array_api_compat.array_namespace(tall)
-    return tall @ xp.astype(small, tall.dtype, copy=False)
+    small = gram(a.v, a.u)
+    return eye(small.shape[0], small) + small
 
 
 def _solve(m: Array, b: Array) -> Array:
@@ -287,33 +277,6 @@ def _solve(m: Array, b: Array) -> Array:
 
 def _inverse(m: Array) -> Array:
     return _solve(m, eye(m.shape[0], m))
-
-
-def _triangular_factor(a: LowRankElement) -> Array:
-    """Return R of a thin QR factorisation of [U V], (min(n, 2r), 2r), in the widest float.
-
-    A tree of small factorisations: memory for one block only, and sums of few terms, so that float32 stays
-    accurate over a long n where it is the widest float. Householder reflections treat each column at its own
-    scale, so U large and V small is fine.
-    """
-    xp, n = array_api_compat.array_namespace(a.u), a.u.shape[0]
-    wide, step, parts = wide_dtype(xp), max(BLOCK, -(-n // 64)), []
-    for start in range(0, n, step):
-        block = slice(start, min(start + step, n))
-        parts.append(_reduced(xp.astype(xp.concat([a.u[block, :], a.v[block, :]], axis=1), wide)))
-    return parts[0] if len(parts) == 1 else _reduced(xp.concat(parts, axis=0))
-
-
-def _reduced(rows: Array) -> Array:
-    xp, k = array_api_compat.array_namespace(rows), rows.shape[1]
-    tile = max(2048, 4 * k)
-    while rows.shape[0] > tile:
-        count = -(-rows.shape[0] // tile)
-        missing = (count * tile - rows.shape[0], k)
-        zeros = xp.zeros(missing, dtype=rows.dtype, device=array_api_compat.device(rows))
-        tiles = xp.reshape(xp.concat([rows, zeros], axis=0), (count, tile, k))
-        rows = xp.reshape(xp.linalg.qr(tiles).R, (count * k, k))
-    return xp.linalg.qr(rows).R
 
 
 def _trace(generator: Array) -> Array:
@@ -331,12 +294,6 @@ def _zero(a: LowRankElement) -> Array:
 def _like(x: Array, y: Array) -> Array:
     """Return the columns `y` in the shape of the argument `x`."""
     return y[:, 0] if x.ndim == 1 else y
-
-
-def _host(x: Array) -> np.ndarray:
-    if array_api_compat.is_cupy_array(x):
-        return x.get()
-    return x.detach().cpu().numpy() if array_api_compat.is_torch_array(x) else np.asarray(x)
 
 
 # -- what the verbs check: shapes, dtypes, devices, never values --------------------------------------------

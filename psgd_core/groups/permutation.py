@@ -18,13 +18,14 @@ subgroup of S_n costs nothing to make and to hash at n = 10^8. This module works
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ._closure import close, components, missing_product
 from ._permutation import Permutation, size_of, validated
 
 LIMIT = 5040
@@ -183,10 +184,10 @@ class PermutationSubgroup:
             if row.tobytes() in reached:
                 continue
             generators.append(row)
-            closure = _close(n, generators, len(given))
+            closure = close(n, generators, len(given))
             reached = set() if closure is None else {element.tobytes() for element in closure}
             if not reached or not reached <= given.keys():
-                i, j = _missing_product(rows, given)
+                i, j = missing_product(rows, given)
                 raise ValueError(
                     f"`elements` must be closed under composition, and elements[{i}] ∘ elements[{j}] "
                     f"is not among the {len(rows)} given; add it, or close the set with `from_generators`"
@@ -209,7 +210,7 @@ class PermutationSubgroup:
             smallest = np.minimum(arrays[0], index)  # an involution: pairs and fixed points
             labels = (np.cumsum(smallest == index) - 1)[smallest]
         else:
-            labels = _components(self.n, arrays)
+            labels = components(self.n, arrays)
         labels.flags.writeable = False
         return labels
 
@@ -259,7 +260,7 @@ class PermutationSubgroup:
         """
         most = min(limit, _MOST_ENTRIES // self.n)
         if (self._known_order or 1) <= most:
-            rows = _close(self.n, [sigma.indices() for sigma in self.generators], most)
+            rows = close(self.n, [sigma.indices() for sigma in self.generators], most)
             if rows is not None:
                 return np.stack(rows)
         raise ValueError(
@@ -362,43 +363,3 @@ def _shift(n: Any, order: Any) -> Permutation:
     if n % order:
         raise ValueError(f"`order` must divide n = {n}, got {order}; choose a divisor, or pad the parameters")
     return Permutation(n, "shift", n // order % n)
-
-
-def _close(n: int, generators: Sequence[np.ndarray], limit: int) -> list[np.ndarray] | None:
-    """Return the closure of the generators, breadth first from the identity, or None above `limit`."""
-    rows = [np.arange(n, dtype=np.int64)]
-    if limit < 1:
-        return None
-    seen = {rows[0].tobytes()}
-    for row in rows:  # grows while it is read
-        for sigma in generators:
-            product = sigma[row]  # row ∘ sigma
-            key = product.tobytes()
-            if key not in seen:
-                if len(rows) >= limit:
-                    return None
-                seen.add(key)
-                rows.append(product)
-    return rows
-
-
-def _missing_product(rows: Sequence[np.ndarray], given: dict[bytes, int]) -> tuple[int, int]:
-    pairs = ((i, j) for i in range(len(rows)) for j in range(len(rows)))
-    return next((i, j) for i, j in pairs if rows[j][rows[i]].tobytes() not in given)
-
-
-def _components(n: int, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the orbits' labels, numbered by smallest member, as components of the graph i -> σ(i)."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components
-
-    m = len(arrays)
-    edges = np.stack(arrays, axis=1).reshape(-1)
-    graph = csr_array((np.ones(n * m, dtype=np.int8), edges, np.arange(0, n * m + 1, m)), shape=(n, n))
-    # Powers of a permutation lead back, so strong components are the orbits: no transposed graph is needed.
-    count, labels = connected_components(graph, directed=True, connection="strong")
-    smallest = np.empty(count, dtype=np.int64)
-    smallest[labels[::-1]] = np.arange(n)[::-1]  # of repeated writes the last one stays
-    rank = np.empty(count, dtype=np.int64)
-    rank[np.argsort(smallest)] = np.arange(count)
-    return rank[labels]
