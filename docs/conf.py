@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent), str(HERE.parent / "analysis")]
 
-import psgd_core  # noqa: E402
+import psgd_core
 
 project = "psgd-core"
 author = "The psgd-core developers"

@@ -191,8 +191,21 @@ def short(target: str, places: dict[str, str]) -> str | None:
     return f"{found.pop()}{dot}{rest}" if len(found) == 1 else None
 
 
+def breakable(app, doctree, docname: str) -> None:
+    """Let long names in tables break behind underscores and dots, and copy as they are."""
+    for entry in doctree.findall(nodes.entry):
+        for code in list(entry.findall(nodes.literal)):
+            parts = re.split(r"(?<=[_.:])(?=\w)", code.astext())
+            if len(parts) > 1 and all(isinstance(child, nodes.Text) for child in code):
+                code.clear()
+                for i, part in enumerate(parts):
+                    code.extend([nodes.raw("", "<wbr>", format="html")] if i else [])
+                    code.append(nodes.Text(part))
+
+
 def setup(app) -> dict:
     """Connect."""
+    app.connect("doctree-resolved", breakable)
     app.add_role("name", name_role)
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", plain, priority=400)  # Napoleon has 500

@@ -1,7 +1,7 @@
 """The gallery: every example executed as a notebook, with a card for each.
 
-An executed notebook is kept as long as neither its example nor the package has changed. Where an example needs
-a library that is not installed, its page shows the code without output.
+An executed notebook is kept as long as neither its example nor the package has changed. Where an example
+needs a library that is not installed, its page shows the code without output.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def index(cards: list[str]) -> str:
     return "\n\n".join(
         [
             "# Gallery",
-            "Every example is a script, a notebook and a page of this site. What they say is asserted in them, "
-            "the pictures are their own, and the test suite runs them all.",
+            "Every example is a script, a notebook and a page of this site. What they say is asserted in "
+            "them, the pictures are their own, and the test suite runs them all.",
             ":::::{grid} 1 1 2 2\n:gutter: 3\n",
             *cards,
             ":::::",
