@@ -9,12 +9,14 @@ import ast
 import html
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import re
 import runpy
 import shlex
 import sys
+import textwrap
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from pages import blocks, run
+from test_public_api import names
 
 import psgd_core
 
@@ -52,6 +55,98 @@ def test_python_blocks_run(page, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     assert len(run(page)) == len(blocks(page))
     assert not list(tmp_path.iterdir())
+
+
+FITTED = """
+import numpy as np
+import psgd_core
+rng, n = np.random.default_rng(0), 12
+A = np.diag(np.arange(1.0, 13.0))
+x, v, g = rng.standard_normal((3, n))
+h = A @ v
+p = psgd_core.XMat()
+state = p.update(p.init(n, like=x), v, h, step=0.1)
+"""
+
+MINIMISED = """
+import functools, scipy
+from scipy.optimize import minimize, rosen, rosen_der, rosen_hess_prod
+from psgd_core import XMat
+f, g, hp, x0 = rosen, rosen_der, rosen_hess_prod, [-1.2, 1.0]
+"""
+
+BEFORE = {
+    "psgd_core": FITTED,
+    "psgd_core.checkpoint": FITTED,
+    "psgd_core.curvature": FITTED
+    + "functions = Functions(lambda x, z: A @ x + z, hvp=lambda x, v, z: A @ v)\n"
+    + "sample, source, probes = 0.1 * v, Exact(), Gaussian()",
+    "psgd_core.schedules": "",
+    "psgd_core.adapters.scipy": FITTED + MINIMISED + "import scipy.sparse.linalg\nb = x",
+    "psgd_core.adapters.scipy.psgd_method": MINIMISED,
+    "psgd_analysis.spectrum": """
+import numpy as np
+import psgd_core as psgd
+import torch
+torch.manual_seed(0)
+rng, x, y = np.random.default_rng(0), torch.randn(20, 3), torch.randn(20, 2)
+model, loss = torch.nn.Linear(3, 2), torch.nn.functional.mse_loss
+p = psgd.XMat()
+state = p.init(8, like=x)
+""",
+    "psgd_analysis.generalisation.forgetting": """
+import numpy as np
+from psgd_analysis.generalisation import correct
+logits, batches = np.eye(3), [(np.arange(3), None, np.arange(3))]
+""",
+}
+"""What the code in a docstring takes for granted."""
+
+
+def code_in(docstring: str) -> list[str]:
+    """The literal blocks of a docstring: what is indented after a line that ends in two colons."""
+    found, lines = [], docstring.splitlines()
+    for i, line in enumerate(lines):
+        if line.rstrip().endswith("::"):
+            margin, block = len(line) - len(line.lstrip()), []
+            for after in lines[i + 1 :]:
+                if after.strip() and len(after) - len(after.lstrip()) <= margin:
+                    break
+                block.append(after)
+            found.append(textwrap.dedent("\n".join(block)))
+    return found
+
+
+def documented():
+    """Every docstring of the reference that holds code, once, by the name it is shown under."""
+    found = {}
+    listed = re.findall(r"^(psgd_[\w.]+)$", (DOCS / "api" / "index.md").read_text("utf-8"), flags=re.M)
+    for name in sorted(listed, key=lambda m: "." not in m):
+        module = importlib.import_module(name)
+        things = {name: module}
+        things |= {f"{name}.{item}": getattr(module, item) for item in names(module)}
+        for item, thing in list(things.items()):
+            if inspect.isclass(thing):
+                things |= {f"{item}.{key}": value for key, value in vars(thing).items() if key[0] != "_"}
+        for item, thing in things.items():
+            text = inspect.getdoc(thing) or ""
+            if code_in(text) and text not in {inspect.getdoc(other) for _, other in found.values()}:
+                found[item] = (module, thing)
+    return found
+
+
+def test_code_in_docstrings_runs(monkeypatch, tmp_path):
+    """With what it takes for granted before it, in the names of its own module."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    found = documented()
+    assert set(found) <= set(BEFORE), "say in BEFORE what the code of a new docstring takes for granted"
+    for name, (module, thing) in found.items():
+        scope = dict(vars(thing if inspect.ismodule(thing) else module))
+        exec(BEFORE[name], scope)
+        for block in code_in(inspect.getdoc(thing)):
+            exec(compile(block, name, "exec"), scope)
 
 
 def test_every_block_has_a_language_that_is_checked():
