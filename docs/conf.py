@@ -31,6 +31,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # `example_gallery` executes the examples itself
 nb_output_stderr = "remove"
+nb_merge_streams = True
 
 # -- docstrings ------------------------------------------------------------------------------------------
 
