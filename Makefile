@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 VERIFY ?=
 TESTS ?=
 
-.PHONY: help verify test lint types clean
+.PHONY: help verify test docs lint types clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -27,11 +27,20 @@ $(VENV)/.test-$(KEY): $(VENV)/.venv-$(KEY)
 	$(BIN)/python -m pip install -q -e ".[fast,jax,test,lint]"
 	@touch $@
 
+$(VENV)/.docs-$(KEY): $(VENV)/.venv-$(KEY)
+	test -z "$(TORCH)" || $(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q -e ".[jax,docs]"
+	@touch $@
+
 verify: $(VENV)/.verify-$(KEY)  ## check every preconditioner against its exact target (VERIFY="--all" for more)
 	$(BIN)/psgd verify $(VERIFY)
 
 test: $(VENV)/.test-$(KEY)  ## run the test suite on every installed array library (TESTS="-k dense")
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
+
+docs: $(VENV)/.docs-$(KEY)  ## build the documentation into docs/_build/html, and check its links and code
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	PSGD_DOCS_HTML=docs/_build/html $(BIN)/python -m pytest -q tests/test_docs.py
 
 lint: $(VENV)/.test-$(KEY)  ## ruff: style, imports, docstrings
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -40,4 +49,5 @@ types: $(VENV)/.test-$(KEY)  ## mypy
 	$(BIN)/mypy
 
 clean:           ## remove the environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build docs/gallery
+	rm -f docs/api/*.rst

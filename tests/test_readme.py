@@ -4,20 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import blocks, run
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+BLOCKS = blocks(README)
 
 
 @pytest.fixture(scope="module")
 def scopes():
     """The variables after each block, which goes on where the one before ended."""
-    scope: dict = {}
-    seen = []
-    for block in BLOCKS:
-        exec(compile(block, str(README), "exec"), scope)
-        seen.append(dict(scope))
-    return seen
+    return run(README)
 
 
 def test_the_first_example_converges_as_its_comment_says(scopes):

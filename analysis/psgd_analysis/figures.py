@@ -1,4 +1,4 @@
-"""Figures of convergence: one function each, which draws on matplotlib `Axes` and returns them.
+"""Figures of convergence and of paths: one function each, which draws on matplotlib `Axes` and returns them.
 
 They take traces and numbers, whoever made them; lines are labelled where they are, and titles say what is
 shown.
@@ -6,7 +6,8 @@ shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ import numpy as np
 from psgd_core.convergence import Trace
 
 THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
+
+
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 class Curve(NamedTuple):
@@ -82,6 +87,73 @@ def floors(ax: Any, curves: Sequence[Curve], bound: float | None, title: str) ->
     convergence(ax, curves, title, column="gap", ylabel="criterion gap  $(c(P) - c(P^*))\\,/\\,c(P^*)$")
     if bound is not None:
         line(ax, bound, f"must end below {bound:.0e}".replace("e-0", "e-"), left=True, below=True)
+    return ax
+
+
+def paths(
+    ax: Any,
+    fun: Callable[[np.ndarray], Any],
+    runs: Mapping[str, Any],
+    title: str,
+    *,
+    minimum: Sequence[float] | None = None,
+    resolution: int = 120,
+) -> Any:
+    """Draw the ways that minimisers took over the contours of a function of two variables.
+
+    Parameters
+    ----------
+    ax : Axes
+    fun : callable
+        ``fun(x)`` for x of shape (2,), a number; asked at resolution^2 points.
+    runs : mapping
+        From a label to the points of a run, shape (steps + 1, 2), the start first.
+    title : str
+    minimum : two floats, optional
+        Where the minimum is: the contours are levels of ``fun - fun(minimum)``, a factor of 10 apart.
+    resolution : int
+        Points of the grid along each axis.
+
+    Raises
+    ------
+    ValueError
+        If a run is not a sequence of finite points of the plane.
+    """
+    points = {label: np.asarray(run, dtype=np.float64) for label, run in runs.items()}
+    for label, run in points.items():
+        if run.ndim != 2 or run.shape[1] != 2 or not np.all(np.isfinite(run)):
+            raise ValueError(
+                f"`runs[{label!r}]` must hold finite points, shape (steps + 1, 2), got {run.shape}; "
+                "take two variables, and leave out what is not finite"
+            )
+    everything = np.concatenate([*points.values(), *([[minimum]] if minimum is not None else [])])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    margin = 0.12 * np.maximum(high - low, 1e-3 * np.maximum(np.abs(high), 1.0))
+    x, y = (np.linspace(a, b, resolution) for a, b in zip(low - margin, high + margin, strict=True))
+    z = np.array([[float(fun(np.array([p, q]))) for p in x] for q in y])
+    z = z - (float(fun(np.asarray(minimum, dtype=np.float64))) if minimum is not None else np.nanmin(z))
+    z = np.where(np.isfinite(z) & (z > 0), z, np.nan)
+    # whole decades, from where the grid can still follow a level
+    decades = np.arange(math.ceil(np.log10(np.nanquantile(z, 0.02))), math.ceil(np.log10(np.nanmax(z))))
+    lines = ax.contour(x, y, z, levels=10.0**decades, colors="0.72", linewidths=0.7, zorder=1)
+    ax.clabel(lines, fmt=lambda level: f"{level:g}", fontsize=7, colors="0.45")
+    looks = [color for name, color in COLORS.items() if name not in ("grey", "black")]
+    for i, (label, run) in enumerate(points.items()):
+        ax.plot(
+            run[:, 0], run[:, 1], color=looks[i % len(looks)], linestyle=_DASHES[i % len(_DASHES)],
+            marker=_MARKERS[i % len(_MARKERS)], markersize=3.5, linewidth=1.4, zorder=3,
+            label=f"{label}: {len(run) - 1} steps",
+        )  # fmt: skip
+    start = next(iter(points.values()))[0]
+    ax.plot(*start, marker="s", markersize=8, color="black", fillstyle="none", linestyle="none", zorder=4)
+    ax.annotate(
+        "start", start, xytext=(7, 5), textcoords="offset points", fontsize=8, path_effects=_halo(), zorder=4
+    )
+    if minimum is not None:
+        ax.plot(*minimum, marker="*", markersize=12, color="black", linestyle="none", zorder=4)
+    ax.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    _finish(ax, title, "$x_1$", "$x_2$")
+    ax.grid(False)
     return ax
 
 

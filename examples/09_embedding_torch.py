@@ -1,0 +1,96 @@
+# %% [markdown]
+# # Embedding: PyTorch
+#
+# The mathematics runs on tensors as they are: probes, products and gradients go in as tensors, on whatever
+# device, and what comes out lives there too. So PSGD fits into a training loop with a few lines. Needs
+# PyTorch.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+import psgd_core as psgd
+from psgd_core.descent import stochastic
+
+torch.manual_seed(0)
+
+# %% [markdown]
+# ## Fit on tensors
+#
+# A preconditioner takes dtype and device from `like`.
+
+# %%
+n = 64
+generator = torch.Generator().manual_seed(0)
+half = torch.logspace(0, 2, n // 2, dtype=torch.float64)
+diagonal = torch.cat([half, half.flip(0)])
+H = torch.diag(diagonal) + 0.5 * torch.fliplr(torch.diag(diagonal))  # an X-matrix
+
+p = psgd.XMat()
+state = p.init(n, like=H)
+for _ in range(300):
+    v = torch.randn(n, generator=generator, dtype=H.dtype)
+    state = p.update(state, v, H @ v, step=0.5)
+w = torch.linalg.eigvals(p.matrix(state) @ H).real
+print(f"eigenvalues of P H between {w.min():.9f} and {w.max():.9f}; P is a {type(p.matrix(state)).__name__}")
+assert torch.max(torch.abs(w - 1)) < 1e-8
+
+# %% [markdown]
+# ## Train a module
+#
+# The gradient with `create_graph=True`, differentiated once more along a probe, is the Hessian-vector
+# product, on the same minibatch. `PSGD.update` does the rest: it fits `P` on the pair, clips `P g` and
+# moves. `stochastic` gives settings for functions with noise; `due` says when `P` is to be fitted, in fewer
+# and fewer steps.
+
+# %%
+x = torch.linspace(-2, 2, 512)[:, None]
+y = torch.sin(3 * x) + 0.3 * x
+net = torch.nn.Sequential(torch.nn.Linear(1, 24), torch.nn.Tanh(), torch.nn.Linear(24, 1))
+parameters = list(net.parameters())
+
+
+def loss(batch):
+    return torch.mean((net(x[batch]) - y[batch]) ** 2)
+
+
+def gradient(batch, with_pair):
+    """Return the gradient and, if asked for, a probe with its Hessian-vector product, of one minibatch."""
+    g = parameters_to_vector(torch.autograd.grad(loss(batch), parameters, create_graph=with_pair))
+    if not with_pair:
+        return g, None
+    v = torch.randn(g.shape, generator=generator)
+    h = parameters_to_vector(torch.autograd.grad(g, parameters, grad_outputs=v))
+    return g.detach(), (v, h.detach())
+
+
+steps = 600
+optimizer = stochastic(psgd.LowRank(10), iterations=steps)
+coins = np.random.default_rng(0)
+everything = torch.arange(len(x))
+theta = parameters_to_vector(parameters).detach()
+state = optimizer.init(theta)
+fits, losses = 0, [loss(everything).item()]
+for i in range(steps):
+    batch = torch.randint(len(x), (64,), generator=generator)
+    due = optimizer.due(i, coins)
+    g, pair = gradient(batch, due)
+    theta, state = optimizer.update(state, theta, g, pair=pair)
+    vector_to_parameters(theta, parameters)
+    fits += due
+    losses.append(loss(everything).item())
+
+print(f"{len(theta)} parameters, {steps} gradients and {fits} products:")
+print(f"mean squared error {losses[0]:.2e} before, {losses[-1]:.2e} after")
+assert losses[-1] < 0.02 * losses[0]
+assert fits < 0.5 * steps
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+ax.semilogy(losses, color="#0072B2")
+ax.set(xlabel="steps", ylabel="mean squared error on all points")
+ax.set_title("Training a module by PSGD, LowRank(10), minibatches of 64", loc="left", fontsize=10)
+ax.spines[["top", "right"]].set_visible(False)
+plt.show()

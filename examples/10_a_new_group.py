@@ -1,0 +1,216 @@
+# %% [markdown]
+# # A new group in one file
+#
+# A preconditioner is a Lie group plus one fitting rule. This page adds a group that the package does not
+# have, the lower triangular matrices, from an empty file to a verified fit. The result has the same verbs
+# as all others and works wherever they do.
+#
+# Why this group? Every positive definite `P` is `Q^T Q` for exactly one lower triangular `Q` with a
+# positive diagonal. So it can hold every `|H|^{-1}`, as GL(n) can, but `Q` has no rotation left: it
+# converges as a point, and not only `P`.
+
+# %%
+import importlib.util
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import array_api_compat
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.linalg
+
+import psgd_core as psgd
+from psgd_analysis import figures, problems
+from psgd_core import convergence
+
+# %% [markdown]
+# ## The state
+#
+# A NamedTuple of arrays, which makes it a JAX pytree and lets `psgd.save` write it. The counts are what a
+# user wants to know of a run.
+
+
+# %%
+class TriangularState(NamedTuple):
+    """State of `Triangular`."""
+
+    q: Any  # (n, n): Q, lower triangular with a positive diagonal
+    pending: Any  # 0-d bool: the automatic scale is still to be set
+    count: Any  # 0-d int32: updates done
+    skipped: Any  # 0-d int32: pairs left out
+
+
+# %% [markdown]
+# ## The preconditioner
+#
+# A frozen dataclass without arrays. The base class checks arguments, skips pairs that are not finite, and
+# supplies `init`, `update`, `precondition`, `matrix`, `criterion` and `check`. What is left to say is what
+# is special here:
+#
+# - how to start, and what a multiple of the start is;
+# - one update. With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is `a a^T - b b^T`
+#   (eq. (11)), projected on the group's Lie algebra: here, its lower triangle. The move `Q <- (I - step G /
+#   N) Q` stays in the group, as a product of lower triangular matrices;
+# - how `Q` acts.
+#
+# `N` is the sum of the Frobenius norms of `a a^T` and `b b^T`. It bounds the norm of the gradient,
+# projected or not, so with `step` below 1 the diagonal of `I - step G / N` stays positive. The code asks
+# the array library for what it needs, in the words of the array API standard, and never for a value: so it
+# also runs on PyTorch tensors, on CuPy arrays, and under `jax.jit`.
+
+
+# %%
+@dataclass(frozen=True)
+class Triangular(psgd.Preconditioner):
+    """Q lower triangular; its limit is ``|H|^{-1}``, and Q the one triangular factor of it."""
+
+    damping: float | None = None
+
+    def _start(self, n, like, rng):
+        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        zero = xp.zeros((), dtype=xp.int32, device=device)
+        eye = xp.eye(n, dtype=like.dtype, device=device)
+        return TriangularState(eye, xp.asarray(True, device=device), zero, zero)
+
+    def _scaled(self, state, scale):
+        xp = array_api_compat.array_namespace(state.q)
+        return state._replace(q=state.q * scale, pending=xp.zeros_like(state.pending))
+
+    def _update(self, state, v, h, usable, step):
+        xp, k = array_api_compat.array_namespace(v), v.shape[1]
+        h = h + self._damping(v) * xp.where(v < 0, -xp.ones_like(v), xp.ones_like(v))
+        a, b = state.q @ h, xp.linalg.solve(xp.matrix_transpose(state.q), v)
+        alpha, beta = xp.sum(a * a), xp.sum(b * b)
+        # the first pair sets the scale: c Q with the least criterion has c^4 = |b|^2 / |a|^2
+        scale = xp.where(state.pending, (beta / alpha) ** 0.25, xp.ones_like(alpha))
+        q, a, b = state.q * scale, a * scale, b / scale
+        aa, bb = a @ xp.matrix_transpose(a) / k, b @ xp.matrix_transpose(b) / k
+        gradient, size = xp.tril(aa - bb), xp.linalg.matrix_norm(aa) + xp.linalg.matrix_norm(bb)
+        moved = q - step / size * (gradient @ q)
+        passed = xp.astype(usable, xp.int32)
+        return TriangularState(
+            q=xp.where(usable, moved, state.q),
+            pending=state.pending & ~usable,
+            count=state.count + passed,
+            skipped=state.skipped + (1 - passed),
+        )
+
+    def size(self, state):
+        return state.q.shape[0]
+
+    def apply(self, state, x):
+        return state.q @ x
+
+    def apply_transpose(self, state, x):
+        return state.q.T @ x
+
+    def solve(self, state, x):
+        return self._solve(state.q, x)
+
+    def solve_transpose(self, state, x):
+        return self._solve(state.q.T, x)
+
+    def log_det(self, state):
+        xp = array_api_compat.array_namespace(state.q)
+        return 2 * xp.sum(xp.log(xp.linalg.diagonal(state.q)))
+
+    @staticmethod
+    def _solve(q, x):
+        xp = array_api_compat.array_namespace(q)
+        return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
+
+
+# %% [markdown]
+# ## Is it what it says?
+#
+# First the verbs, against dense matrices, after some updates:
+
+# %%
+rng = np.random.default_rng(0)
+n = 12
+H = problems.hessians.dense(n, 20.0, rng, indefinite=True)
+p = Triangular()
+state = p.init(n, like=H)
+for _ in range(20):
+    state = p.update(state, *problems.pairs(H, rng), step=0.2)
+
+Q, X = state.q, rng.standard_normal((n, 3))
+assert np.array_equal(Q, np.tril(Q))
+assert np.all(np.diagonal(Q) > 0)
+assert np.allclose(p.precondition(state, X), Q.T @ Q @ X)
+assert np.allclose(p.solve(state, p.apply(state, X)), X)
+assert np.allclose(p.apply_transpose(state, p.solve_transpose(state, X)), X)
+assert np.isclose(p.log_det(state), np.linalg.slogdet(p.matrix(state))[1])
+p.check(state)
+
+# %% [markdown]
+# Then the fit, on exact expectations (n orthogonal probes in one update), for an indefinite Hessian. `P`
+# goes to `|H|^{-1}` at a constant rate, and `Q` to its triangular factor, which SciPy's Cholesky gives
+# after turning the matrix around.
+
+# %%
+target = convergence.target(H)
+turned = scipy.linalg.cholesky(target.minimizer[::-1, ::-1], lower=True)
+factor = turned[::-1, ::-1].T
+assert np.allclose(factor.T @ factor, target.minimizer)
+
+trace, errors = convergence.Trace("Triangular"), []
+state = p.init(n, like=H)
+for t in range(3000):
+    state = p.update(state, *problems.exact_pairs(H, rng), step=0.5)
+    if t % 50 == 49:
+        trace.record(t + 1, distance=convergence.distance(state.q, target))
+        errors.append(np.max(np.abs(state.q - factor)))
+print(f"distance of P from |H|^-1: {trace.distance[-1]:.1e}, largest error of Q: {errors[-1]:.1e}")
+assert trace.distance[-1] < 1e-12
+assert errors[-1] < 1e-12
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+curves = [figures.Curve(trace, "distance of P from $|H|^{-1}$", {"color": figures.COLORS["blue"]})]
+figures.convergence(ax, curves, f"A new group: lower triangular matrices, n = {n}, step 0.5")
+ax.semilogy(
+    trace.updates, errors, "--", color=figures.COLORS["vermilion"], label="largest error of Q's entries"
+)
+ax.legend(frameon=False)
+ax.set_ylabel("error")
+plt.show()
+
+# %% [markdown]
+# Other libraries, where they are installed, give the same, JAX also compiled:
+
+# %%
+start, (v, h) = p.init(n, like=H.astype("float32")), problems.pairs(H, rng)
+v, h = v.astype("float32"), h.astype("float32")
+expected = p.update(start, v, h, step=0.2).q
+for name in ("torch", "jax"):
+    if importlib.util.find_spec(name) is None:
+        print(f"{name} is not installed")
+        continue
+    library = importlib.import_module("jax.numpy" if name == "jax" else name)
+    v_there, h_there = library.asarray(v), library.asarray(h)
+    update = partial(p.update, step=0.2)
+    if name == "jax":
+        update = importlib.import_module("jax").jit(update)
+    there = update(p.init(n, like=v_there), v_there, h_there)
+    print(f"{name}: {type(there.q).__name__}, {there.q.dtype}")
+    assert np.allclose(np.asarray(there.q), expected, atol=1e-6)
+
+# %% [markdown]
+# And it works in the loop like any other:
+
+# %%
+plane = problems.rosenbrock()
+result = psgd.minimize(
+    plane.value, plane.start, grad=plane.gradient, hvp=plane.hvp, preconditioner=Triangular()
+)
+print(result.message, "x =", result.x)
+assert result.success
+assert np.allclose(result.x, 1)
+
+# %% [markdown]
+# To bring a group into the package, put it into a file of `psgd_core/preconditioners/`, export it, and add
+# a row to the table in `tests/registry.py`: that row buys every property that the others are tested for, on
+# every array library. What this page leaves out and they have is the normaliser (see *Steps and schedules*)
+# and scaling that keeps squares of products as large as 1e30 from overflowing float32.
