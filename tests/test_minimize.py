@@ -128,6 +128,25 @@ def test_rosenbrock_with_other_settings(settings):
     np.testing.assert_allclose(result.x, 1.0, atol=1e-7)
 
 
+@pytest.mark.parametrize("step", [None, 0.5, 0.9])
+def test_low_rank_stands_bold_steps(step):
+    """Its factors move together: at step 0.9 they once overflowed where the Hessian changes fast."""
+    settings = {} if step is None else {"step": step}
+    result = psgd.minimize(
+        rosen,
+        [-1.2, 1.0],
+        grad=rosen_der,
+        hvp=rosen_hess_prod,
+        preconditioner=psgd.LowRank(1),
+        rng=0,
+        tol=1e-9,
+        maxiter=4000,
+        **settings,
+    )
+    assert result.success
+    np.testing.assert_allclose(result.x, 1.0, atol=1e-7)
+
+
 # -- stochastic functions ------------------------------------------------------------------------------
 
 

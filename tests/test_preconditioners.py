@@ -259,9 +259,10 @@ def dense_low_rank_update(p, u, v_factor, d, held, turn_u, v, h, step):
     generator = parts[0] - parts[1]
     seen = parts if p.diagonal == "right" else [q @ t @ np.linalg.inv(q) for t in parts]
     if gradient:
-        size = max(np.max(np.abs(plus - minus)), np.linalg.norm(seen[0] - seen[1]))
+        sizes = np.max(np.abs(plus - minus)), np.linalg.norm(seen[0] - seen[1])
     else:
-        size = max(np.max(np.abs(plus)) + np.max(np.abs(minus)), sum(map(np.linalg.norm, seen)))
+        sizes = np.max(np.abs(plus)) + np.max(np.abs(minus)), sum(map(np.linalg.norm, seen))
+    size = max(sizes) + step * min(sizes)
 
     root, turn = size**0.5, 0 if turn_u else 1
     scale = root

@@ -2,9 +2,9 @@
 
 U and V are stored as rows, (r, n), so that a block of columns is contiguous; A stands for ``I + U V^T``, and
 a pair comes as rows (k, n). U and V move in turn and d with both, from the same a and b; factors that move
-together share one bound, the larger of theirs. Their sum would be the cautious choice, at half the
-speed; with the larger one every run stayed finite for steps 0.05 to 0.99 on indefinite H with kappa 10 to
-1e4, with excursions of the criterion above step 0.5.
+together share one bound. Their moves add up, so the sum of their sizes is safe for every step, and at small
+steps up to twice as slow as need be; with the larger of the two, a bold step ends in overflow where H
+changes (Rosenbrock's valley, step 0.9). In between, ``larger + step * smaller`` is both: see `Move.bound`.
 
 D.1.2 takes the gradient in the coordinates of U: ``grad_U = G V``, with the step along ``G V V^T``. Where
 the columns of V differ in length or are nearly parallel, so do the speeds of its modes. Here the generator is
@@ -28,9 +28,15 @@ class Move(NamedTuple):
     u: Array  # (r, n), zero when it is V's turn; (0, n) where that is known on the host
     v: Array  # (r, n), zero when it is U's turn; (0, n) where that is known on the host
     d: Array  # (n,), relative: d <- d (1 - step / N * this)
-    size: Array  # 0-d: curvature bound, or norm of the gradient, of the factors that move
+    size_d: Array  # 0-d: curvature bound, or norm of the gradient, of d
+    size_w: Array  # 0-d: the same of the factor, U or V, that moves
     uu: Array  # (r, r): the Gram matrix of U before the move
     vv: Array  # (r, r): the Gram matrix of V before the move
+
+    def bound(self, step: float | Array) -> Array:
+        """Return what bounds the two factors' moves together at this step."""
+        xp = array_api_compat.array_namespace(self.size_d)
+        return xp.maximum(self.size_d, self.size_w) + step * xp.minimum(self.size_d, self.size_w)
 
 
 def diagonal_right(
@@ -87,7 +93,8 @@ def diagonal_right(
         u=out[2 * k : end_u, :],
         v=out[end_u:, :],
         d=plus - minus,
-        size=xp.maximum(_diagonal_size(xp, plus, minus, measure), xp.astype(size_w, u.dtype)),
+        size_d=_diagonal_size(xp, plus, minus, measure),
+        size_w=xp.astype(size_w, u.dtype),
         uu=g[in_u, in_u],
         vv=g[in_v, in_v],
     )
@@ -143,7 +150,8 @@ def diagonal_left(
         u=moved_u,
         v=moved_v,
         d=plus - minus,
-        size=xp.maximum(_diagonal_size(xp, plus, minus, measure), xp.astype(size_w, dtype)),
+        size_d=_diagonal_size(xp, plus, minus, measure),
+        size_w=xp.astype(size_w, dtype),
         uu=g[:r, :r],
         vv=g[r:, r:],
     )

@@ -129,7 +129,7 @@ class LowRank(Preconditioner):
         turn_u = state.count % 2 == 0
         wide_turn = xp.astype(turn_u, wide_dtype(xp))
         move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
-        size = unit * xp.sqrt(move.size)
+        size = unit * xp.sqrt(move.bound(step))
         usable = usable & xp.isfinite(size)
         held = select(turn_u, state.held[0], state.held[1])
         scale_n, after = self.normalizer.scale(held, size, step)
