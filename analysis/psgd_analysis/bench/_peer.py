@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from abc import ABC, abstractmethod
@@ -30,9 +31,9 @@ class Peer(ABC):
     package: ClassVar[str] = ""
     kinds: ClassVar[tuple[str, ...]]
 
-    def before(self) -> None:
-        """Get ready for a sample: nothing to do."""
-        return None
+    def within(self) -> Any:
+        """Return the context that its calls are made in: none."""
+        return contextlib.nullcontext()
 
     def set_up(self, setting: Setting) -> Calls:
         """Return the calls.

@@ -166,7 +166,13 @@ def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool)
                 tick(f"{model.name}, {setting.label}")
                 copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
                 found.overheads += overhead(
-                    model, setting, plan.own(), plan.limits, copy, clock=CLOCK, allow_noise=plan.allow_noise
+                    model,
+                    setting,
+                    plan.own(setting.library),
+                    plan.limits,
+                    copy,
+                    clock=CLOCK,
+                    allow_noise=plan.allow_noise,
                 )
     except KeyboardInterrupt:
         found.interrupted = True

@@ -6,9 +6,9 @@ A contender is set up for a preconditioner, a size, a library and a dtype, and h
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,7 +22,6 @@ from .libraries import Library
 from .timing import nothing
 
 STEP = 0.1
-SWITCH = "PSGD_KERNELS"
 TURNS = 8
 """Updates of `LowRank` until every kind of update has occurred: U and V in turn, balanced every eighth."""
 
@@ -102,17 +101,12 @@ def preconditioner(kind: str, n: int, rank: int) -> psgd.Preconditioner:
     return psgd.Sparse(PermutationSubgroup.klein(n) if kind == "klein" else PermutationSubgroup.cyclic(n, 4))
 
 
-def have_kernels() -> bool:
-    """Return whether this version of psgd-core has kernels."""
-    return importlib.util.find_spec("psgd_core.kernels") is not None
-
-
-def switch_kernels(on: bool) -> None:
-    """Let psgd-core use its kernels, or not, from the next call on."""
-    if on:
-        os.environ.pop(SWITCH, None)
-    else:
-        os.environ[SWITCH] = "off"
+def have_kernels(device: str = "cpu") -> bool:
+    """Return whether this psgd-core has kernels for a device, and they are not switched off."""
+    if importlib.util.find_spec("psgd_core.kernels") is None:
+        return False
+    kernels: Any = importlib.import_module("psgd_core.kernels")
+    return device == "gpu" or bool(kernels.available())
 
 
 @dataclass(frozen=True)
@@ -126,13 +120,15 @@ class Own:
         """As in tables and files."""
         return "psgd-core" if self.kernels else "psgd-core, plain code"
 
-    def before(self) -> None:
-        """Get ready for a sample."""
-        switch_kernels(self.kernels)
+    def within(self) -> Any:
+        """Return the context that its calls are made in: without kernels, or none."""
+        if self.kernels or importlib.util.find_spec("psgd_core.kernels") is None:
+            return contextlib.nullcontext()
+        kernels: Any = importlib.import_module("psgd_core.kernels")
+        return kernels.off()
 
     def set_up(self, setting: Setting) -> Calls:
         """Return the calls: in place where the library allows it, jitted with a donated state on JAX."""
-        self.before()
         library = setting.library
         p = preconditioner(setting.kind, setting.n, setting.rank)
         v, h = (library.asarray(x) for x in setting.pair())

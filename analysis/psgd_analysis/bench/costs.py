@@ -37,8 +37,8 @@ reads r + 2; ``a = x + U s``, ``U^T a`` reads r + 2 and writes 1; ``d (a + V w)`
 
 **Dense**, by rows of Q: ``a = Q h`` and ``P h = Q^T a`` in one read, which also copies Q to where it is
 factored (2); the factorisation reads and writes its matrix once at the very least (2); Q is read and
-written (2): ``6 n^2``, with v and h read and ``Q^{-T} v`` written and read: 4 n more. It is bound by
-arithmetic, O(n^3), from some hundred n on, so its floor says little. ``P g``: ``n^2 + 2 n``.
+written (2): ``6 n^2``, and v and h: 2 n. What is between them stays in a cache beside n^2 numbers. It is
+bound by arithmetic, O(n^3), from some hundred n on, so its floor says little. ``P g``: ``n^2 + 2 n``.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def cost(operation: str, kind: str, n: int, rank: int = 0) -> Cost:
     if kind == "lowrank":
         return _low_rank(update, n, rank)
     if kind == "dense":
-        return Cost(3 * n * n + 3 * n, 3 * n * n + n) if update else Cost(n * n + n, n)
+        return Cost(3 * n * n + 2 * n, 3 * n * n) if update else Cost(n * n + n, n)
     orbits = orbit_sizes(kind, n)
     index = INDEX_BYTES * n if kind in ("klein", "cyclic") else 0
     q = sum(count * size * size for size, count in orbits)

@@ -116,10 +116,10 @@ def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -
             low / 1.5, high * max((high / low) ** 0.9, 30.0)
         )  # room for the words behind the last dot
     ax.set_yticks(ticks, labels, fontsize=8.5)
-    ax.set_ylim(y, 0)
+    ax.set_ylim(max(y, 1.0), 0)
     ax.tick_params(axis="y", length=0)
     ax.set_title(NAMES[operation], fontsize=10, loc="left")
-    ax.set_xlabel("seconds (line: the bytes that must be moved, at the bandwidth of a copy)", fontsize=8.5)
+    ax.set_xlabel("seconds (vertical line: the memory floor)", fontsize=8.5)
     ax.grid(axis="x", color="0.92", linewidth=0.7)
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -143,8 +143,9 @@ def _growth(ax: Any, rows: Sequence[Row], operation: str) -> None:
             n, t, style, color=color, marker="o", markersize=3, linewidth=1.4, label=key[0] if first else None
         )
         if first:
-            floor = [row.samples.median / row.floor for row in points if row.samples and row.floor]
-            ax.plot(n, floor, ":", color=color, linewidth=1.0)
+            kept = [row for row in points if row.in_memory]
+            floor = [row.samples.median / row.floor for row in kept if row.samples and row.floor]
+            ax.plot([row.setting.n for row in kept], floor, ":", color=color, linewidth=1.0)
     ax.set(xscale="log", yscale="log", xlabel="n", ylabel="seconds")
     ax.set_title(
         f"{NAMES[operation]}: solid psgd-core, dashed plain code, dotted floor", fontsize=9, loc="left"

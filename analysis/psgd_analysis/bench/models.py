@@ -157,12 +157,11 @@ def overhead(
     tasks = [Task(GRADIENT, _gradient_step(model), wait, EVERY)]
     origin: dict[str, tuple[str, str]] = {}
     for contender in own:
-        contender.before()
         for source in (*SOURCES, "own part"):
             name = f"{contender.name}, {source}"
             origin[name] = contender.name, source
             call = _step(model, setting, source)
-            tasks.append(Task(name, call, wait, EVERY, contender.before))
+            tasks.append(Task(name, call, wait, EVERY, contender.within))
     rounds = measure(tasks, copy, limits, clock)
     return [
         _compared(model, setting, rounds, name, *origin[name], limits, allow_noise=allow_noise)

@@ -182,9 +182,9 @@ class PsgdTorch(Peer):
             sys.path.remove(str(self.folder))
 
     def _calls(self, setting: Setting) -> Calls:
-        torch, library, (v, h) = torch_pair(setting)
         old = setting.kind == "xmat"
         module = self._module("preconditioned_stochastic_gradient_descent" if old else "psgd")
+        torch, library, (v, h) = torch_pair(setting)
         if old:
             state = [torch.ones_like(v), torch.zeros_like(v)]
 

@@ -7,6 +7,7 @@ memory at once.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,9 @@ from typing import Any
 
 from . import slopes
 from ._peer import Peer, plain_message
-from .contenders import Absent, Calls, Own, Setting, have_kernels, switch_kernels
+from .contenders import Absent, Calls, Own, Setting, have_kernels
 from .costs import CACHED, cost
+from .libraries import Library
 from .slopes import Slope
 from .timing import Clock, Limits, Rounds, Samples, Task, measure, nothing
 
@@ -121,9 +123,9 @@ class Plan:
     threads: int = 1
     allow_noise: bool = False
 
-    def own(self) -> list[Own]:
+    def own(self, library: Library) -> list[Own]:
         """Return psgd-core's contenders, the one that others are compared with first."""
-        if not have_kernels():
+        if library.name == "jax" or not have_kernels(library.device):  # XLA fuses by itself
             return [Own(kernels=False)]
         return {"on": [Own(True)], "off": [Own(False)], "both": [Own(True), Own(False)]}[self.kernels]
 
@@ -139,17 +141,15 @@ def run(plan: Plan, clock: Clock = time.perf_counter, tick: Callable[[str], Any]
     tick : callable
         Gets what is about to be measured.
     """
-    try:
-        for setting in plan.settings:
-            with setting.library.active():
-                yield from _setting(plan, setting, clock, tick)
-    finally:
-        switch_kernels(True)
+    for setting in plan.settings:
+        with setting.library.active():
+            yield from _setting(plan, setting, clock, tick)
 
 
 def _setting(plan: Plan, setting: Setting, clock: Clock, tick: Callable[[str], Any]) -> Iterator[Row]:
     copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
-    own = plan.own()
+    own = plan.own(setting.library)
+    gc.collect()  # states of the setting before
     where = f"{setting.label}, n = {setting.n:.3g}"
     tick(f"{where}: psgd-core")
     rows = _group(plan, setting, list(own), copy, clock)
@@ -176,7 +176,7 @@ class _Ready:
         if call is None:
             return None
         period = self.calls.period if operation == "update" else 1
-        return Task(self.contender.name, call, self.calls.wait, period, self.contender.before)
+        return Task(self.contender.name, call, self.calls.wait, period, self.contender.within)
 
 
 def _group(
@@ -214,12 +214,11 @@ def _group(
 def _set_up(contender: Own | Peer, setting: Setting) -> _Ready:
     """Return a contender after its first updates, whose memory is counted if it is psgd-core's."""
     own = isinstance(contender, Own)
-    if own and setting.n > SMALL:  # what the very first calls import and compile is not theirs to count
-        contender.set_up(replace(setting, n=SMALL)).update()
-    calls = contender.set_up(setting)
-    contender.before()
-    memory = _memory(calls)
-    return _Ready(contender, calls, memory)
+    with contender.within():
+        if own and setting.n > SMALL:  # what the very first calls import and compile is not theirs to count
+            contender.set_up(replace(setting, n=SMALL)).update()
+        calls = contender.set_up(setting)
+        return _Ready(contender, calls, _memory(calls))
 
 
 def _row(plan: Plan, operation: str, setting: Setting, rounds: Rounds, one: _Ready, base: str) -> Row:

@@ -69,31 +69,31 @@ class Task:
         Gets what the call returned and waits for the device.
     period : int
         A sample has a multiple of this many calls: not all calls cost the same.
-    before : callable
-        Called before each sample, outside the clock.
+    within : callable
+        Returns the context in which samples are taken; the clock runs inside.
     """
 
     name: str
     call: Callable[[], Any]
     wait: Callable[[Any], Any] = nothing
     period: int = 1
-    before: Callable[[], Any] = nothing
+    within: Callable[[], Any] = contextlib.nullcontext
     calls: int = field(default=1, init=False)  # per sample
 
     def sample(self, clock: Clock) -> float:
         """Return seconds per call."""
-        self.before()
-        start, out = clock(), None
-        for _ in range(self.calls):
-            out = self.call()
-        self.wait(out)
-        return (clock() - start) / self.calls
+        with self.within():
+            start, out = clock(), None
+            for _ in range(self.calls):
+                out = self.call()
+            self.wait(out)
+            return (clock() - start) / self.calls
 
     def prepare(self, clock: Clock, limits: Limits) -> float:
         """Warm up, choose the calls of a sample, and return how long one lasts."""
-        self.before()
-        for _ in range(limits.warmup):
-            self.wait(self.call())
+        with self.within():
+            for _ in range(limits.warmup):
+                self.wait(self.call())
         self.calls = self.period
         seconds = self.sample(clock)
         if seconds > 0:
@@ -211,7 +211,6 @@ def measure(
 def _no_collection() -> Iterator[None]:
     """Keep the garbage collector from running in the middle of a sample."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
