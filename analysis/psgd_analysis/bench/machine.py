@@ -82,7 +82,9 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 
 def set_threads(count: int) -> None:
-    """Give every loaded library that can be told so this many threads."""
+    """Give every library that can be told so this many threads, loaded or still to be loaded."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)  # read by what is loaded from now on
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
     with contextlib.suppress(ImportError):

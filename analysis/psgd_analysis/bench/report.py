@@ -37,10 +37,10 @@ GROWTH_HEADS = ("", "preconditioner", "operation", "grows with", "slope", "from"
 LEGEND = (
     "Medians over rounds in which everything is measured in turn. GB/s: the bytes the algorithm must move "
     "(psgd_analysis.bench.costs) over the median; of copy: that over the bandwidth of a large copy in the "
-    "same rounds; × floor: its inverse. Left out where less than 32 MiB are moved, which caches hold, and to "
-    "be ignored for Dense, bound by arithmetic. ÷ psgd-core: seconds over psgd-core's in the same rounds; "
-    "extra: the most that an update allocates besides its state (in brackets: the first update), in vectors "
-    "of n numbers where these are large."
+    "same rounds; × floor: its inverse (in brackets: with what an update in place must read again). Left out "
+    "where less than 32 MiB are moved, which caches hold; to be ignored for Dense, bound by arithmetic. "
+    "÷ psgd-core: seconds over psgd-core's in the same rounds; extra: the most that an update allocates "
+    "besides its state (in brackets: the first update), in vectors of n numbers where these are large."
 )
 
 
@@ -69,7 +69,8 @@ def cells(row: Row) -> list[str]:
     if row.in_memory and row.contender != YARDSTICK:
         assert row.bandwidth is not None
         assert row.floor is not None
-        floor = (f"{row.bandwidth / 1e9:.3g}", f"{1 / row.floor:.0%}", f"{row.floor:.2f}")
+        in_place = "" if row.floor_in_place is None or not row.own else f" ({row.floor_in_place:.2f})"
+        floor = (f"{row.bandwidth / 1e9:.3g}", f"{1 / row.floor:.0%}", f"{row.floor:.2f}{in_place}")
     return [
         row.contender,
         row.operation,

@@ -215,8 +215,10 @@ def _set_up(contender: Own | Peer, setting: Setting) -> _Ready:
     """Return a contender after its first updates, whose memory is counted if it is psgd-core's."""
     own = isinstance(contender, Own)
     with contender.within():
-        if own and setting.n > SMALL:  # what the very first calls import and compile is not theirs to count
-            contender.set_up(replace(setting, n=SMALL)).update()
+        if own and setting.n > SMALL:  # what the first calls import and compile is not theirs to count
+            small = contender.set_up(replace(setting, n=SMALL))
+            for _ in range(small.period + 1):  # the very first takes its scale, and another way
+                small.update()
         calls = contender.set_up(setting)
         return _Ready(contender, calls, _memory(calls))
 
