@@ -97,7 +97,7 @@ def test_too_noisy_is_not_reported(bench, monkeypatch, tmp_path):
     rows = strict((tmp_path / "bench.json").read_text(encoding="utf-8"))["rows"]
     assert {row["status"] for row in rows} == {"too noisy"}
     assert all(row["seconds"] is row["samples"] is row["times_floor"] is None for row in rows)
-    assert "nothing to show" in figures._title([])
+    assert "nothing to show" in figures._title([], [])
     code, out, _ = bench(*words, "--allow-noise")
     assert code == 0
     assert "noisy: " in out
@@ -196,6 +196,12 @@ def test_kernels_cannot_be_asked_for_where_there_are_none(bench, monkeypatch):
 
 
 def test_sizes_and_times_read_well():
-    assert [report.size(n) for n in (32, 1000, 10**7, 2_500_000)] == ["32", "1e3", "1e7", "2.5e+06"]
+    assert [report.size(n) for n in (32, 1000, 10**7, 2_500_000, 4097)] == [
+        "32",
+        "1e3",
+        "1e7",
+        "2.5e6",
+        "4097",
+    ]
     assert [report.seconds(t) for t in (2.0, 0.0123, 4.5e-5)] == ["2 s", "12.3 ms", "45 µs"]
     assert options.sizes(["1e7", "10000000", "32"]) == [10**7, 32]

@@ -39,16 +39,18 @@ def draw(rows: Sequence[Row], overheads: Sequence[Overhead] = ()) -> Any:
     groups = _largest(shown)
     several = len({row.setting.n for row in shown}) > 1
     lines = sum(len(names) for _, names in groups)
-    top = max(1.6, 0.6 + 0.21 * lines + 0.16 * len(groups))
+    top = max(1.6, 0.6 + 0.21 * lines + 0.16 * len(groups)) if groups or not overheads else 0.0
     bottom = 3.1 if several or overheads else 0.0
-    figure = Figure(figsize=(10.0, top + bottom + 0.5), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[top, bottom]) if bottom else [figure]
-    parts[0].suptitle(_title(shown), fontsize=11, x=0.01, ha="left")
-    pair = parts[0].subplots(1, 2, sharey=True)
-    for ax, operation in zip(pair, OPERATIONS, strict=True):
-        _dots(ax, groups, shown, operation)
+    figure = Figure(
+        figsize=(12.0 if several and overheads else 10.0, top + bottom + 0.5), layout="constrained"
+    )
+    parts: Any = figure.subfigures(2, 1, height_ratios=[top, bottom]) if top and bottom else [figure]
+    parts[0].suptitle(_title(shown, overheads), fontsize=11, x=0.01, ha="left")
+    if top:
+        for ax, operation in zip(parts[0].subplots(1, 2, sharey=True), OPERATIONS, strict=True):
+            _dots(ax, groups, shown, operation)
     if bottom:
-        axes = parts[1].subplots(1, 3 if overheads and several else 1 if overheads else 2, squeeze=False)[0]
+        axes = parts[-1].subplots(1, 3 if overheads and several else 1 if overheads else 2, squeeze=False)[0]
         if several:
             for ax, operation in zip(axes, OPERATIONS, strict=False):
                 _growth(ax, shown, operation)
@@ -77,8 +79,9 @@ def _key(row: Row) -> tuple[Any, ...]:
     return s.label, s.library.dtype, s.library.name, s.n
 
 
-def _title(rows: Sequence[Row]) -> str:
-    kinds = {(row.setting.library.dtype, row.setting.library.name) for row in rows}
+def _title(rows: Sequence[Row], overheads: Sequence[Overhead]) -> str:
+    libraries = {row.setting.library for row in rows} | {one.setting.library for one in overheads}
+    kinds = {(library.dtype, library.name) for library in libraries}
     where = ", ".join(" on ".join(kind) for kind in sorted(kinds))
     return f"psgd bench: medians in one run, {where}" if where else "psgd bench: nothing to show"
 
@@ -145,11 +148,9 @@ def _growth(ax: Any, rows: Sequence[Row], operation: str) -> None:
         if first:
             kept = [row for row in points if row.in_memory]
             floor = [row.samples.median / row.floor for row in kept if row.samples and row.floor]
-            ax.plot([row.setting.n for row in kept], floor, ":", color=color, linewidth=1.0)
+            ax.plot([row.setting.n for row in kept], floor, ":", color=color, linewidth=1.0, marker=".")
     ax.set(xscale="log", yscale="log", xlabel="n", ylabel="seconds")
-    ax.set_title(
-        f"{NAMES[operation]}: solid psgd-core, dashed plain code, dotted floor", fontsize=9, loc="left"
-    )
+    ax.set_title(f"{NAMES[operation]} (dashed: plain code, dotted: floor)", fontsize=9, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     if curves:
         ax.legend(frameon=False, fontsize=7.5)
@@ -164,5 +165,5 @@ def _overheads(ax: Any, found: Sequence[Overhead]) -> None:
     ax.set_yticks(range(len(kept)), names, fontsize=7.5)
     ax.set_ylim(len(kept), -0.7)
     ax.axvline(5, color="0.3", linewidth=0.9, linestyle=":")
-    ax.set_xlabel("% added to a gradient step (dotted: 5 %)", fontsize=8.5)
+    ax.set_xlabel("% of a gradient step (dotted: 5)", fontsize=8.5)
     ax.spines[["top", "right"]].set_visible(False)

@@ -117,8 +117,10 @@ def growth_cells(found: Growth) -> list[str]:
 
 def size(n: float) -> str:
     """Return a number of parameters: 1e7 rather than 10000000."""
-    exponent = int(math.log10(n)) if n >= 1000 else 0
-    return f"1e{exponent}" if exponent and n == 10**exponent else f"{n:.6g}"
+    if n < 1000 or len(f"{n:.0f}".rstrip("0")) > 3:
+        return f"{n:.0f}"
+    mantissa, _, exponent = f"{n:.2e}".partition("e+")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def seconds(t: float) -> str:
