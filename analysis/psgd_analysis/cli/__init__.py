@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
+from ..bench import command as bench_command
 from ..minimize import command as minimize_command
 from ..spectrum import command as spectrum_command
 from . import verify
@@ -33,6 +34,7 @@ def _help(function: Callable[..., object]) -> str:
 app.command("verify", help=_help(verify.verify))(verify.verify)
 minimize_command.register(app)
 spectrum_command.register(app)
+bench_command.register(app)
 
 
 @app.callback()

@@ -1,0 +1,263 @@
+"""``psgd bench``: the command line of the measurement."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ..files import write_atomically
+from ..verify.backends import LIBRARIES, Unavailable
+from . import figures, machine, report
+from .contenders import Absent, Setting, have_kernels
+from .costs import KINDS
+from .models import MODELS, Model, Overhead, overhead, prepared
+from .options import UsageError, at_least, chosen, peers_of, plan_of
+from .peers import registry
+from .run import Growth, Plan, Row, growth, run
+from .timing import Clock, Limits
+
+CLOCK: Clock = time.perf_counter
+MIB = 2**20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("bench")(bench)
+
+
+def bench(
+    context: typer.Context,
+    preconditioner: Annotated[
+        list[str] | None, typer.Option("--preconditioner", "-p", help=f"Repeatable: {', '.join(KINDS)}.")
+    ] = None,
+    n: Annotated[list[str] | None, typer.Option("--n", help="Parameters; repeatable. [default: 1e6]")] = None,
+    rank: Annotated[list[int] | None, typer.Option(help="Of lowrank; repeatable. [default: 10]")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), float64; repeatable.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help=f"Repeatable: {', '.join(LIBRARIES)}. [default: numpy]")
+    ] = None,
+    kernels: Annotated[str, typer.Option(help="psgd-core's fused kernels: on, off or both.")] = "both",
+    peers: Annotated[
+        str | None,
+        typer.Option(help=f"all, none, or names with commas: {', '.join(registry())}. [default: all]"),
+    ] = None,
+    peer_path: Annotated[
+        list[str] | None, typer.Option(help="psgd_torch=DIR: a checkout of a peer that is not on PyPI.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What PSGD adds to a gradient step of {', '.join(MODELS)}; repeatable."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of the model's batch. Otherwise as usual.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Rounds to begin with. [default: 15]")] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds per comparison. [default: 60]")] = None,
+    copy_mib: Annotated[
+        int | None, typer.Option(help="MiB of the copy that is the yardstick. [default: 256; 2048 on a GPU]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="For all libraries. Otherwise as they come.")] = None,
+    seed: Annotated[int, typer.Option(help="Of pairs, starts and synthetic data.")] = 0,
+    spread: Annotated[float, typer.Option(help="Limit of the interquartile range over the median.")] = 0.15,
+    drift: Annotated[float, typer.Option(help="Limit of the drift of the copy bandwidth.")] = 0.10,
+    allow_noise: Annotated[
+        bool, typer.Option("--allow-noise", help="Report what is too noisy, marked.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, few rounds and peers: a look, in some seconds.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("."),
+    name: Annotated[str, typer.Option(help="Of the files: NAME.json, NAME.md, NAME.png.")] = "bench",
+    json_: Annotated[bool, typer.Option("--json", help="Print the JSON in place of the tables.")] = False,
+) -> None:
+    """Measure what updates and P g cost, beside the memory bandwidth and beside the peers.
+
+    Everything is measured in turn, in one run: psgd-core with kernels and without, each peer that is
+    installed, and a large copy. Prints tables, writes bench.json, bench.md and bench.png. Exits with 1 if
+    something was too noisy to be reported, or failed. With --model and no -p, measures steps alone.
+    """
+    try:
+        plan = plan_of(
+            preconditioners=preconditioner or [],
+            n=n or (["32", "1e4"] if quick else ["1e6"]),
+            ranks=rank or [10],
+            dtypes=dtype or ["float32"],
+            backends=backend or ["numpy"],
+            kernels=kernels,
+            peers=peers_of(peers, peer_path or [], quick=quick),
+            limits=_limits(repeats, budget, spread, drift, quick=quick),
+            seed=seed,
+        )
+        for option, number in (("--threads", threads), ("--batch", batch), ("--copy-mib", copy_mib)):
+            at_least(option, number, 1)
+        kinds = chosen("--preconditioner", preconditioner or ["xmat"], KINDS)
+        steps = prepared(
+            chosen("--model", model or [], MODELS),
+            list(dict.fromkeys(setting.library for setting in plan.settings)),
+            [(kind, r) for kind in kinds for r in (rank or [10] if kind == "lowrank" else [0])],
+            batch,
+            seed,
+        )
+        if not name or Path(name).name != name:
+            raise UsageError(f"`--name` must be a file name without a folder, got {name!r}")
+        out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError, Unavailable, Absent) as error:
+        _fail(str(error), 2)
+    if steps and not preconditioner:
+        plan.settings = []
+    gpu = any(setting.library.device == "gpu" for setting in (*plan.settings, *(s for _, s in steps)))
+    plan.copy_bytes = MIB * (copy_mib or (16 if quick else 2048 if gpu else 256))
+    plan.allow_noise = allow_noise
+    plan.threads = threads or machine.available_cores()
+    if threads is not None:
+        machine.set_threads(threads)
+    found = _measure(plan, steps, shown=not json_)
+    about = _about(plan, found, context.obj or [], seed, gpu=gpu)
+    _write(found, plan.limits, about, out, name, json=json_)
+    raise typer.Exit(130 if found.interrupted else int(found.incomplete))
+
+
+@dataclass
+class Found:
+    """What was measured."""
+
+    rows: list[Row] = field(default_factory=list)
+    overheads: list[Overhead] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something could not be reported: it was too noisy, or failed in psgd-core."""
+        states = [row.status for row in self.rows] + [one.status for one in self.overheads]
+        return "too noisy" in states or any(row.status == "failed" and row.own for row in self.rows)
+
+    @property
+    def growth(self) -> list[Growth]:
+        """The slopes."""
+        return growth(self.rows)
+
+
+def _limits(repeats: int | None, budget: float | None, spread: float, drift: float, *, quick: bool) -> Limits:
+    usual = Limits(repeats=5, least=0.001, budget=1.0) if quick else Limits()
+    at_least("--repeats", repeats, usual.fewest)
+    for option, number in (("--spread", spread), ("--drift", drift), ("--budget", budget)):
+        at_least(option, number, 0.0)
+    return replace(
+        usual, repeats=repeats or usual.repeats, budget=budget or usual.budget, spread=spread, drift=drift
+    )
+
+
+def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool) -> Found:
+    """Measure everything; Ctrl-C ends it and leaves what there is."""
+    found = Found()
+    try:
+        with _progress(shown) as tick:
+            for row in run(plan, CLOCK, tick):
+                found.rows.append(row)
+            for model, setting in steps:
+                tick(f"{model.name}, {setting.label}")
+                copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
+                found.overheads += overhead(
+                    model,
+                    setting,
+                    plan.own(setting.library),
+                    plan.limits,
+                    copy,
+                    clock=CLOCK,
+                    allow_noise=plan.allow_noise,
+                )
+    except KeyboardInterrupt:
+        found.interrupted = True
+    return found
+
+
+def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bool) -> dict[str, Any]:
+    """Return what the results are to be read with: command, machine, versions."""
+    copies = [t for row in found.rows if row.copies is not None for t in row.copies.values]
+    copy = None
+    if copies:
+        moved = 2 * plan.copy_bytes
+        copy = {"bytes": plan.copy_bytes, "threads": plan.threads, "seconds": float(np.median(copies))}
+        copy["bytes_per_second"] = moved / copy["seconds"]
+    return {
+        "title": "psgd bench",
+        "command": shlex.join(["psgd", *_public(given)]),
+        "interrupted": found.interrupted,
+        "seed": seed,
+        "kernels": "in this psgd-core" if have_kernels() else "none in this psgd-core: plain code alone",
+        "versions": machine.versions(peer.package for peer in plan.peers if peer.package),
+        "machine": machine.describe("gpu" if gpu else "cpu"),
+        "threads": {"copy": plan.threads, **machine.threads()},
+        "copy": copy,
+    }
+
+
+def _public(words: Sequence[str]) -> list[str]:
+    """Return the command line without folders of this machine."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word == "--out" or word.startswith("--out="):
+            skip = word == "--out"
+            continue
+        kept.append(re.sub(r"psgd_torch=.*", "psgd_torch=DIR", word))
+    return kept
+
+
+def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name: str, *, json: bool) -> None:
+    """Write the three files, and print the tables or the JSON."""
+    slopes = found.growth
+    content = report.document(found.rows, slopes, found.overheads, limits=limits, about=about)
+    text = report.text_of(content)
+    page = report.markdown(found.rows, slopes, found.overheads, about, f"{name}.png")
+    figure = figures.draw(found.rows, found.overheads)
+    try:
+        write_atomically(out / f"{name}.json", lambda file: file.write(text.encode()))
+        write_atomically(out / f"{name}.md", lambda file: file.write(page.encode()))
+        write_atomically(out / f"{name}.png", lambda file: figure.savefig(file, format="png", dpi=130))
+    except OSError as error:
+        _fail(f"`--out {out}` cannot be written to ({error.strerror or error})", 1)
+    if json:
+        typer.echo(text, nl=False)
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    for table in report.tables(found.rows, slopes, found.overheads):
+        console.print(table)
+    console.print(report.LEGEND, markup=False, highlight=False)
+    if found.interrupted:
+        console.print("Interrupted: this is what there was until then.")
+    if found.incomplete:
+        console.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
+    files = ", ".join(str(out / f"{name}.{ending}") for ending in ("json", "md", "png"))
+    console.print(f"Wrote {files}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[str], None]]:
+    """Yield what to call with the name of what comes next; it shows on the terminal, if there is one."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
+        task = bar.add_task("psgd bench", total=None)
+        yield lambda what: bar.update(task, description=what)
+
+
+def _fail(message: str, status: int) -> Any:
+    """Print one line and end."""
+    typer.echo(f"psgd bench: {' '.join(message.split())}", err=True)
+    raise typer.Exit(status)

@@ -1,0 +1,147 @@
+"""How many numbers an update, and ``P g``, must move through memory: the one table of the bench.
+
+What is counted: every array whose length grows with n, each time it has to pass between memory and processor,
+for one probe and a state that is updated in place. Sums, r x r matrices and scalars are free, and so is
+arithmetic. A copy of n numbers counts 2 n, a read and a write, so that bytes over seconds compare with the
+bandwidth of a large copy.
+
+**Groups of Theorem 3.1** (`Diagonal`, `XMat`, `Butterfly`, `Sparse`; not `Dense`). An orbit of s members has
+s^2 numbers of Q, one held by its normaliser, s of v and s of h. Orbits are independent, so one pass does
+all::
+
+    update         reads  s^2 + 1 + 2 s,  writes  s^2 + 1        per orbit
+    precondition   reads  s^2 + s,        writes  s              per orbit, y = Q^T (Q g)
+
+so 6 n (s = 1), 7 n (s = 2), 10.5 n (s = 4) for an update, and (s + 2) n for P g. `Sparse` reads its gather
+index besides, 8 bytes per parameter: once in either.
+
+*Again*: a pair that is not finite, or a Q that gives something that is not finite, must leave the state as it
+was. In place nothing may be written before all of v, h and Q have been looked at: (s + 2) n more, read a
+second time where they do not fit the cache. It is listed apart and not part of the floor.
+
+**LowRank** (design, three passes). With ``x = d h`` and ``y = v / d``::
+
+    Gram matrix of [U V x y]                          reads U, V, d, h, v              2 r + 3
+    new factor, and d's numerator into a work vector  reads U, V, d, h, v;             2 r + 3
+                                                      writes a factor, the vector      r + 1
+    d <- d (1 - step / N * numerator)                 reads d, numerator; writes d     3
+
+together ``(5 r + 10) n``; rank 0 needs no Gram matrix, and forms the numerator twice rather than store it: 3
+to measure it, 4 to apply it. *Again*: factors that move together share one bound, which holds the largest
+entry of d's numerator, so that the factor is written after the second pass and not in it: it is read once
+more, as are three vectors, ``(r + 3) n``.
+
+``P g = d (I + V U^T)(I + U V^T) d g`` is least in three passes, V, U, V, with Q g in a work vector: ``V^T x``
+reads r + 2; ``a = x + U s``, ``U^T a`` reads r + 2 and writes 1; ``d (a + V w)`` reads r + 2, writes 1:
+``(3 r + 8) n``. Below r = 4 it is cheaper to take ``U^T U`` along and to read U and V twice: ``(4 r + 5) n``.
+
+**Dense**, by rows of Q: ``a = Q h`` and ``P h = Q^T a`` in one read, which also copies Q to where it is
+factored (2); the factorisation reads and writes its matrix once at the very least (2); Q is read and
+written (2): ``6 n^2``, and v and h: 2 n. What is between them stays in a cache beside n^2 numbers. It is
+bound by arithmetic, O(n^3), from some hundred n on, so its floor says little. ``P g``: ``n^2 + 2 n``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS = ("diagonal", "xmat", "butterfly", "klein", "cyclic", "lowrank", "dense")
+"""Preconditioners; klein and cyclic are `Sparse` over the Klein four-group and over quarter shifts."""
+
+CACHED = 2**25
+"""Bytes moved below which all may stay in a cache, so that a bandwidth of memory is no floor."""
+
+INDEX_BYTES = 8
+"""Of one entry of `Sparse`'s gather index, int64."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Numbers of the state's dtype moved, and bytes of other types.
+
+    Parameters
+    ----------
+    read, written : float
+        What every implementation moves.
+    again : float
+        What one that works in place reads a second time; see the module's docstring.
+    index : int
+        Bytes read that do not depend on the dtype.
+    """
+
+    read: float
+    written: float
+    again: float = 0
+    index: int = 0
+
+    def bytes(self, itemsize: int) -> int:
+        """Return the floor, in bytes."""
+        return round((self.read + self.written) * itemsize) + self.index
+
+    def bytes_in_place(self, itemsize: int) -> int:
+        """Return the same with what is read again."""
+        return self.bytes(itemsize) + round(self.again * itemsize)
+
+
+def cost(operation: str, kind: str, n: int, rank: int = 0) -> Cost:
+    """Return what an operation moves.
+
+    Parameters
+    ----------
+    operation : {"update", "precondition"}
+    kind : str
+        One of `KINDS`.
+    n : int
+    rank : int
+        Of ``lowrank`` alone.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
+    update = _OPERATIONS.get(operation)
+    if update is None:
+        raise ValueError(f"`operation` must be 'update' or 'precondition', got {operation!r}")
+    if kind == "lowrank":
+        return _low_rank(update, n, rank)
+    if kind == "dense":
+        return Cost(3 * n * n + 2 * n, 3 * n * n) if update else Cost(n * n + n, n)
+    orbits = orbit_sizes(kind, n)
+    index = INDEX_BYTES * n if kind in ("klein", "cyclic") else 0
+    q = sum(count * size * size for size, count in orbits)
+    if not update:
+        return Cost(q + n, n, index=index)
+    held = sum(count for _, count in orbits)
+    return Cost(q + held + 2 * n, q + held, again=q + 2 * n, index=index)
+
+
+_OPERATIONS = {"update": True, "precondition": False}
+
+
+def orbit_sizes(kind: str, n: int) -> list[tuple[int, int]]:
+    """Return (size, number) of the orbits.
+
+    Raises
+    ------
+    ValueError
+        If the kind needs n to be divisible by something that it is not.
+    """
+    if kind == "diagonal":
+        return [(1, n)]
+    if kind == "xmat":
+        return [(size, count) for size, count in ((1, n % 2), (2, n // 2)) if count]
+    size = 2 if kind == "butterfly" else 4
+    if n % size:
+        raise ValueError(
+            f"`--n` must be divisible by {size} for {kind}, got {n}; try {max(n - n % size, size)}"
+        )
+    return [(size, n // size)]
+
+
+def _low_rank(update: bool, n: int, rank: int) -> Cost:
+    if not update:
+        if rank == 0:
+            return Cost(2 * n, n)
+        two, three = Cost((4 * rank + 4) * n, n), Cost((3 * rank + 6) * n, 2 * n)
+        return min(two, three, key=lambda c: c.read + c.written)
+    if rank == 0:
+        return Cost(6 * n, n)
+    return Cost((4 * rank + 8) * n, (rank + 2) * n, again=(rank + 3) * n)

@@ -1,0 +1,169 @@
+"""The figure: what everybody takes beside the memory floor, and how the cost grows with n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..look import COLORS, LINES
+from .models import Overhead
+from .report import YARDSTICK, seconds, size
+from .run import OPERATIONS, Row
+
+COLOR = {
+    "psgd-core": COLORS["blue"],
+    "psgd-core, plain code": COLORS["sky"],
+    "torch": COLORS["vermilion"],
+    "torch.compile": COLORS["orange"],
+    "psgd_torch": COLORS["wine"],
+    "psgd-jax": COLORS["green"],
+    "heavyball": COLORS["purple"],
+    "kron-torch": COLORS["black"],
+    "pytorch_optimizer": COLORS["grey"],
+}
+"""Of contenders, the same in every figure."""
+
+NAMES = {"update": "update", "precondition": "P g"}
+
+
+def draw(rows: Sequence[Row], overheads: Sequence[Overhead] = ()) -> Any:
+    """Return a matplotlib Figure.
+
+    Above: at the largest n of each preconditioner, every contender's time for an update and for P g, and the
+    floor. Below: seconds against n, where there is more than one; and what PSGD adds to a
+    gradient step, if that was measured.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.shown is not None and row.contender != YARDSTICK]
+    groups = _largest(shown)
+    several = len({row.setting.n for row in shown}) > 1
+    lines = sum(len(names) for _, names in groups)
+    top = max(1.6, 0.6 + 0.21 * lines + 0.16 * len(groups)) if groups or not overheads else 0.0
+    bottom = 3.1 if several or overheads else 0.0
+    figure = Figure(
+        figsize=(12.0 if several and overheads else 10.0, top + bottom + 0.5), layout="constrained"
+    )
+    parts: Any = figure.subfigures(2, 1, height_ratios=[top, bottom]) if top and bottom else [figure]
+    parts[0].suptitle(_title(shown, overheads), fontsize=11, x=0.01, ha="left")
+    if top:
+        for ax, operation in zip(parts[0].subplots(1, 2, sharey=True), OPERATIONS, strict=True):
+            _dots(ax, groups, shown, operation)
+    if bottom:
+        axes = parts[-1].subplots(1, 3 if overheads and several else 1 if overheads else 2, squeeze=False)[0]
+        if several:
+            for ax, operation in zip(axes, OPERATIONS, strict=False):
+                _growth(ax, shown, operation)
+        if overheads:
+            _overheads(axes[-1], overheads)
+    return figure
+
+
+def _largest(rows: Sequence[Row]) -> list[tuple[tuple[Any, ...], list[str]]]:
+    """Return the setting of the largest n per preconditioner, dtype and library, with its contenders."""
+    last: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        s = row.setting
+        key = (s.label, s.library.dtype, s.library.name)
+        last[key] = max(last.get(key, 0), s.n)
+    found: dict[tuple[Any, ...], list[str]] = {(*key, n): [] for key, n in last.items()}
+    for row in rows:
+        names = found.get(_key(row))
+        if names is not None and row.contender not in names:
+            names.append(row.contender)
+    return list(found.items())
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    s = row.setting
+    return s.label, s.library.dtype, s.library.name, s.n
+
+
+def _title(rows: Sequence[Row], overheads: Sequence[Overhead]) -> str:
+    libraries = {row.setting.library for row in rows} | {one.setting.library for one in overheads}
+    kinds = {(library.dtype, library.name) for library in libraries}
+    where = ", ".join(" on ".join(kind) for kind in sorted(kinds))
+    return f"psgd bench: medians in one run, {where}" if where else "psgd bench: nothing to show"
+
+
+def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -> None:
+    """Draw a dot for each contender of each group, and a line where its floor is."""
+    at = {(_key(row), row.contender): row for row in rows if row.operation == operation}
+    y, ticks, labels, times = 0.0, [], [], []
+    for key, names in groups:
+        label, _, _, n = key
+        y += 0.75
+        start, floor = y, 0.0
+        ticks.append(y)
+        labels.append(f"{label}, n = {size(n)}")
+        for name in names:
+            row = at.get((key, name))
+            if row is not None and row.samples is not None:
+                t, over = row.samples.median, ""
+                if row.in_memory and row.floor is not None:
+                    floor = floor or t / row.floor
+                    over = f", {row.floor:.2g} × floor"
+                times += [t, floor or t]
+                ax.plot(t, y, "o", markersize=6, color=COLOR.get(name, COLORS["grey"]))
+                ax.annotate(
+                    f"{name}: {seconds(t)}{over}", (t, y), xytext=(6, 0), textcoords="offset points",
+                    va="center", fontsize=7.5,
+                )  # fmt: skip
+            y += 1
+        if floor:
+            ax.plot([floor, floor], [start - 0.5, y - 0.5], color="0.3", linewidth=1.2)
+    ax.set_xscale("log")
+    if times:
+        low, high = min(times), max(times)
+        ax.set_xlim(
+            low / 1.5, high * max((high / low) ** 0.9, 30.0)
+        )  # room for the words behind the last dot
+    ax.set_yticks(ticks, labels, fontsize=8.5)
+    ax.set_ylim(max(y, 1.0), 0)
+    ax.tick_params(axis="y", length=0)
+    ax.set_title(NAMES[operation], fontsize=10, loc="left")
+    ax.set_xlabel("seconds (vertical line: the memory floor)", fontsize=8.5)
+    ax.grid(axis="x", color="0.92", linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _growth(ax: Any, rows: Sequence[Row], operation: str) -> None:
+    """Draw seconds against n: psgd-core with its floor, one colour per preconditioner."""
+    curves: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row.operation == operation and row.own:
+            curves.setdefault((_key(row)[:3], row.contender), []).append(row)
+    colors: dict[Any, str] = {}
+    for (key, name), points in curves.items():
+        points.sort(key=lambda row: row.setting.n)
+        color = colors.setdefault(key, LINES[len(colors) % len(LINES)])
+        first = key not in {k for (k, _), _ in list(curves.items())[: list(curves).index((key, name))]}
+        n = [row.setting.n for row in points]
+        t = [row.samples.median for row in points if row.samples]
+        style = "--" if name.endswith("plain code") else "-"
+        ax.plot(
+            n, t, style, color=color, marker="o", markersize=3, linewidth=1.4, label=key[0] if first else None
+        )
+        if first:
+            kept = [row for row in points if row.in_memory]
+            floor = [row.samples.median / row.floor for row in kept if row.samples and row.floor]
+            ax.plot([row.setting.n for row in kept], floor, ":", color=color, linewidth=1.0, marker=".")
+    ax.set(xscale="log", yscale="log", xlabel="n", ylabel="seconds")
+    ax.set_title(f"{NAMES[operation]} (dashed: plain code, dotted: floor)", fontsize=9, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    if curves:
+        ax.legend(frameon=False, fontsize=7.5)
+
+
+def _overheads(ax: Any, found: Sequence[Overhead]) -> None:
+    """Draw what each kind of step adds to a gradient step."""
+    kept = [one for one in found if one.status == "ok"]
+    for i, one in enumerate(kept):
+        ax.barh(i, 100 * one.share, height=0.75, color=COLOR.get(one.contender, COLORS["grey"]))
+    names = [f"{one.model.name}, {one.setting.label}: {one.source}" for one in kept]
+    ax.set_yticks(range(len(kept)), names, fontsize=7.5)
+    ax.set_ylim(len(kept), -0.7)
+    ax.axvline(5, color="0.3", linewidth=0.9, linestyle=":")
+    ax.set_xlabel("% of a gradient step (dotted: 5)", fontsize=8.5)
+    ax.spines[["top", "right"]].set_visible(False)

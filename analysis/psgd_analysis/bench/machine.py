@@ -1,0 +1,109 @@
+"""What a measurement ran on: processor, memory, threads, versions. No host names, no paths."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("psgd-core", "numpy", "scipy", "numba", "torch", "jax", "jaxlib", "cupy-cuda12x", "cupy-cuda13x")
+"""Whose versions matter to every measurement."""
+
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "XLA_FLAGS")
+"""Environment variables that decide on threads."""
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Return processor, cores, memory, operating system, and the GPU if one was used."""
+    found: dict[str, Any] = {
+        "processor": processor(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_available": available_cores(),
+        "memory_bytes": memory(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+    }
+    if device != "cpu":
+        found["gpu"] = gpu()
+    return found
+
+
+def processor() -> str:
+    """Return the processor's model."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> int | None:
+    """Return the bytes of memory the machine has, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def gpu() -> str | None:
+    """Return the GPU's name, from whichever library is loaded."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        return str(sys.modules["torch"].cuda.get_device_name())
+    if "cupy" in sys.modules:
+        cupy = sys.modules["cupy"]
+        return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    if "jax" in sys.modules:
+        return str(sys.modules["jax"].devices()[0].device_kind)
+    return None
+
+
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of what is installed, of `PACKAGES` and of others."""
+    found = {"python": platform.python_version()}
+    for name in (*PACKAGES, *more):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    if "psgd-core" not in found:
+        found["psgd-core"] = importlib.import_module("psgd_core").__version__
+    return found
+
+
+def set_threads(count: int) -> None:
+    """Give every library that can be told so this many threads, loaded or still to be loaded."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)  # read by what is loaded from now on
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+    with contextlib.suppress(ImportError):
+        numba: Any = importlib.import_module("numba")
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    with contextlib.suppress(ImportError):
+        importlib.import_module("threadpoolctl").threadpool_limits(count)
+
+
+def threads() -> dict[str, Any]:
+    """Return how many threads each library uses, as far as it tells, and what the environment says."""
+    found: dict[str, Any] = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    if "torch" in sys.modules:
+        found["torch"] = sys.modules["torch"].get_num_threads()
+    if "numba" in sys.modules:
+        found["numba"] = sys.modules["numba"].get_num_threads()
+    with contextlib.suppress(ImportError):
+        import threadpoolctl
+
+        for pool in threadpoolctl.threadpool_info():
+            found[f"{pool['user_api']}: {pool['internal_api']}"] = pool["num_threads"]
+    return found

@@ -1,0 +1,153 @@
+"""From what was typed to what is to be measured: every choice checked, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from ..verify.backends import LIBRARIES
+from ._peer import Peer
+from .contenders import Setting, have_kernels
+from .costs import KINDS, orbit_sizes
+from .libraries import DTYPES, Library
+from .peers import registry
+from .run import Plan
+from .timing import Limits
+
+USUAL = ("diagonal", "xmat", "butterfly", "klein", "lowrank")
+"""What is measured unless something is named; dense comes besides where n is small."""
+
+QUICK_PEERS = ("torch", "numpy.linalg.solve")
+"""Those that need no compiler."""
+
+DENSE_USUAL, DENSE_MOST = 1024, 16384
+KERNELS = ("on", "off", "both")
+
+
+class UsageError(ValueError):
+    """What the user asked for does not exist or does not fit together."""
+
+
+def chosen(option: str, given: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return what was given, each once; raise unless it is known."""
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"`{option}` must be one of {', '.join(known)}, got {name!r}; choose one of these"
+            )
+    return list(dict.fromkeys(given))
+
+
+def sizes(given: Sequence[str]) -> list[int]:
+    """Return numbers of parameters from text: 10000000 or 1e7.
+
+    Raises
+    ------
+    UsageError
+        For what is not a positive whole number.
+    """
+    found = []
+    for text in given:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.5
+        if not (1 <= number <= 1e12 and number == int(number)):
+            raise UsageError(f"`--n` must be a positive whole number, got {text!r}; 1e7 for example")
+        found.append(int(number))
+    return list(dict.fromkeys(found))
+
+
+def peers_of(given: str | None, paths: Sequence[str], *, quick: bool) -> list[Peer]:
+    """Return the peers to compare with, from ``all``, ``none`` or names with commas."""
+    folders: dict[str, Path] = {}
+    for pair in paths:
+        name, equals, folder = pair.partition("=")
+        if name != "psgd_torch" or not equals:
+            raise UsageError(f"`--peer-path` must be psgd_torch=DIR, got {pair!r}; the others come from PyPI")
+        if not (Path(folder) / "psgd.py").is_file():
+            raise UsageError(
+                f"`--peer-path` must name a checkout of psgd_torch, got {folder!r} without psgd.py"
+            )
+        folders[name] = Path(folder).resolve()
+    known = registry(folders)
+    if given is None:
+        return [known[name] for name in (QUICK_PEERS if quick else known)]
+    if given in ("all", "none"):
+        return list(known.values()) if given == "all" else []
+    return [known[name] for name in chosen("--peers", [p.strip() for p in given.split(",")], known)]
+
+
+def plan_of(
+    *,
+    preconditioners: Sequence[str],
+    n: Sequence[str],
+    ranks: Sequence[int],
+    dtypes: Sequence[str],
+    backends: Sequence[str],
+    kernels: str,
+    peers: list[Peer],
+    limits: Limits,
+    seed: int,
+) -> Plan:
+    """Return the plan; copies and threads are at their defaults.
+
+    Raises
+    ------
+    UsageError, ValueError
+        For anything that does not exist or does not fit together.
+    Unavailable
+        For a backend that cannot be used here.
+    """
+    if kernels not in KERNELS:
+        raise UsageError(f"`--kernels` must be one of {', '.join(KERNELS)}, got {kernels!r}")
+    if kernels == "on" and not have_kernels():
+        raise UsageError("`--kernels` must be off or both, got 'on'; this psgd-core has no kernels")
+    at_least("--seed", seed, 0)
+    counts = sizes(n)
+    kinds = chosen("--preconditioner", preconditioners, KINDS)
+    ranks = list(dict.fromkeys(ranks))
+    for rank in ranks:
+        at_least("--rank", rank, 0)
+    libraries = [
+        Library.of(backend, dtype)
+        for backend in chosen("--backend", backends, LIBRARIES)
+        for dtype in chosen("--dtype", dtypes, DTYPES)
+    ]
+    settings = [
+        Setting(kind, count, library, rank, seed)
+        for library in libraries
+        for kind in kinds or (*USUAL, "dense")
+        for count in counts
+        for rank in (ranks if kind == "lowrank" else (0,))
+        if kinds or _usual(kind, count, rank)
+    ]
+    for setting in settings:
+        _require_fit(setting)
+    return Plan(settings, kernels, peers, limits)
+
+
+def _usual(kind: str, n: int, rank: int) -> bool:
+    """Return whether a preconditioner that was not asked for is measured at n."""
+    if kind == "dense":
+        return n <= DENSE_USUAL
+    if kind == "lowrank":
+        return rank < n
+    return n % {"butterfly": 2, "klein": 4}.get(kind, 1) == 0
+
+
+def _require_fit(setting: Setting) -> None:
+    if setting.kind == "lowrank" and setting.rank >= setting.n:
+        raise UsageError(f"`--rank` must be below n = {setting.n}, got {setting.rank}; lower it")
+    if setting.kind == "dense" and setting.n > DENSE_MOST:
+        raise UsageError(
+            f"`--n` must be at most {DENSE_MOST} for dense, got {setting.n}; it holds n^2 numbers"
+        )
+    if setting.kind not in ("lowrank", "dense"):
+        orbit_sizes(setting.kind, setting.n)
+
+
+def at_least(option: str, number: float | None, least: float) -> None:
+    """Raise if a number was given and is too small."""
+    if number is not None and not number >= least:
+        raise UsageError(f"`{option}` must be at least {least}, got {number}; raise it")

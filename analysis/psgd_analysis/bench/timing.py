@@ -1,0 +1,219 @@
+"""Interleaved timing: rounds of one sample of everything, ratios within rounds, and when to refuse.
+
+A machine's speed drifts. So what is compared is measured in turn, round by round, with a large copy before
+and after each round, and compared within rounds; the median over rounds is reported. What neither rounds
+nor medians can cancel is refused: samples whose quartiles lie far apart, or a bandwidth that changes under
+way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Clock = Callable[[], float]
+
+
+def nothing(*_: Any) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is measured, and what is too noisy.
+
+    Parameters
+    ----------
+    repeats : int
+        Rounds to begin with; up to three times as many while something is too noisy.
+    warmup : int
+        Calls before the first that counts; the first one compiles.
+    least : float
+        Seconds that a sample lasts at least: short calls are repeated within one.
+    budget : float
+        Seconds after which no round is started once there are `fewest`.
+    fewest : int
+        Rounds at least.
+    spread : float
+        The largest interquartile range over the median that is reported.
+    drift : float
+        The largest relative change of the copy bandwidth, first half of the rounds against the second.
+    """
+
+    repeats: int = 15
+    warmup: int = 2
+    least: float = 0.005
+    budget: float = 60.0
+    fewest: int = 5
+    spread: float = 0.15
+    drift: float = 0.10
+
+
+@dataclass
+class Task:
+    """Something to time.
+
+    Parameters
+    ----------
+    name : str
+    call : callable
+        One call, which may return before the device is done.
+    wait : callable
+        Gets what the call returned and waits for the device.
+    period : int
+        A sample has a multiple of this many calls: not all calls cost the same.
+    within : callable
+        Returns the context in which samples are taken; the clock runs inside.
+    """
+
+    name: str
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any] = nothing
+    period: int = 1
+    within: Callable[[], Any] = contextlib.nullcontext
+    calls: int = field(default=1, init=False)  # per sample
+
+    def sample(self, clock: Clock) -> float:
+        """Return seconds per call."""
+        with self.within():
+            start, out = clock(), None
+            for _ in range(self.calls):
+                out = self.call()
+            self.wait(out)
+            return (clock() - start) / self.calls
+
+    def prepare(self, clock: Clock, limits: Limits) -> float:
+        """Warm up, choose the calls of a sample, and return how long one lasts."""
+        with self.within():
+            for _ in range(limits.warmup):
+                self.wait(self.call())
+        self.calls = self.period
+        seconds = self.sample(clock)
+        if seconds > 0:
+            periods = math.ceil(limits.least / (seconds * self.period))
+            self.calls = self.period * min(max(periods, 1), 100_000)
+        return seconds * self.calls
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds per call, a number for each round."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return float(np.median(self.values))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The lower and the upper one."""
+        low, high = np.percentile(self.values, (25, 75))
+        return float(low), float(high)
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range over the median."""
+        low, high = self.quartiles
+        return (high - low) / self.median if self.median > 0 else math.inf
+
+    @property
+    def drift(self) -> float:
+        """The relative difference of the medians of both halves."""
+        half = len(self.values) // 2
+        if half == 0:
+            return 0.0
+        first, second = np.median(self.values[:half]), np.median(self.values[-half:])
+        return float(abs(second - first)) / self.median if self.median > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The samples of tasks that were measured together, and of the copies between them."""
+
+    samples: dict[str, Samples]
+    copies: Samples  # one more than rounds
+
+    def ratio(self, name: str, other: str) -> float:
+        """Return the median over rounds of one task's seconds over another's."""
+        pairs = zip(self.samples[name].values, self.samples[other].values, strict=True)
+        return float(np.median([a / b if b > 0 else math.inf for a, b in pairs]))
+
+    def over_copy(self, name: str) -> float:
+        """Return the median over rounds of a task's seconds over those of a copy, before and after it."""
+        around = self.copies.values
+        values = self.samples[name].values
+        return float(np.median([2 * t / (around[i] + around[i + 1]) for i, t in enumerate(values)]))
+
+    def noise(self, name: str, limits: Limits) -> str:
+        """Return why a task's samples cannot be reported, or an empty string."""
+        spread, drift = self.samples[name].spread, self.copies.drift
+        if spread > limits.spread:
+            return f"quartiles {spread:.0%} of the median apart, limit {limits.spread:.0%}"
+        if drift > limits.drift:
+            return f"copy bandwidth drifted by {drift:.0%}, limit {limits.drift:.0%}"
+        return ""
+
+
+def measure(
+    tasks: Sequence[Task],
+    copy: Task,
+    limits: Limits,
+    clock: Clock = time.perf_counter,
+    tick: Callable[[], Any] = nothing,
+) -> Rounds:
+    """Return the samples of all tasks, taken in turn.
+
+    Each round starts with another task, so that none always follows the same one. Rounds are added while
+    something is too noisy: all that was measured counts, nothing is thrown away.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    copy : Task
+        The yardstick, between all rounds.
+    limits : Limits
+    clock : callable
+        Returns seconds.
+    tick : callable
+        Called after each round.
+    """
+    with _no_collection():
+        begin = clock()
+        copy.prepare(clock, limits)
+        for task in tasks:
+            task.prepare(clock, limits)
+        values: dict[str, list[float]] = {task.name: [] for task in tasks}
+        copies = [copy.sample(clock)]
+        while True:
+            done = len(copies) - 1
+            found = Rounds({name: Samples(tuple(v)) for name, v in values.items()}, Samples(tuple(copies)))
+            late = clock() - begin > limits.budget and done >= limits.fewest
+            quiet = done > 0 and not any(found.noise(name, limits) for name in values)
+            if late or done >= 3 * limits.repeats or (done >= limits.repeats and quiet):
+                return found
+            first = done % max(len(tasks), 1)
+            for task in (*tasks[first:], *tasks[:first]):
+                values[task.name].append(task.sample(clock))
+            copies.append(copy.sample(clock))
+            tick()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from running in the middle of a sample."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
