@@ -14,6 +14,8 @@ import numpy as np
 
 from psgd_core.convergence import Trace
 
+from .look import COLORS
+
 THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
 
 
