@@ -1,4 +1,4 @@
-"""Rates of convergence on exact expectations, for every geometry; `psgd_core.convergence` says how they come."""
+"""Rates of convergence on exact expectations, for every geometry; see `convergence`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def stable_step(kappa: float, geometry: str = "QE") -> float:
     "PRO4P" and "Lyapunov" converge for every step below 1. The others have a mode, that between the largest
     and the smallest eigenvalue, whose speed grows with κ:
 
-    - "QE" and "QE-symmetric", (5) and (6): ``4 κ²/((κ + 1)(κ² + 1))``, about 4/κ; 1 up to ``κ = 1 + sqrt(2)``;
+    - "QE" and "QE-symmetric", (5) and (6): ``4 κ²/((κ + 1)(κ² + 1))``, about 4/κ; 1 up to ``κ = 1 + √2``;
     - "QEQ": ``4 κ/(κ + 1)²``, about 4/κ; "QUAD4P": twice that;
     - "QUAD": ``8 κ/((√κ + 1)² (κ + 1))``, about 8/κ;
     - "Q0.5EQ1.5": ``2 √κ/(κ + 1)``, about 2/√κ.

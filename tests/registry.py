@@ -1,7 +1,7 @@
 """One table of preconditioners and one of subgroups K: adding a row buys a new one all properties.
 
-Tests take the rows through `every`, `core`, `equivariant` and `all_groups`. Sizes are few and small on purpose:
-JAX compiles once per shape.
+Tests take the rows through `every`, `core`, `equivariant` and `all_groups`. Sizes are few and small on
+purpose: JAX compiles once per shape.
 """
 
 from __future__ import annotations
@@ -107,6 +107,15 @@ PRECONDITIONERS = {
     "Dense, Gradient": Row(psgd.Dense(normalizer=normalizers.Gradient())),
     "Dense, QE": Row(psgd.Dense(geometry="QE")),
     "Dense, QE-symmetric": Row(psgd.Dense(geometry="QE-symmetric"), core=True),
+    "XMat, Lyapunov": Row(psgd.XMat(geometry="Lyapunov"), 7),
+    "XMat, PRO4P": Row(psgd.XMat(geometry="PRO4P")),
+    "Butterfly, Q0.5EQ1.5": Row(psgd.Butterfly(geometry="Q0.5EQ1.5")),
+    "Sparse, QEQ": Row(psgd.Sparse(S_3, geometry="QEQ")),
+    "Sparse, QEP": Row(psgd.Sparse(GROUPS["three orbit sizes"], geometry="QEP")),
+    "Dense, QUAD": Row(psgd.Dense(geometry="QUAD")),
+    "Dense, Q0.5EQ1.5": Row(psgd.Dense(geometry="Q0.5EQ1.5")),
+    "Dense, QUAD4P": Row(psgd.Dense(geometry="QUAD4P")),
+    "Dense, Lyapunov": Row(psgd.Dense(geometry="Lyapunov")),
     "LowRank": Row(psgd.LowRank(rank=2), core=True),
     "LowRank, diagonal left": Row(psgd.LowRank(rank=2, diagonal="left"), core=True),
     "LowRank, rank 0": Row(psgd.LowRank(rank=0)),

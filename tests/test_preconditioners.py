@@ -16,8 +16,8 @@ from registry import (
     compiled_jax_only,
     core,
     draw_pairs,
-    every,
     equivariant,
+    every,
     without_jax,
 )
 

@@ -44,7 +44,9 @@ class Pair:
     ) -> None:
         self.q, self.k, self.single = q, k, single
         # cached_property looks here first
-        self.__dict__.update({name: x for name, x in (("h", h), ("v", v), ("a", a), ("b", b)) if x is not None})
+        self.__dict__.update(
+            {name: x for name, x in (("h", h), ("v", v), ("a", a), ("b", b)) if x is not None}
+        )
 
     @cached_property
     def a(self) -> Array:
@@ -148,7 +150,9 @@ class Generator(NamedTuple):
     def on_right(self, q: Array) -> Array:
         """Return ``q E``."""
         if self._thin:
-            return (outer(_blocks.matmul(q, self.x), self.u) - outer(_blocks.matmul(q, self.y), self.w)) / self.k
+            return (
+                outer(_blocks.matmul(q, self.x), self.u) - outer(_blocks.matmul(q, self.y), self.w)
+            ) / self.k
         return _blocks.matmul(q, self.matrix())
 
     def size(self, measure: str) -> Array:
