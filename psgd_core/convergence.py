@@ -60,6 +60,7 @@ __all__ = [
     "residual",
     "stable_step",
     "target",
+    "target_at",
 ]
 
 
@@ -112,6 +113,26 @@ def target(hessian: Array, orbits: Orbits | None = None, noise: Array | None = N
         tuple(xp.matrix_transpose(values) for values in solution.values),
         2 * xp.linalg.trace(inverse),
     )
+
+
+def target_at(minimizer: Array) -> Target:
+    """Return the target for a minimiser P* that is known already, such as `criterion.kronecker_minimizer`'s.
+
+    Parameters
+    ----------
+    minimizer : array, shape (n, n)
+        Symmetric positive definite.
+
+    Returns
+    -------
+    Target
+        Its distances and residuals are exact. Its gap is that of ``M = P*^{-2}``, which is the criterion's
+        own only where all of P*'s entries are free.
+    """
+    xp, _ = square("minimizer", minimizer)
+    w, vectors = xp.linalg.eigh(minimizer)
+    inverse, root = ((vectors * w[None, :] ** power) @ vectors.T for power in (-1, -0.5))
+    return Target(minimizer, inverse, root, ((1 / w)[:, None],), 2 * xp.linalg.trace(inverse))
 
 
 def measure(q: Array, target: Target) -> Errors:

@@ -56,7 +56,7 @@ class Pair:
     @cached_property
     def b(self) -> Array:
         """``Q^{-T} v``."""
-        return _blocks.solve(_blocks.transpose(self.q), self.v)
+        return _blocks.solve(_blocks.adjoint(self.q), self.v)
 
     @cached_property
     def h(self) -> Array:
@@ -66,12 +66,12 @@ class Pair:
     @cached_property
     def v(self) -> Array:
         """The probe."""
-        return _blocks.matmul(_blocks.transpose(self.q), self.b)
+        return _blocks.matmul(_blocks.adjoint(self.q), self.b)
 
     @cached_property
     def ph(self) -> Array:
         """``P h = Q^T Q h``."""
-        return _blocks.matmul(_blocks.transpose(self.q), self.a)
+        return _blocks.matmul(_blocks.adjoint(self.q), self.a)
 
 
 class Generator(NamedTuple):
@@ -141,7 +141,7 @@ class Generator(NamedTuple):
     def on_left(self, q: Array) -> Array:
         """Return ``E q``, by columns where there are fewer of them than rows."""
         if self._thin:
-            qt = _blocks.transpose(q)
+            qt = _blocks.adjoint(q)
             qu = _blocks.matmul(qt, self.u) if self.qu is None else self.qu
             qw = _blocks.matmul(qt, self.w) if self.qw is None else self.qw
             return (outer(self.x, qu) - outer(self.y, qw)) / self.k
@@ -167,9 +167,9 @@ class Generator(NamedTuple):
         if not self.symmetric:
             return (_product_norm(self.x, self.u) + _product_norm(self.y, self.w)) / k
         if self.single:
-            return (xp.sum(self.x * self.x, axis=(0, 1)) + xp.sum(self.y * self.y, axis=(0, 1))) / k
+            return (_square(self.x) + _square(self.y)) / k
         columns = xp.concat([self.x, self.y], axis=1)
-        rows = _blocks.transpose(columns)
+        rows = _blocks.adjoint(columns)
         small = outer(columns, columns) if columns.shape[0] <= columns.shape[1] else outer(rows, rows)
         return _blocks.spectral_bound(small) / k
 
@@ -179,8 +179,8 @@ class Generator(NamedTuple):
 
 
 def outer(x: Array, y: Array) -> Array:
-    """Return ``x y^T`` per block: (s, t, c) and (u, t, c) to (s, u, c)."""
-    return _blocks.matmul(x, _blocks.transpose(y))
+    """Return ``x y^T`` (conjugate where complex) per block: (s, t, c) and (u, t, c) to (s, u, c)."""
+    return _blocks.matmul(x, _blocks.adjoint(y))
 
 
 def norm(x: Array) -> Array:
@@ -194,7 +194,7 @@ def _product_norm(x: Array, y: Array) -> Array:
     if x.shape[1] > 1:
         return norm(outer(x, y))
     xp = array_api_compat.array_namespace(x)
-    return xp.sqrt(xp.sum(x * x, axis=(0, 1)) * xp.sum(y * y, axis=(0, 1)))
+    return xp.sqrt(_square(x)) * xp.sqrt(_square(y))
 
 
 def _difference_norm(x: Array, y: Array, k: int) -> Array:
@@ -206,7 +206,7 @@ def _difference_norm(x: Array, y: Array, k: int) -> Array:
     if x.shape[1] + y.shape[1] > 2:
         return norm(outer(x, x) - outer(y, y)) / k
     xp = array_api_compat.array_namespace(x)
-    p, q, r = (xp.sum(f * g, axis=(0, 1)) for f, g in ((x, x), (y, y), (x, y)))
+    p, q, r = _square(x), _square(y), xp.abs(_blocks.matmul(_blocks.adjoint(x), y)[0, 0, :])
     root = (p + q - 2 * r) * (p + q + 2 * r)
     return (xp.abs(p - q) + xp.sqrt(xp.maximum(root, xp.zeros_like(root)))) / 2
 
@@ -216,3 +216,8 @@ def _times(x: Array, c: Array, power: int) -> Array:
     for _ in range(abs(power)):
         x = x * c if power > 0 else x / c
     return x
+
+
+def _square(x: Array) -> Array:
+    """Return the sum of the squares of each block's entries, (c,)."""
+    return array_api_compat.array_namespace(x).sum(_blocks.square(x), axis=(0, 1))

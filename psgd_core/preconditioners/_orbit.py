@@ -94,14 +94,14 @@ class OrbitPreconditioner(Preconditioner):
         return state._replace(q=q, pending=xp.zeros_like(state.pending))
 
     def _update(
-        self, state: OrbitState, v: Array, h: Array, usable: Array, step: float | Array
+        self, state: OrbitState, v: Array | None, h: Array, usable: Array, step: float | Array
     ) -> OrbitState:
-        xp, k = array_api_compat.array_namespace(v), v.shape[1]
+        xp, k = array_api_compat.array_namespace(h), h.shape[1]
         due = state.pending & usable & (xp.max(xp.abs(h)) > 0)
         geometry, blocks = GEOMETRIES[self.geometry], state.q.blocks
         hs, vs = self._probes(state, v, h, usable)
         parts = [
-            geometry.generator(Pair(q, k, h=x, v=y, single=k == 1))
+            geometry.generator(Pair(q, k, h=x, v=y, single=k == 1 and v is not None))
             for q, x, y in zip(blocks, hs, vs, strict=True)
         ]
         if known(due) is not False:
@@ -145,17 +145,21 @@ class OrbitPreconditioner(Preconditioner):
         )
 
     def _probes(
-        self, state: OrbitState, v: Array, h: Array, usable: Array
+        self, state: OrbitState, v: Array | None, h: Array, usable: Array
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Return (h, v) by orbits, the damping with h."""
-        damping = self._damping(v) * array_api_compat.array_namespace(v).astype(usable, v.dtype)
+        """Return (h, v) by orbits, the damping with h; without v, columns whose mean ``v v^T`` is I."""
+        damping = self._damping(h) * array_api_compat.array_namespace(h).astype(usable, h.dtype)
         if self.damping != 0 and not self.exact_damping:
             h = h + damping * signs(state.count, h)
-        hs, vs = self.group.split(state.q, h), self.group.split(state.q, v)
+        hs, scale = self.group.split(state.q, h), h.shape[1] ** 0.5
+        if v is None:
+            vs = tuple(scale * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs)
+        else:
+            vs = self.group.split(state.q, v)
         if self.damping == 0 or not self.exact_damping:
             return hs, vs
         # E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I: s more probes, all with v = 0
-        xp, scale = array_api_compat.array_namespace(v), v.shape[1] ** 0.5
+        xp = array_api_compat.array_namespace(h)
         more = [damping * scale * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs]
         return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True)), vs
 
@@ -203,7 +207,7 @@ def norm_of(parts: list[Array]) -> Array:
     xp = array_api_compat.array_namespace(*parts)
     largest = xp.max(xp.stack([xp.max(xp.abs(x)) for x in parts]))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    total = xp.sum((parts[0] / unit) ** 2)
+    total = xp.sum(_blocks.square(parts[0] / unit))
     for x in parts[1:]:
-        total = total + xp.sum((x / unit) ** 2)
+        total = total + xp.sum(_blocks.square(x / unit))
     return unit * xp.sqrt(total)

@@ -168,7 +168,7 @@ class Lyapunov(Geometry):
         xp, q = array_api_compat.array_namespace(pair.q), pair.q
         if q.shape[0] == 1:
             return Generator.square(pair, pair.ph, pair.v)
-        if q.shape[0] == 2:
+        if q.shape[0] == 2 and not _blocks.is_complex(q):
             largest = xp.max(xp.abs(q), axis=(0, 1))
             unit = q / xp.where(largest > 0, largest, xp.ones_like(largest))
             unit = unit / xp.sqrt(xp.sum(unit * unit, axis=(0, 1)))
@@ -213,13 +213,13 @@ def require_geometry(geometry: str) -> None:
 
 def symmetric_part(q: Array) -> Array:
     """Return ``(Q + Q^T) / 2`` of each block."""
-    return (q + _blocks.transpose(q)) / 2
+    return (q + _blocks.adjoint(q)) / 2
 
 
 def symmetric_root(q: Array) -> Array:
     """Return ``(Q^T Q)^{1/2}`` of each block, eq. (6), from singular values: nothing is squared."""
     _, s, vt = _singular(q)
-    return outer(_blocks.transpose(vt) * s[None, :, :], _blocks.transpose(vt))
+    return outer(_blocks.adjoint(vt) * s[None, :, :], _blocks.adjoint(vt))
 
 
 def root_of(p: Array) -> Array:
@@ -228,8 +228,8 @@ def root_of(p: Array) -> Array:
     if p.shape[0] == 1:
         return xp.sqrt(p)
     w, v = xp.linalg.eigh(xp.permute_dims(p, (2, 0, 1)))
-    root = v @ (xp.sqrt(w)[:, :, None] * xp.matrix_transpose(v))
-    return xp.permute_dims(root, (1, 2, 0))
+    v = xp.permute_dims(v, (1, 2, 0))
+    return outer(v * xp.sqrt(xp.matrix_transpose(w))[None, :, :], v)
 
 
 def towards_symmetry(q: Array) -> Array:
@@ -242,10 +242,10 @@ def towards_symmetry(q: Array) -> Array:
     xp, s = array_api_compat.array_namespace(q), q.shape[0]
     if s == 1:
         return xp.abs(q)
-    skew = _blocks.transpose(q) - q
+    skew = _blocks.adjoint(q) - q
     largest = xp.max(xp.abs(skew), axis=(0, 1))
     one = xp.ones_like(largest)
-    if s == 2:
+    if s == 2 and not _blocks.is_complex(q):
         c, t = q[0, 0, :] + q[1, 1, :], q[0, 1, :] - q[1, 0, :]
         unit = xp.maximum(xp.abs(c), xp.abs(t))
         unit = xp.where(unit > 0, unit, one)
@@ -256,16 +256,11 @@ def towards_symmetry(q: Array) -> Array:
     skew = skew / xp.where(largest > 0, largest, one)
     kq = _blocks.matmul(skew, q)
     kkq = _blocks.matmul(skew, kq)
-    first, second = xp.abs(_trace(kq)), -_trace(kkq)
-    length = xp.sqrt(xp.sum(skew * skew, axis=(0, 1)))
+    first, second = xp.abs(_blocks.trace(kq)), -_blocks.trace(kkq)
+    length = xp.sqrt(xp.sum(_blocks.square(skew), axis=(0, 1)))
     most = 0.25 / xp.where(length > 0, length, one)
     t = xp.where(second > 0, xp.minimum(first / xp.where(second > 0, second, one), most), most)
     return q + t * (kq + t / 2 * kkq)
-
-
-def _trace(a: Array) -> Array:
-    xp = array_api_compat.array_namespace(a)
-    return xp.linalg.trace(xp.permute_dims(a, (2, 0, 1)))
 
 
 def _singular(q: Array) -> tuple[Array, Array, Array]:
