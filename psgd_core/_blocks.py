@@ -7,6 +7,9 @@ of one library call per matrix. Large matrices (s > `UNROLL`) go to the library'
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import array_api_compat
 
 from ._array import Array, eps
@@ -25,20 +28,26 @@ def transpose(a: Array) -> Array:
 
 def adjoint(a: Array) -> Array:
     """Return the matrices of `a` transposed, and conjugate where they are complex."""
-    xp = array_api_compat.array_namespace(a)
-    turned = xp.permute_dims(a, (1, 0, 2))
-    return xp.conj(turned) if is_complex(a) else turned
+    turned = transpose(a)
+    return array_api_compat.array_namespace(a).conj(turned) if is_complex(a) else turned
 
 
 def is_complex(a: Array) -> bool:
     """Return whether `a` holds complex numbers."""
-    return array_api_compat.array_namespace(a).isdtype(a.dtype, "complex floating")
+    return _named_complex(a.dtype)
+
+
+@cache
+def _named_complex(dtype: Any) -> bool:
+    return "complex" in str(dtype)  # in every library; looked up once for each dtype, for it is asked often
 
 
 def square(a: Array) -> Array:
     """Return ``|a|^2`` elementwise, real."""
+    if not is_complex(a):
+        return a * a
     xp = array_api_compat.array_namespace(a)
-    return xp.real(a) ** 2 + xp.imag(a) ** 2 if is_complex(a) else a * a
+    return xp.real(a) ** 2 + xp.imag(a) ** 2
 
 
 def identity(s: int, count: int, like: Array) -> Array:
