@@ -23,13 +23,26 @@ from . import (
 from .checkpoint import load, save
 from .descent import PSGD, minimize
 from .groups import PermutationSubgroup
-from .preconditioners import Butterfly, Dense, Diagonal, LowRank, Preconditioner, Sparse, XMat, normalizers
+from .preconditioners import (
+    Blocks,
+    Butterfly,
+    Dense,
+    Diagonal,
+    Kronecker,
+    LowRank,
+    Preconditioner,
+    Sparse,
+    XMat,
+    normalizers,
+)
 
 __all__ = [
     "PSGD",
+    "Blocks",
     "Butterfly",
     "Dense",
     "Diagonal",
+    "Kronecker",
     "LowRank",
     "PermutationSubgroup",
     "Preconditioner",

@@ -166,6 +166,8 @@ def sum_of_squares(x: Array) -> Array:
     """Return the sum of the squares of all elements of `x`, a 0-d array in `wide_dtype`."""
     xp = array_api_compat.array_namespace(x)
     row = xp.reshape(x, (1, -1))
+    if xp.isdtype(x.dtype, "complex floating"):
+        return sum_of_squares(xp.real(row)) + sum_of_squares(xp.imag(row))
     return inner(row, row)[0, 0]
 
 

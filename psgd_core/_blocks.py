@@ -7,6 +7,9 @@ of one library call per matrix. Large matrices (s > `UNROLL`) go to the library'
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import array_api_compat
 
 from ._array import Array, eps
@@ -14,10 +17,37 @@ from ._array import Array, eps
 UNROLL = 4
 """Largest matrix that is worked on entry by entry."""
 
+POWERS = 64
+"""Largest matrix whose spectral norm is bounded by powers of it."""
+
 
 def transpose(a: Array) -> Array:
     """Return the matrices of `a` transposed: (s, t, c) to (t, s, c), a view where the library has views."""
     return array_api_compat.array_namespace(a).permute_dims(a, (1, 0, 2))
+
+
+def adjoint(a: Array) -> Array:
+    """Return the matrices of `a` transposed, and conjugate where they are complex."""
+    turned = transpose(a)
+    return array_api_compat.array_namespace(a).conj(turned) if is_complex(a) else turned
+
+
+def is_complex(a: Array) -> bool:
+    """Return whether `a` holds complex numbers."""
+    return _named_complex(a.dtype)
+
+
+@cache
+def _named_complex(dtype: Any) -> bool:
+    return "complex" in str(dtype)  # in every library; looked up once for each dtype, for it is asked often
+
+
+def square(a: Array) -> Array:
+    """Return ``|a|^2`` elementwise, real."""
+    if not is_complex(a):
+        return a * a
+    xp = array_api_compat.array_namespace(a)
+    return xp.real(a) ** 2 + xp.imag(a) ** 2
 
 
 def identity(s: int, count: int, like: Array) -> Array:
@@ -72,6 +102,28 @@ def library_solve(a: Array, b: Array) -> Array:
     return xp.where(singular, xp.full_like(solved, xp.nan), solved)
 
 
+def triangular_solve(a: Array, b: Array, *, transpose: bool = False) -> Array:
+    """Return ``a^{-1} b``, or ``a^{-H} b``, for one upper triangular a, (n, n), and b of shape (n, k).
+
+    By the library's own routine, which the standard does not have; where there is none, by its solver.
+    """
+    xp = array_api_compat.array_namespace(a)
+    if array_api_compat.is_torch_namespace(xp):
+        if transpose:
+            return xp.linalg.solve_triangular(xp.conj(a).mT if is_complex(a) else a.mT, b, upper=False)
+        return xp.linalg.solve_triangular(a, b, upper=True)
+    if array_api_compat.is_numpy_namespace(xp):
+        from scipy.linalg import solve_triangular
+    elif array_api_compat.is_jax_namespace(xp):
+        from jax.scipy.linalg import solve_triangular
+    elif array_api_compat.is_cupy_namespace(xp):
+        from cupyx.scipy.linalg import solve_triangular
+    else:
+        a = xp.matrix_transpose(xp.conj(a) if is_complex(a) else a) if transpose else a
+        return library_solve(a, b)
+    return solve_triangular(a, b, trans=2 if transpose else 0)
+
+
 def log_abs_det(a: Array) -> Array:
     """Return ``log |det|`` of each matrix of an (s, s, c) array, shape (c,)."""
     xp = array_api_compat.array_namespace(a)
@@ -87,33 +139,56 @@ def log_abs_det(a: Array) -> Array:
 def spectral_bound(s: Array) -> Array:
     """Return an upper bound of the largest eigenvalue of each positive semidefinite (s, s, c) matrix, (c,).
 
-    Exact up to size 2 (closed form); above, ``tr(S^64)^(1/64)``, which is at most ``n^(1/64)`` too large
-    (4 % at n = 16) and costs six products: no eigenvalue routine, so no synchronisation.
+    Exact up to size 2 (closed form); up to `POWERS`, ``tr(S^64)^(1/64)``, which is at most ``n^(1/64)`` too
+    large (4 % at n = 16) and costs six products: no eigenvalue routine, so no synchronisation. Above, 1.1
+    times what eight steps of power iteration on four vectors find, not a bound in the strict sense: on random
+    Gram matrices of sizes 65 to 1024 it is between 3 % too small and 10 % too large.
     """
     xp = array_api_compat.array_namespace(s)
     n = s.shape[0]
     if n == 1:
-        return s[0, 0, ...]
-    trace = _trace(s)
+        return _real(xp, s[0, 0, ...])
+    if n > POWERS:
+        return _power_iteration(xp, _batch_first(xp, s))
+    total = trace(s)
     if n == 2:
         # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe in units of the trace
-        unit = xp.where(trace > 0, trace, xp.ones_like(trace))
-        half, off = (s[0, 0, ...] - s[1, 1, ...]) / unit / 2, s[0, 1, ...] / unit
-        return trace / 2 + unit * xp.sqrt(half * half + off * off)
-    power = s / xp.where(trace > 0, trace, xp.ones_like(trace))
-    bound, exponent = trace, 1.0
+        unit = xp.where(total > 0, total, xp.ones_like(total))
+        half, off = _real(xp, s[0, 0, ...] - s[1, 1, ...]) / unit / 2, s[0, 1, ...] / unit
+        return total / 2 + unit * xp.sqrt(half * half + square(off))
+    power = s / xp.where(total > 0, total, xp.ones_like(total))
+    bound, exponent = total, 1.0
     for _ in range(6):
         power = matmul(power, power)
-        scale = _trace(power)  # in [1/n, 1]: normalised every time, so that no power underflows
+        scale = trace(power)  # in [1/n, 1]: normalised every time, so that no power underflows
         power = power / xp.where(scale > 0, scale, xp.ones_like(scale))
         exponent = exponent / 2
         bound = bound * scale**exponent
     return bound * (1 + 64 * eps(s))  # rounding is allowed for, so that the bound stays one
 
 
-def _trace(a: Array) -> Array:
+def _power_iteration(xp, s: Array) -> Array:
+    """Return about the largest eigenvalue of each positive semidefinite (c, n, n) matrix, (c,)."""
+    c, n, _ = s.shape
+    device = array_api_compat.device(s)
+    real = xp.real(s).dtype if is_complex(s) else s.dtype
+    place = xp.astype(xp.arange(4 * n, device=device), real)
+    x = xp.reshape(xp.astype(xp.cos(place * 2.3), s.dtype), (1, n, 4)) + xp.zeros_like(s[:, :1, :1])
+    size = xp.ones((c, 1, 4), dtype=real, device=device)
+    for _ in range(8):
+        x = s @ (x / xp.where(size > 0, size, xp.ones_like(size)))
+        size = xp.sqrt(xp.sum(square(x), axis=1, keepdims=True))
+    return 1.1 * xp.max(size, axis=(1, 2))
+
+
+def trace(a: Array) -> Array:
+    """Return the real part of the trace of each matrix, (c,)."""
     xp = array_api_compat.array_namespace(a)
-    return xp.linalg.trace(_batch_first(xp, a))
+    return _real(xp, xp.linalg.trace(_batch_first(xp, a)))
+
+
+def _real(xp, a: Array) -> Array:
+    return xp.real(a) if is_complex(a) else a
 
 
 def _batch_first(xp, a: Array) -> Array:

@@ -33,6 +33,12 @@ class Structure:
         """Whether the tree is one array of shape (n,)."""
         return self.kind is None and len(self.shape) == 1
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of the leaves, in the order in which they lie in the vector."""
+        if self.kind is None:
+            return [self.shape]
+        return [shape for child in self.children for shape in child.shapes()]
+
     def flatten(self, tree: Tree, name: str) -> Array:
         """Return `tree`, which must have this structure, as a vector (n,).
 

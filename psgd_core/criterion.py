@@ -32,6 +32,7 @@ import array_api_compat
 
 from ._array import Array, namespace, require_alike
 from ._blocks import library_solve
+from ._kronecker_minimizer import kronecker_minimizer
 from ._minimizers import (
     Orbits,
     absolute_inverse,
@@ -55,6 +56,7 @@ __all__ = [
     "expected",
     "gradient",
     "group_minimizer",
+    "kronecker_minimizer",
     "lie_gradient",
     "lie_second_derivative",
     "minimizer",

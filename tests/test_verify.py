@@ -17,7 +17,7 @@ from psgd_analysis.verify import pool, report
 from psgd_analysis.verify.backends import LIBRARIES, Backend, Unavailable
 from psgd_analysis.verify.baselines import BFGS, ClosedForm, best_below
 from psgd_analysis.verify.cases import CHOSEN, Case, Sizes, chosen, situation_of, table
-from psgd_analysis.verify.entries import ENTRIES
+from psgd_analysis.verify.entries import BASES, ENTRIES
 from psgd_analysis.verify.families import FAMILIES, OWN
 from psgd_analysis.verify.page import page
 from psgd_analysis.verify.run import Interrupted, Options, Source, run_case
@@ -131,18 +131,30 @@ def test_table_has_everything_once_and_nothing_that_makes_no_sense():
     assert "diagonal/indefinite/online/gaussian" in names  # but not for orbits of one
     assert {"xmat/outside/outside/gaussian", "xmat/outside/outside/rademacher"} <= set(names)
     assert sum(fnmatchcase(name, "lowrank/low-rank/online/*") for name in names) == 10
-    assert all(fnmatchcase(name, "*/*/exact") for name in names if name.startswith(("dense-r", "dense-s")))
+    turned = [name for name in names if name.split("/")[0] in set(ENTRIES) - set(BASES)]
+    assert all(fnmatchcase(name, "*/*/exact") or fnmatchcase(name, "*/*/whitening") for name in turned)
+
+
+def test_every_geometry_is_checked_with_every_kind_of_group_and_both_criteria():
+    names = {case.name for case in table(Sizes())}
+    for geometry, moves in GEOMETRIES.items():
+        for base in ("xmat", "sparse-klein", "dense", "kronecker"):
+            entry = base if geometry == "EQ" else f"{geometry.lower()}-{base}"
+            problem = "kronecker" if base == "kronecker" else "indefinite"
+            offered = not (base == "kronecker" and moves.fits_p)
+            for setting in ("exact", "whitening"):
+                assert (f"{entry}/{problem}/{setting}" in names) == offered
 
 
 def test_every_pattern_of_the_default_run_chooses_something():
     cases = table(Sizes())
     for pattern in CHOSEN:
         assert any(fnmatchcase(case.name, pattern) for case in cases), pattern
-    assert {case.preconditioner for case in chosen(cases)} >= set(ENTRIES) - {"lowrank-left"}
+    assert {case.preconditioner for case in chosen(cases)} >= set(BASES) - {"lowrank-left"}
     assert {case.problem for case in chosen(cases)} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", list(ENTRIES))
+@pytest.mark.parametrize("name", [*BASES, "qe-dense", "lyapunov-kronecker"])
 def test_situations_are_what_their_families_say(name):
     entry = ENTRIES[name]
     for case in {(c.problem): c for c in table(Sizes(), [name])}.values():
@@ -158,6 +170,8 @@ def test_situations_are_what_their_families_say(name):
         if case.problem in ("definite", "indefinite"):
             kappa = np.max(np.abs(values)) / np.min(np.abs(values))
             assert kappa == pytest.approx(min(100.0, entry.kappa_limit))
+        if case.problem == "kronecker":
+            assert found.kappa == pytest.approx(np.linalg.cond(h))
         assert found.inside == (case.problem not in ("outside", "drifting", "rosenbrock") or found.inside)
         assert (found.instance.noise is not None) == (case.problem == "noisy")
 
@@ -174,7 +188,8 @@ def test_own_matrix_is_listed_where_it_fits():
     h = np.diag([3.0, -1.0, 2.0, 0.5, 1.0])  # n = 5: no butterfly, no Klein, no S_3
     cases = table(Sizes(hessian=h), None, [OWN.name])
     assert {case.preconditioner for case in cases} == {
-        "diagonal", "xmat", "sparse-odd-flip", "dense", "dense-right", "dense-symmetric"
+        "diagonal", "xmat", "sparse-odd-flip", "dense", "kronecker", "kronecker-mixed",
+        *(name for name in ENTRIES if name.endswith(("-xmat", "-dense", "-kronecker"))),
     }  # fmt: skip
     assert "diagonal/own/online/gaussian" in {case.name for case in cases}
     assert not any(case.setting == "outside" for case in cases)
@@ -304,8 +319,14 @@ def test_every_library_gets_the_same_verdict(library, dtype):
         "butterfly/rosenbrock/exact",
         "diagonal/ill-conditioned/exact",
         "sparse-klein/noisy/exact",
-        "dense-symmetric/indefinite/exact",
+        "qe-symmetric-dense/indefinite/exact",
         "lowrank-tails/two-tails/exact",
+        "kronecker-mixed/outside/exact",
+        "kronecker/kronecker/whitening",
+        "quad4p-xmat/outside/whitening",
+        "pro4p-sparse-klein/definite/exact",
+        "qep-kronecker/kronecker/exact",
+        "lyapunov-dense/indefinite/whitening",
     ],
 )
 def test_checks_pass(name):
@@ -335,6 +356,13 @@ def test_the_samples_own_normaliser_is_biased_and_the_default_is_not():
     assert convergence.level(outcome.traces["sample's own normaliser"].gap) > 1e-2
 
 
+@pytest.mark.parametrize("probe", ["drawn", "integrated"])
+def test_whitening_one_gradient_a_time_has_a_floor_that_falls(probe):
+    case = Case("xmat", "indefinite", "whitening-floor", probe)
+    outcome = run_case(case, Options(Sizes(n=4, kappa=10.0), steps=2000))
+    assert outcome.passed, outcome.reason
+
+
 def test_a_moving_target_is_tracked():
     case = Case("dense", "drifting", "tracking", "gaussian")
     outcome = run_case(case, Options(Sizes(n=4, kappa=10.0), steps=1000))
@@ -343,7 +371,7 @@ def test_a_moving_target_is_tracked():
 
 
 def test_a_step_beyond_the_stable_one_fails():
-    case = Case("dense-right", "definite", "exact")
+    case = Case("qe-dense", "definite", "exact")
     outcome = run_case(case, Options(Sizes(n=4), step=0.8, steps=400))
     assert not outcome.passed
     assert outcome.predicted < 0
@@ -440,7 +468,7 @@ def test_cases_and_outcomes_travel():
 def outcomes():
     options = Options(Sizes(n=4, kappa=10.0), steps=400)
     names = (
-        "xmat/definite/exact", "dense/definite/exact", "dense-right/definite/exact",
+        "xmat/definite/exact", "dense/definite/exact", "qe-dense/definite/exact",
         "dense/definite/online/gaussian", "dense/indefinite/floor/gaussian",
         "diagonal/outside/outside/rademacher", "lowrank-tails/two-tails/exact",
     )  # fmt: skip

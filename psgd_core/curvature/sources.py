@@ -20,10 +20,15 @@ class Source(ABC):
     at_trial: ClassVar[bool] = False
     """Whether it wants the last point evaluated, even if the loop goes back to the one before."""
 
+    @property
+    def needs_probes(self) -> bool:
+        """Whether `pairs` needs v."""
+        return True
+
     @abstractmethod
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array | None, Array]:
         """Return (v, h), both of the shape of `v`.
 
         Parameters
@@ -156,6 +161,11 @@ class Secant(Source):
     reuse: bool = False
     at_trial: ClassVar[bool] = True
 
+    @property
+    def needs_probes(self) -> bool:
+        """Not after the first pair."""
+        return False
+
     def init(self, functions: Functions | None, x: Array, v: Array | None) -> Previous:
         """Return a point near x, a forward difference's, for the first pair; one gradient."""
         if functions is None or v is None:
@@ -188,22 +198,33 @@ class Secant(Source):
 class Whitening(Source):
     """h = g, or the momentum: P converges to ``E[g g^T]^{-1/2}``, and P g is white. No product is needed.
 
-    With k probes h is ``(sqrt(k) g, 0, ..., 0)``, so that the mean of ``h h^T`` is ``g g^T`` for any k.
-    Random probes cost the variance of ``v v^T``; `basis` probes integrate v out, ``E[v v^T] = I``, for any
-    group.
+    The probe has no part in g, so it may be integrated out: then v is None, and `update` takes
+    ``E[v v^T] = I`` in its place, at the cost of no variance (`LowRank` alone cannot; n `basis` probes do
+    it there). With k random probes h is ``(sqrt(k) g, 0, ..., 0)``, so that the mean of ``h h^T`` is
+    ``g g^T`` for any k.
 
     Parameters
     ----------
     of_momentum : bool
         Whiten the momentum in place of the gradient.
+    integrated : bool
+        Integrate v out.
     """
 
     of_momentum: bool = False
+    integrated: bool = False
+
+    @property
+    def needs_probes(self) -> bool:
+        """Whether v is drawn."""
+        return not self.integrated
 
     def pairs(
-        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
-    ) -> tuple[Array, Array]:
-        """Return (v, h)."""
+        self, functions: Functions, x: Array, g: Array, v: Array | None, memory: Any = ()
+    ) -> tuple[Array | None, Array]:
+        """Return (v, h), or (None, g)."""
+        if self.integrated or v is None:
+            return None, g
         if v.ndim == 1:
             return v, g
         xp, k = array_api_compat.array_namespace(g), v.shape[1]

@@ -107,7 +107,8 @@ class Run:
                 return self.result(1 if self.asked else 4)
             pair = None
             if self.optimizer.due(self.nit, generator):
-                v = self.optimizer.probes.draw(generator, self.x)
+                asked = self.optimizer.source.needs_probes
+                v = self.optimizer.probes.draw(generator, self.x) if asked else None
                 pair, state = self.optimizer.ask(state, trial, here, functions, v)
             self.x, self.state = self._advance(state, here, usable, pair)
             self.nit, first = self.nit + 1, False

@@ -152,7 +152,7 @@ class PSGD:
         x: Tree,
         g: Tree,
         *,
-        pair: tuple[Tree, Tree] | None = None,
+        pair: tuple[Tree | None, Tree] | None = None,
         value: Array | None = None,
         fit: Array | None = None,
     ) -> tuple[Tree, PSGDState]:
@@ -164,7 +164,8 @@ class PSGD:
         x, g : array or tree
             Parameters, and the gradient there, of the same structure.
         pair : (v, h), optional
-            Of shape (n,) or (n, k), or trees as x. None leaves P as it is.
+            Of shape (n,) or (n, k), or trees as x. None leaves P as it is; with v alone None, it is
+            integrated out.
         value : array, 0-d, optional
             The function at x; `TrustRadius` needs it.
         fit : array, 0-d bool, optional
@@ -179,7 +180,8 @@ class PSGD:
         require_alike("g", slope, "x", flat)
         here, usable, state = self.observe(state, Point(flat, slope, self._value(value, flat)))
         if pair is not None:
-            pair = (_vectors(layout, pair[0], "v"), _vectors(layout, pair[1], "h"))
+            v = None if pair[0] is None else _vectors(layout, pair[0], "v")
+            pair = (v, _vectors(layout, pair[1], "h"))
         flat, state = self.advance(state, here, usable, pair, fit)
         return layout.unflatten(flat), state
 
@@ -201,7 +203,8 @@ class PSGD:
         functions : Functions
             Of this step's sample: ``functions.at(sample)``. They get x in its structure, and v as well.
         v : array, shape (n,) or (n, k), optional
-            Probes: ``optimizer.probes.draw(rng, x)`` for x of shape (n,). Only `Secant` does without.
+            Probes: ``optimizer.probes.draw(rng, x)`` for x of shape (n,). Only `Secant` and
+            an integrated `Whitening` do without.
         fit : bool or 0-d bool array
             Whether to fit P in this step. A Python bool saves the pair; an array only decides what is kept.
         """
@@ -246,10 +249,10 @@ class PSGD:
 
     def ask(
         self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
-    ) -> tuple[tuple[Array, Array], PSGDState]:
+    ) -> tuple[tuple[Array | None, Array], PSGDState]:
         """Return (pair, state): vectors only."""
         point = trial if self.source.at_trial else here
-        if v is None and not self.source.at_trial:
+        if v is None and self.source.needs_probes:
             raise ValueError("`v` must be given, got None; draw probes with `optimizer.probes.draw(rng, x)`")
         g = self._average(state, point.g) if self.source.of_momentum else point.g
         pair = self.source.pairs(functions, point.x, g, v, state.source)
@@ -260,7 +263,7 @@ class PSGD:
         state: PSGDState,
         here: Point,
         usable: Array,
-        pair: tuple[Array, Array] | None,
+        pair: tuple[Array | None, Array] | None,
         fit: Array | None = None,
     ) -> tuple[Array, PSGDState]:
         """Return (x, state) after fitting P and moving: vectors only."""

@@ -3,13 +3,19 @@
 from . import normalizers
 from ._base import Preconditioner
 from ._orbit import OrbitPreconditioner, OrbitState
+from .blocks import Blocks, BlocksState
+from .kronecker import Kronecker, KroneckerState
 from .low_rank import LowRank, LowRankState
 from .sparse import Butterfly, Dense, Diagonal, Sparse, XMat
 
 __all__ = [
+    "Blocks",
+    "BlocksState",
     "Butterfly",
     "Dense",
     "Diagonal",
+    "Kronecker",
+    "KroneckerState",
     "LowRank",
     "LowRankState",
     "OrbitPreconditioner",

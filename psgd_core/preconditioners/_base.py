@@ -45,8 +45,11 @@ class Preconditioner(ABC):
         """Return `state` with Q multiplied by `scale`, and no automatic scale pending."""
 
     @abstractmethod
-    def _update(self, state: State, v: Array, h: Array, usable: Array, step: float | Array) -> State:
-        """Return the state after one update on columns (n, k); no change where `usable` is false."""
+    def _update(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
+        """Return the state after one update on columns (n, k); no change where `usable` is false.
+
+        v is None where it is to be integrated out: the mean of ``v v^T`` is I.
+        """
 
     @abstractmethod
     def size(self, state: State) -> int:
@@ -102,9 +105,9 @@ class Preconditioner(ABC):
         return self._scaled(state, scale)
 
     def update(
-        self, state: State, v: Array, h: Array, step: float | Array, *, inplace: bool = False
+        self, state: State, v: Array | None, h: Array, step: float | Array, *, inplace: bool = False
     ) -> State:
-        """Return the state after one step of fitting on the pair (v, h).
+        """Return the state after one step of fitting on the pair (v, h), or by whitening on h alone.
 
         Parameters
         ----------
@@ -112,7 +115,9 @@ class Preconditioner(ABC):
             From `init` or an earlier `update`.
         v, h : array, shape (n,) or (n, k)
             Probe and Hessian-vector product; k columns are k probes, averaged in one update. A pair that
-            holds NaN or Inf, or whose v is zero, changes nothing and is counted in ``state.skipped``.
+            holds NaN or Inf, or whose v is zero, changes nothing and is counted in ``state.skipped``. With
+            None for v, it is integrated out: ``E[v v^T] = I`` in its place, exactly. That is for whitening,
+            where h is a gradient that v has no part in, and P tends to ``E[h h^T]^{-1/2}``.
         step : float or 0-d array
             The step size in (0, 1), relative to the largest that is stable.
         inplace : bool
@@ -123,15 +128,17 @@ class Preconditioner(ABC):
             if not 0 < step < 1:
                 raise ValueError(f"`step` must lie in (0, 1), got {step}; 0.1 is a good start")
         else:
-            step = xp.astype(step, v.dtype)
+            step = xp.astype(step, xp.abs(h).dtype)
         if inplace and array_api_compat.is_jax_namespace(xp):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
             )
-        v_max, h_max = xp.max(xp.abs(v)), xp.max(xp.abs(h))
-        usable = xp.isfinite(v_max) & xp.isfinite(h_max) & (v_max > 0)
-        zero = xp.zeros_like(v)
-        new = self._update(state, select(usable, v, zero), select(usable, h, zero), usable, step)
+        usable, zero = xp.isfinite(xp.max(xp.abs(h))), xp.zeros_like(h)
+        if v is not None:
+            v_max = xp.max(xp.abs(v))
+            usable = usable & xp.isfinite(v_max) & (v_max > 0)
+            v = select(usable, v, zero)
+        new = self._update(state, v, select(usable, h, zero), usable, step)
         return _store(state, new) if inplace else _detach(state, new)
 
     def precondition(self, state: State, g: Array) -> Array:
@@ -146,8 +153,10 @@ class Preconditioner(ABC):
     def criterion(self, state: State, v: Array, h: Array) -> Array:
         """Return ``h^T P h + v^T P^{-1} v``, averaged over the probes (eq. (3)), a 0-d array."""
         xp, v, h = self._pair(state, v, h)
+        if v is None:
+            raise ValueError("`v` must be given for the criterion, got None; pass the probes of h")
         total = sum_of_squares(self.apply(state, h)) + sum_of_squares(self.solve_transpose(state, v))
-        return xp.astype(total / v.shape[1], v.dtype)
+        return xp.astype(total / v.shape[1], xp.abs(v[:1, :1]).dtype)
 
     def check(self, state: State) -> None:
         """Raise ValueError if `state` is not finite or not invertible (waits for the device).
@@ -156,7 +165,9 @@ class Preconditioner(ABC):
         """
         xp = array_api_compat.array_namespace(self._reference(state))
         for name, leaf in _leaves(type(state).__name__, state):
-            if xp.isdtype(leaf.dtype, "real floating") and not bool(xp.all(xp.isfinite(leaf))):
+            if xp.isdtype(leaf.dtype, ("real floating", "complex floating")) and not bool(
+                xp.all(xp.isfinite(leaf))
+            ):
                 raise ValueError(
                     f"`{name}` must be finite, got NaN or Inf; "
                     "go back to an earlier state and lower the step or raise the damping"
@@ -182,8 +193,15 @@ class Preconditioner(ABC):
         require_vectors(name, x, self.size(state))
         require_alike(name, x, "state", self._reference(state))
 
-    def _pair(self, state: State, v: Array, h: Array) -> tuple[Any, Array, Array]:
+    def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Any, Array | None, Array]:
         """Return the namespace and (v, h) as columns (n, k), after checking them."""
+        if v is None:
+            self._vectors(state, "h", h)
+            if h.ndim == 2 and h.shape[1] == 0:
+                raise ValueError(
+                    "`h` must hold at least one gradient, got shape (n, 0); skip the update instead"
+                )
+            return namespace(h=h), None, h if h.ndim == 2 else h[:, None]
         self._vectors(state, "v", v)
         self._vectors(state, "h", h)
         if v.shape != h.shape:
@@ -227,7 +245,8 @@ def _detach(old: State, new: State) -> State:
     if old is not new or new.ndim == 0:
         return new
     xp = array_api_compat.array_namespace(new)
-    return xp.asarray(new, copy=True) if xp.isdtype(new.dtype, "real floating") else new
+    floating = xp.isdtype(new.dtype, ("real floating", "complex floating"))
+    return xp.asarray(new, copy=True) if floating else new
 
 
 def _store(old: State, new: State) -> State:

@@ -113,8 +113,13 @@ class LowRank(Preconditioner):
         return state._replace(d=state.d * scale, pending=xp.zeros_like(state.pending))
 
     def _update(
-        self, state: LowRankState, v: Array, h: Array, usable: Array, step: float | Array
+        self, state: LowRankState, v: Array | None, h: Array, usable: Array, step: float | Array
     ) -> LowRankState:
+        if v is None:
+            raise ValueError(
+                "`v` must be given to LowRank, got None: its moves are made from probes; draw some, or take "
+                "`curvature.basis`, n of them, which integrate it out"
+            )
         xp, dtype, d = array_api_compat.array_namespace(v), v.dtype, state.d
         seen = xp.max(xp.abs(h)) > 0
         if self.damping != 0:

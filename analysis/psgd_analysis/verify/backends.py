@@ -101,15 +101,16 @@ class Backend:
         fitter : hashable
             Whatever has ``update(state, v, h, step)``.
         v, h : array, shape (t, n), (t, n, k), or (1, n, k)
-            A pair per step, or one for all of them.
+            A pair per step, or one for all of them; None for v integrates it out.
         steps : numpy.ndarray, shape (t,)
         """
         if self.name == "jax":
             return _scan(fitter, state, v, h, self.asarray(steps))
-        same = v.shape[0] == 1
+        same = h.shape[0] == 1
         for i, step in enumerate(steps):
             j = 0 if same else i
-            state = fitter.update(state, v[j, ...], h[j, ...], step=float(step))
+            probe = None if v is None else v[j, ...]
+            state = fitter.update(state, probe, h[j, ...], step=float(step))
         return state
 
     def measure(self, fitter: Any, state: Any, eye: Array, target: convergence.Target) -> convergence.Errors:
@@ -139,10 +140,11 @@ def _jitted_scan() -> Any:
     import jax
 
     def run(fitter: Any, state: Any, v: Array, h: Array, steps: Array) -> Any:
-        if v.shape[0] == 1:
-            return jax.lax.scan(
-                lambda s, step: (fitter.update(s, v[0], h[0], step=step), None), state, steps
-            )[0]
+        if h.shape[0] == 1:
+            one = None if v is None else v[0]
+            return jax.lax.scan(lambda s, step: (fitter.update(s, one, h[0], step=step), None), state, steps)[
+                0
+            ]
         return jax.lax.scan(
             lambda s, x: (fitter.update(s, x[0], x[1], step=x[2]), None), state, (v, h, steps)
         )[0]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .entries import ENTRIES, Entry
+from .entries import BASES, ENTRIES, Entry
 from .families import FAMILIES, OWN, Family, Situation, situation
 from .settings import SETTINGS
 
@@ -42,13 +42,15 @@ class Sizes(NamedTuple):
 
 
 CHOSEN = (
-    "*/definite/exact",
+    *(f"{name}/definite/exact" for name in BASES),
+    "qe-dense/definite/exact",
+    "qe-symmetric-dense/definite/exact",
     "diagonal/indefinite/exact",
     "xmat/indefinite/exact",
     "butterfly/indefinite/exact",
     "sparse-*/indefinite/exact",
     "dense/indefinite/exact",
-    "*/outside/exact",
+    *(f"{name}/outside/exact" for name in BASES),
     "xmat/ill-conditioned/exact",
     "sparse-klein/noisy/exact",
     "dense/noisy/exact",
@@ -69,6 +71,12 @@ CHOSEN = (
     "diagonal/outside/outside/*",
     "xmat/outside/outside/rademacher",
     "dense/drifting/tracking/*",
+    "kronecker*/kronecker/exact",
+    "lyapunov-*/definite/exact",
+    "lyapunov-kronecker/kronecker/exact",
+    "q0.5eq1.5-dense/definite/exact",
+    "xmat/indefinite/whitening",
+    "kronecker/outside/whitening",
 )
 """The default run: patterns of case names."""
 

@@ -12,6 +12,7 @@ import psgd_core as psgd
 from psgd_core import PermutationSubgroup
 from psgd_core.convergence import stable_step
 from psgd_core.preconditioners import OrbitPreconditioner
+from psgd_core.preconditioners.geometries import GEOMETRIES
 
 S3 = ((1, 0, 2), (1, 2, 0))
 """Generators of S_3, all permutations of three blocks."""
@@ -66,6 +67,17 @@ class Entry:
         return isinstance(self.make(self.least), psgd.LowRank)
 
     @property
+    def kronecker(self) -> psgd.Kronecker | None:
+        """The preconditioner, if it is a Kronecker product."""
+        p = self.make(self.least)
+        return p if isinstance(p, psgd.Kronecker) else None
+
+    @property
+    def free(self) -> bool:
+        """Whether no theory predicts its rate."""
+        return self.low_rank or self.kronecker is not None
+
+    @property
     def rank(self) -> int:
         """The rank of a low-rank one."""
         return getattr(self.make(self.least), "rank", 0)
@@ -76,21 +88,29 @@ class Entry:
         return getattr(self.make(self.least), "diagonal", "right")
 
     @property
-    def rule(self) -> str:
-        """How Q moves: "left", "right" or "symmetric"."""
-        return getattr(self.make(self.least), "rule", "left")
+    def geometry(self) -> str:
+        """How Q moves."""
+        return getattr(self.make(self.least), "geometry", "EQ")
 
     def orbits(self, n: int) -> tuple[np.ndarray, ...]:
-        """Return the orbits' members, one (s, c) array per orbit size; all of GL(n) for low rank."""
+        """Return the orbits' members, one (s, c) array per orbit size; GL(n)'s for low rank and products."""
         p = self.make(n)
-        if isinstance(p, psgd.LowRank):
+        if isinstance(p, psgd.LowRank | psgd.Kronecker):
             return (np.arange(n)[:, None],)
         assert isinstance(p, OrbitPreconditioner)
         return tuple(np.array(members) for members in p.group.subgroup(n).orbit_index)
 
+    def minimizer(self, n: int, hessian: np.ndarray, noise: np.ndarray | None) -> np.ndarray | None:
+        """Return the criterion's minimiser over the products; None for all others."""
+        p = self.make(n)
+        if not isinstance(p, psgd.Kronecker):
+            return None
+        kinds = tuple("diagonal" if kind == "diagonal" else "dense" for kind in p.kinds)
+        return psgd.criterion.kronecker_minimizer(hessian, p.shape, kinds, noise)
+
     def largest_step(self, kappa: float) -> float:
-        """Return the step below which the rule is stable, on the condition number of an orbit."""
-        return 1.0 if self.rule == "left" else stable_step(kappa)
+        """Return the step below which the geometry is stable, on the condition number of an orbit."""
+        return stable_step(kappa, self.geometry)
 
     def variant(self, n: int, **changes: Any) -> psgd.Preconditioner:
         """Return the preconditioner with other options."""
@@ -101,7 +121,13 @@ def _sparse(subgroup: Callable[[int], PermutationSubgroup]) -> Callable[[int], p
     return lambda n: psgd.Sparse(subgroup(n))
 
 
-ENTRIES = {
+def _rectangle(n: int) -> tuple[int, int]:
+    """Return (s, n / s) with the largest s up to the root of n."""
+    s = next(s for s in range(int(n**0.5), 0, -1) if n % s == 0)
+    return s, n // s
+
+
+BASES = {
     entry.name: entry
     for entry in (
         Entry("diagonal", "Diagonal", lambda n: psgd.Diagonal()),
@@ -132,20 +158,18 @@ ENTRIES = {
         ),
         Entry("dense", "Dense", lambda n: psgd.Dense(), least=2),
         Entry(
-            "dense-right",
-            "Dense, rule (5)",
-            lambda n: psgd.Dense(rule="right"),
-            settings=("exact",),
-            kappa_limit=10.0,
-            least=2,
+            "kronecker",
+            "Kronecker",
+            lambda n: psgd.Kronecker(_rectangle(n), "dense"),
+            least=4,
+            patience=2000,
         ),
         Entry(
-            "dense-symmetric",
-            "Dense, rule (6)",
-            lambda n: psgd.Dense(rule="symmetric"),
-            settings=("exact",),
-            kappa_limit=10.0,
-            least=2,
+            "kronecker-mixed",
+            "Kronecker(dense, diagonal)",
+            lambda n: psgd.Kronecker(_rectangle(n), ("triangular", "diagonal")),
+            least=4,
+            patience=2000,
         ),
         Entry("lowrank", "LowRank(2)", lambda n: psgd.LowRank(2), least=4, usual=20),
         Entry(
@@ -158,5 +182,27 @@ ENTRIES = {
         ),
         Entry("lowrank-tails", "LowRank(1)", lambda n: psgd.LowRank(1), least=4, usual=20),
     )
+}
+"""In the geometry EQ, by name."""
+
+
+def _in_geometry(base: Entry, geometry: str) -> Entry:
+    """Return the preconditioner in another geometry, on condition numbers that leave it a usable step."""
+    return replace(
+        base,
+        name=f"{geometry.lower()}-{base.name}",
+        label=f"{base.label}, {geometry}",
+        make=lambda n: replace(base.make(n), geometry=geometry),  # type: ignore[type-var]
+        settings=("exact", "whitening"),
+        kappa_limit=100.0 if stable_step(100.0, geometry) > 0.1 else 10.0,
+    )
+
+
+ENTRIES = BASES | {
+    entry.name: entry
+    for base in ("xmat", "sparse-klein", "dense", "kronecker")
+    for geometry, moves in GEOMETRIES.items()
+    if geometry != "EQ" and not (base == "kronecker" and moves.fits_p)
+    for entry in (_in_geometry(BASES[base], geometry),)
 }
 """By name."""

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+import psgd_core as psgd
 from psgd_core import convergence
 
 from ..problems import hessians, rosenbrock_pairs
+from ..problems.spectra import haar
 from .entries import Entry
 
 Orbits = Sequence[np.ndarray]
@@ -105,11 +107,20 @@ def situation(
     kappa = min(kappa, entry.kappa_limit)
     made = Made(entry, n, orbits, kappa, hessian)
     instance = family.make(made, np.random.default_rng(seed))
-    inside = entry.low_rank or _holds(orbits, instance.hessian)
+    product = entry.minimizer(n, instance.hessian, instance.noise)
+    if product is None:
+        inside = entry.low_rank or _holds(orbits, instance.hessian)
+    else:
+        inside = bool(
+            np.allclose(product @ product @ instance.hessian @ instance.hessian, np.eye(n), atol=1e-6)
+        )
     if family.place not in ("any", "inside" if inside else "outside"):
         return None
     whole = entry.low_rank or (len(orbits) == 1 and orbits[0].shape[1] == 1)
-    aim = convergence.target(instance.hessian, None if whole else orbits, instance.noise)
+    if product is None:
+        aim = convergence.target(instance.hessian, None if whole else orbits, instance.noise)
+    else:
+        whole, aim = True, convergence.target_at(product)
     definite = bool(np.min(np.linalg.eigvalsh(instance.hessian)) > 0)
     return Situation(entry, family, n, instance, None if whole else orbits, aim.spectra, inside, definite)
 
@@ -191,17 +202,36 @@ def _two_tails(made: Made, rng: np.random.Generator) -> Instance:
     return Instance(hessians.two_tails(made.n, 1, 1, rng, gap=TAILS_GAP).hessian)
 
 
+def _kronecker(made: Made, rng: np.random.Generator) -> Instance:
+    p = made.entry.make(made.n)
+    assert isinstance(p, psgd.Kronecker)
+    h: np.ndarray = np.eye(1)
+    kappa = min(made.kappa, 100.0)
+    for s, kind in zip(p.shape, p.kinds, strict=True):
+        values = np.geomspace(1, kappa ** (1 / len(p.shape)), s)
+        part: np.ndarray = np.diag(rng.permutation(values))
+        if kind != "diagonal":
+            turn = haar(s, rng, s)
+            part = turn @ part @ turn.T
+        h = np.kron(h, part)
+    return Instance((h + h.T) / 2)
+
+
 def _own(made: Made, rng: np.random.Generator) -> Instance:
     assert made.hessian is not None
     return Instance(made.hessian)
 
 
 def _on_orbits(entry: Entry, n: int) -> bool:
+    return not entry.free
+
+
+def _not_low_rank(entry: Entry, n: int) -> bool:
     return not entry.low_rank
 
 
 def _unlimited(entry: Entry, n: int) -> bool:
-    return not entry.low_rank and entry.kappa_limit == np.inf
+    return not entry.free and entry.kappa_limit == np.inf
 
 
 FAMILIES = {
@@ -209,7 +239,7 @@ FAMILIES = {
     for family in (
         Family("definite", "positive definite, in the group", _definite, _on_orbits),
         Family("indefinite", "indefinite, in the group", _indefinite, _on_orbits),
-        Family("outside", "dense and indefinite, outside the group", _outside, _on_orbits, "outside"),
+        Family("outside", "dense and indefinite, outside the group", _outside, _not_low_rank, "outside"),
         Family("ill-conditioned", "orbits of scales 1e-4 to 1e4; or 10 kappa", _ill_conditioned, _unlimited),
         Family("noisy", "noise on the products, covariance in the group", _noisy, _unlimited),
         Family("drifting", "H_{t+1} = H_t + u u^T", _drifting, _unlimited),
@@ -218,6 +248,12 @@ FAMILIES = {
             "Rosenbrock's Hessian at eight points, four of them indefinite",
             _rosenbrock,
             lambda entry, n: _unlimited(entry, n) and n % 2 == 0,
+        ),
+        Family(
+            "kronecker",
+            "H_1 ⊗ H_2, positive definite",
+            _kronecker,
+            lambda entry, n: entry.kronecker is not None,
         ),
         Family(
             "low-rank",
@@ -235,4 +271,4 @@ FAMILIES = {
 }
 """By name."""
 
-OWN = Family("own", "the matrix of --hessian", _own, _on_orbits)
+OWN = Family("own", "the matrix of --hessian", _own, _not_low_rank)

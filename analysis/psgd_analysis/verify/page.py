@@ -15,6 +15,7 @@ from ..figures import Curve, RatePoint
 from ..look import COLORS
 from .baselines import best_below
 from .cases import Sizes, situation_of
+from .entries import BASES, ENTRIES
 from .report import RIVALS, compared
 from .run import Options, Outcome
 from .settings import SAMPLE, TARGET_GAP
@@ -28,13 +29,16 @@ LOOKS: dict[str, dict[str, Any]] = {
     "sparse-dihedral": {"color": COLORS["purple"], "marker": "P"},
     "sparse-odd-flip": {"color": COLORS["grey"], "marker": "X"},
     "dense": {"color": COLORS["vermilion"], "marker": "h"},
-    "dense-right": {"color": COLORS["vermilion"], "marker": "<"},
-    "dense-symmetric": {"color": COLORS["vermilion"], "marker": ">"},
+    "kronecker": {"color": COLORS["orange"], "marker": "H"},
+    "kronecker-mixed": {"color": COLORS["orange"], "marker": "8"},
     "lowrank": {"color": COLORS["wine"], "marker": "*"},
     "lowrank-left": {"color": COLORS["purple"], "marker": "*"},
     "lowrank-tails": {"color": COLORS["blue"], "marker": "*"},
 }
 """Colour and marker of each preconditioner."""
+LOOKS |= {
+    name: LOOKS[base] | {"marker": "<"} for name in ENTRIES for base in LOOKS if name.endswith("-" + base)
+}
 
 RIVAL_LOOKS: dict[str, dict[str, Any]] = {
     "PSGD": {"color": COLORS["blue"], "linewidth": 2.0},
@@ -77,7 +81,7 @@ def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
             for outcome in outcomes
             if outcome.case.setting == "exact"
             and outcome.case.problem in problems
-            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "dense-symmetric")
+            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "qe-symmetric-dense")
             and outcome.traces
         ]
         if shown:
@@ -91,7 +95,7 @@ def _draw_exact(ax: Any, *, shown: Sequence[Outcome], first: str, what: str) -> 
         style: dict[str, Any] = {"color": LOOKS[outcome.case.preconditioner]["color"]}
         if not main:
             style |= {"linestyle": (0, (0.1, 4)), "linewidth": 3, "dash_capstyle": "round"}
-        if outcome.case.preconditioner.startswith("dense-"):
+        if outcome.case.preconditioner not in BASES:
             style["linestyle"] = (0, (5, 1.5))
         trace, rate = _above(outcome.traces[outcome.judged]), outcome.predicted if main else None
         curves.append(Curve(trace, outcome.label if main else "", style, rate))

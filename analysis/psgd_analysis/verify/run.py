@@ -93,20 +93,25 @@ def failed(case: Case, error: Exception) -> Outcome:
 class Source:
     """Pairs of an instance, a segment at a time: the same ones for the same seed, whatever the segments."""
 
-    def __init__(self, instance: Instance, probe: str | None, seed: tuple[int, ...]) -> None:
-        self._instance, self._probe = instance, probe
+    def __init__(
+        self, instance: Instance, probe: str | None, seed: tuple[int, ...], whiten: bool = False
+    ) -> None:
+        self._instance, self._probe, self._whiten = instance, probe, whiten
         self._rng = np.random.default_rng(seed)
         self._drifting = hessians.drifting(
             instance.hessian, np.random.default_rng((*seed, 1)), scale=instance.drift
         )
         self.hessian = next(self._drifting)
 
-    def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return v and h, (count, n); or (1, n, k), one exact pair for all."""
+    def take(self, count: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """Return v and h, (count, n), v None where it is integrated out; or (1, n, k), exact, for all."""
         instance = self._instance
         if self._probe is None:
             exact = exact_pairs(self.hessian, noise_root=instance.noise_root)
-            return exact.v[None, ...], exact.h[None, ...]
+            return None if self._whiten else exact.v[None, ...], exact.h[None, ...]
+        if self._whiten:
+            z, v = self._rng.standard_normal((2, count, self.hessian.shape[0]))
+            return (v if self._probe == "drawn" else None), z @ self.hessian
         if instance.drift == 0:
             drawn = pairs(self.hessian, self._rng, count, probe=self._probe, noise_root=instance.noise_root)
             return drawn.v.T, drawn.h.T
@@ -135,13 +140,11 @@ def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) ->
         situation = situation_of(case, options.sizes)
         plan = SETTINGS[case.setting].plan(situation, options.asked, case.probe)
         seed = (options.sizes.seed, case.replica, 1)
-        judged = fit(situation, plan.judged, plan.probe, seed, options.backend, tick)
+        judged = fit(situation, plan.judged, plan, seed, options.backend, tick)
         traces = {plan.judged.label: judged}
         for beside in plan.beside:
             length = min(beside.updates, judged.updates[-1])
-            traces[beside.label] = fit(
-                situation, beside, plan.probe, seed, options.backend, tick, most=length
-            )
+            traces[beside.label] = fit(situation, beside, plan, seed, options.backend, tick, most=length)
     verdict: Verdict = plan.expect(traces).judge(judged)
     return Outcome(
         case=case,
@@ -163,14 +166,14 @@ def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) ->
 def fit(
     situation: Situation,
     run: Run,
-    probe: str | None,
+    plan: Plan,
     seed: tuple[int, ...],
     backend: Backend,
     tick: Tick,
     most: int | None = None,
 ) -> Trace:
     """Return the trace of one run."""
-    source = Source(situation.instance, probe, seed)
+    source = Source(situation.instance, plan.probe, seed, plan.whiten)
     eye = backend.asarray(np.eye(situation.n))
     state = run.fitter.init(situation.n, eye)
     target = _target(situation, run.fitter, source, backend)
@@ -184,7 +187,8 @@ def fit(
             count = min(run.every, updates - made)
             v, h = source.take(count)
             steps = run.steps(np.arange(made, made + count))
-            state = backend.advance(run.fitter, state, backend.asarray(v), backend.asarray(h), steps)
+            v = None if v is None else backend.asarray(v)
+            state = backend.advance(run.fitter, state, v, backend.asarray(h), steps)
             made += count
             if not situation.still:
                 target = _target(situation, run.fitter, source, backend)
@@ -201,6 +205,10 @@ def _target(situation: Situation, fitter: Any, source: Source, backend: Backend)
     instance = situation.instance
     orbits = None if isinstance(fitter, Baseline) else situation.orbits
     noise = None if isinstance(fitter, Baseline) and not fitter.sees_noise else instance.noise
+    if not isinstance(fitter, Baseline):
+        product = situation.entry.minimizer(situation.n, source.hessian, noise)
+        if product is not None:
+            return convergence.target_at(backend.asarray(product))
     return convergence.target(
         backend.asarray(source.hessian), orbits, None if noise is None else backend.asarray(noise)
     )

@@ -9,6 +9,8 @@
 4. *outside*: one probe per update, H outside the group: the same around the group's own minimiser, unless
    the step is normalised by the sample's own size, which is shown beside.
 5. *tracking*: H drifts, and a constant step has to keep up.
+6. *whitening*, *whitening-floor*: 1 and 3 again, for gradients with ``E[g g^T] = H^2`` in the products' place
+   and v integrated out, or drawn apart from them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from psgd_core.preconditioners.normalizers import Sample
 from .baselines import BFGS, ClosedForm
 from .families import Situation
 from .stops import Below, GapBelow, LinearDescent, Settled
-from .theory import Asked, lag, lengths, online_rate, reachable, rounding, tolerance, uneven
+from .theory import MEMORY, Asked, lag, lengths, needed, online_rate, reachable, rounding, tolerance, uneven
 
 TARGET_GAP = 1e-4
 """The criterion's gap that annealed runs outside the group must reach."""
@@ -92,6 +94,7 @@ class Plan:
     column: str = "distance"
     rate: float | None = None
     probe: str | None = None  # None: exact pairs
+    whiten: bool = False  # whether h is a gradient, with v integrated out or drawn apart from it
 
 
 @dataclass(frozen=True)
@@ -130,20 +133,26 @@ def _patient(fitter: Any, asked: Asked, step: float, updates: int, bound: float)
 def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     entry, bound = situation.entry, rounding(situation, asked)
     p = entry.make(situation.n)
-    if entry.low_rank:
+    if entry.free:
         updates = asked.steps or entry.patience
-        run = _patient(p, asked, 0.5, updates, bound)
+        step = 0.5 if entry.low_rank else 0.9 * entry.largest_step(situation.kappa)
+        run = _patient(p, asked, step, updates, bound)
         return Plan(run, (), lambda traces: LinearDescent(bound))
     step = asked.step or 0.9 * entry.largest_step(situation.kappa)
-    predicted = float(
-        convergence.predicted_rate(situation.spectra, step, rule="left" if entry.rule == "left" else "right")
-    )
+    predicted = float(convergence.predicted_rate(situation.spectra, step, geometry=entry.geometry))
     updates, every = lengths(asked, predicted)
     bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
-    rate = None if uneven(situation) else predicted
+    # far from the minimiser N is far from what it is there under all geometries but EQ, and remembered
+    short = entry.geometry != "EQ" and needed(asked, predicted) < 3 * MEMORY
+    rate = None if uneven(situation) or short else predicted
     expected = LinearDescent(bound, rate, tolerance(0.25, asked, predicted))
     return Plan(run, (), lambda traces: expected, rate=rate)
+
+
+def _whitening(situation: Situation, asked: Asked, probe: str | None) -> Plan:
+    """Return the plan of `_exact` without v: gradients with the moment H^2 have the same target."""
+    return replace(_exact(situation, asked, probe), whiten=True)
 
 
 # -- 2: online, definite, in the group -------------------------------------------------------------------
@@ -160,7 +169,7 @@ def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
     entry, bound = situation.entry, rounding(situation, asked)
     p = entry.make(situation.n)
-    if entry.low_rank:
+    if entry.free:
         updates = asked.steps or entry.patience
         run = _patient(p, asked, 0.2, updates, bound)
         return Plan(run, _baselines(run), lambda traces: LinearDescent(bound), probe=probe)
@@ -232,6 +241,22 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
 # -- 5: a moving target ----------------------------------------------------------------------------------
 
 
+def _whitening_floor(situation: Situation, asked: Asked, probe: str | None) -> Plan:
+    """Return the plan of `_floor` for gradients ``g = H z``, v drawn apart from z or integrated out."""
+    plan = _floor(situation, asked, "gaussian")
+    # a and b do not cancel, so that the sum of their variances stays: twice that of the pairs of one probe
+    return replace(plan, probe=probe, whiten=True, beside=(plan.beside[0],), expect=_twice(plan))
+
+
+def _twice(plan: Plan) -> Callable[[Mapping[str, Trace]], Expectation | LinearDescent]:
+    def expect(traces: Mapping[str, Trace]) -> Expectation | LinearDescent:
+        expected = plan.expect(traces)
+        assert isinstance(expected, FallingFloor)
+        return replace(expected, bound=2 * expected.bound)
+
+    return expect
+
+
 def _tracking(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
     updates, step = asked.steps or 3000, asked.step or 0.3
@@ -255,15 +280,29 @@ SETTINGS = {
         Setting(
             "floor",
             "one probe a time, indefinite or noisy: a floor that falls with the annealed step",
-            lambda s: s.inside and s.still and not _converges_online(s) and not s.entry.low_rank,
+            lambda s: s.inside and s.still and not _converges_online(s) and not s.entry.free,
             _floor,
         ),
         Setting(
             "outside",
             "one probe a time, outside the group: the same, to the group's minimiser",
-            lambda s: not s.inside and s.still,
+            lambda s: not s.inside and s.still and not s.entry.free,
             _outside,
             ("gaussian", "rademacher"),
+        ),
+        Setting(
+            "whitening",
+            "exact expectation, v integrated out: linear to rounding",
+            lambda s: s.still and not s.entry.low_rank,
+            _whitening,
+            (None,),
+        ),
+        Setting(
+            "whitening-floor",
+            "one gradient a time: a floor that falls with the annealed step",
+            lambda s: s.inside and s.still and not s.entry.free and s.instance.noise is None,
+            _whitening_floor,
+            ("drawn", "integrated"),
         ),
         Setting("tracking", "one probe a time, a moving target: keeps up", lambda s: not s.still, _tracking),
     )

@@ -24,13 +24,14 @@ class Settled:
 
 @dataclass(frozen=True)
 class Below:
-    """The distance is below a bound."""
+    """The distance is below a bound, after enough records to be judged by."""
 
     bound: float
+    records: int = 4
 
     def __call__(self, trace: Trace) -> bool:
         """Return whether the run may end."""
-        return trace.distance[-1] <= self.bound
+        return len(trace.distance) >= self.records and trace.distance[-1] <= self.bound
 
 
 @dataclass(frozen=True)

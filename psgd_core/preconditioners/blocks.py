@@ -1,0 +1,145 @@
+"""One preconditioner per block of parameters: ``Q = diag(Q_1, Q_2, ...)``, for several tensors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import array_api_compat
+
+from .. import _trees
+from .._array import Array
+from ._base import Preconditioner, State
+from .kronecker import Kronecker
+
+
+class BlocksState(NamedTuple):
+    """State of `Blocks`."""
+
+    parts: tuple[Any, ...]  # the state of each block's preconditioner
+    skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe), by all of them
+
+
+@dataclass(frozen=True)
+class Blocks(Preconditioner):
+    """A direct product: block i of the parameters has a preconditioner, a step and a scale of its own.
+
+    A pair is used by all blocks or by none.
+
+    Parameters
+    ----------
+    parts : tuple of (int, Preconditioner)
+        Number of parameters of each block, in their order, and what preconditions it.
+    """
+
+    parts: tuple[tuple[int, Preconditioner], ...]
+
+    def __post_init__(self) -> None:
+        good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
+        if not good or not all(
+            isinstance(part, tuple | list)
+            and len(part) == 2
+            and isinstance(part[0], int)
+            and part[0] > 0
+            and isinstance(part[1], Preconditioner)
+            for part in self.parts
+        ):
+            raise TypeError(
+                f"`parts` must hold pairs (number of parameters, Preconditioner), got {self.parts!r}; "
+                "Blocks.of makes them from a tree of parameters"
+            )
+        object.__setattr__(self, "parts", tuple((n, p) for n, p in self.parts))
+
+    @classmethod
+    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner] = Kronecker) -> Blocks:
+        """Return blocks for the arrays of a dict, list or tuple of parameters, in the order of `minimize`.
+
+        Parameters
+        ----------
+        tree : array or tree of arrays
+            As for `psgd_core.minimize`; only shapes matter.
+        choose : callable
+            ``choose(shape)`` returns the preconditioner of an array; `Kronecker` by default.
+        """
+        shapes = _trees.structure(tree, "tree").shapes()
+        return cls(tuple((_size(shape), choose(shape)) for shape in shapes))
+
+    @property
+    def n(self) -> int:
+        """Number of parameters."""
+        return sum(n for n, _ in self.parts)
+
+    def size(self, state: BlocksState) -> int:
+        """Return n."""
+        return self.n
+
+    def _start(self, n: int, like: Array, rng: Any) -> BlocksState:
+        if n != self.n:
+            raise ValueError(f"`n` must be the number of parameters of all blocks, {self.n}, got {n}")
+        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        return BlocksState(
+            parts=tuple(p.init(size, like, rng=rng) for size, p in self.parts),
+            skipped=xp.zeros((), dtype=xp.int32, device=device),
+        )
+
+    def _scaled(self, state: BlocksState, scale: float | Array) -> BlocksState:
+        return state._replace(
+            parts=tuple(p._scaled(part, scale) for (_, p), part in zip(self.parts, state.parts, strict=True))
+        )
+
+    def _update(
+        self, state: BlocksState, v: Array | None, h: Array, usable: Array, step: float | Array
+    ) -> BlocksState:
+        xp, start, parts = array_api_compat.array_namespace(h), 0, []
+        for (n, p), part in zip(self.parts, state.parts, strict=True):
+            here = slice(start, start + n)
+            parts.append(p._update(part, None if v is None else v[here, :], h[here, :], usable, step))
+            start += n
+        return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
+
+    def precondition(self, state: BlocksState, g: Array) -> Array:
+        """Return ``P g`` for g of shape (n,) or (n, k)."""
+        return self._verb(state, "g", g, "precondition")
+
+    def apply(self, state: BlocksState, x: Array) -> Array:
+        """Return ``Q x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, "x", x, "apply")
+
+    def apply_transpose(self, state: BlocksState, x: Array) -> Array:
+        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, "x", x, "apply_transpose")
+
+    def solve(self, state: BlocksState, x: Array) -> Array:
+        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, "x", x, "solve")
+
+    def solve_transpose(self, state: BlocksState, x: Array) -> Array:
+        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, "x", x, "solve_transpose")
+
+    def log_det(self, state: BlocksState) -> Array:
+        """Return ``log det P``, the sum over the blocks, a 0-d array."""
+        values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
+        total = values[0]
+        for value in values[1:]:
+            total = total + value
+        return total
+
+    def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
+        self._vectors(state, name, x)
+        xp, start, found = array_api_compat.array_namespace(x), 0, []
+        for (n, p), part in zip(self.parts, state.parts, strict=True):
+            found.append(getattr(p, verb)(part, x[start : start + n, ...]))
+            start += n
+        return xp.concat(found, axis=0)
+
+    def _reference(self, state: State) -> Array:
+        return self.parts[0][1]._reference(state.parts[0])
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    n = 1
+    for s in shape:
+        n *= s
+    return n
