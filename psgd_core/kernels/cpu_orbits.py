@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-TILE = 256
+TILE = 512
 """Orbits at a time: their buffers stay in the nearest cache for s = 2, in the next one for s = 4."""
 
 CHUNK = 64 * TILE
@@ -53,6 +53,13 @@ def _eliminate(x, y, z):
     """``x -= y z``."""
     for t in range(x.shape[0]):
         x[t] -= y[t] * z[t]
+
+
+@njit(**OPTIONS)
+def _scale(x, y):
+    """``x *= y``."""
+    for t in range(x.shape[0]):
+        x[t] *= y[t]
 
 
 @njit(**OPTIONS)
@@ -119,14 +126,14 @@ def _steps(before, bound, after, unit, mu, step, root, decay):
     """Turn the samples' bounds into what is held next, and into ``mu = step (unit / N)^2``; -1: as it was."""
     zero, one, ten = before.dtype.type(0), before.dtype.type(1), before.dtype.type(10)
     big = before.dtype.type(np.inf)
-    for t in range(mu.shape[0]):
+    for t in range(before.shape[0]):
         base = before[t] if before[t] > zero else bound[t]
         scale = base if base > root * bound[t] else root * bound[t]
         scale = bound[t] if decay < zero else scale  # the sample's own bound
         ratio = unit[t] / (scale if scale > zero else one)
         ratio = ratio if scale > zero else zero
         mu[t] = step * ratio * ratio if bound[t] < big else -one
-    for t in range(mu.shape[0]):
+    for t in range(before.shape[0]):
         base = before[t] if before[t] > zero else bound[t]
         capped = bound[t] if bound[t] < ten * base else ten * base
         average = decay * base + (one - decay) * capped
@@ -164,9 +171,9 @@ def _tile(q, held, new_q, new_held, low, high, damping, step, root, decay, h, v,
         inverse[t] = one / unit[t]
     size[:] = zero
     for i in range(s):
-        _multiply(a[i], a[i], inverse, False)
-        _multiply(b[i], b[i], inverse, False)
-        _multiply(v[i], v[i], inverse, False)
+        _scale(a[i], inverse)
+        _scale(b[i], inverse)
+        _scale(v[i], inverse)
         _multiply(size, a[i], a[i], True)
         _multiply(size, b[i], b[i], True)
     if heard:
@@ -185,7 +192,8 @@ def _tile(q, held, new_q, new_held, low, high, damping, step, root, decay, h, v,
                     _multiply(w[j, c, :width], now, noise[i, c], i > 0)
     for t in range(width):
         size[t] = unit[t] * np.sqrt(size[t])
-    _steps(held[low:high], size, new_held[low:high], unit, mu, step, root, decay)
+    _steps(held[low:high], size, inverse, unit, mu, step, root, decay)
+    _copy(new_held[low:high], inverse[:width])
     for i in range(s):
         for j in range(s):
             _multiply(unit, a[i], ph[j], False)
@@ -193,9 +201,10 @@ def _tile(q, held, new_q, new_held, low, high, damping, step, root, decay, h, v,
             if heard:
                 for c in range(s):
                     _multiply(unit, noise[i, c], w[j, c], True)
-            out, now = new_q[i, j, low:high], q[i, j, low:high]
+            now = q[i, j, low:high]
             for t in range(width):
-                out[t] = now[t] - mu[t] * unit[t] if mu[t] >= zero else now[t]
+                unit[t] = now[t] - mu[t] * unit[t] if mu[t] >= zero else now[t]
+            _copy(new_q[i, j, low:high], unit[:width])
     left = 0
     for t in range(width):
         left += 1 if mu[t] < zero else 0
@@ -222,5 +231,54 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, damping, step,
     return left
 
 
-update = njit(**OPTIONS)(_update)
-update_parallel = njit(parallel=True, **OPTIONS)(_update)
+@njit(**OPTIONS)
+def _put(x, layout, order, start, count, low, high, out):
+    """Copy the rows of `out` to where `_fetch` takes them from."""
+    n = x.shape[0]
+    for i in range(out.shape[0]):
+        if layout == GATHERED:
+            for t in range(high - low):
+                x[np.uintp(order[start + i * count + low + t])] = out[i, t]
+        elif layout == MIRRORED and i == 1:
+            for t in range(high - low):
+                x[np.uintp(n - 1 - low - t)] = out[i, t]
+        else:
+            for t in range(high - low):
+                x[np.uintp(start + i * count + low + t)] = out[i, t]
+
+
+def _precondition(g, order, start, layout, q, out):
+    """Write ``Q^T Q g`` to `out`, for all orbits of one size."""
+    s, count = q.shape[0], q.shape[2]
+    for k in prange(-(-count // CHUNK)):
+        width = min(TILE, count)
+        x, y = np.empty((s, width), q.dtype), np.empty((s, width), q.dtype)
+        for low in range(k * CHUNK, min(count, (k + 1) * CHUNK), TILE):
+            high = min(count, low + TILE)
+            _fetch(g, layout, order, start, count, low, high, x)
+            for i in range(s):
+                for j in range(s):
+                    _multiply(y[i, : high - low], q[i, j, low:high], x[j], j > 0)
+            for j in range(s):
+                for i in range(s):
+                    _multiply(x[j, : high - low], q[i, j, low:high], y[i], i > 0)
+            _put(out, layout, order, start, count, low, high, x)
+
+
+def _largest(x, bits):
+    """Return the largest |x| as its bits: 0 where all are zero, no less than Inf's where one is not finite."""
+    most, words = 0, x.view(bits.dtype)
+    for k in prange(-(-x.shape[0] // CHUNK)):
+        own = bits.dtype.type(0)
+        for word in words[k * CHUNK : (k + 1) * CHUNK]:
+            own = max(own, word & ~bits[0])
+        most = max(most, own)
+    return most
+
+
+update, update_parallel = njit(**OPTIONS)(_update), njit(parallel=True, **OPTIONS)(_update)
+precondition, precondition_parallel = (
+    njit(**OPTIONS)(_precondition),
+    njit(parallel=True, **OPTIONS)(_precondition),
+)
+largest, largest_parallel = njit(**OPTIONS)(_largest), njit(parallel=True, **OPTIONS)(_largest)
