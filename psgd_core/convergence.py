@@ -21,21 +21,20 @@ to first order, so ``Y_ij`` shrinks by ``1 - 2 μ (h_i + h_j) / N`` in every upd
 eigenvalue of ``E[a a^T + b b^T]``, ``2 h_max``, the slowest mode has ``1 - 2 μ / κ`` and the fastest
 ``1 - 2 μ``.
 
-For the rules dQ = Q E, (5) and (6), the error of P itself, ``P = P* + Δ``, has the modes
-``1 - μ (h_i + h_j)(h_i^2 + h_j^2) / (h_i h_j N)``. (6) moves P exactly as (5) does. Their slowest mode is
-``1 - 2 μ / κ`` too, but the mode between the largest and the smallest eigenvalue is stable only below
-`stable_step`, about ``4/κ``, so that they need about ``κ/4`` times as many updates as the left rule.
+That is for the geometry "EQ", dQ = E Q. `psgd_core.preconditioners.geometries` has the speeds of the modes
+under all the others; where the mode between the largest and the smallest eigenvalue is faster than the
+others, it bounds the steps: `stable_step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import array_api_compat
 
-from ._array import Array, namespace, require_float
+from ._array import Array, namespace
 from ._minimizers import Orbits, require_same, spectral, square
+from ._rates import predicted_rate, stable_step
 from ._traces import Fit, Trace, fit_rate, level
 from ._verdicts import Expectation, FallingFloor, LinearToRounding, Status, Tracks, Verdict, judge
 
@@ -179,87 +178,6 @@ def factor(p: Array) -> Array:
     w, vectors = xp.linalg.eigh(xp.where(finite, p, xp.zeros_like(p)))
     root = xp.where(w > 0, xp.sqrt(xp.where(w > 0, w, xp.ones_like(w))), xp.full_like(w, xp.nan))
     return root[:, None] * vectors.T
-
-
-def predicted_rate(
-    spectra: Sequence[Array],
-    step: float | Array,
-    *,
-    rule: Literal["left", "right"] = "left",
-    per_orbit: bool = True,
-    normalizer: float | Array | None = None,
-) -> Array:
-    """Return the rate r of ``distance ~ exp(-r t)`` on exact expectations, r >= 0 where the fit is stable.
-
-    Parameters
-    ----------
-    spectra : sequence of arrays, shape (s, c)
-        Eigenvalues of ``P*_O^{-1}`` for every orbit: `Target.spectra` or `criterion.spectra`.
-    step : float
-        μ, in (0, 1).
-    rule : {"left", "right"}
-        ``dQ = E Q``, or ``dQ = Q E`` ((5) and (6)).
-    per_orbit : bool
-        A step per orbit, each normalised by its own ``N = 2 h_max``; or one for all, by the largest.
-    normalizer : float, optional
-        N, where it is another one. A bound that is too large by some factor makes the rate smaller by it.
-
-    Returns
-    -------
-    array, shape ()
-        ``-log`` of the slowest mode's factor, about ``2 step / κ``; negative if some mode grows; Inf if all
-        modes vanish to first order in a single update (step 0.5, κ = 1).
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `spectra` does not hold float arrays of shape (s, c), or `rule` is neither.
-    """
-    if rule not in ("left", "right"):
-        raise ValueError(f"`rule` must be 'left' (dQ = E Q) or 'right' (dQ = Q E), got {rule!r}; choose one")
-    if not spectra:
-        raise ValueError("`spectra` must hold an array for every orbit size, got none; give `Target.spectra`")
-    xp = namespace(**{f"spectra[{i}]": h for i, h in enumerate(spectra)})
-    for i, h in enumerate(spectra):
-        require_float(f"spectra[{i}]", h)
-        if h.ndim != 2:
-            raise ValueError(
-                f"`spectra[{i}]` must have shape (s, c), an orbit per column, got {tuple(h.shape)}"
-            )
-    tops = [xp.max(h, axis=0) for h in spectra]
-    overall = xp.max(xp.concat(tops))
-    rates = []
-    for h, top in zip(spectra, tops, strict=True):
-        n = 2 * (top if per_orbit else xp.zeros_like(top) + overall)
-        n = n if normalizer is None else xp.zeros_like(n) + normalizer
-        x, y = h[:, None, :], h[None, :, :]
-        # The left modes are 2 (x + y); written as quotients, so that the right ones do not overflow.
-        speed = 2 * (x + y) if rule == "left" else (x + y) * (x / y + y / x)
-        shrink = step * speed / n
-        left = xp.where(shrink < 1, shrink, 2 - shrink)  # |1 - shrink| = 1 - left
-        gone = left == 1
-        rate = -xp.log1p(-xp.where(gone, xp.zeros_like(left), left))
-        rates.append(xp.min(xp.where(gone, xp.full_like(rate, xp.inf), rate)))
-    return xp.min(xp.stack(rates))
-
-
-def stable_step(kappa: float) -> float:
-    """Return the step below which the rules (5) and (6) converge: ``min(1, 4 κ²/((κ + 1)(κ² + 1)))``.
-
-    κ is the largest quotient of the eigenvalues of ``P*^{-1}`` (of |H|) within an orbit, and the step is
-    normalised by ``2 h_max``. Up to ``κ = 1 + sqrt(2)`` the bound is 1, as it is for the left rule whatever
-    κ; for large κ it is about ``4/κ``.
-
-    Raises
-    ------
-    ValueError
-        If `kappa` is below 1.
-    """
-    if not kappa >= 1:
-        raise ValueError(
-            f"`kappa` must be a condition number, at least 1, got {kappa}; give max/min of |λ_i|"
-        )
-    return min(1.0, 4 / ((1 + 1 / kappa) * (kappa + 1 / kappa)))
 
 
 def _require_factor(q: Array, target: Target):

@@ -1,7 +1,7 @@
 """One table of preconditioners and one of subgroups K: adding a row buys a new one all properties.
 
-Tests take the rows through `every`, `core`, `left_rule` and `all_groups`. Sizes are few and small on purpose:
-JAX compiles once per shape.
+Tests take the rows through `every`, `core`, `equivariant` and `all_groups`. Sizes are few and small on
+purpose: JAX compiles once per shape.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Row:
         return None if group is None else group.subgroup(self.n)
 
     @property
-    def rule(self) -> str:
-        return getattr(self.preconditioner, "rule", "none")
+    def geometry(self) -> str:
+        return getattr(self.preconditioner, "geometry", "none")
 
 
 S_3 = GROUPS["S_3 on three blocks"]
@@ -96,7 +96,7 @@ PRECONDITIONERS = {
     "XMat, odd n": Row(psgd.XMat(), 7),
     "XMat, Sample": Row(psgd.XMat(normalizer=normalizers.Sample())),
     "XMat, no damping": Row(psgd.XMat(damping=0)),
-    "XMat, rule symmetric": Row(psgd.XMat(rule="symmetric")),
+    "XMat, QE-symmetric": Row(psgd.XMat(geometry="QE-symmetric")),
     "Butterfly": Row(psgd.Butterfly()),
     "Sparse, S_3": Row(psgd.Sparse(S_3)),
     "Sparse, three orbit sizes": Row(psgd.Sparse(GROUPS["three orbit sizes"]), core=True),
@@ -105,8 +105,17 @@ PRECONDITIONERS = {
     "Dense": Row(psgd.Dense(), core=True),
     "Dense, n = 1": Row(psgd.Dense(), 1),
     "Dense, Gradient": Row(psgd.Dense(normalizer=normalizers.Gradient())),
-    "Dense, rule right": Row(psgd.Dense(rule="right")),
-    "Dense, rule symmetric": Row(psgd.Dense(rule="symmetric"), core=True),
+    "Dense, QE": Row(psgd.Dense(geometry="QE")),
+    "Dense, QE-symmetric": Row(psgd.Dense(geometry="QE-symmetric"), core=True),
+    "XMat, Lyapunov": Row(psgd.XMat(geometry="Lyapunov"), 7),
+    "XMat, PRO4P": Row(psgd.XMat(geometry="PRO4P")),
+    "Butterfly, Q0.5EQ1.5": Row(psgd.Butterfly(geometry="Q0.5EQ1.5")),
+    "Sparse, QEQ": Row(psgd.Sparse(S_3, geometry="QEQ")),
+    "Sparse, QEP": Row(psgd.Sparse(GROUPS["three orbit sizes"], geometry="QEP")),
+    "Dense, QUAD": Row(psgd.Dense(geometry="QUAD")),
+    "Dense, Q0.5EQ1.5": Row(psgd.Dense(geometry="Q0.5EQ1.5")),
+    "Dense, QUAD4P": Row(psgd.Dense(geometry="QUAD4P")),
+    "Dense, Lyapunov": Row(psgd.Dense(geometry="Lyapunov")),
     "LowRank": Row(psgd.LowRank(rank=2), core=True),
     "LowRank, diagonal left": Row(psgd.LowRank(rank=2, diagonal="left"), core=True),
     "LowRank, rank 0": Row(psgd.LowRank(rank=0)),
@@ -128,7 +137,7 @@ def rows(wanted):
 
 every = rows(lambda row: True)
 core = rows(lambda row: row.core)
-left_rule = rows(lambda row: row.rule == "left")
+equivariant = rows(lambda row: row.geometry == "EQ")
 
 
 def draw_pairs(n, count, seed, k=None, kappa=4.0):

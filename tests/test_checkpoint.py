@@ -31,7 +31,7 @@ PRECONDITIONERS = [
     psgd.Butterfly(steps="group"),
     psgd.Sparse(psgd.PermutationSubgroup.from_generators([[1, 2, 0, *range(4, 12), 3]])),
     psgd.Dense(),
-    psgd.Dense(rule="symmetric"),  # its Q is not in C order
+    psgd.Dense(geometry="QE-symmetric"),  # its Q is not in C order
     psgd.LowRank(rank=3),
     psgd.LowRank(rank=2, diagonal="left", normalizer=psgd.normalizers.Sample()),
 ]
@@ -285,7 +285,7 @@ def test_inspect(saved):
     found = checkpoint.inspect(path)
     assert found["version"] == _checked_file.VERSION
     assert found["config"]["class"] == "XMat"
-    assert found["config"]["fields"]["rule"] == "'left'"
+    assert found["config"]["fields"]["geometry"] == "'EQ'"
     assert found["metadata"] == {"seed": 3, "note": ["a", None]}
     assert found["arrays"]["state.q.blocks.0"] == ("float64", (2, 2, N // 2))
     assert found["arrays"]["state.count"] == ("int32", ())

@@ -89,8 +89,8 @@ def test_list(psgd, tmp_path):
 def test_a_family_name_takes_all_of_it_and_an_exact_name_only_that(psgd):
     checks = psgd("verify", "--list", "-p", "dense", "--problem", "definite")[1].split("checks", 1)[1]
     assert "dense/definite/exact" in checks
-    assert "dense-right" not in checks
-    assert "dense-right/definite/exact" in psgd("verify", "--list", "-p", "dense*")[1]
+    assert "dense-qe" not in checks
+    assert "dense-qe/definite/exact" in psgd("verify", "--list", "-p", "dense*")[1]
 
 
 @pytest.mark.parametrize("ending", ["npy", "npz", "mtx"])
@@ -125,11 +125,11 @@ def test_help_says_what_there_is(psgd):
 
 def test_a_failed_check_gives_1_and_says_why(psgd, tmp_path):
     code, out, _ = psgd(
-        "verify", "-p", "dense-right", "--problem", "definite", "--n", "4", "--step", "0.8", "--steps", "300"
+        "verify", "-p", "dense-qe", "--problem", "definite", "--n", "4", "--step", "0.8", "--steps", "300"
     )
     assert code == 1
     assert "0 of 1 checks passed" in out
-    assert "dense-right/definite/exact: distance" in out
+    assert "dense-qe/definite/exact: distance" in out
     verdict = json.loads((tmp_path / "verify.json").read_text())["cases"][0]["verdict"]
     assert verdict["passed"] is False
 

@@ -284,7 +284,7 @@ def test_rules_5_and_6_are_stable_exactly_below_the_bound(rng, rule, kappa):
     for side in (0.95, 1.05):
         step = side * stable_step(kappa)
         times, distances = simulate(hessian, step, 300, rule=rule, start=start)
-        rate = float(predicted_rate(spectra, step, rule="right"))
+        rate = float(predicted_rate(spectra, step, geometry="QE"))
         if side < 1:
             assert distances[-1] < 1e-3 * distances[0]
             assert rate == pytest.approx(last_rate(times, distances), rel=0.1)
@@ -309,14 +309,14 @@ def test_stable_step_is_one_for_small_kappa_and_four_over_kappa_for_large():
 @given(
     st.lists(st.floats(0.01, 100), min_size=1, max_size=6),
     st.floats(0.01, 0.99),
-    st.sampled_from(["left", "right"]),
+    st.sampled_from(["EQ", "QE"]),
 )
-def test_predicted_rate_is_the_slowest_of_all_modes(values, step, rule):
+def test_predicted_rate_is_the_slowest_of_all_modes(values, step, geometry):
     h = np.array(values)
-    modes = [2 * (x + y) if rule == "left" else (x + y) * (x**2 + y**2) / (x * y) for x in h for y in h]
+    modes = [2 * (x + y) if geometry == "EQ" else (x + y) * (x**2 + y**2) / (x * y) for x in h for y in h]
     factors = [abs(1 - step * mode / (2 * h.max())) for mode in modes]
     want = -math.log(max(factors)) if max(factors) > 0 else math.inf
-    got = float(predicted_rate((h[:, None],), step, rule=rule))
+    got = float(predicted_rate((h[:, None],), step, geometry=geometry))
     assert math.exp(-got) == pytest.approx(math.exp(-want), rel=1e-12, abs=1e-14)
 
 
@@ -338,8 +338,8 @@ def test_predicted_rate_refuses_what_is_no_spectrum():
         predicted_rate((np.ones((1, 1)), np.ones(3)), 0.5)
     with pytest.raises(TypeError, match=r"`spectra\[0\]` must be float32 or float64"):
         predicted_rate((np.ones((1, 1), int),), 0.5)
-    with pytest.raises(ValueError, match="`rule` must be 'left'"):
-        predicted_rate((np.ones((1, 1)),), 0.5, rule="up")
+    with pytest.raises(ValueError, match="`geometry` must be one of"):
+        predicted_rate((np.ones((1, 1)),), 0.5, geometry="up")
 
 
 # -- fits ------------------------------------------------------------------------------------------------

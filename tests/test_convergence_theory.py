@@ -175,24 +175,24 @@ def test_the_rate_is_two_steps_over_kappa(steps):
 # -- rules (5) and (6) ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["right", "symmetric"])
+@pytest.mark.parametrize("geometry", ["QE", "QE-symmetric"])
 @pytest.mark.parametrize("name", ["Dense", "Klein"])
-def test_rules_5_and_6_converge_below_their_bound(rule, name):
+def test_rules_5_and_6_converge_below_their_bound(geometry, name):
     p, subgroup = FITTED[name]
     n, rng, kappa = subgroup.n, np.random.default_rng(8), 10.0
     hessian = hessians.in_group(subgroup.orbit_index, n, kappa, rng, indefinite=True)
     v, h = exact_pairs(hessian, rng)
-    p = replace(p, rule=rule)
+    p = replace(p, geometry=geometry)
     state = fit(p, v, h, 0.9 * convergence.stable_step(kappa), 600)
     q, target = q_of(p, state), block_target(hessian, subgroup.orbits)
     assert distance(q, target) < 1e-8
-    if rule == "symmetric":  # Q itself has a limit, the symmetric root; under (5) only P has
+    if geometry == "QE-symmetric":  # Q itself has a limit, the symmetric root; under (5) only P has
         np.testing.assert_allclose(q, scipy.linalg.sqrtm(target).real, atol=1e-8)
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.15])
 def test_the_bound_of_rule_5_is_sharp(factor):
-    """Next to the target the error shrinks below the bound and grows above; under the left rule never."""
+    """Next to the target the error shrinks below the bound and grows above; under EQ never."""
     n, rng, kappa = 8, np.random.default_rng(9), 10.0
     hessian = hessians.dense(n, kappa, rng)
     target = criterion.minimizer(hessian)
@@ -202,16 +202,16 @@ def test_the_bound_of_rule_5_is_sharp(factor):
     bound = 4 * kappa**2 / ((kappa + 1) * (kappa**2 + 1))
     assert convergence.stable_step(kappa) == pytest.approx(bound)
     errors = {}
-    for rule in ("right", "left"):
-        p = psgd.Dense(rule=rule, damping=0, normalizer=normalizers.Sample())
+    for geometry in ("QE", "EQ"):
+        p = psgd.Dense(geometry=geometry, damping=0, normalizer=normalizers.Sample())
         state = p.init(n, v, scale=1.0)
         state = fit(p, v, h, step, 200, state._replace(q=p.group.project(start)))
-        errors[rule] = distance(q_of(p, state), target)
-    assert errors["left"] < 1e-9
+        errors[geometry] = distance(q_of(p, state), target)
+    assert errors["EQ"] < 1e-9
     if factor < 1:
-        assert errors["right"] < 1e-9
+        assert errors["QE"] < 1e-9
     else:
-        assert errors["right"] > 1e-3
+        assert errors["QE"] > 1e-3
 
 
 # -- online --------------------------------------------------------------------------------------------------

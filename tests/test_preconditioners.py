@@ -16,8 +16,8 @@ from registry import (
     compiled_jax_only,
     core,
     draw_pairs,
+    equivariant,
     every,
-    left_rule,
     without_jax,
 )
 
@@ -161,9 +161,9 @@ def dense_orbit_update(p, subgroup, q, held, v, h, step):
     sizes = []
     for o in orbits:
         at = np.ix_(o, o)
-        if p.rule == "left" and p.normalizer.measure == "curvature":
+        if p.geometry == "EQ" and p.normalizer.measure == "curvature":
             sizes.append(np.trace(aa[at] + bb[at]) if k == 1 else largest(aa[at] + bb[at]))
-        elif p.rule == "left":
+        elif p.geometry == "EQ":
             exact = k == 1 and not lam
             sizes.append(np.linalg.norm((aa - bb)[at], 2) if exact else norm((aa - bb)[at]))
         else:
@@ -181,7 +181,7 @@ def dense_orbit_update(p, subgroup, q, held, v, h, step):
     new = q.copy()
     for o, scale in zip(orbits, n_root, strict=True):
         at = np.ix_(o, o)
-        if p.rule == "left":
+        if p.geometry == "EQ":
             new[at] = q[at] - step / scale**2 * (aa - bb)[at] @ q[at]
         else:
             g = (ph[o] @ h[o].T - v[o] @ pv[o].T) / k
@@ -192,7 +192,7 @@ def dense_orbit_update(p, subgroup, q, held, v, h, step):
 ORBIT_ROWS = {
     name: row
     for name, row in PRECONDITIONERS.items()
-    if row.subgroup is not None and row.rule in ("left", "right")
+    if row.subgroup is not None and row.geometry in ("EQ", "QE")
 }
 
 
@@ -342,10 +342,10 @@ def element_of(row, rng):
     return np.eye(row.n) + 0.4 * np.where(mask, rng.uniform(-1, 1, (row.n, row.n)), 0)
 
 
-@left_rule
+@equivariant
 @given(seed=st.integers(0, 10**6))
 @settings(deadline=None, derandomize=True, max_examples=4)
-def test_the_left_rule_is_equivariant(row, seed):
+def test_eq_is_equivariant(row, seed):
     """Fitting from Q B^T with pairs (B v, B^{-T} h) gives Q_t B^T for B in the group, update for update."""
     p, rng = replace(row.preconditioner, damping=0), np.random.default_rng(seed)
     b = element_of(row, rng)
@@ -360,9 +360,9 @@ def test_the_left_rule_is_equivariant(row, seed):
 
 
 @pytest.mark.parametrize("name", ["Dense", "XMat", "Sparse, three orbit sizes"])
-def test_right_and_symmetric_rules_move_p_alike(name):
+def test_qe_moves_p_alike_symmetric_or_not(name):
     row = PRECONDITIONERS[name]
-    right, symmetric = (replace(row.preconditioner, rule=rule) for rule in ("right", "symmetric"))
+    right, symmetric = (replace(row.preconditioner, geometry=g) for g in ("QE", "QE-symmetric"))
     a, b = (p.init(row.n, NUMPY) for p in (right, symmetric))
     for v, h in zip(*draw_pairs(row.n, 30, 9), strict=True):
         a, b = right.update(a, v, h, 0.2), symmetric.update(b, v, h, 0.2)

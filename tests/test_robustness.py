@@ -116,8 +116,8 @@ def test_bad_settings():
         psgd.LowRank(1, diagonal="middle")
     with pytest.raises(ValueError, match="`steps` must be 'orbit'"):
         psgd.XMat(steps="each")
-    with pytest.raises(ValueError, match="`rule` must be one of"):
-        psgd.Dense(rule="up")
+    with pytest.raises(ValueError, match="`geometry` must be one of"):
+        psgd.Dense(geometry="up")
     with pytest.raises(TypeError, match="`normalizer` must be a Normalizer"):
         psgd.Dense(normalizer="sample")
     with pytest.raises(TypeError, match="`normalizer` must be a Normalizer"):
@@ -233,7 +233,7 @@ def test_a_badly_scaled_start_is_left_and_never_rounds_to_zero(row, ratio):
     state = p.init(n, like=np.zeros(n, dtype=np.float32), scale=1.0)
     for _ in range(10):
         v = rng.standard_normal(n).astype(np.float32)
-        state = p.update(state, v, np.float32(ratio) * v, 0.9 if row.rule in ("left", "none") else 0.3)
+        state = p.update(state, v, np.float32(ratio) * v, 0.9 if row.geometry in ("EQ", "none") else 0.3)
         assert finite(state)
         q = np.asarray(p.apply(state, np.eye(n, dtype=np.float32)), dtype=np.float64)
         assert np.linalg.svd(q, compute_uv=False)[-1] > 0

@@ -174,7 +174,7 @@ def test_own_matrix_is_listed_where_it_fits():
     h = np.diag([3.0, -1.0, 2.0, 0.5, 1.0])  # n = 5: no butterfly, no Klein, no S_3
     cases = table(Sizes(hessian=h), None, [OWN.name])
     assert {case.preconditioner for case in cases} == {
-        "diagonal", "xmat", "sparse-odd-flip", "dense", "dense-right", "dense-symmetric"
+        "diagonal", "xmat", "sparse-odd-flip", "dense", "dense-qe", "dense-qe-symmetric"
     }  # fmt: skip
     assert "diagonal/own/online/gaussian" in {case.name for case in cases}
     assert not any(case.setting == "outside" for case in cases)
@@ -304,7 +304,7 @@ def test_every_library_gets_the_same_verdict(library, dtype):
         "butterfly/rosenbrock/exact",
         "diagonal/ill-conditioned/exact",
         "sparse-klein/noisy/exact",
-        "dense-symmetric/indefinite/exact",
+        "dense-qe-symmetric/indefinite/exact",
         "lowrank-tails/two-tails/exact",
     ],
 )
@@ -343,7 +343,7 @@ def test_a_moving_target_is_tracked():
 
 
 def test_a_step_beyond_the_stable_one_fails():
-    case = Case("dense-right", "definite", "exact")
+    case = Case("dense-qe", "definite", "exact")
     outcome = run_case(case, Options(Sizes(n=4), step=0.8, steps=400))
     assert not outcome.passed
     assert outcome.predicted < 0
@@ -440,7 +440,7 @@ def test_cases_and_outcomes_travel():
 def outcomes():
     options = Options(Sizes(n=4, kappa=10.0), steps=400)
     names = (
-        "xmat/definite/exact", "dense/definite/exact", "dense-right/definite/exact",
+        "xmat/definite/exact", "dense/definite/exact", "dense-qe/definite/exact",
         "dense/definite/online/gaussian", "dense/indefinite/floor/gaussian",
         "diagonal/outside/outside/rademacher", "lowrank-tails/two-tails/exact",
     )  # fmt: skip

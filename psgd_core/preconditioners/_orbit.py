@@ -11,15 +11,16 @@ from .. import _blocks
 from .._array import Array, known, select
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Preconditioner, require_damping
+from ._generators import Pair
 from ._signs import signs
+from .geometries import GEOMETRIES, require_geometry, root_of
 from .normalizers import Normalizer, Running
-from .rules import RULES
 
 
 class OrbitState(NamedTuple):
     """State of a preconditioner on a Theorem 3.1 group; all arrays on one namespace, dtype and device."""
 
-    q: OrbitBlocks  # Q: per orbit size s an (s, s, c) array
+    q: OrbitBlocks  # Q (P under QUAD4P and PRO4P): per orbit size s an (s, s, c) array
     held: tuple[Array, ...]  # what the normaliser holds: per orbit size (c,), or one 0-d array per group
     pending: Array  # 0-d bool: the automatic scale is still to be set
     count: Array  # 0-d int32: updates done
@@ -37,9 +38,9 @@ class OrbitPreconditioner(Preconditioner):
     steps : {"orbit", "group"}
         A step for each orbit (they are factors of a direct product: far faster where orbits differ in
         scale), or one for all, set by the largest.
-    rule : {"left", "right", "symmetric"}
-        dQ = E Q (default); dQ = Q E, eq. (5); the same with Q kept symmetric, eq. (6). The last two need a
-        step below about 4 / kappa of the worst orbit: see `psgd_core.convergence.stable_step`.
+    geometry : {"EQ", "QE", "QE-symmetric", "QEQ", "Q0.5EQ1.5", "QUAD", "QEP", "QUAD4P", "PRO4P", "Lyapunov"}
+        How Q moves, by default dQ = E Q: see `psgd_core.preconditioners.geometries` for all of them, and
+        `psgd_core.convergence.stable_step` for the steps that they allow.
     damping : float, optional
         lambda in ``H^2 + lambda^2 I``, absolute: P stays below 1 / lambda. None takes 1e-9 in float32 and
         1e-16 in float64; 0 switches it off.
@@ -47,7 +48,7 @@ class OrbitPreconditioner(Preconditioner):
 
     normalizer: Normalizer = field(default_factory=Running, kw_only=True)
     steps: Literal["orbit", "group"] = field(default="orbit", kw_only=True)
-    rule: Literal["left", "right", "symmetric"] = field(default="left", kw_only=True)
+    geometry: str = field(default="EQ", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
     exact_damping: ClassVar[bool] = True
     """Damping in expectation (s more probes per orbit), rather than by noise on h (for one large orbit)."""
@@ -68,8 +69,7 @@ class OrbitPreconditioner(Preconditioner):
             raise ValueError(
                 f"`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), got {self.steps!r}"
             )
-        if self.rule not in RULES:
-            raise ValueError(f"`rule` must be one of {', '.join(map(repr, RULES))}, got {self.rule!r}")
+        require_geometry(self.geometry)
 
     def size(self, state: OrbitState) -> int:
         """Return n."""
@@ -89,7 +89,8 @@ class OrbitPreconditioner(Preconditioner):
 
     def _scaled(self, state: OrbitState, scale: float | Array) -> OrbitState:
         xp = array_api_compat.array_namespace(state.pending)
-        q = state.q._replace(blocks=tuple(block * scale for block in state.q.blocks))
+        factor = scale * scale if GEOMETRIES[self.geometry].fits_p else scale
+        q = state.q._replace(blocks=tuple(block * factor for block in state.q.blocks))
         return state._replace(q=q, pending=xp.zeros_like(state.pending))
 
     def _update(
@@ -97,42 +98,40 @@ class OrbitPreconditioner(Preconditioner):
     ) -> OrbitState:
         xp, k = array_api_compat.array_namespace(v), v.shape[1]
         due = state.pending & usable & (xp.max(xp.abs(h)) > 0)
-        blocks = state.q.blocks
+        geometry, blocks = GEOMETRIES[self.geometry], state.q.blocks
         hs, vs = self._probes(state, v, h, usable)
-        a = [_blocks.matmul(q, x) for q, x in zip(blocks, hs, strict=True)]
-        b = [_blocks.solve(_blocks.transpose(q), x) for q, x in zip(blocks, vs, strict=True)]
+        parts = [
+            geometry.generator(Pair(q, k, h=x, v=y, single=k == 1))
+            for q, x, y in zip(blocks, hs, vs, strict=True)
+        ]
         if known(due) is not False:
-            # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |b|^2 / |a|^2
-            norm_a, norm_b = _norm(a), _norm(b)
-            one = xp.ones_like(norm_a)
-            scale = xp.sqrt(xp.where(due, norm_b, one)) / xp.sqrt(xp.where(due, norm_a, one))
-            blocks = tuple(q * scale for q in blocks)
-            a, b = [x * scale for x in a], [x / scale for x in b]
+            # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |y|^2 / |x|^2
+            norm_x, norm_y = norm_of([e.x for e in parts]), norm_of([e.y for e in parts])
+            one = xp.ones_like(norm_x)
+            scale = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
+            parts = [e.rescaled(scale, geometry.degree) for e in parts]
+            blocks = tuple(q * scale * scale if geometry.fits_p else q * scale for q in blocks)
 
-        rule, retract = RULES[self.rule]
-        sizes, units, moves = [], [], []
-        for q, hp, vp, ap, bp in zip(blocks, hs, vs, a, b, strict=True):
-            # per orbit in units of its largest entry: no square overflows or vanishes
-            unit = xp.maximum(xp.max(xp.abs(ap), axis=(0, 1)), xp.max(xp.abs(bp), axis=(0, 1)))
-            unit = xp.where(unit > 0, unit, xp.ones_like(unit))
-            size, move = rule(q, hp / unit, vp / unit, ap / unit, bp / unit, k, self.normalizer.measure)
-            sizes.append(unit * xp.sqrt(size))
-            units.append(unit)
-            moves.append(move)
+        # per orbit in units of its largest entry: no square overflows or vanishes
+        units = [e.unit() for e in parts]
+        parts = [e.in_units(unit) for e, unit in zip(parts, units, strict=True)]
+        sizes = [
+            unit * xp.sqrt(e.size(self.normalizer.measure)) for e, unit in zip(parts, units, strict=True)
+        ]
         if self.steps == "group":
             sizes = [xp.max(xp.concat(sizes))]
         for size in sizes:  # a singular or overflowing Q: better to keep it than to spoil it
             usable = usable & xp.all(xp.isfinite(size))
 
         new_blocks, held = [], []
-        for i, (q, unit, move) in enumerate(zip(blocks, units, moves, strict=True)):
+        for i, (q, unit, e) in enumerate(zip(blocks, units, parts, strict=True)):
             j = i if self.steps == "orbit" else 0
             scale_n, after = self.normalizer.scale(state.held[j], sizes[j], step)
             some = scale_n > 0
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
-            new = q - (step * ratio * ratio) * move
-            if retract is not None:  # never asked about what is not finite
-                new = retract(select(usable, new, state.q.blocks[i]))
+            new = geometry.move(q, e, step * ratio * ratio)
+            # what is not finite is not asked about: no library's decompositions are
+            new = geometry.retract(select(usable, new, state.q.blocks[i]))
             new_blocks.append(select(usable, new, state.q.blocks[i]))
             if j == i:
                 held.append(select(usable, after, state.held[j]))
@@ -163,29 +162,43 @@ class OrbitPreconditioner(Preconditioner):
     def apply(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k)."""
         self._vectors(state, "x", x)
-        return self.group.apply(state.q, x)
+        return self.group.apply(self._factor(state), x)
 
     def apply_transpose(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
         self._vectors(state, "x", x)
-        return self.group.apply_transpose(state.q, x)
+        return self.group.apply_transpose(self._factor(state), x)
 
     def solve(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
         self._vectors(state, "x", x)
-        return self.group.solve(state.q, x)
+        return self.group.solve(self._factor(state), x)
 
     def solve_transpose(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
         self._vectors(state, "x", x)
-        return self.group.solve_transpose(state.q, x)
+        return self.group.solve_transpose(self._factor(state), x)
+
+    def precondition(self, state: OrbitState, g: Array) -> Array:
+        """Return ``P g`` for g of shape (n,) or (n, k)."""
+        if not GEOMETRIES[self.geometry].fits_p:
+            return super().precondition(state, g)
+        self._vectors(state, "g", g)
+        return self.group.apply(state.q, g)
 
     def log_det(self, state: OrbitState) -> Array:
         """Return ``log det P = 2 log |det Q|``, a 0-d array."""
-        return 2 * self.group.log_det(state.q)
+        log_det = self.group.log_det(state.q)
+        return log_det if GEOMETRIES[self.geometry].fits_p else 2 * log_det
+
+    def _factor(self, state: OrbitState) -> OrbitBlocks:
+        """Return Q, ``P^{1/2}`` where the state holds P."""
+        if not GEOMETRIES[self.geometry].fits_p:
+            return state.q
+        return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
 
 
-def _norm(parts: list[Array]) -> Array:
+def norm_of(parts: list[Array]) -> Array:
     """Return the Euclidean norm of all entries together, without overflow."""
     xp = array_api_compat.array_namespace(*parts)
     largest = xp.max(xp.stack([xp.max(xp.abs(x)) for x in parts]))

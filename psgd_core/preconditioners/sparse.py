@@ -75,8 +75,9 @@ class Sparse(OrbitPreconditioner):
 class Dense(OrbitPreconditioner):
     """Q on GL+(n): one orbit (Theorem 3.1, example 4); its limit is ``|H|^{-1}``.
 
-    An update costs O(n^2) and one LU factorisation; O(n^3) under the rules "right" and "symmetric". The
-    damping enters as noise of its size on h, since in expectation it would cost O(n^3).
+    An update costs O(n^2) and one LU factorisation; O(n^2) alone under the geometries without inverses (QEQ,
+    Q0.5EQ1.5, QUAD, QEP), and O(n^3) under those that decompose Q (QE, QE-symmetric, Lyapunov). The damping
+    enters as noise of its size on h, since in expectation it would cost O(n^3).
     """
 
     exact_damping: ClassVar[bool] = False

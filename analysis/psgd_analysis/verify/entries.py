@@ -76,9 +76,9 @@ class Entry:
         return getattr(self.make(self.least), "diagonal", "right")
 
     @property
-    def rule(self) -> str:
-        """How Q moves: "left", "right" or "symmetric"."""
-        return getattr(self.make(self.least), "rule", "left")
+    def geometry(self) -> str:
+        """How Q moves."""
+        return getattr(self.make(self.least), "geometry", "EQ")
 
     def orbits(self, n: int) -> tuple[np.ndarray, ...]:
         """Return the orbits' members, one (s, c) array per orbit size; all of GL(n) for low rank."""
@@ -89,8 +89,8 @@ class Entry:
         return tuple(np.array(members) for members in p.group.subgroup(n).orbit_index)
 
     def largest_step(self, kappa: float) -> float:
-        """Return the step below which the rule is stable, on the condition number of an orbit."""
-        return 1.0 if self.rule == "left" else stable_step(kappa)
+        """Return the step below which the geometry is stable, on the condition number of an orbit."""
+        return stable_step(kappa, self.geometry)
 
     def variant(self, n: int, **changes: Any) -> psgd.Preconditioner:
         """Return the preconditioner with other options."""
@@ -132,17 +132,17 @@ ENTRIES = {
         ),
         Entry("dense", "Dense", lambda n: psgd.Dense(), least=2),
         Entry(
-            "dense-right",
-            "Dense, rule (5)",
-            lambda n: psgd.Dense(rule="right"),
+            "dense-qe",
+            "Dense, QE, (5)",
+            lambda n: psgd.Dense(geometry="QE"),
             settings=("exact",),
             kappa_limit=10.0,
             least=2,
         ),
         Entry(
-            "dense-symmetric",
-            "Dense, rule (6)",
-            lambda n: psgd.Dense(rule="symmetric"),
+            "dense-qe-symmetric",
+            "Dense, QE, (6)",
+            lambda n: psgd.Dense(geometry="QE-symmetric"),
             settings=("exact",),
             kappa_limit=10.0,
             least=2,

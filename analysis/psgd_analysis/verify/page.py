@@ -28,8 +28,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "sparse-dihedral": {"color": COLORS["purple"], "marker": "P"},
     "sparse-odd-flip": {"color": COLORS["grey"], "marker": "X"},
     "dense": {"color": COLORS["vermilion"], "marker": "h"},
-    "dense-right": {"color": COLORS["vermilion"], "marker": "<"},
-    "dense-symmetric": {"color": COLORS["vermilion"], "marker": ">"},
+    "dense-qe": {"color": COLORS["vermilion"], "marker": "<"},
+    "dense-qe-symmetric": {"color": COLORS["vermilion"], "marker": ">"},
     "lowrank": {"color": COLORS["wine"], "marker": "*"},
     "lowrank-left": {"color": COLORS["purple"], "marker": "*"},
     "lowrank-tails": {"color": COLORS["blue"], "marker": "*"},
@@ -77,7 +77,7 @@ def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
             for outcome in outcomes
             if outcome.case.setting == "exact"
             and outcome.case.problem in problems
-            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "dense-symmetric")
+            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "dense-qe-symmetric")
             and outcome.traces
         ]
         if shown:

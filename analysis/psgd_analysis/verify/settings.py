@@ -135,9 +135,7 @@ def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
         run = _patient(p, asked, 0.5, updates, bound)
         return Plan(run, (), lambda traces: LinearDescent(bound))
     step = asked.step or 0.9 * entry.largest_step(situation.kappa)
-    predicted = float(
-        convergence.predicted_rate(situation.spectra, step, rule="left" if entry.rule == "left" else "right")
-    )
+    predicted = float(convergence.predicted_rate(situation.spectra, step, geometry=entry.geometry))
     updates, every = lengths(asked, predicted)
     bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
