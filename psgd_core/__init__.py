@@ -17,6 +17,7 @@ from . import (
     curvature,
     descent,
     groups,
+    kernels,
     preconditioners,
     schedules,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "curvature",
     "descent",
     "groups",
+    "kernels",
     "load",
     "minimize",
     "normalizers",

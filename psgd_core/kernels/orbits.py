@@ -1,16 +1,18 @@
 """When an update on a Theorem 3.1 group takes the CPU's kernels, and how.
 
-The conditions are cheap to ask, since for small n they are what an update costs; where one is not met the
+For small n the conditions are what an update costs, so they are cheap to ask; where one is not met the
 answer is None, and the caller goes the ordinary way, with its checks and its messages.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import available
+from .._damping import DAMPING
+from ._switch import available
 
 PARALLEL = 65_536
 """From this n on all threads share the work."""
@@ -18,21 +20,18 @@ PARALLEL = 65_536
 LARGEST = 8
 """Largest orbits with kernels."""
 
+LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
+"""What `OrbitGroup.layout` says, as `cpu_orbits` has it."""
 
-class Part(NamedTuple):
-    """Where the orbits of one size lie in a vector."""
-
-    layout: int
-    start: int
+Layout = tuple[tuple[str, int], ...]
 
 
 class _Float(NamedTuple):
     """What a kernel has to know of a dtype."""
 
     cast: Any
-    limits: np.ndarray  # what `unit` is at least; relative size below which the damping is not heard
+    limits: np.ndarray  # what `unit` is at least; the relative size below which the damping is not heard
     bits: np.ndarray  # the sign bit; its dtype is what floats are viewed as
-    infinite: int  # Inf as bits
 
 
 _FLOATS = {
@@ -40,82 +39,94 @@ _FLOATS = {
         x,
         np.asarray([np.finfo(x).tiny, np.sqrt(np.finfo(x).eps) / 8], dtype=x),
         np.asarray([np.iinfo(b).min], dtype=b),
-        int(np.asarray(np.inf, dtype=x).view(b)),
     )
     for x, b in ((np.float32, np.int32), (np.float64, np.int64))
 }
+_FLAGS = (np.ndarray, np.bool_)
 _NO_ORDER = np.zeros(1, dtype=np.int64)
 
 
+@lru_cache
+def _numbers(dtype: np.dtype, damping: float | None, step: float, decay: float) -> tuple[Any, ...]:
+    kind = _FLOATS[dtype]
+    if damping is None:
+        damping = DAMPING[dtype.name]
+    return *map(kind.cast, (damping, step, step**0.25, decay)), kind.limits, kind.bits
+
+
 def update(
-    blocks: tuple[np.ndarray, ...],
-    held: tuple[np.ndarray, ...],
-    gather: tuple[np.ndarray, ...],
-    parts: tuple[Part, ...],
-    v: np.ndarray,
-    h: np.ndarray,
-    step: float,
-    damping: float,
-    decay: float,
-    inplace: bool,
+    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
     """Return (blocks, held, whether every orbit moved) after one update, or None if it is not for kernels.
 
     Parameters
     ----------
-    blocks, held, gather
-        Of the state.
-    parts : tuple of Part
-        One for each of the blocks.
-    v, h : array, shape (n,)
-    step, damping : float
+    state : OrbitState
+    layout : tuple of (str, int)
+        Of its group.
+    v, h : array
+    step : float or 0-d array
+    damping : float or None
     decay : float
         Of `Running`; -1 stands for `Sample`.
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
+    if not (_suits(v, state) and _suits(h, state)) or not isinstance(state.pending, _FLAGS) or state.pending:
+        return None
+    if type(step) is not float:
+        if not isinstance(step, np.ndarray | np.floating) or step.ndim:
+            return None
+        step = float(step)
+    if not 0 < step < 1 or (inplace and not all(x.flags.writeable for x in state.q.blocks + state.held)):
+        return None
     from . import cpu_orbits
 
-    kind = _FLOATS[v.dtype]
-    n = v.shape[0]
-    shared = n >= PARALLEL
-    largest = cpu_orbits.largest_parallel if shared else cpu_orbits.largest
-    if not 0 < largest(v, kind.bits) < kind.infinite or largest(h, kind.bits) >= kind.infinite:
+    shared = v.shape[0] >= PARALLEL
+    if shared and not (cpu_orbits.usable_parallel(v, True) and cpu_orbits.usable_parallel(h, False)):
         return None
     kernel = cpu_orbits.update_parallel if shared else cpu_orbits.update
-    order = gather[0] if gather else _NO_ORDER
-    cast = kind.cast
-    numbers = cast(damping), cast(step), cast(step**0.25), cast(decay), kind.limits, kind.bits
-    if inplace:
-        new_blocks, new_held = blocks, held
-    else:
-        new_blocks, new_held = tuple(map(np.empty_like, blocks)), tuple(map(np.empty_like, held))
+    order = state.q.gather[0] if state.q.gather else _NO_ORDER
+    numbers = _numbers(v.dtype, damping, step, decay)
+    blocks, held = state.q.blocks, state.held
+    if not inplace:
+        blocks, held = tuple(map(np.empty_like, blocks)), tuple(map(np.empty_like, held))
     left = 0
-    for part, q, bound, new_q, new_bound in zip(parts, blocks, held, new_blocks, new_held, strict=True):
-        left += kernel(v, h, order, part.start, part.layout, q, bound, new_q, new_bound, *numbers)
-    return new_blocks, new_held, left == 0
+    for i, (how, start) in enumerate(layout):
+        q, bound = state.q.blocks[i], state.held[i]
+        check = not shared and i == 0
+        found = kernel(v, h, order, start, LAYOUTS[how], q, bound, blocks[i], held[i], *numbers, check)
+        if found < 0:
+            return None
+        left += found
+    return blocks, held, left == 0
 
 
-def precondition(
-    blocks: tuple[np.ndarray, ...], gather: tuple[np.ndarray, ...], parts: tuple[Part, ...], g: np.ndarray
-) -> np.ndarray:
-    """Return ``Q^T Q g`` for g of shape (n,)."""
+def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
+    """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
+    if not _suits(g, state):
+        return None
     from . import cpu_orbits
 
     kernel = cpu_orbits.precondition_parallel if g.shape[0] >= PARALLEL else cpu_orbits.precondition
-    order, out = gather[0] if gather else _NO_ORDER, np.empty_like(g)
-    for part, q in zip(parts, blocks, strict=True):
-        kernel(g, order, part.start, part.layout, q, out)
+    order, out = state.q.gather[0] if state.q.gather else _NO_ORDER, np.empty_like(g)
+    for (how, start), q in zip(layout, state.q.blocks, strict=True):
+        kernel(g, order, start, LAYOUTS[how], q, out)
     return out
 
 
-def suits(x: Any, n: int, dtype: Any) -> bool:
-    """Return whether x is a vector that kernels can read as it is."""
-    return (
-        type(x) is np.ndarray
-        and x.shape == (n,)
-        and x.dtype == dtype
-        and x.dtype in _FLOATS
-        and x.flags.c_contiguous
-        and available()
-    )
+def _suits(x: Any, state: Any) -> bool:
+    """Return whether x is a vector that kernels can read as it is, and the state one that they know."""
+    if type(x) is not np.ndarray or x.ndim != 1 or not available():
+        return False
+    n = 0
+    for q in state.q.blocks:
+        if (
+            type(q) is not np.ndarray
+            or q.dtype != x.dtype
+            or q.shape[0] > LARGEST
+            or not q.flags.c_contiguous
+        ):
+            return False
+        n += q.shape[0] * q.shape[2]
+    return x.shape[0] == n and x.dtype in _FLOATS and x.flags.c_contiguous
