@@ -17,6 +17,7 @@ from . import (
     curvature,
     descent,
     groups,
+    kernels,
     preconditioners,
     schedules,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "curvature",
     "descent",
     "groups",
+    "kernels",
     "load",
     "minimize",
     "normalizers",

@@ -79,6 +79,18 @@ class OrbitGroup(LieGroup):
         ]
         return xp.take(xp.concat(flat, axis=0), a.gather[1], axis=0)
 
+    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
+        """Return per orbit size how, and from which index on, `split` finds the members, for kernels.
+
+        Member i of orbit j of c is at index ``start + j`` ("direct", orbits of one), ``start + i c + j``
+        ("shifted"), j or n - 1 - j ("mirrored"), or there in the order that `make_index` returns
+        ("gathered").
+        """
+        starts = [0]
+        for block in a.blocks[:-1]:
+            starts.append(starts[-1] + block.shape[0] * block.shape[2])
+        return tuple(("gathered", start) for start in starts)
+
     # -- the verbs -------------------------------------------------------------------------------------
 
     def identity(self, n: int, like: Array) -> OrbitBlocks:
@@ -255,6 +267,10 @@ class DiagonalGroup(_SlicedGroup):
         """Return ((1, n),)."""
         return ((1, n),)
 
+    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
+        """Return one by one."""
+        return (("direct", 0),)
+
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as (1, k, n)."""
         return (array_api_compat.array_namespace(x).permute_dims(x[None, :, :], (0, 2, 1)),)
@@ -277,6 +293,12 @@ class XMatGroup(_SlicedGroup):
     def orbit_sizes(self, n: int) -> tuple[tuple[int, int], ...]:
         """Return ((1, 1),) where n is odd, and (2, n // 2)."""
         return (((1, 1),) if n % 2 else ()) + (((2, n // 2),) if n > 1 else ())
+
+    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
+        """Return the middle, if any, and the pairs."""
+        half = a.blocks[-1].shape[2] if a.blocks[-1].shape[0] == 2 else 0
+        middle = (("direct", half),) if a.blocks[0].shape[0] == 1 else ()
+        return middle + ((("mirrored", 0),) if half else ())
 
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as the middle (1, k, 1), if any, and the pairs (2, k, n // 2)."""
@@ -314,6 +336,10 @@ class ButterflyGroup(_SlicedGroup):
         if n % 2:
             raise ValueError(f"`n` must be even for a butterfly, got {n}; use XMat, or pad by one parameter")
         return ((2, n // 2),)
+
+    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
+        """Return both halves."""
+        return (("shifted", 0),)
 
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as (2, k, n // 2)."""

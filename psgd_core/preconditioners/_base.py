@@ -17,13 +17,11 @@ from typing import Any
 import array_api_compat
 
 from .._array import Array, namespace, require_alike, select, sum_of_squares
+from .._damping import DAMPING
 from ..groups._base import eye, require_like, require_vectors
 
 State = Any
 """A NamedTuple of arrays, as the preconditioner documents."""
-
-DAMPING = {"float32": 1e-9, "float64": 1e-16}
-"""The default absolute damping: P stays below 1e9 in float32, below 1e16 in float64."""
 
 
 class Preconditioner(ABC):
@@ -75,6 +73,10 @@ class Preconditioner(ABC):
     def log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
+    def _fused(self, state: State, v: Array, h: Array, step: Any, inplace: bool) -> State | None:
+        """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
+        return None
+
     # -- the same for all ------------------------------------------------------------------------------
 
     def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> State:
@@ -123,6 +125,9 @@ class Preconditioner(ABC):
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
+        fused = self._fused(state, v, h, step, inplace)
+        if fused is not None:
+            return fused
         xp, v, h = self._pair(state, v, h)
         if isinstance(step, int | float):
             if not 0 < step < 1:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
 
-from .. import _blocks
-from .._array import Array, known, select
+from .. import _blocks, kernels
+from .._array import Array, known
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Preconditioner, require_damping
 from ._generators import Pair
 from ._signs import signs
 from .geometries import GEOMETRIES, require_geometry, root_of
-from .normalizers import Normalizer, Running
+from .normalizers import Normalizer, Running, Sample
 
 
 class OrbitState(NamedTuple):
@@ -120,8 +121,12 @@ class OrbitPreconditioner(Preconditioner):
         ]
         if self.steps == "group":
             sizes = [xp.max(xp.concat(sizes))]
-        for size in sizes:  # a singular or overflowing Q: better to keep it than to spoil it
-            usable = usable & xp.all(xp.isfinite(size))
+        # a singular or overflowing block: better to keep it than to spoil it; the others move
+        finite = [xp.isfinite(size) for size in sizes]
+        complete = usable
+        for flags in finite:
+            complete = complete & xp.all(flags)
+        moves = [usable & flags & (complete | ~due) for flags in finite]
 
         new_blocks, held = [], []
         for i, (q, unit, e) in enumerate(zip(blocks, units, parts, strict=True)):
@@ -131,17 +136,38 @@ class OrbitPreconditioner(Preconditioner):
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = geometry.move(q, e, step * ratio * ratio)
             # what is not finite is not asked about: no library's decompositions are
-            new_blocks.append(geometry.retract(select(usable, new, state.q.blocks[i])))
+            new_blocks.append(geometry.retract(_choose(moves[j], new, state.q.blocks[i])))
             if j == i:
-                held.append(select(usable, after, state.held[j]))
-        passed = xp.astype(usable, xp.int32)
+                held.append(_choose(moves[j], after, state.held[j]))
+        passed = xp.astype(complete, xp.int32)
         return OrbitState(
             q=state.q._replace(blocks=tuple(new_blocks)),
             held=tuple(held),
-            pending=state.pending & ~(due & usable),
+            pending=state.pending & ~(due & complete),
             count=state.count + passed,
             skipped=state.skipped + (1 - passed),
         )
+
+    def _fused(self, state: OrbitState, v: Array, h: Array, step: Any, inplace: bool) -> OrbitState | None:
+        decay = self._kernel_decay
+        if decay is None:
+            return None
+        layout = self.group.layout(state.q)
+        found = kernels.orbits.update(state, layout, v, h, step, self.damping, decay, inplace)
+        if found is None:
+            return None
+        blocks, held, complete = found
+        count, skipped = state.count + complete, state.skipped + (not complete)
+        return OrbitState(OrbitBlocks(blocks, state.q.gather), held, state.pending, count, skipped)
+
+    @cached_property
+    def _kernel_decay(self) -> float | None:
+        """What tells the kernels which normaliser to use; None if this configuration is not for them."""
+        if self.geometry != "EQ" or self.steps != "orbit" or not self.exact_damping:
+            return None
+        if isinstance(self.normalizer, Running):
+            return self.normalizer.decay
+        return -1.0 if isinstance(self.normalizer, Sample) else None
 
     def _probes(
         self, state: OrbitState, v: Array | None, h: Array, usable: Array
@@ -185,7 +211,8 @@ class OrbitPreconditioner(Preconditioner):
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
         if not GEOMETRIES[self.geometry].fits_p:
-            return super().precondition(state, g)
+            fused = kernels.orbits.precondition(state, self.group.layout(state.q), g)
+            return super().precondition(state, g) if fused is None else fused
         self._vectors(state, "g", g)
         return self.group.apply(state.q, g)
 
@@ -199,6 +226,12 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
+
+
+def _choose(flags: Array, x: Array, y: Array) -> Array:
+    """Return x where `flags`, per orbit, are true, else y: without a pass where they are known to be."""
+    xp = array_api_compat.array_namespace(flags)
+    return x if known(xp.all(flags)) else xp.where(flags, x, y)
 
 
 def norm_of(parts: list[Array]) -> Array:

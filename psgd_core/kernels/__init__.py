@@ -1,0 +1,16 @@
+"""Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
+
+Arrays of NumPy, and of PyTorch on the CPU, take them where numba is installed (the extra ``fast``). They
+never change what a function returns by more than rounding, and can be switched off: by the environment
+variable ``PSGD_KERNELS=off``, or for some lines by `off`::
+
+    with psgd_core.kernels.off():
+        state = p.update(state, v, h, step=0.1)
+
+Compiled code is kept on disk, beside this package or in the user's cache, so that only the first run waits.
+"""
+
+from . import orbits as orbits
+from ._switch import available, off
+
+__all__ = ["available", "off"]

@@ -1,0 +1,287 @@
+"""The fused kernels give what the plain code gives, on whatever arrays, and repeat it bit for bit."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import psgd_core as psgd
+from psgd_core import PermutationSubgroup, kernels
+from psgd_core.kernels import _switch
+
+pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
+
+KINDS = {
+    "diagonal": lambda n: psgd.Diagonal(),
+    "xmat": lambda n: psgd.XMat(),
+    "butterfly": lambda n: psgd.Butterfly(),
+    "klein": lambda n: psgd.Sparse(PermutationSubgroup.klein(n)),
+    "thirds": lambda n: psgd.Sparse(PermutationSubgroup.on_blocks(n, [(1, 2, 0)])),
+    "uneven": lambda n: psgd.Sparse(PermutationSubgroup.from_generators([[1, 2, 0, *range(3, n)]])),
+    "sample": lambda n: psgd.XMat(normalizer=psgd.normalizers.Sample()),
+    "undamped": lambda n: psgd.XMat(damping=0.0),
+    "much-damped": lambda n: psgd.Sparse(PermutationSubgroup.klein(n), damping=0.3),
+}
+DTYPES = (np.float32, np.float64)
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Count how often the kernels did the work."""
+    from psgd_core.preconditioners import _orbit
+
+    calls = []
+    plain = _orbit.OrbitPreconditioner._fused
+
+    def counting(*args):
+        found = plain(*args)
+        calls.append(found is not None)
+        return found
+
+    monkeypatch.setattr(_orbit.OrbitPreconditioner, "_fused", counting)
+    return calls
+
+
+def pairs(n, dtype, count, seed):
+    """Return pairs of an indefinite Hessian with a condition number of about 10."""
+    rng = np.random.default_rng(seed)
+    vectors = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    hessian = (vectors * rng.choice([-1, 1], n) * 10 ** rng.uniform(-0.5, 0.5, n)) @ vectors.T
+    probes = rng.standard_normal((count, n))
+    return [(v.astype(dtype), (hessian @ v).astype(dtype)) for v in probes]
+
+
+def leaves(state):
+    """Return all arrays of a state."""
+    return [x for part in state for x in (leaves(part) if isinstance(part, tuple) else [part])]
+
+
+def run(p, made, dtype, step=0.3, **options):
+    """Return the state after all pairs."""
+    state = p.init(made[0][0].shape[0], like=np.zeros(1, dtype))
+    for v, h in made:
+        state = p.update(state, v, h, step, **options)
+    return state
+
+
+def assert_equal_to_rounding(got, expected, updates):
+    """Compare states: each update adds a few roundings of the largest entry of its block."""
+    for x, y in zip(leaves(got), leaves(expected), strict=True):
+        assert x.dtype == y.dtype
+        if np.issubdtype(y.dtype, np.floating):
+            tolerance = 100 * updates * np.finfo(y.dtype).eps
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * np.max(np.abs(y)))
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [12, 60])
+def test_updates_and_products_are_those_of_the_plain_code(kind, dtype, n, used):
+    p, made = KINDS[kind](n), pairs(n, dtype, 25, seed=n)
+    state = run(p, made, dtype)
+    assert sum(used) == 24  # all but the first, which sets the scale
+    with kernels.off():
+        plain = run(p, made, dtype)
+        expected = p.precondition(plain, made[0][1])
+    assert_equal_to_rounding(state, plain, 25)
+    got = p.precondition(plain, made[0][1])
+    np.testing.assert_allclose(
+        got, expected, rtol=0, atol=50 * np.finfo(dtype).eps * np.max(np.abs(expected))
+    )
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    n=st.one_of(st.integers(1, 40), st.sampled_from([511, 512, 513, 1024, 1027])),
+    kind=st.sampled_from(["diagonal", "xmat", "butterfly"]),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 1000),
+    layout=st.sampled_from(["contiguous", "strided", "reversed", "column", "read-only"]),
+)
+def test_any_size_and_any_layout(n, kind, dtype, seed, layout):
+    n += n % 2 if kind == "butterfly" else 0
+    rng = np.random.default_rng(seed)
+    p = KINDS[kind](n)
+    state = p.init(n, like=np.zeros(1, dtype), scale=1.0)
+    for _ in range(3):
+        v, h = rng.standard_normal((2, n)).astype(dtype)
+        with kernels.off():
+            plain = p.update(state, v, h, 0.2)
+        state = p.update(state, *(laid_out(x, layout) for x in (v, h)), 0.2)
+        assert_equal_to_rounding(state, plain, 1)
+        state = plain
+
+
+def laid_out(x, layout):
+    """Return x with the same values elsewhere in memory."""
+    if layout == "strided":
+        return np.repeat(x, 2)[::2]
+    if layout == "reversed":
+        return x[::-1].copy()[::-1]
+    if layout == "column":
+        return np.asfortranarray(np.stack([x, x], axis=1))[:, 0] if x.size > 1 else x
+    if layout == "read-only":
+        x = x.copy()
+        x.flags.writeable = False
+    return x
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
+def test_in_place_gives_the_same_bits_and_keeps_the_buffers(kind):
+    p, made = KINDS[kind](20), pairs(20, np.float32, 10, seed=1)
+    state, expected = p.init(20, like=made[0][0]), run(p, made, np.float32)
+    state = p.update(state, *made[0], 0.3)
+    buffers = [id(x) for x in (*state.q.blocks, *state.held)]
+    for v, h in made[1:]:
+        state = p.update(state, v, h, 0.3, inplace=True)
+    assert [id(x) for x in (*state.q.blocks, *state.held)] == buffers
+    for x, y in zip(leaves(state), leaves(expected), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_an_update_leaves_the_old_state_alone():
+    p, made = psgd.XMat(), pairs(10, np.float64, 3, seed=2)
+    state = run(p, made[:2], np.float64)
+    before = [x.copy() for x in leaves(state)]
+    p.update(state, *made[2], 0.3)
+    for x, y in zip(leaves(state), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["v", "h"])
+def test_a_pair_that_is_not_finite_is_skipped_and_counted(bad, where):
+    p, made = psgd.XMat(), pairs(9, np.float32, 3, seed=3)
+    state = run(p, made[:2], np.float32)
+    v, h = (x.copy() for x in made[2])
+    (v if where == "v" else h)[4] = bad
+    after = p.update(state, v, h, 0.3)
+    assert (after.count, after.skipped) == (2, 1)
+    for x, y in zip(leaves(after.q), leaves(state.q), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_zero_probes_are_skipped_and_zero_products_are_not():
+    p, (pair,) = psgd.XMat(), pairs(8, np.float64, 1, seed=4)
+    state = p.update(p.init(8, like=pair[0]), *pair, 0.3)
+    zero = np.zeros(8)
+    assert p.update(state, zero, zero, 0.3).skipped == 1
+    grown = p.update(state, pair[0], zero, 0.3)
+    assert grown.skipped == 0
+    assert grown.count == 2
+    with kernels.off():
+        assert_equal_to_rounding(grown, p.update(state, pair[0], zero, 0.3), 1)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+def test_scales_near_the_ends_of_float32(scale):
+    p, made = psgd.XMat(damping=0.0), pairs(12, np.float32, 20, seed=5)
+    made = [(v, h * np.float32(scale)) for v, h in made]
+    state = run(p, made, np.float32)
+    with kernels.off():
+        assert_equal_to_rounding(state, run(p, made, np.float32), 20)
+    p.check(state)
+
+
+def test_a_singular_orbit_stays_and_the_others_move_on_both_paths():
+    p = psgd.XMat()
+    made = pairs(6, np.float64, 2, seed=6)
+    state = run(p, made, np.float64)
+    block = state.q.blocks[0].copy()
+    block[:, :, 1] = 0.0
+    state = state._replace(q=state.q._replace(blocks=(block,)))
+    v, h = made[0]
+    with np.errstate(all="ignore"):
+        got = p.update(state, v, h, 0.3)
+        with kernels.off():
+            plain = p.update(state, v, h, 0.3)
+    assert_equal_to_rounding(got, plain, 1)
+    assert (got.count, got.skipped) == (2, 1)
+    np.testing.assert_array_equal(got.q.blocks[0][:, :, 1], 0.0)
+    assert np.all(np.any(got.q.blocks[0] != block, axis=(0, 1)) == [True, False, True])
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "butterfly", "klein"])
+def test_many_threads_repeat_bit_for_bit_what_one_does(kind, monkeypatch):
+    n = kernels.orbits.PARALLEL + 2 * 512 + 4
+    rng = np.random.default_rng(7)
+    made = [tuple(rng.standard_normal((2, n)).astype(np.float32)) for _ in range(3)]
+    p = KINDS[kind](n)
+    state = run(p, made, np.float32)
+    again = run(p, made, np.float32)
+    y = p.precondition(state, made[0][0])
+    monkeypatch.setattr(kernels.orbits, "PARALLEL", 2 * n)
+    serial = run(p, made, np.float32)
+    for x, z, w in zip(leaves(state), leaves(again), leaves(serial), strict=True):
+        np.testing.assert_array_equal(x, z)
+        np.testing.assert_array_equal(x, w)
+    np.testing.assert_array_equal(y, p.precondition(state, made[0][0]))
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        psgd.XMat(geometry="QEQ"),
+        psgd.XMat(steps="group"),
+        psgd.XMat(normalizer=psgd.normalizers.Gradient()),
+        psgd.Dense(),
+        psgd.Sparse(PermutationSubgroup.all_shifts(12)),
+    ],
+)
+def test_what_has_no_kernel_goes_the_ordinary_way(p, used):
+    run(p, pairs(12, np.float64, 3, seed=8), np.float64, step=0.1)
+    assert not any(used)
+
+
+def test_bad_input_gets_the_same_message():
+    p, (pair,) = psgd.XMat(), pairs(6, np.float64, 1, seed=9)
+    state = p.update(p.init(6, like=pair[0]), *pair, 0.3)
+    with pytest.raises(ValueError, match="`step` must lie in"):
+        p.update(state, *pair, 1.0)
+    with pytest.raises(ValueError, match="`h` must have the shape"):
+        p.update(state, pair[0], np.stack([pair[1], pair[1]], axis=1), 0.3)
+    with pytest.raises(TypeError, match="dtype"):
+        p.update(state, pair[0].astype(np.float32), pair[1].astype(np.float32), 0.3)
+
+
+def test_a_read_only_state_is_not_written_to():
+    p, made = psgd.XMat(), pairs(6, np.float64, 2, seed=10)
+    state = p.update(p.init(6, like=made[0][0]), *made[0], 0.3)
+    for x in (*state.q.blocks, *state.held):
+        x.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        p.update(state, *made[1], 0.3, inplace=True)
+    assert p.update(state, *made[1], 0.3).count == 2
+
+
+def test_they_can_be_switched_off(used, monkeypatch):
+    p, made = psgd.XMat(), pairs(6, np.float64, 3, seed=11)
+    assert kernels.available()
+    with kernels.off():
+        assert not kernels.available()
+        run(p, made, np.float64)
+    assert not any(used)
+    run(p, made, np.float64)
+    assert any(used)
+    used.clear()
+    monkeypatch.setattr(_switch, "_installed", lambda: False)
+    run(p, made, np.float64)
+    assert not any(used)
+
+
+def test_the_environment_switches_them_off():
+    code = "import sys, psgd_core; print(psgd_core.kernels.available(), 'numba' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PSGD_KERNELS": "off"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["False", "False"]
