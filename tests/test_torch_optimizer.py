@@ -90,6 +90,17 @@ def test_models_train(p, name):
 
 
 @pytest.mark.parametrize(
+    ("p", "curvature"), [(None, "hvp"), (psgd.XMat(), "whitening")], ids=["hvp", "white"]
+)
+def test_models_train_with_the_default_settings(p, curvature):
+    model, loss = task("lenet")
+    optimizer, start = PSGD(model.parameters(), p, curvature=curvature), loss().item()
+    for _ in range(100):
+        optimizer.step(loss)
+    assert loss().item() < start / 2
+
+
+@pytest.mark.parametrize(
     "curvature", ["finite_difference", Central(), "whitening", Whitening(of_momentum=True)]
 )
 def test_models_train_without_second_derivatives(curvature):

@@ -16,6 +16,11 @@ Whitening needs gradients only, and is used like any other optimiser::
         optimizer.zero_grad()
         loss_function(model(x), y).backward()
         optimizer.step()
+
+Replicas under `DistributedDataParallel` keep one preconditioner. Its averaging belongs to backward, so where
+the optimiser differentiates it is told whom to average with::
+
+    optimizer = PSGD(model.parameters(), process_group=torch.distributed.group.WORLD)
 """
 
 try:
