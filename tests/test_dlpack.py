@@ -400,7 +400,10 @@ def test_spread_over_devices():
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
+        },
     ).stdout
     assert "spread over 2 devices; call jax.device_put" in out
     assert "[7. 1. 2. 3. 4. 5. 6. 7.] 0.0" in out

@@ -18,9 +18,10 @@ under ``lax.scan`` and ``vmap``; nothing in it calls back to the host.
 Each leaf of the parameters has a state of its own, and nothing of the size of the model is ever put
 together. Where a leaf is sharded (`jax.sharding.NamedSharding`), `init`, called outside ``jit``, lays its
 state out alike, and an update costs small all-reduces, and collective-permutes for the flips of `XMat` and
-the shifts of `Butterfly`. `Dense` and `Sparse` gather; so do `XMat` and `Butterfly` on a leaf whose size is
-no multiple of twice the number of its shards. A leaf sharded over other than its leading axes is read shard
-by shard instead of row by row, which is another pairing of parameters, as good.
+the shifts of `Butterfly`. `Sparse` gathers; so do `XMat` and `Butterfly` on a leaf whose size is no multiple
+of twice the number of its shards; `Dense` has its matrix whole on each device. A leaf sharded over other
+than its leading axes is read shard by shard instead of row by row, which is another pairing of parameters, as
+good.
 """
 
 from __future__ import annotations

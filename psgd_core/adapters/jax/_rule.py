@@ -21,7 +21,7 @@ from ._engines import Engine
 from ._halves import for_shards
 from ._leaves import LeafState, Leaves, Tree, each, is_state
 from ._products import draw_probe
-from ._sharding import in_auto_mode, is_explicit, made_on, state_shardings
+from ._sharding import in_auto_mode, is_explicit, made_on
 
 Choice = Preconditioner | Callable[[jax.ShapeDtypeStruct], Preconditioner]
 """A preconditioner for all leaves, or a function of the leaf's shape and dtype that gives one."""
@@ -55,25 +55,17 @@ class Rule:
         layouts, kinds = leaves.layouts(params), leaves.kinds()
         fitters = each(self._fitter, kinds, layouts, list(leaves.names if self.per_leaf else ["params"]))
 
-        def make() -> list[LeafState]:
-            return each(self._start, fitters, kinds, layouts)
+        def make() -> ScaleByPSGDState:
+            states = each(self._start, fitters, kinds, layouts)
+            return ScaleByPSGDState(
+                count=jnp.zeros((), jnp.int32),
+                skipped=jnp.zeros((), jnp.int32),
+                key=self.key,
+                clip=self.loop._clip.init(self.engine.xp.zeros(len(states), dtype=kinds[0].dtype)),
+                leaves=jax.tree.unflatten(leaves.structure, states) if self.per_leaf else states[0],
+            )
 
-        def shardings(states: list[LeafState]) -> list[Any]:
-            arrays = jax.tree.leaves(params)
-            if not self.per_leaf:
-                return jax.tree.map(lambda _: None, states)
-            return each(lambda s, x: state_shardings(s, x, x.size), states, arrays)
-
-        plain = type(self.engine) is Engine and self.per_leaf
-        states = made_on(make, shardings, jax.tree.leaves(params) if plain else [])
-        sizes = self.engine.xp.zeros(len(states), dtype=kinds[0].dtype)
-        return ScaleByPSGDState(
-            count=jnp.zeros((), jnp.int32),
-            skipped=jnp.zeros((), jnp.int32),
-            key=self.key,
-            clip=self.loop._clip.init(sizes),
-            leaves=jax.tree.unflatten(leaves.structure, states) if self.per_leaf else states[0],
-        )
+        return made_on(make, params, leaves="leaves" if self.per_leaf else None)
 
     def update(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,36 +108,49 @@ def _axes(x: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(() if s is None else s if isinstance(s, tuple) else (s,) for s in spec)
 
 
-def state_shardings(state: Any, x: Any, n: int) -> Any:
+def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
+    """Return ``make()``, new arrays, where `params` lie; nothing is made on one device and moved.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a NamedTuple of trees.
+    params : pytree
+    leaves : str, optional
+        The field with a tree for each of the params, to be sharded like them; all else is whole everywhere.
+    """
+    arrays = jax.tree.leaves(params)
+    sharded = [x for x in arrays if isinstance(sharding_of(x), NamedSharding)]
+    if not sharded:
+        places = [x.devices() for x in arrays if isinstance(x, jax.Array) and sharding_of(x) is not None]
+        alone = len(places) == len(arrays) and all(len(p) == 1 and p == places[0] for p in places)
+        with jax.default_device(next(iter(places[0]))) if alone else nullcontext():
+            return make()
+    shapes = jax.eval_shape(make)
+    shardings = jax.tree.map(lambda _: NamedSharding(sharding_of(sharded[0]).mesh, PartitionSpec()), shapes)
+    if leaves is not None:
+        alike = jax.tree.map(_state_shardings, params, getattr(shapes, leaves))
+        shardings = shardings._replace(**{leaves: alike})
+    if any(isinstance(x, jax.core.Tracer) for x in arrays):  # traced, yet known: explicit axes
+        return jax.sharding.auto_axes(make, out_sharding=shardings)()
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def _state_shardings(x: Any, state: Any) -> Any:
     """Return the shardings of a leaf's state: last axes as long as the leaf sharded as it is, others whole.
 
     An axis whose length the shards do not divide cannot be, and is whole on each device: the pairs of `XMat`
     and `Butterfly` need n to be a multiple of twice the number of shards.
     """
-    sharding = sharding_of(x)
-    if not isinstance(sharding, NamedSharding):
-        return jax.tree.map(lambda _: sharding, state)
+    mesh, shards = sharding_of(x).mesh, layout_of(x).shards
     names = tuple(name for names in _axes(x) for name in names)
-    shards = layout_of(x).shards
 
     def one(part: Any) -> NamedSharding:
-        long = part.ndim > 0 and 8 * part.shape[-1] >= n and part.shape[-1] % shards == 0
+        long = part.ndim > 0 and 8 * part.shape[-1] >= x.size and part.shape[-1] % shards == 0
         spec = (*(None,) * (part.ndim - 1), names) if long and names else ()
-        return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(one, state)
-
-
-def made_on(make: Callable[[], Any], shardings: Callable[[Any], Any], leaves: list[Any]) -> Any:
-    """Return ``make()``, a pytree of new arrays, laid out by `shardings` where `leaves` lie anywhere.
-
-    Nothing is made on one device and moved.
-    """
-    if any(map(is_explicit, leaves)) and any(isinstance(x, jax.core.Tracer) for x in leaves):
-        return jax.sharding.auto_axes(make, out_sharding=shardings(jax.eval_shape(make)))()
-    if not leaves or not all(isinstance(x, jax.Array) and sharding_of(x) is not None for x in leaves):
-        return make()
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make)))()
 
 
 def in_auto_mode(function: Callable, *args: Any) -> Any:
