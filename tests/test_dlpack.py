@@ -227,6 +227,16 @@ def test_a_view_keeps_a_tensor_alive(torch):
     assert end() is None
 
 
+def test_donated_memory_that_is_shared_stays(jax):
+    """JAX may not reuse a buffer that it gave away, or was given."""
+    mine, theirs = aligned(1000), jax.numpy.full(1000, 3.0)
+    mine[:] = 3
+    view = to_numpy(theirs)
+    for x in (to_jax(mine), theirs):
+        jax.block_until_ready(jax.jit(lambda x: 0 * x - 1, donate_argnums=0)(x))
+    assert mine[7] == view[7] == 3
+
+
 def test_memory_is_given_back(torch, jax):
     def resident():
         with open("/proc/self/statm") as file:
