@@ -6,6 +6,7 @@ Everything here is written against the Python array API standard (2022.12 or lat
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -125,6 +126,8 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
         array_api_compat.is_torch_namespace(xp) and x[0].device.type == "cpu"
     )
     step = BLOCK if on_host else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
+    if array_api_compat.is_jax_namespace(xp) and all(r.dtype == wide for r in x):
+        step = max(n, 1)  # nothing to convert, and slices of sharded rows would move them
     total = None
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
@@ -142,11 +145,22 @@ def _stack(xp: ModuleType, rows: list[Array]) -> Array:
 
 
 def _chop(xp: ModuleType, x: Array) -> Array:
-    """Return `x` of shape (p, n) as (n / CHUNK, p, CHUNK), filled up with zeros."""
+    """Return `x` of shape (p, n) as (n / CHUNK, p, CHUNK), filled up with zeros.
+
+    Filled up at the end of each of as many equal parts as n allows, powers of two: where n is sharded over
+    devices that is work within each, where one filling at the very end would shift everything (all-gathers).
+    """
     p, n = x.shape
-    count = -(-n // CHUNK)
-    filled = xp.concat([x, xp.zeros_like(x[:, : count * CHUNK - n])], axis=1)
-    return xp.permute_dims(xp.reshape(filled, (p, count, CHUNK)), (1, 0, 2))
+    parts = math.gcd(n, CHUNK)
+    while parts > 1 and n // parts < CHUNK // 8:
+        parts //= 2
+    each = n // parts
+    width = min(CHUNK, each)
+    count = -(-each // width)
+    split = xp.reshape(x, (p, parts, each))
+    if count * width > each:
+        split = xp.concat([split, xp.zeros_like(split[:, :, : count * width - each])], axis=2)
+    return xp.permute_dims(xp.reshape(split, (p, parts * count, width)), (1, 0, 2))
 
 
 def known(flag: Array) -> bool | None:

@@ -1,0 +1,53 @@
+"""PSGD as optax gradient transformations, over any pytree, under one ``jax.jit``.
+
+`scale_by_psgd` is the mathematics, `psgd` the ready optimiser, `value_grad_hvp` what a training step asks of
+its loss::
+
+    optimizer = psgd(0.1, preconditioner=psgd_core.XMat())
+    ask = value_grad_hvp(loss)
+
+    @jax.jit
+    def train_step(params, state, key, batch):
+        value, grads, hvp, probe = ask(params, key, batch)
+        updates, state = optimizer.update(grads, state, params, hvp=hvp, probe=probe)
+        return optax.apply_updates(params, updates), state, value
+
+Without ``hvp`` the gradients are whitened instead, and any training loop of optax does. The same step runs
+under ``lax.scan`` and ``vmap``; nothing in it calls back to the host.
+
+Each leaf of the parameters has a state of its own, and nothing of the size of the model is ever put
+together. Where a leaf is sharded (`jax.sharding.NamedSharding`), `init`, called outside ``jit``, lays its
+state out alike, and an update costs small all-reduces, and collective-permutes for the flips of `XMat` and
+the shifts of `Butterfly`. `Sparse` gathers; so do `XMat` and `Butterfly` on a leaf whose size is no multiple
+of twice the number of its shards; `Dense` has its matrix whole on each device. A leaf sharded over other
+than its leading axes is read shard by shard instead of row by row, which is another pairing of parameters, as
+good.
+"""
+
+from __future__ import annotations
+
+try:
+    import jax as _jax
+    import optax as _optax
+except ImportError as error:
+    raise ImportError(
+        f"`psgd_core.adapters.jax` needs jax and optax, and {error.name} is not installed; "
+        "pip install 'psgd-core[jax]'"
+    ) from error
+
+from ._leaves import LeafState
+from ._products import Products, draw_probe, value_grad_hvp
+from ._rule import ScaleByPSGDState
+from ._transform import psgd, scale_by_psgd
+
+__all__ = [
+    "LeafState",
+    "Products",
+    "ScaleByPSGDState",
+    "draw_probe",
+    "psgd",
+    "scale_by_psgd",
+    "value_grad_hvp",
+]
+
+del _jax, _optax

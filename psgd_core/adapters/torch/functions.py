@@ -1,0 +1,75 @@
+"""A PyTorch loss as functions of one vector: for `psgd_core.minimize`, `psgd_core.PSGD.step`, and studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...curvature import Functions
+from ._autograd import evaluate
+from ._flat import Flat
+
+
+def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn.Module) -> Functions:
+    """Return value, gradient and Hessian-vector product of a loss over the flattened parameters.
+
+    They start from ``torch.nn.utils.parameters_to_vector(params).detach()``::
+
+        f = functions(lambda: loss_function(model(x), y), model)
+        result = psgd_core.minimize(f.both, x0, jac=True, hvp=f.hvp)
+        torch.nn.utils.vector_to_parameters(result.x, model.parameters())
+
+    Parameters
+    ----------
+    closure : callable
+        Returns the loss, a scalar, without calling backward. The same function every time: no dropout, a
+        fixed batch.
+    params : iterable of tensors, or a module
+        A module stands for its parameters that require a gradient. On one device.
+
+    Returns
+    -------
+    Functions
+        Of vectors in the widest of the parameters' dtypes, at least float32; `hvp` takes (n, k) as well and
+        differentiates the loss once for all k. Each call puts its point into the parameters, evaluates, and
+        puts back what was there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no parameters, they are on several devices, complex or sparse; for what `closure` must
+        not return.
+    """
+    given = params.parameters() if isinstance(params, torch.nn.Module) else params
+    wanted = [p for p in given if p.requires_grad]
+    if not wanted:
+        raise ValueError("`params` must hold tensors that require a gradient, got none; set requires_grad")
+    flat = Flat(wanted)
+
+    def found(x: Tensor, columns: list[Tensor]) -> Any:
+        if tuple(x.shape) != (flat.n,):
+            raise ValueError(
+                f"`x` must have shape ({flat.n},), got {tuple(x.shape)}; flatten the parameters in order"
+            )
+        before = flat.vector()
+        try:
+            flat.write(x)
+            return evaluate(closure, wanted, [flat.parts(column) for column in columns], once=True)
+        finally:
+            flat.write(before)
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        here = found(x, [])
+        return here.loss.reshape(()).to(flat.dtype), flat.vector(here.grads)
+
+    def hvp(x: Tensor, v: Tensor) -> Tensor:
+        columns = [v] if v.ndim == 1 else list(v.unbind(1))
+        products = [flat.vector(product) for product in found(x, columns).products]
+        return products[0] if v.ndim == 1 else torch.stack(products, dim=1)
+
+    return Functions(
+        gradient=lambda x: both(x)[1], value=lambda x: both(x)[0], hvp=hvp, both=both, batched=True
+    )

@@ -1,0 +1,308 @@
+"""The optimiser: parameter groups, closures and checkpoints around `psgd_core.PSGD.update`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import descent
+from ...curvature import Central, Exact, Forward, Gaussian, Probes, Source, Whitening
+from ...descent import clips
+from ...preconditioners import LowRank, Preconditioner
+from ...schedules import Schedule, require_schedule, value_at
+from . import _pairs, _saved
+from ._engines import ENGINES
+from ._flat import Flat, require_parameter
+from ._groups import Mover, require_settings
+
+SOURCES: dict[str, Source] = {"hvp": Exact(), "finite_difference": Forward(), "whitening": Whitening()}
+"""Names for `curvature`."""
+
+SHARED = ("curvature", "update_probability", "engine", "probes", "rng", "process_group", "compile")
+"""What holds for all groups, because the loss is differentiated for all at once."""
+
+
+class PSGD(torch.optim.Optimizer):
+    """Curvature-informed SGD: ``x <- x - lr P m``, eq. (1), P fitted to pairs (v, h = H v) along the way.
+
+    Each parameter group has one preconditioner, over all its parameters as one vector, and its own settings;
+    a probe v spans all groups, so h of a group sees the others as noise. To precondition layer by layer, make
+    a group of each.
+
+    Parameters
+    ----------
+    params : iterable of tensors, (name, tensor) pairs, or dicts
+        As for every `torch.optim.Optimizer`. Real and dense; each group on one device. Those of 16 bits have
+        float32 state, including a float32 copy that small steps add up in; float64 stays float64.
+    preconditioner : Preconditioner, per group
+        The group that P is fitted on; `LowRank(10)` by default.
+    lr : float or tensor, per group
+        mu of eq. (1), which `torch.optim.lr_scheduler` may change. With Hessian-vector products 1 is Newton's
+        step, and 0.1 the default; with whitening P m has elements of about 1, and 0.01 is the default.
+    step : float or schedule, per group
+        Step size of the fitting, in (0, 1): a number or one of `psgd_core.schedules`.
+    momentum, weight_decay, decay : per group
+        As in `psgd_core.PSGD`.
+    clip : Clip, tuple of Clips, float or None, per group
+        The limit on ``P m``: no step beyond twice their running mean by default, see
+        `psgd_core.descent.clips`; a number limits the norm. `TrustRadius` needs a closure.
+    curvature : {"hvp", "finite_difference", "whitening"} or Source
+        Where h comes from: the loss differentiated twice; differences of gradients at parameters displaced by
+        a small multiple of v, which evaluates the closure twice (BatchNorm's averages see it twice as well);
+        or h = g, which makes ``P g`` white. Or one of `Exact`, `Forward`, `Central`, `Whitening`.
+    update_probability : float or schedule
+        P is fitted with this probability, and in the first step: the paper takes 0.1, which saves the cost of
+        most pairs.
+    engine : {"auto", "torch", "numpy", "cupy"}
+        What computes the iteration. NumPy and CuPy work on the memory of PyTorch's gradients, without a copy.
+        "auto" takes NumPy on the CPU, PyTorch elsewhere.
+    probes : Probes
+        How v is drawn; ``Gaussian(k)`` averages k products in one update.
+    rng : int or torch.Generator
+        Seed, or generator, of the probes. The same on all replicas of a model.
+    process_group : torch.distributed.ProcessGroup, optional
+        Gradients and products that are taken here, not by backward, are averaged over it.
+        `DistributedDataParallel` does so in backward only.
+    compile : bool or dict
+        Run each update through `torch.compile`; a dict has its arguments. Engine "torch" only. Leave
+        `momentum` and `weight_decay` constant then: lr and step alone change without compiling anew.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For settings and parameters that cannot be, in one sentence.
+
+    Notes
+    -----
+    - `step` says how a loss is handed in.
+    - Parameters whose gradient is None are left alone, and have no part in fitting.
+    - A gradient or loss that is not finite moves nothing; `group_state` counts it in ``skipped``.
+    - `state_dict` holds tensors, numbers and texts only (``weights_only=True`` loads it), with the
+      generator's state: a run resumed from it goes on bit for bit. It fits every engine.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        preconditioner: Preconditioner | None = None,
+        *,
+        lr: float | Tensor | None = None,
+        step: Schedule = 0.1,
+        momentum: float = 0.9,
+        clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.Running(),  # noqa: B008
+        weight_decay: float = 0.0,
+        decay: str = "decoupled",
+        curvature: str | Source = "hvp",
+        update_probability: Schedule = 1.0,
+        engine: str = "auto",
+        probes: Probes = Gaussian(),  # noqa: B008
+        rng: int | torch.Generator = 0,
+        process_group: Any = None,
+        compile: bool | dict[str, Any] = False,
+    ) -> None:
+        source = SOURCES.get(curvature) if isinstance(curvature, str) else curvature
+        if not isinstance(source, Exact | Forward | Central | Whitening):
+            raise ValueError(
+                f"`curvature` must be one of {list(SOURCES)}, or Exact, Forward, Central or Whitening of "
+                f"psgd_core.curvature, got {curvature!r}"
+            )
+        if engine not in ENGINES:
+            raise ValueError(f"`engine` must be one of {list(ENGINES)}, got {engine!r}")
+        if compile is not False and engine not in ("auto", "torch"):
+            raise ValueError(f"`compile` must be False for engine {engine!r}, got {compile!r}; use 'torch'")
+        if not isinstance(probes, Probes):
+            raise TypeError(f"`probes` must be Probes such as psgd_core.curvature.Gaussian(), got {probes!r}")
+        seed = rng.initial_seed() if isinstance(rng, torch.Generator) else rng
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise TypeError(f"`rng` must be an int >= 0 or a torch.Generator, got {rng!r}")
+        if update_probability != 1:
+            require_schedule("update_probability", update_probability, 0.0, 1.0)
+        self._source, self._engine, self._probes = source, engine, probes
+        self._asker, self._probability = _pairs.Asker(source, process_group), update_probability
+        self._options = {} if compile is True else compile or None
+        self._generator = rng if isinstance(rng, torch.Generator) else None
+        self._seed = seed
+        self._iteration = 0
+        self._movers: dict[int, Mover] = {}
+        if lr is None:
+            lr = 0.01 if isinstance(source, Whitening) else 0.1
+        defaults = {
+            "preconditioner": LowRank(10) if preconditioner is None else preconditioner,
+            **{"lr": lr, "step": step, "momentum": momentum, "clip": clip},
+            **{"weight_decay": weight_decay, "decay": decay},
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; its preconditioner starts in the next step."""
+        shared = [name for name in SHARED if name in param_group]
+        if shared:
+            raise ValueError(
+                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it holds for all"
+            )
+        require_settings({**self.defaults, **param_group}, self._source)
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            try:
+                require_parameter("params", p)
+            except TypeError:
+                self.param_groups.pop()
+                raise
+
+    # -- a step ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, v: Any = None, h: Any = None) -> Any:
+        """Do one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Returns the loss *without calling backward*; it is differentiated here, and ``.grad`` is left
+            alone. With finite differences and whitening, closures that call zero_grad and backward will do as
+            well. Without a closure the gradients are those in ``.grad``, as backward leaves them.
+        v, h : list of tensors like the parameters, or tensor of shape (n,) or (n, k); optional
+            Probes of your own, over all groups in order, and their products. Given, P is fitted on them in
+            this step; `due` says when that is worth its cost, `probe` draws a v::
+
+                grads = torch.autograd.grad(loss, params, create_graph=True)
+                v = optimizer.probe()
+                h = torch.autograd.grad(grads, params, v)
+                for p, g in zip(params, grads):
+                    p.grad = g.detach()
+                optimizer.step(v=v, h=h)
+
+        Returns
+        -------
+        tensor or None
+            The loss that the closure returned, detached.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the loss is no scalar, has no graph or was differentiated already; for sparse gradients; for
+            `v`, `h` of other shapes, and pairs that cannot be had without a closure.
+        RuntimeError
+            If an operation cannot be differentiated twice.
+        """
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; "
+                "evaluate the model inside it"
+            )
+        if h is not None and v is None:
+            raise ValueError("`v` must be given with `h`, got None; they are a pair")
+        fit = v is not None or self.due()
+        groups = [g for g in self.param_groups if sum(p.numel() for p in g["params"])]
+        flats = [Flat(g["params"]) for g in groups]
+        probes = None
+        if fit:
+            probes = self._draw(flats) if v is None else _pairs.handed_in("v", v, flats)
+        known = None if h is None else _pairs.handed_in("h", h, flats)
+        found, g, vs, hs = self._asker.ask(closure, flats, probes, known)
+        for i, (group, flat) in enumerate(zip(groups, flats, strict=True)):
+            used = [part is not None for part in _pairs.by_group(found.grads, flats)[i]]
+            if any(used):
+                pair = (None if vs is None else vs[i], None if hs is None else hs[i])
+                mover, held = self._mover(group, flat), self.state[flat.params[0]]
+                value = self._asker.value(found.loss, flat) if mover.needs_value else None
+                mover.move(group, held, flat, g[i], used, pair, value, self._iteration)
+        self._iteration += 1
+        return found.loss
+
+    def due(self) -> bool:
+        """Return whether the next step fits P; the same however often it is asked."""
+        for group in self.param_groups:
+            if any(p.requires_grad for p in group["params"]) and group["params"][0] not in self.state:
+                return True
+        chance = value_at(self._probability, self._iteration)
+        return chance >= 1 or bool(np.random.default_rng([self._seed, self._iteration]).random() < chance)
+
+    def probe(self) -> list[Tensor]:
+        """Return a probe v as a list of tensors like the parameters, from the optimiser's own generator."""
+        if self._probes.k != 1:
+            raise ValueError(
+                f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw your own"
+            )
+        flats = [Flat(group["params"]) for group in self.param_groups]
+        return _pairs.columns(self._draw(flats), flats)[0]
+
+    def group_state(self, index: int = 0) -> descent.PSGDState | None:
+        """Return the state of a group's loop, for its preconditioner's verbs; None before the first step.
+
+        ``group["preconditioner"].matrix(optimizer.group_state().preconditioner)`` is P. Arrays are those of
+        the engine.
+        """
+        return self.state.get(self.param_groups[index]["params"][0], {}).get("loop")
+
+    # -- checkpoints -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run goes on from, as tensors, numbers and texts."""
+        packed = super().state_dict()
+        packed["param_groups"] = [_saved.plain_group(group) for group in packed["param_groups"]]
+        packed["state"] = {key: _saved.packed(held) for key, held in packed["state"].items()}
+        packed["psgd"] = {
+            **{"version": _saved.VERSION, "iteration": self._iteration, "seed": self._seed},
+            "generator": _saved.generator_state(self._generator),
+        }
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned, for parameters of the same shapes and dtypes.
+
+        Numbers among the settings are taken over as well; preconditioners, clips and schedules must be those
+        that were saved.
+
+        Raises
+        ------
+        ValueError
+            If something does not fit; nothing is changed then.
+        """
+        own = _saved.require_own(state_dict)
+        saved, here = state_dict["param_groups"], self.param_groups
+        states, groups = {}, saved
+        if [len(g["params"]) for g in saved] == [len(g["params"]) for g in here]:  # or super() complains
+            groups = [_saved.restored_group(*pair, i) for i, pair in enumerate(zip(saved, here, strict=True))]
+            for i, (old, new) in enumerate(zip(groups, here, strict=True)):
+                held = state_dict["state"].get(old["params"][0])
+                if held is not None:
+                    flat = Flat(new["params"])
+                    mover = Mover(old, flat, self._source, self._engine, None)
+                    states[new["params"][0]] = _saved.unpacked(held, mover, flat, f"group {i}")
+        generator = _saved.restored_generator(own, self._generator)
+        super().load_state_dict({"state": {}, "param_groups": groups})
+        self.state.update(states)
+        self._iteration, self._seed, self._generator = own["iteration"], own["seed"], generator
+        self._movers = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {key: value for key, value in self.__dict__.items() if key in _OWN}
+        return super().__getstate__() | own | {"_generator": _saved.generator_state(self._generator)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._movers = {}
+        if isinstance(state.get("_generator"), dict):
+            self._generator = _saved.generator_at(state["_generator"])
+
+    # -- its parts -------------------------------------------------------------------------------------
+
+    def _mover(self, group: dict[str, Any], flat: Flat) -> Mover:
+        mover = self._movers.get(id(group))
+        if mover is None or not mover.fits(group, flat):
+            mover = self._movers[id(group)] = Mover(group, flat, self._source, self._engine, self._options)
+        return mover
+
+    def _draw(self, flats: list[Flat]) -> _pairs.Vectors:
+        if self._generator is None:
+            self._generator = torch.Generator(flats[0].device).manual_seed(self._seed)
+        return _pairs.draw(self._probes, self._generator, flats)
+
+
+_OWN = ("_source", "_engine", "_probes", "_probability", "_asker", "_options", "_seed", "_iteration")
+"""What a copy of the optimiser takes along, besides its generator."""
