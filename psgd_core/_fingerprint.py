@@ -20,22 +20,22 @@ def fingerprint(config: Any) -> dict[str, Any]:
             f"`config` must be a dataclass instance such as psgd_core.XMat(), got {config!r}; "
             "put anything else in `metadata`"
         )
-    texts = {field.name: _text(getattr(config, field.name)) for field in fields(config)}
+    texts = {field.name: text_of(getattr(config, field.name)) for field in fields(config)}
     for name, text in texts.items():
         if len(text) > _LONG:
             texts[name] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
     return {"class": type(config).__name__, "fields": texts}
 
 
-def _text(x: Any) -> str:
+def text_of(x: Any) -> str:
     """Return all of `x` as text: a `repr` that neither abbreviates nor shows an address."""
     if is_dataclass(x) and not isinstance(x, type):
-        parts = ", ".join(f"{field.name}={_text(getattr(x, field.name))}" for field in fields(x))
+        parts = ", ".join(f"{field.name}={text_of(getattr(x, field.name))}" for field in fields(x))
         return f"{type(x).__name__}({parts})"
     if type(x) in (tuple, list):
-        return f"{type(x).__name__}({', '.join(map(_text, x))})"
+        return f"{type(x).__name__}({', '.join(map(text_of, x))})"
     if type(x) is dict:
-        return f"dict({', '.join(f'{key!r}: {_text(value)}' for key, value in x.items())})"
+        return f"dict({', '.join(f'{key!r}: {text_of(value)}' for key, value in x.items())})"
     if hasattr(x, "__qualname__"):  # functions: told apart by name only
         return f"{x.__module__}.{x.__qualname__}"
     return type(x).__qualname__ if repr(x) == object.__repr__(x) else repr(x)

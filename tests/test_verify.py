@@ -26,6 +26,7 @@ from psgd_analysis.verify.stops import Below, GapBelow, LinearDescent, Settled, 
 from psgd_analysis.verify.theory import lag, online_rate
 from psgd_core import convergence
 from psgd_core.convergence import Status, Trace
+from psgd_core.preconditioners.geometries import GEOMETRIES
 
 INSTALLED = []
 for name in LIBRARIES:

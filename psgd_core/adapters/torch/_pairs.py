@@ -125,7 +125,9 @@ def difference(
         pair = source.pairs(Functions(gradient=gradient), x, torch.cat(g), torch.cat(v))
     finally:
         put(x)
-    return list(torch.split(pair[0], sizes)), list(torch.split(pair[1], sizes))
+    probe, product = pair
+    assert probe is not None  # of a difference
+    return list(torch.split(probe, sizes)), list(torch.split(product, sizes))
 
 
 class Asker:

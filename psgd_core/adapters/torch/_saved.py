@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoint import _compare_config, _fingerprint, _Misfit, _text
+from ..._fingerprint import Misfit, compare, fingerprint, text_of
 from .. import dlpack
 
 VERSION = 1
@@ -68,8 +68,8 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        return _fingerprint(value)
-    return {"class": _text(value), "fields": {}}
+        return fingerprint(value)
+    return {"class": text_of(value), "fields": {}}
 
 
 def restored(saved: Any, here: Any, name: str) -> Any:
@@ -86,8 +86,8 @@ def restored(saved: Any, here: Any, name: str) -> Any:
     if not isinstance(given, dict):
         given = {"class": repr(given), "fields": {}}
     try:
-        _compare_config(saved, given)
-    except _Misfit as error:
+        compare(saved, given)
+    except Misfit as error:
         what = str(error).replace(" as `config`", "").replace(" in `config`", " here")
         raise ValueError(f"`{name}` must be the one that was saved, but {what}") from None
     return here
