@@ -114,7 +114,7 @@ def page(runs: list[dict[str, Any]], caption: str) -> Any:
 
     there = [dtype for dtype in PRECISIONS if any(run["dtype"] == dtype for run in runs)]
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    figure = Figure(figsize=(17.5, 3.9 * len(there) + 0.7), dpi=130, layout=layout)
+    figure = Figure(figsize=(17.5, 3.9 * len(there) + 0.7), dpi=90, layout=layout)
     grid = figure.subplots(len(there), 4, squeeze=False)
     for row, dtype in zip(grid, there, strict=True):
         mine = [run for run in runs if run["dtype"] == dtype]
