@@ -18,7 +18,8 @@ from psgd_analysis.files import write_atomically
 from psgd_analysis.verify.pool import Results
 
 ROOT = Path(__file__).parent.parent
-TINY = ["-p", "xmat", "--problem", "definite", "--n", "4", "--kappa", "3", "--jobs", "1"]
+TINY = ["-p", "xmat", "--problem", "definite", "--setting", "exact", "--setting", "online"]
+TINY += ["--n", "4", "--kappa", "3", "--jobs", "1"]
 
 
 @pytest.fixture
@@ -90,7 +91,21 @@ def test_a_family_name_takes_all_of_it_and_an_exact_name_only_that(psgd):
     checks = psgd("verify", "--list", "-p", "dense", "--problem", "definite")[1].split("checks", 1)[1]
     assert "dense/definite/exact" in checks
     assert "qe-dense" not in checks
-    assert "qe-dense/definite/exact" in psgd("verify", "--list", "-p", "dense*")[1]
+    assert "qe-dense/definite/exact" in psgd("verify", "--list", "-p", "*dense")[1]
+
+
+def test_the_comparison_of_geometries_writes_its_figure_and_its_numbers(psgd, tmp_path, monkeypatch):
+    from psgd_analysis.verify import comparison
+
+    monkeypatch.setattr(comparison, "KAPPAS", (1e2,))
+    monkeypatch.setattr(comparison, "UPDATES", 10)
+    code, out, _ = psgd("verify", "--compare-geometries", "--seed", "3")
+    assert code == 0
+    assert re.search(r"runs in \d+ s; geometries\.png, geometries\.json\s*$", out)
+    assert (tmp_path / "geometries.png").read_bytes().startswith(b"\x89PNG")
+    data = json.loads((tmp_path / "geometries.json").read_text(encoding="utf-8"))
+    assert data["seed"] == 3
+    assert {run["kappa"] for run in data["runs"]} == {100.0}
 
 
 @pytest.mark.parametrize("ending", ["npy", "npz", "mtx"])
@@ -125,7 +140,8 @@ def test_help_says_what_there_is(psgd):
 
 def test_a_failed_check_gives_1_and_says_why(psgd, tmp_path):
     code, out, _ = psgd(
-        "verify", "-p", "qe-dense", "--problem", "definite", "--n", "4", "--step", "0.8", "--steps", "300"
+        *("verify", "-p", "qe-dense", "--problem", "definite", "--setting", "exact"),
+        *("--n", "4", "--step", "0.8", "--steps", "300"),
     )
     assert code == 1
     assert "0 of 1 checks passed" in out

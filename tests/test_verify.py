@@ -13,7 +13,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psgd_analysis.verify import pool, report
+from psgd_analysis.verify import comparison, pool, report
 from psgd_analysis.verify.backends import LIBRARIES, Backend, Unavailable
 from psgd_analysis.verify.baselines import BFGS, ClosedForm, best_below
 from psgd_analysis.verify.cases import CHOSEN, Case, Sizes, chosen, situation_of, table
@@ -594,3 +594,32 @@ def test_page_has_a_panel_per_question_and_leaves_pyplot_alone(outcomes, tmp_pat
     figure.savefig(tmp_path / "page.png")
     assert ("matplotlib.pyplot" in sys.modules) == loaded
     assert len(page(done[:1], options, "").axes) == 1
+
+
+# -- geometries side by side -------------------------------------------------------------------------------
+
+
+def test_the_comparison_of_geometries(monkeypatch):
+    """Few updates, two condition numbers: in float64 and float32 the best end where their precision does."""
+    monkeypatch.setattr(comparison, "KAPPAS", (1e2, 1e4))
+    monkeypatch.setattr(comparison, "UPDATES", 120)
+    monkeypatch.setattr(comparison, "PRECISIONS", ("float64", "float32"))
+    ticks = []
+    runs = comparison.compare(0, lambda: ticks.append(1))
+    assert len(runs) == len(ticks) == 2 * 2 * len(GEOMETRIES)
+    for run in runs:
+        assert len(run["updates"]) == len(run["distance"]) == len(run["seconds"])
+        assert run["updates"][-1] == 120
+        assert run["seconds"] == sorted(run["seconds"])
+    ends = {(run["geometry"], run["kappa"], run["dtype"]): run["distance"][-1] for run in runs}
+    assert ends["Lyapunov", 1e4, "float64"] < 1e-10 < 1e-2 < ends["EQ", 1e4, "float64"]
+    assert 1e-10 < ends["Lyapunov", 1e4, "float32"] < 1e-3
+    axes = comparison.page(runs, "").axes
+    assert len(axes) == 8
+    assert all(len(ax.lines) == len(GEOMETRIES) for ax in axes)
+
+
+def test_bfloat16_keeps_eight_bits():
+    pytest.importorskip("torch")
+    x = np.array([1.0, 1.0 + 2.0**-9, 1.0 + 2.0**-7], dtype=np.float32)
+    np.testing.assert_array_equal(comparison._bfloat16(x), [1.0, 1.0, 1.0 + 2.0**-7])

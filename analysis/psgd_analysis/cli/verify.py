@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from ..files import write_atomically
 from ..problems import load_hessian
-from ..verify import report
+from ..verify import comparison, report
 from ..verify.backends import DTYPES, LIBRARIES, Backend, Unavailable
 from ..verify.cases import Case, Sizes, chosen, table
 from ..verify.entries import ENTRIES
@@ -33,6 +33,7 @@ BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str) 
 DtypeName = Enum("DtypeName", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
 
 PNG, JSON = "verify.png", "verify.json"
+GEOMETRIES_PNG, GEOMETRIES_JSON = "geometries.png", "geometries.json"
 
 
 def verify(
@@ -42,6 +43,9 @@ def verify(
     ] = None,
     problem: Annotated[
         list[str] | None, typer.Option("--problem", help="Which Hessians; repeatable. See --list.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--setting", help="In which settings; repeatable. See --list.")
     ] = None,
     hessian: Annotated[
         Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx or .mtx.gz.")
@@ -70,6 +74,13 @@ def verify(
         bool, typer.Option("--all", help="Every combination, not just the chosen ones. Takes minutes.")
     ] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the checks, and run none.")] = False,
+    geometries: Annotated[
+        bool,
+        typer.Option(
+            "--compare-geometries",
+            help=f"Instead: how far each geometry comes, into {GEOMETRIES_PNG} and {GEOMETRIES_JSON}.",
+        ),
+    ] = False,
 ) -> int:
     """Check every preconditioner against its exact target.
 
@@ -82,6 +93,9 @@ def verify(
         raise typer.BadParameter(
             f"must lie in (0, 1), got {step}; at 1 the fastest mode never settles", param_hint="--step"
         )
+    if geometries:
+        _require_folder(out)
+        return _compare_geometries(seed, out, ["psgd", *(context.obj or ())])
     if not math.isfinite(kappa):
         raise typer.BadParameter(f"must be finite, got {kappa}", param_hint="--kappa")
     library = Backend(backend.value, dtype.value)
@@ -91,10 +105,14 @@ def verify(
     if hessian is not None:
         problems = [*(problems or ()), OWN.name]
     cases = table(sizes, preconditioners, problems)
-    if not (everything or preconditioner or problem or hessian):
+    if not (everything or preconditioner or problem or setting or hessian):
         cases = chosen(cases)
+    settings = _names("--setting", setting, SETTINGS)
+    cases = [case for case in cases if settings is None or case.setting in settings]
     if not cases:
-        raise typer.BadParameter("these preconditioners and problems do not go together; see --list")
+        raise typer.BadParameter(
+            "these preconditioners, problems and settings do not go together; see --list"
+        )
     if listing:
         _list(cases)
         return 0
@@ -136,16 +154,48 @@ def _verify(
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
+def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
+    start, planned = time.perf_counter(), list(comparison.cases())
+    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("geometries", total=len(planned))
+        runs = comparison.compare(seed, lambda: progress.advance(bar))
+    seconds = time.perf_counter() - start
+    data = report.finite(
+        {
+            "schema": 1,
+            "program": "psgd verify --compare-geometries",
+            "command": list(command),
+            "versions": report.versions(Backend()),
+            "seed": seed,
+            "settings": {"n": comparison.N, "share of the stable step": comparison.SHARE},
+            "seconds": seconds,
+            "runs": runs,
+        }
+    )
+    text = report.to_json(data)
+    write_atomically(out / GEOMETRIES_JSON, lambda file: file.write(text.encode("utf-8")))
+    caption = (
+        f"psgd verify --compare-geometries: Dense, n = {comparison.N}, exact expectation of an indefinite H, "
+        f"{comparison.SHARE} times the stable step, seed {seed}"
+    )
+    figure = comparison.page(runs, caption)
+    write_atomically(out / GEOMETRIES_PNG, lambda file: figure.savefig(file, format="png"))
+    print(f"{len(runs)} runs in {seconds:.0f} s; {out / GEOMETRIES_PNG}, {out / GEOMETRIES_JSON}")
+    return 0
+
+
+_COLUMNS = (
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(),
+    TextColumn("{task.percentage:>3.0f} %"),
+    TimeElapsedColumn(),
+)
+
+
 def _run(cases: Sequence[Case], options: Options, jobs: int) -> Results:
     """Run the cases behind a progress bar on stderr."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
         lengths = {case: length(case, options) for case in cases}
         bar = progress.add_task(f"0 of {len(cases)} checks", total=sum(lengths.values()))
         finished = 0

@@ -42,7 +42,7 @@ class Sizes(NamedTuple):
 
 
 CHOSEN = (
-    *(f"{name}/definite/exact" for name in BASES),
+    *(f"{name}/definite/exact" for name, entry in BASES.items() if not entry.free),
     "qe-dense/definite/exact",
     "qe-symmetric-dense/definite/exact",
     "diagonal/indefinite/exact",
@@ -50,7 +50,7 @@ CHOSEN = (
     "butterfly/indefinite/exact",
     "sparse-*/indefinite/exact",
     "dense/indefinite/exact",
-    *(f"{name}/outside/exact" for name in BASES),
+    *(f"{name}/outside/exact" for name in BASES if not name.startswith(("dense", "lowrank"))),
     "xmat/ill-conditioned/exact",
     "sparse-klein/noisy/exact",
     "dense/noisy/exact",

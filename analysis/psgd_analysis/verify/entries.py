@@ -169,7 +169,7 @@ BASES = {
             "Kronecker(dense, diagonal)",
             lambda n: psgd.Kronecker(_rectangle(n), ("triangular", "diagonal")),
             least=4,
-            patience=2000,
+            patience=6000,
         ),
         Entry("lowrank", "LowRank(2)", lambda n: psgd.LowRank(2), least=4, usual=20),
         Entry(

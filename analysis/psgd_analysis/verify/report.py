@@ -69,7 +69,7 @@ def as_dict(
         "total": len(outcomes),
         "cases": [_case(outcome) for outcome in outcomes],
     }
-    return _finite(data)
+    return finite(data)
 
 
 def versions(backend: Backend) -> dict[str, str]:
@@ -110,12 +110,12 @@ def _case(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _finite(x: Any) -> Any:
+def finite(x: Any) -> Any:
     """Return x with None for what is not finite, and floats of seven digits."""
     if isinstance(x, dict):
-        return {key: _finite(value) for key, value in x.items()}
+        return {key: finite(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return [_finite(value) for value in x]
+        return [finite(value) for value in x]
     if isinstance(x, float):
         return float(f"{x:.7g}") if math.isfinite(x) else None
     return None if isinstance(x, str) and x in ("inf", "-inf") else x
