@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from psgd_analysis import problems
+from psgd_analysis.documents import as_json
 from psgd_analysis.minimize import command, contenders, counting, ratios, report, run
 
 
@@ -155,7 +156,7 @@ def test_an_interrupt_keeps_what_there_was():
     assert last.counter.trace["fun"]
     assert len(study.lines) < 8
     content = report.document(study, command=["psgd"], seeds=[0, 1], options={}, newton=None)
-    assert json.loads(report.text_of(content))["interrupted"] is True
+    assert json.loads(as_json(content))["interrupted"] is True
     report.table(study)
 
 

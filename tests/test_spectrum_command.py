@@ -55,7 +55,7 @@ def test_default_run(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["spectrum.json", "spectrum.png"]
     data = read(tmp_path)
     assert data["format"] == "psgd-spectrum"
-    assert set(data["versions"]) == {"psgd_core", "numpy", "scipy", "python"}
+    assert set(data["versions"]) == {"psgd-core", "numpy", "scipy", "python"}
     assert data["seed"] == 0
     assert data["n"] == 16
     assert set(data["studies"]) == {"density", "groups", "order_for_xmat", "ranks", "before_after"}

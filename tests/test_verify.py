@@ -13,6 +13,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psgd_analysis.documents import as_json
 from psgd_analysis.verify import comparison, pool, report
 from psgd_analysis.verify.backends import LIBRARIES, Backend, Unavailable
 from psgd_analysis.verify.baselines import BFGS, ClosedForm, best_below
@@ -415,7 +416,7 @@ def test_an_exception_fails_its_case_alone(monkeypatch):
     bad, good = pool.run_all(FEW, small()).outcomes
     assert (bad.passed, bad.status, bad.reason) == (False, "ERROR", "FloatingPointError: no luck")
     assert good.passed
-    assert json.loads(report.to_json(report.as_dict([bad], small(), [], 0.0, False)))["passed"] == 0
+    assert json.loads(as_json(report.as_dict([bad], small(), [], 0.0, False)))["passed"] == 0
 
 
 def test_ctrl_c_keeps_what_is_finished(monkeypatch):
@@ -484,7 +485,7 @@ def test_json_is_strict_complete_and_read_back(outcomes):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    text = report.to_json(report.as_dict(done, options, ["psgd", "verify"], 1.5, False))
+    text = as_json(report.as_dict(done, options, ["psgd", "verify"], 1.5, False))
     data = json.loads(text, parse_constant=refuse)
     assert data.keys() == {
         "schema", "program", "command", "versions", "seed", "settings", "seconds", "interrupted", "passed",
@@ -506,7 +507,7 @@ def test_json_has_null_for_what_is_not_finite(outcomes):
 
     options, done = outcomes
     gone = replace(done[0], traces={"PSGD": trace_of([1.0, math.inf, math.nan])}, fitted=math.nan)
-    text = report.to_json(report.as_dict([gone], options, [], 0.0, True))
+    text = as_json(report.as_dict([gone], options, [], 0.0, True))
     case = json.loads(text)["cases"][0]
     assert case["traces"][0]["distance"] == [1.0, None, None]
     assert case["final"] is None

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ..documents import as_json, versions
 from ..files import write_atomically
 from ..verify.backends import LIBRARIES, Unavailable
 from . import figures, machine, report
@@ -193,7 +194,7 @@ def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bo
         "interrupted": found.interrupted,
         "seed": seed,
         "kernels": "in this psgd-core" if have_kernels() else "none in this psgd-core: plain code alone",
-        "versions": machine.versions(peer.package for peer in plan.peers if peer.package),
+        "versions": versions([*machine.PACKAGES, *(peer.package for peer in plan.peers if peer.package)]),
         "machine": machine.describe("gpu" if gpu else "cpu"),
         "threads": {"copy": plan.threads, **machine.threads()},
         "copy": copy,
@@ -216,7 +217,7 @@ def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name:
     """Write the three files, and print the tables or the JSON."""
     slopes = found.growth
     content = report.document(found.rows, slopes, found.overheads, limits=limits, about=about)
-    text = report.text_of(content)
+    text = as_json(content)
     page = report.markdown(found.rows, slopes, found.overheads, about, f"{name}.png")
     figure = figures.draw(found.rows, found.overheads)
     try:

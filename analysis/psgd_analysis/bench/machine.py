@@ -7,13 +7,11 @@ import importlib
 import os
 import platform
 import sys
-from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("psgd-core", "numpy", "scipy", "numba", "torch", "jax", "jaxlib", "cupy-cuda12x", "cupy-cuda13x")
-"""Whose versions matter to every measurement."""
+PACKAGES = ("numba", "torch", "jax", "jaxlib", "cupy-cuda12x", "cupy-cuda13x")
+"""Whose versions matter to every measurement, besides NumPy's and SciPy's."""
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "XLA_FLAGS")
 """Environment variables that decide on threads."""
@@ -68,17 +66,6 @@ def gpu() -> str | None:
     if "jax" in sys.modules:
         return str(sys.modules["jax"].devices()[0].device_kind)
     return None
-
-
-def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of what is installed, of `PACKAGES` and of others."""
-    found = {"python": platform.python_version()}
-    for name in (*PACKAGES, *more):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if "psgd-core" not in found:
-        found["psgd-core"] = importlib.import_module("psgd_core").__version__
-    return found
 
 
 def set_threads(count: int) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..documents import plain
 from .models import Overhead
 from .run import Growth, Row
 from .timing import Limits, Samples
@@ -242,25 +242,6 @@ def _samples(found: Samples | None) -> dict[str, Any]:
     if found is None:
         return {"seconds": None, "quartiles": None, "samples": None}
     return {"seconds": found.median, "quartiles": list(found.quartiles), "samples": list(found.values)}
-
-
-def plain(x: Any) -> Any:
-    """Return x with every number that JSON has no word for as None."""
-    if isinstance(x, dict):
-        return {str(key): plain(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [plain(value) for value in x]
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    return x
-
-
-def text_of(content: dict[str, Any]) -> str:
-    """Return strictly valid JSON."""
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-# -- Markdown ----------------------------------------------------------------------------------------------
 
 
 def markdown(

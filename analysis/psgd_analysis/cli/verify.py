@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..documents import as_json, plain, versions
 from ..files import write_atomically
 from ..problems import load_hessian
 from ..verify import comparison, report
@@ -134,7 +135,7 @@ def _verify(
     seconds = time.perf_counter() - start
     outcomes = results.outcomes
     data = report.as_dict(outcomes, options, command, seconds, results.interrupted)
-    text = report.to_json(data)
+    text = as_json(data)
     where = (
         "on " + options.backend.name,
         options.backend.dtype,
@@ -160,19 +161,20 @@ def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
         bar = progress.add_task("geometries", total=len(planned))
         runs = comparison.compare(seed, lambda: progress.advance(bar))
     seconds = time.perf_counter() - start
-    data = report.finite(
+    data = plain(
         {
             "schema": 1,
             "program": "psgd verify --compare-geometries",
             "command": list(command),
-            "versions": report.versions(Backend()),
+            "versions": versions(),
             "seed": seed,
             "settings": {"n": comparison.N, "share of the stable step": comparison.SHARE},
             "seconds": seconds,
             "runs": runs,
-        }
+        },
+        digits=report.DIGITS,
     )
-    text = report.to_json(data)
+    text = as_json(data)
     write_atomically(out / GEOMETRIES_JSON, lambda file: file.write(text.encode("utf-8")))
     caption = (
         f"psgd verify --compare-geometries: Dense, n = {comparison.N}, exact expectation of an indefinite H, "

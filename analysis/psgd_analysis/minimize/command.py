@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from .. import problems
+from ..documents import as_json
 from ..files import write_atomically
 from ..problems import Problem
 from . import contenders, figures, report
@@ -90,7 +91,7 @@ def minimize(
     content = report.document(
         study, command=["psgd", *sys.argv[1:]], seeds=every, options=chosen, newton=newton
     )
-    text = report.text_of(content)
+    text = as_json(content)
     try:
         write_atomically(folder / "minimize.json", lambda file: file.write(text.encode("utf-8")))
         figure = figures.draw(study)

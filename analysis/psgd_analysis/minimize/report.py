@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import platform
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from ..documents import plain, versions
 from .counting import reached, thinned
 from .ratios import Newton, last_ratios
 from .run import Line, Spread, Study
@@ -189,32 +186,3 @@ def _contender(study: Study, line: Line) -> dict[str, Any]:
             for o in line.outcomes
         ],
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("psgd-core", "numpy", "scipy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if "psgd-core" not in found:
-        import psgd_core
-
-        found["psgd-core"] = psgd_core.__version__
-    return found
-
-
-def plain(x: Any) -> Any:
-    """Return x with every number that JSON has no word for as None."""
-    if isinstance(x, dict):
-        return {str(key): plain(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [plain(value) for value in x]
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    return x
-
-
-def text_of(content: dict[str, Any]) -> str:
-    """Return strictly valid JSON, one run of a contender being a readable block."""
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -96,7 +96,7 @@ def spectrum(
             typer.echo(f"psgd spectrum: warning: {warning.message}", err=True)
         exact = to_host(eigenvalues(operator)) if operator.n <= dense_limit else None
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
-        text = report.as_json(results, about)
+        text = report.document(results, about)
         figure = report.draw(results, exact)
         write_atomically(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
         write_atomically(out / "spectrum.json", lambda file: file.write(text.encode()))

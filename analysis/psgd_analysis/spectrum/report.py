@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 import psgd_core as psgd
 
+from ..documents import as_json, versions
 from .checks import require_invertible
 from .exact import compare, eigenvalues
 from .fitting import fit
@@ -92,16 +91,8 @@ def draw(results: dict[str, Result], exact: np.ndarray | None = None) -> Any:
     return figure
 
 
-def as_json(results: dict[str, Result], about: dict[str, Any]) -> str:
+def document(results: dict[str, Result], about: dict[str, Any]) -> str:
     """Return everything as strictly valid JSON, with what it was made by."""
-    import scipy
-
-    versions = {
-        "psgd_core": psgd.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-    }
-    content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions}
+    content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions()}
     content["studies"] = {name: result.as_dict() for name, result in results.items()}
-    return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    return as_json(content)

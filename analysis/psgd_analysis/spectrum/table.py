@@ -7,7 +7,7 @@ import html
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
+from ..documents import plain
 
 
 class Table(NamedTuple):
@@ -34,7 +34,7 @@ class Result:
 
         NaN and infinite numbers become None.
         """
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         title, header, rows = self.table()
@@ -70,15 +70,3 @@ def number(x: float, digits: int = 4) -> str:
     if not math.isfinite(x):
         return "-" if math.isnan(x) else "inf" if x > 0 else "-inf"
     return f"{x:.0f}" if 10 ** (digits - 1) <= abs(x) < 1e6 else f"{x:.{digits}g}"
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, np.ndarray):
-        return [_plain(item) for item in x.tolist()]
-    if isinstance(x, tuple | list):
-        return [_plain(item) for item in x]
-    if isinstance(x, dict):
-        return {str(key): _plain(value) for key, value in x.items()}
-    if isinstance(x, float | np.floating):
-        return float(x) if math.isfinite(x) else None
-    return int(x) if isinstance(x, np.integer) else x

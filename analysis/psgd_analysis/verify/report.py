@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from psgd_core.convergence import Status, Trace
 
-from .backends import Backend
+from ..documents import plain, versions
 from .run import Options, Outcome
 from .settings import CONSTANT, SAMPLE, SETTINGS, TARGET_GAP
 
 SCHEMA = 1
 """Version of the layout of `as_dict`."""
+
+DIGITS = 7
+"""Of floats in JSON."""
 
 WORDS = {
     Status.CONVERGED.name: "to rounding",
@@ -53,7 +53,7 @@ def as_dict(
         "schema": SCHEMA,
         "program": "psgd verify",
         "command": list(command),
-        "versions": versions(backend),
+        "versions": versions() | {backend.name: backend.version},
         "seed": sizes.seed,
         "settings": {
             "n": sizes.n,
@@ -69,23 +69,7 @@ def as_dict(
         "total": len(outcomes),
         "cases": [_case(outcome) for outcome in outcomes],
     }
-    return finite(data)
-
-
-def versions(backend: Backend) -> dict[str, str]:
-    """Return the versions of Python and the libraries in use."""
-    found = {"python": platform.python_version()}
-    for package in ("psgd-core", "numpy", "scipy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from a checkout
-            found[package] = "not installed"
-    return found | {backend.name: backend.version}
-
-
-def to_json(data: dict[str, Any]) -> str:
-    """Return strictly valid JSON."""
-    return json.dumps(data, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    return plain(data, DIGITS)
 
 
 def _case(outcome: Outcome) -> dict[str, Any]:
@@ -106,19 +90,17 @@ def _case(outcome: Outcome) -> dict[str, Any]:
         "verdict": {"passed": outcome.passed, "status": outcome.status, "reason": outcome.reason},
         "seconds": round(outcome.seconds, 3),
         "judged": outcome.judged,
-        "traces": [trace.as_dict() for trace in outcome.traces.values()],
+        "traces": [_trace(trace) for trace in outcome.traces.values()],
     }
 
 
-def finite(x: Any) -> Any:
-    """Return x with None for what is not finite, and floats of seven digits."""
-    if isinstance(x, dict):
-        return {key: finite(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [finite(value) for value in x]
-    if isinstance(x, float):
-        return float(f"{x:.7g}") if math.isfinite(x) else None
-    return None if isinstance(x, str) and x in ("inf", "-inf") else x
+def _trace(trace: Trace) -> dict[str, Any]:
+    """Return the trace with None for infinities, too, which `Trace.as_dict` has as texts."""
+    data = trace.as_dict()
+    columns = {
+        key: [None if x in ("inf", "-inf") else x for x in data[key]] for key in data.keys() - {"name"}
+    }
+    return {key: columns.get(key, value) for key, value in data.items()}
 
 
 # -- the table -------------------------------------------------------------------------------------------
