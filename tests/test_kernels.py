@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
+from psgd_core.groups import OrbitGroup
 from psgd_core.kernels import _switch
 
 pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
@@ -236,6 +238,48 @@ def test_many_threads_repeat_bit_for_bit_what_one_does(kind, monkeypatch):
 )
 def test_what_has_no_kernel_goes_the_ordinary_way(p, used):
     run(p, pairs(12, np.float64, 3, seed=8), np.float64, step=0.1)
+    assert not any(used)
+
+
+@dataclass(frozen=True)
+class Reversed(OrbitGroup):
+    """GL(n) on a vector read backwards: a layout that no kernel knows."""
+
+    def subgroup(self, n):
+        return PermutationSubgroup.all_shifts(n)
+
+    def orbit_sizes(self, n):
+        return ((n, 1),)
+
+    def make_index(self, n, like):
+        return ()
+
+    def split(self, a, x):
+        return (x[::-1, :, None],)
+
+    def join(self, a, parts):
+        return parts[0][::-1, :, 0]
+
+
+@dataclass(frozen=True)
+class Backwards(psgd.preconditioners.OrbitPreconditioner):
+    """Fitted on it."""
+
+    @property
+    def group(self):
+        return Reversed()
+
+
+@pytest.mark.parametrize("p", [psgd.Dense(), Backwards()])
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_a_small_group_that_does_not_say_its_layout_goes_the_ordinary_way(p, n, used):
+    made = pairs(n, np.float64, 6, seed=n)
+    state = run(p, made, np.float64)
+    g = made[0][1]
+    dense = p.matrix(state)
+    np.testing.assert_allclose(p.precondition(state, g), dense @ g, rtol=0, atol=1e-13 * np.abs(dense).sum())
+    with kernels.off():
+        assert_equal_to_rounding(state, run(p, made, np.float64), 6)
     assert not any(used)
 
 

@@ -63,7 +63,7 @@ def update(
     ----------
     state : OrbitState
     layout : tuple of (str, int)
-        Of its group.
+        Of its group; none is for kernels if it is empty.
     v, h : array
     step : float or 0-d array
     damping : float or None
@@ -72,7 +72,7 @@ def update(
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
-    if not (_suits(v, state) and _suits(h, state)) or not isinstance(state.pending, _FLAGS) or state.pending:
+    if not (layout and _suits(v, state) and _suits(h, state) and _settled(state)):
         return None
     if type(step) is not float:
         if not isinstance(step, np.ndarray | np.floating) or step.ndim:
@@ -104,7 +104,7 @@ def update(
 
 def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
-    if not _suits(g, state):
+    if not (layout and _suits(g, state)):
         return None
     from . import cpu_orbits
 
@@ -113,6 +113,11 @@ def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     for (how, start), q in zip(layout, state.q.blocks, strict=True):
         kernel(g, order, start, LAYOUTS[how], q, out)
     return out
+
+
+def _settled(state: Any) -> bool:
+    """Return whether the scale is known to be set."""
+    return isinstance(state.pending, _FLAGS) and not state.pending
 
 
 def _suits(x: Any, state: Any) -> bool:
