@@ -2,8 +2,8 @@
 # # Embedding: PyTorch
 #
 # The mathematics runs on tensors as they are: probes, products and gradients go in as tensors, on whatever
-# device, and what comes out lives there too. So PSGD fits into a training loop with a few lines. Needs
-# PyTorch.
+# device, and what comes out lives there too. So PSGD fits into a training loop of one's own, and there is an
+# optimiser ready made. Needs PyTorch.
 
 # %%
 import matplotlib.pyplot as plt
@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import psgd_core as psgd
+from psgd_core.adapters.torch import PSGD
 from psgd_core.descent import stochastic
 
 torch.manual_seed(0)
@@ -38,7 +39,7 @@ print(f"eigenvalues of P H between {w.min():.9f} and {w.max():.9f}; P is a {type
 assert torch.max(torch.abs(w - 1)) < 1e-8
 
 # %% [markdown]
-# ## Train a module
+# ## A training loop of one's own
 #
 # The gradient with `create_graph=True`, differentiated once more along a probe, is the Hessian-vector
 # product, on the same minibatch. `PSGD.update` does the rest: it fits `P` on the pair, clips `P g` and
@@ -66,7 +67,7 @@ def gradient(batch, with_pair):
     return g.detach(), (v, h.detach())
 
 
-steps = 600
+steps = 1000
 optimizer = stochastic(psgd.LowRank(10), iterations=steps)
 coins = np.random.default_rng(0)
 everything = torch.arange(len(x))
@@ -87,9 +88,31 @@ print(f"mean squared error {losses[0]:.2e} before, {losses[-1]:.2e} after")
 assert losses[-1] < 0.02 * losses[0]
 assert fits < 0.5 * steps
 
+# %% [markdown]
+# ## The same, ready made
+#
+# `PSGD` is a `torch.optim.Optimizer`, with parameter groups, `state_dict` and schedulers. It takes the
+# closure itself, because products want the loss before anybody differentiated it: no `zero_grad`, no
+# `backward`.
+
+# %%
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(1, 24), torch.nn.Tanh(), torch.nn.Linear(24, 1))
+ready = PSGD(net.parameters(), psgd.LowRank(10), lr=0.5, step=0.3)
+first, ready_losses = loss(everything).item(), []
+for _ in range(600):
+    batch = torch.randint(len(x), (64,), generator=generator)
+    ready.step(lambda batch=batch: loss(batch))
+    ready_losses.append(loss(everything).item())
+
+print(f"mean squared error {first:.2e} before, {ready_losses[-1]:.2e} after 600 steps, each with a product")
+assert ready_losses[-1] < 0.01 * first
+
 # %%
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-ax.semilogy(losses, color="#0072B2")
+ax.semilogy(losses, color="#0072B2", label="own loop, fewer and fewer products")
+ax.semilogy(ready_losses, color="#D55E00", label="optimiser, a product in each step")
+ax.legend(frameon=False)
 ax.set(xlabel="steps", ylabel="mean squared error on all points")
 ax.set_title("Training a module by PSGD, LowRank(10), minibatches of 64", loc="left", fontsize=10)
 ax.spines[["top", "right"]].set_visible(False)

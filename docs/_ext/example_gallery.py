@@ -21,7 +21,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-OPTIONAL = ("jax", "torch")
+OPTIONAL = ("jax", "optax", "torch")
 
 
 def build(app) -> None:
