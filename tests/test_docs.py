@@ -13,7 +13,6 @@ import inspect
 import os
 import pkgutil
 import re
-import runpy
 import shlex
 import sys
 import textwrap
@@ -217,17 +216,6 @@ def test_shell_commands_are_there(page, line):
         command = typer.main.get_command(app).commands[arguments[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {x for x in arguments[1:] if x.startswith("-")} <= known
-
-
-def test_the_measured_rates_are_measured_by_what_the_page_says(capsys, monkeypatch):
-    page = (DOCS / "performance.md").read_text(encoding="utf-8")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    measure = runpy.run_path(str(DOCS / "updates_per_second.py"))
-    measure["main"]([12], budget=0.01)
-    printed = capsys.readouterr().out.splitlines()
-    assert page.count(printed[0]) == 1  # the same columns
-    names = {row.split("|")[1].strip() for row in printed[2:]}
-    assert names == set(re.findall(r"^\| (\w+(?:\(\d+\))?) \| [\d,]+ \|", page, flags=re.M))
 
 
 # -- what is named exists ----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
 
-Arrays of NumPy, and of PyTorch on the CPU, take them where numba is installed (the extra ``fast``). They
-never change what a function returns by more than rounding, and can be switched off: by the environment
-variable ``PSGD_KERNELS=off``, or for some lines by `off`::
+Arrays of NumPy take them where numba is installed (the extra ``fast``), and so does the PyTorch adapter on
+the CPU. They never change what a function returns by more than rounding, and can be switched off: by the
+environment variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 
     with psgd_core.kernels.off():
         state = p.update(state, v, h, step=0.1)
