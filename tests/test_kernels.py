@@ -22,6 +22,8 @@ KINDS = {
     "klein": lambda n: psgd.Sparse(PermutationSubgroup.klein(n)),
     "thirds": lambda n: psgd.Sparse(PermutationSubgroup.on_blocks(n, [(1, 2, 0)])),
     "uneven": lambda n: psgd.Sparse(PermutationSubgroup.from_generators([[1, 2, 0, *range(3, n)]])),
+    "dense": lambda n: psgd.Dense(),
+    "dense-sample": lambda n: psgd.Dense(normalizer=psgd.normalizers.Sample(), damping=0.01),
     "sample": lambda n: psgd.XMat(normalizer=psgd.normalizers.Sample()),
     "undamped": lambda n: psgd.XMat(damping=0.0),
     "much-damped": lambda n: psgd.Sparse(PermutationSubgroup.klein(n), damping=0.3),
@@ -99,7 +101,7 @@ def test_updates_and_products_are_those_of_the_plain_code(kind, dtype, n, used):
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     n=st.one_of(st.integers(1, 40), st.sampled_from([511, 512, 513, 1024, 1027])),
-    kind=st.sampled_from(["diagonal", "xmat", "butterfly"]),
+    kind=st.sampled_from(["diagonal", "xmat", "butterfly", "dense"]),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
     layout=st.sampled_from(["contiguous", "strided", "reversed", "column", "read-only"]),
@@ -132,7 +134,7 @@ def laid_out(x, layout):
     return x
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "dense"])
 def test_in_place_gives_the_same_bits_and_keeps_the_buffers(kind):
     p, made = KINDS[kind](20), pairs(20, np.float32, 10, seed=1)
     state, expected = p.init(20, like=made[0][0]), run(p, made, np.float32)
@@ -230,7 +232,7 @@ def test_many_threads_repeat_bit_for_bit_what_one_does(kind, monkeypatch):
         psgd.XMat(geometry="QEQ"),
         psgd.XMat(steps="group"),
         psgd.XMat(normalizer=psgd.normalizers.Gradient()),
-        psgd.Dense(),
+        psgd.Dense(geometry="QUAD"),
         psgd.Sparse(PermutationSubgroup.all_shifts(12)),
     ],
 )

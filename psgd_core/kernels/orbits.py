@@ -18,7 +18,10 @@ PARALLEL = 65_536
 """From this n on all threads share the work."""
 
 LARGEST = 8
-"""Largest orbits with kernels."""
+"""Largest orbits with kernels, where there are many."""
+
+DENSE = 128
+"""Largest single orbit with a kernel; above, libraries are faster."""
 
 LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
 """What `OrbitGroup.layout` says, as `cpu_orbits` has it."""
@@ -102,6 +105,31 @@ def update(
     return blocks, held, left == 0
 
 
+def update_dense(
+    state: Any, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
+    """Return (blocks, held, whether it moved) of a single orbit, or None if it is not for kernels."""
+    (q,), (bound,) = state.q.blocks, state.held
+    if not _suits(v, state, DENSE) or not _suits(h, state, DENSE) or state.pending:
+        return None
+    if (
+        type(step) is not float
+        or not 0 < step < 1
+        or (inplace and not (q.flags.writeable and bound.flags.writeable))
+    ):
+        return None
+    from . import cpu_dense
+
+    n = v.shape[0]
+    block, held = (q, bound) if inplace else (np.empty_like(q), np.empty_like(bound))
+    numbers = _numbers(v.dtype, damping, step, decay)
+    found = cpu_dense.update(
+        v, h, int(state.count), q.reshape(n, n), bound.reshape(1), block.reshape(n, n), held.reshape(1),
+        *numbers[:4], numbers[4][0],
+    )  # fmt: skip
+    return None if found < 0 else ((block,), (held,), found == 1)
+
+
 def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
     if not _suits(g, state):
@@ -115,18 +143,14 @@ def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     return out
 
 
-def _suits(x: Any, state: Any) -> bool:
+def _suits(x: Any, state: Any, largest: int = LARGEST) -> bool:
     """Return whether x is a vector that kernels can read as it is, and the state one that they know."""
     if type(x) is not np.ndarray or x.ndim != 1 or not available():
         return False
-    n = 0
+    n, dtype = 0, x.dtype
     for q in state.q.blocks:
-        if (
-            type(q) is not np.ndarray
-            or q.dtype != x.dtype
-            or q.shape[0] > LARGEST
-            or not q.flags.c_contiguous
-        ):
+        s, _, c = q.shape
+        n += s * c
+        if type(q) is not np.ndarray or q.dtype != dtype or s > largest or not q.flags.c_contiguous:
             return False
-        n += q.shape[0] * q.shape[2]
-    return x.shape[0] == n and x.dtype in _FLOATS and x.flags.c_contiguous
+    return x.shape[0] == n and dtype in _FLOATS and x.flags.c_contiguous
