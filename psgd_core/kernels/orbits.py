@@ -46,6 +46,7 @@ _FLOATS = {
     for x, b in ((np.float32, np.int32), (np.float64, np.int64))
 }
 _FLAGS = (np.ndarray, np.bool_)
+_WHOLE: Layout = (("shifted", 0),)
 _NO_ORDER = np.zeros(1, dtype=np.int64)
 
 
@@ -75,7 +76,11 @@ def update(
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
-    if not (_suits(v, state) and _suits(h, state)) or not isinstance(state.pending, _FLAGS) or state.pending:
+    if (
+        not (_suits(v, state, layout) and _suits(h, state, layout))
+        or not isinstance(state.pending, _FLAGS)
+        or state.pending
+    ):
         return None
     if type(step) is not float:
         if not isinstance(step, np.ndarray | np.floating) or step.ndim:
@@ -110,7 +115,7 @@ def update_dense(
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
     """Return (blocks, held, whether it moved) of a single orbit, or None if it is not for kernels."""
     (q,), (bound,) = state.q.blocks, state.held
-    if not _suits(v, state, DENSE) or not _suits(h, state, DENSE) or state.pending:
+    if not (_suits(v, state, _WHOLE, DENSE) and _suits(h, state, _WHOLE, DENSE)) or state.pending:
         return None
     if (
         type(step) is not float
@@ -132,7 +137,7 @@ def update_dense(
 
 def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
-    if not _suits(g, state):
+    if not _suits(g, state, layout):
         return None
     from . import cpu_orbits
 
@@ -143,14 +148,26 @@ def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     return out
 
 
-def _suits(x: Any, state: Any, largest: int = LARGEST) -> bool:
-    """Return whether x is a vector that kernels can read as it is, and the state one that they know."""
+def _suits(x: Any, state: Any, layout: Layout, largest: int = LARGEST) -> bool:
+    """Return whether x is a vector that kernels can read as it is, and the state one that they know.
+
+    Kernels do not look where they read and write, so everything they rely on is looked at here.
+    """
     if type(x) is not np.ndarray or x.ndim != 1 or not available():
         return False
     n, dtype = 0, x.dtype
-    for q in state.q.blocks:
+    if dtype not in _FLOATS or not x.flags.c_contiguous or len(layout) != len(state.q.blocks):
+        return False
+    for q, held, (how, start) in zip(state.q.blocks, state.held, layout, strict=False):
         s, _, c = q.shape
-        n += s * c
-        if type(q) is not np.ndarray or q.dtype != dtype or s > largest or not q.flags.c_contiguous:
+        whole = type(q) is np.ndarray and q.dtype == dtype and q.flags.c_contiguous and s <= largest
+        if not whole or type(held) is not np.ndarray or held.shape != (c,) or held.dtype != dtype:
             return False
-    return x.shape[0] == n and dtype in _FLOATS and x.flags.c_contiguous
+        if how == "gathered":
+            order = state.q.gather[0] if state.q.gather else _NO_ORDER
+            if type(order) is not np.ndarray or order.dtype != np.int64 or order.shape != x.shape:
+                return False
+        elif start + s * c > x.shape[0]:
+            return False
+        n += s * c
+    return x.shape[0] == n
