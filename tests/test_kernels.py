@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
+from psgd_core.groups import OrbitGroup
 from psgd_core.kernels import _switch
 
 pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
@@ -258,6 +260,47 @@ def test_a_state_that_does_not_fit_never_gets_to_a_kernel(spoil, used):
     used.clear()
     with contextlib.suppress(ValueError, IndexError):
         p.update(state, *pair, 0.3)
+    assert not any(used)
+
+
+@dataclass(frozen=True)
+class Reversed(OrbitGroup):
+    """GL(n) on a vector read backwards: a layout that no kernel knows."""
+
+    def subgroup(self, n):
+        return PermutationSubgroup.all_shifts(n)
+
+    def orbit_sizes(self, n):
+        return ((n, 1),)
+
+    def make_index(self, n, like):
+        return ()
+
+    def split(self, a, x):
+        return (x[::-1, :, None],)
+
+    def join(self, a, parts):
+        return parts[0][::-1, :, 0]
+
+
+@dataclass(frozen=True)
+class Backwards(psgd.preconditioners.OrbitPreconditioner):
+    """Fitted on it."""
+
+    @property
+    def group(self):
+        return Reversed()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_a_small_group_that_does_not_say_its_layout_goes_the_ordinary_way(n, used):
+    p, made = Backwards(), pairs(n, np.float64, 6, seed=n)
+    state = run(p, made, np.float64)
+    g = made[0][1]
+    dense = p.matrix(state)
+    np.testing.assert_allclose(p.precondition(state, g), dense @ g, rtol=0, atol=1e-13 * np.abs(dense).sum())
+    with kernels.off():
+        assert_equal_to_rounding(state, run(p, made, np.float64), 6)
     assert not any(used)
 
 

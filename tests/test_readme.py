@@ -34,6 +34,20 @@ def test_the_fitted_preconditioner_serves_cg(scopes):
     assert abs(scope["H"] @ scope["x"] - 1).max() < 1e-4
 
 
+def test_the_module_ends_at_the_least_squares_solution(scopes):
+    torch = pytest.importorskip("torch")
+    scope = scopes[3]
+    rows = torch.cat([scope["data"], torch.ones(50, 1)], dim=1)
+    best = torch.linalg.lstsq(rows, scope["wanted"]).solution
+    found = torch.cat([scope["model"].weight.detach(), scope["model"].bias.detach()[None, :]], dim=1)
+    assert torch.abs(found - best.T).max() < 1e-2
+
+
+def test_the_optax_optimiser_ends_at_the_minimum(scopes):
+    pytest.importorskip("optax")
+    assert abs(scopes[4]["params"] - 1).max() < 1e-2
+
+
 def test_links_inside_the_repository_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8")):
         assert (README.parent / target).exists(), target

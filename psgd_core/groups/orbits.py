@@ -84,8 +84,10 @@ class OrbitGroup(LieGroup):
 
         Member i of orbit j of c is at index ``start + j`` ("direct", orbits of one), ``start + i c + j``
         ("shifted"), j or n - 1 - j ("mirrored"), or there in the order that `make_index` returns
-        ("gathered").
+        ("gathered"). Empty for a group that has a `split` of its own and does not say.
         """
+        if type(self).split is not OrbitGroup.split:
+            return ()
         starts = [0]
         for block in a.blocks[:-1]:
             starts.append(starts[-1] + block.shape[0] * block.shape[2])
