@@ -371,6 +371,10 @@ class GeneralLinear(_SlicedGroup):
         """Return ((n, 1),)."""
         return ((n, 1),)
 
+    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
+        """Return the whole vector: member i at i."""
+        return (("shifted", 0),)
+
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as (n, k, 1)."""
         return (x[:, :, None],)

@@ -18,7 +18,10 @@ PARALLEL = 65_536
 """From this n on all threads share the work."""
 
 LARGEST = 8
-"""Largest orbits with kernels."""
+"""Largest orbits with kernels, where there are many."""
+
+DENSE = 128
+"""Largest single orbit with a kernel; above, libraries are faster."""
 
 LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
 """What `OrbitGroup.layout` says, as `cpu_orbits` has it."""
@@ -43,6 +46,7 @@ _FLOATS = {
     for x, b in ((np.float32, np.int32), (np.float64, np.int64))
 }
 _FLAGS = (np.ndarray, np.bool_)
+_WHOLE: Layout = (("shifted", 0),)
 _NO_ORDER = np.zeros(1, dtype=np.int64)
 
 
@@ -63,7 +67,7 @@ def update(
     ----------
     state : OrbitState
     layout : tuple of (str, int)
-        Of its group; none is for kernels if it is empty.
+        Of its group.
     v, h : array
     step : float or 0-d array
     damping : float or None
@@ -72,7 +76,11 @@ def update(
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
-    if not (layout and _suits(v, state) and _suits(h, state) and _settled(state)):
+    if (
+        not (_suits(v, state, layout) and _suits(h, state, layout))
+        or not isinstance(state.pending, _FLAGS)
+        or state.pending
+    ):
         return None
     if type(step) is not float:
         if not isinstance(step, np.ndarray | np.floating) or step.ndim:
@@ -102,9 +110,34 @@ def update(
     return blocks, held, left == 0
 
 
+def update_dense(
+    state: Any, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
+    """Return (blocks, held, whether it moved) of a single orbit, or None if it is not for kernels."""
+    (q,), (bound,) = state.q.blocks, state.held
+    if not (_suits(v, state, _WHOLE, DENSE) and _suits(h, state, _WHOLE, DENSE)) or state.pending:
+        return None
+    if (
+        type(step) is not float
+        or not 0 < step < 1
+        or (inplace and not (q.flags.writeable and bound.flags.writeable))
+    ):
+        return None
+    from . import cpu_dense
+
+    n = v.shape[0]
+    block, held = (q, bound) if inplace else (np.empty_like(q), np.empty_like(bound))
+    numbers = _numbers(v.dtype, damping, step, decay)
+    found = cpu_dense.update(
+        v, h, int(state.count), q.reshape(n, n), bound.reshape(1), block.reshape(n, n), held.reshape(1),
+        *numbers[:4], numbers[4][0],
+    )  # fmt: skip
+    return None if found < 0 else ((block,), (held,), found == 1)
+
+
 def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
-    if not (layout and _suits(g, state)):
+    if not _suits(g, state, layout):
         return None
     from . import cpu_orbits
 
@@ -115,23 +148,26 @@ def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
     return out
 
 
-def _settled(state: Any) -> bool:
-    """Return whether the scale is known to be set."""
-    return isinstance(state.pending, _FLAGS) and not state.pending
+def _suits(x: Any, state: Any, layout: Layout, largest: int = LARGEST) -> bool:
+    """Return whether x is a vector that kernels can read as it is, and the state one that they know.
 
-
-def _suits(x: Any, state: Any) -> bool:
-    """Return whether x is a vector that kernels can read as it is, and the state one that they know."""
+    Kernels do not look where they read and write, so everything they rely on is looked at here.
+    """
     if type(x) is not np.ndarray or x.ndim != 1 or not available():
         return False
-    n = 0
-    for q in state.q.blocks:
-        if (
-            type(q) is not np.ndarray
-            or q.dtype != x.dtype
-            or q.shape[0] > LARGEST
-            or not q.flags.c_contiguous
-        ):
+    n, dtype = 0, x.dtype
+    if dtype not in _FLOATS or not x.flags.c_contiguous or len(layout) != len(state.q.blocks):
+        return False
+    for q, held, (how, start) in zip(state.q.blocks, state.held, layout, strict=False):
+        s, _, c = q.shape
+        whole = type(q) is np.ndarray and q.dtype == dtype and q.flags.c_contiguous and s <= largest
+        if not whole or type(held) is not np.ndarray or held.shape != (c,) or held.dtype != dtype:
             return False
-        n += q.shape[0] * q.shape[2]
-    return x.shape[0] == n and x.dtype in _FLOATS and x.flags.c_contiguous
+        if how == "gathered":
+            order = state.q.gather[0] if state.q.gather else _NO_ORDER
+            if type(order) is not np.ndarray or order.dtype != np.int64 or order.shape != x.shape:
+                return False
+        elif start + s * c > x.shape[0]:
+            return False
+        n += s * c
+    return x.shape[0] == n

@@ -152,8 +152,11 @@ class OrbitPreconditioner(Preconditioner):
         decay = self._kernel_decay
         if decay is None:
             return None
-        layout = self.group.layout(state.q)
-        found = kernels.orbits.update(state, layout, v, h, step, self.damping, decay, inplace)
+        if self.exact_damping:
+            layout = self.group.layout(state.q)
+            found = kernels.orbits.update(state, layout, v, h, step, self.damping, decay, inplace)
+        else:
+            found = kernels.orbits.update_dense(state, v, h, step, self.damping, decay, inplace)
         if found is None:
             return None
         blocks, held, complete = found
@@ -163,7 +166,7 @@ class OrbitPreconditioner(Preconditioner):
     @cached_property
     def _kernel_decay(self) -> float | None:
         """What tells the kernels which normaliser to use; None if this configuration is not for them."""
-        if self.geometry != "EQ" or self.steps != "orbit" or not self.exact_damping:
+        if self.geometry != "EQ" or self.steps != "orbit":
             return None
         if isinstance(self.normalizer, Running):
             return self.normalizer.decay
