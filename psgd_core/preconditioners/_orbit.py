@@ -131,7 +131,8 @@ class OrbitPreconditioner(Preconditioner):
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = geometry.move(q, e, step * ratio * ratio)
             # what is not finite is not asked about: no library's decompositions are
-            new_blocks.append(geometry.retract(select(usable, new, state.q.blocks[i])))
+            new = geometry.retract(select(usable, new, state.q.blocks[i]))
+            new_blocks.append(select(usable, new, state.q.blocks[i]))
             if j == i:
                 held.append(select(usable, after, state.held[j]))
         passed = xp.astype(usable, xp.int32)
