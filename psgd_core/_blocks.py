@@ -7,9 +7,6 @@ of one library call per matrix. Large matrices (s > `UNROLL`) go to the library'
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import array_api_compat
 
 from ._array import Array, eps
@@ -34,12 +31,8 @@ def adjoint(a: Array) -> Array:
 
 def is_complex(a: Array) -> bool:
     """Return whether `a` holds complex numbers."""
-    return _named_complex(a.dtype)
-
-
-@cache
-def _named_complex(dtype: Any) -> bool:
-    return "complex" in str(dtype)  # in every library; looked up once for each dtype, for it is asked often
+    kind = getattr(a.dtype, "kind", None)  # asked often: by name only where there is no kind
+    return "complex" in str(a.dtype) if kind is None else kind == "c"
 
 
 def square(a: Array) -> Array:
@@ -60,11 +53,15 @@ def identity(s: int, count: int, like: Array) -> Array:
 def matmul(a: Array, b: Array) -> Array:
     """Return the products of (s, t, c) and (t, u, c), shape (s, u, c)."""
     t = a.shape[1]
+    if a.shape[0] == b.shape[1] == 1 and t > 1:
+        return array_api_compat.array_namespace(a).sum(a[0, ...] * b[:, 0, :], axis=0)[None, None, :]
     if t <= UNROLL:
         total = a[:, 0, None, :] * b[None, 0, :, :]
         for j in range(1, t):
             total = total + a[:, j, None, :] * b[None, j, :, :]
         return total
+    if a.shape[2] == 1:  # one matrix: the library's own product knows transposed ones
+        return (a[:, :, 0] @ b[:, :, 0])[:, :, None]
     xp = array_api_compat.array_namespace(a)
     return _batch_last(xp, _batch_first(xp, a) @ _batch_first(xp, b))
 

@@ -464,13 +464,14 @@ def test_minimize_takes_a_tree_of_tensors_with_a_preconditioner_each(rng):
 
 
 def test_auto_makes_small_dimensions_dense():
-    assert Kronecker((4, 4)).kinds == ("dense", "dense")
-    assert Kronecker((4, 100)).kinds == ("dense", "diagonal")
+    assert Kronecker((4, 4)).kinds == ("triangular", "triangular")
+    assert Kronecker((4, 4), geometry="QUAD").kinds == ("dense", "dense")
+    assert Kronecker((4, 100)).kinds == ("triangular", "diagonal")
     assert Kronecker((100,)).kinds == ("diagonal",)
-    assert Kronecker((4, 100), max_skew=np.inf).kinds == ("dense", "dense")
-    assert Kronecker((4, 100), max_skew=np.inf, max_size=50).kinds == ("dense", "diagonal")
-    assert Kronecker((64, 32, 3, 3)).kinds == ("dense",) * 4
-    assert Kronecker((1, 8, 8), ("auto", "auto", "triangular")).kinds == ("identity", "dense", "triangular")
+    assert Kronecker((4, 100), max_skew=np.inf).kinds == ("triangular", "triangular")
+    assert Kronecker((4, 100), max_skew=np.inf, max_size=50).kinds == ("triangular", "diagonal")
+    assert Kronecker((64, 32, 3, 3)).kinds == ("triangular",) * 4
+    assert Kronecker((1, 8, 8), ("auto", "auto", "dense")).kinds == ("identity", "triangular", "dense")
     assert hash(Kronecker([3, 2])) == hash(Kronecker((3, 2)))
 
 

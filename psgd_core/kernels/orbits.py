@@ -111,11 +111,13 @@ def update(
 
 
 def update_dense(
-    state: Any, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
+    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
     """Return (blocks, held, whether it moved) of a single orbit, or None if it is not for kernels."""
     (q,), (bound,) = state.q.blocks, state.held
-    if not (_suits(v, state, _WHOLE, DENSE) and _suits(h, state, _WHOLE, DENSE)) or state.pending:
+    if layout != _WHOLE or not (_suits(v, state, layout, DENSE) and _suits(h, state, layout, DENSE)):
+        return None
+    if not isinstance(state.pending, _FLAGS) or state.pending:
         return None
     if (
         type(step) is not float

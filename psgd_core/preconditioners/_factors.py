@@ -79,8 +79,8 @@ class Factor(ABC):
         """Return the element that the moved one stands for."""
         return q
 
-    def inverse_transpose(self, q: Array, s: int) -> Array:
-        """Return ``Q^{-T}``, (s, s), or the diagonal of a diagonal one as (s, s)."""
+    def inverse_columns(self, q: Array, s: int) -> Array:
+        """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
         xp = array_api_compat.array_namespace(q)
         return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=array_api_compat.device(q)))
 
@@ -207,8 +207,13 @@ class Diagonal(Factor):
         return xp.sum(xp.log(xp.abs(q)))
 
     def generator(self, geometry: Geometry, q: Array, a: Array, b: Array, k: int) -> Generator:
-        """Return the geometry's, of s blocks of one."""
-        return geometry.generator(Pair(q[None, None, :], k, a=_rows(a), b=_rows(b), single=True))
+        """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
+        x, y = (_norms(x)[None, None, :] for x in (a, b))
+        return geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True))
+
+    def inverse_columns(self, q: Array, s: int) -> Array:
+        """Return the one column ``1 / q``: the group sees the diagonal alone."""
+        return (1 / _conj(q))[:, None]
 
     def moved(self, geometry: Geometry, q: Array, e: Generator, mu: Array) -> Array:
         """Return the element after the geometry's move."""
@@ -290,6 +295,14 @@ def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
 def _to_last(xp, x: Array, row: Array) -> Array:
     """Return x with `row` added to its last row."""
     return xp.concat([x[:-1, :], x[-1:, :] + row], axis=0)
+
+
+def _norms(a: Array) -> Array:
+    """Return the norm of each row, (s,), without overflow, in the dtype of a."""
+    xp = array_api_compat.array_namespace(a)
+    largest = xp.max(xp.abs(a), axis=1, keepdims=True)
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    return xp.astype(xp.sqrt(xp.sum(_blocks.square(a / unit), axis=1)) * unit[:, 0], a.dtype)
 
 
 def _rows(a: Array) -> Array:

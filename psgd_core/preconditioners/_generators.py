@@ -85,6 +85,7 @@ class Generator(NamedTuple):
     single: bool
     qu: Array | None = None  # q^T u and q^T w, where they are at hand
     qw: Array | None = None
+    grams: tuple[Array, Array] | None = None  # ``x u^T`` and ``y w^T``, where both size and move need them
     basis: tuple[Array, Array] | None = None  # U and K of ``U (E ∘ K) U^T``, with K no larger than 1
 
     @classmethod
@@ -109,7 +110,7 @@ class Generator(NamedTuple):
     def in_units(self, unit: Array) -> Generator:
         """Return E over unit^2."""
         x, y = self.x / unit, self.y / unit
-        return self._replace(
+        scaled = self._replace(
             x=x,
             u=x if self.u is self.x else self.u / unit,
             y=y,
@@ -117,6 +118,9 @@ class Generator(NamedTuple):
             qu=None if self.qu is None else self.qu / unit,
             qw=None if self.qw is None else self.qw / unit,
         )
+        if self._thin:
+            return scaled
+        return scaled._replace(grams=(outer(scaled.x, scaled.u), outer(scaled.y, scaled.w)))
 
     def rescaled(self, c: Array, degree: int) -> Generator:
         """Return what ``Q c`` would have made, if x goes with c^degree, and y with c^(degree - 2)."""
@@ -132,7 +136,8 @@ class Generator(NamedTuple):
 
     def matrix(self) -> Array:
         """Return E, (s, s, c)."""
-        e = (outer(self.x, self.u) - outer(self.y, self.w)) / self.k
+        plus, minus = self.grams or (outer(self.x, self.u), outer(self.y, self.w))
+        e = (plus - minus) / self.k
         if self.basis is None:
             return e
         u, k = self.basis
@@ -166,6 +171,8 @@ class Generator(NamedTuple):
             return _difference_norm(self.x, self.y, k) if plain else norm(self.matrix())
         if not self.symmetric:
             return (_product_norm(self.x, self.u) + _product_norm(self.y, self.w)) / k
+        if self.grams is not None and not self.single:
+            return _blocks.spectral_bound(self.grams[0] + self.grams[1]) / k
         if self.single:
             return (_square(self.x) + _square(self.y)) / k
         columns = xp.concat([self.x, self.y], axis=1)
@@ -175,7 +182,7 @@ class Generator(NamedTuple):
 
     @property
     def _thin(self) -> bool:
-        return self.basis is None and self.x.shape[1] <= self.x.shape[0]
+        return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
 
 def outer(x: Array, y: Array) -> Array:

@@ -136,7 +136,12 @@ class OrbitPreconditioner(Preconditioner):
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = geometry.move(q, e, step * ratio * ratio)
             # what is not finite is not asked about: no library's decompositions are
+<<<<<<< HEAD
             new_blocks.append(geometry.retract(_choose(moves[j], new, state.q.blocks[i])))
+=======
+            new = geometry.retract(select(usable, new, state.q.blocks[i]))
+            new_blocks.append(select(usable, new, state.q.blocks[i]))
+>>>>>>> kronecker
             if j == i:
                 held.append(_choose(moves[j], after, state.held[j]))
         passed = xp.astype(complete, xp.int32)
@@ -152,11 +157,11 @@ class OrbitPreconditioner(Preconditioner):
         decay = self._kernel_decay
         if decay is None:
             return None
+        layout = self.group.layout(state.q)
         if self.exact_damping:
-            layout = self.group.layout(state.q)
             found = kernels.orbits.update(state, layout, v, h, step, self.damping, decay, inplace)
         else:
-            found = kernels.orbits.update_dense(state, v, h, step, self.damping, decay, inplace)
+            found = kernels.orbits.update_dense(state, layout, v, h, step, self.damping, decay, inplace)
         if found is None:
             return None
         blocks, held, complete = found

@@ -60,7 +60,8 @@ class Kronecker(Preconditioner):
     factors : str or tuple of str
         What each dimension's factor is: "dense", "triangular", "affine", "normalization", "diagonal", or
         "identity" for none; see `psgd_core.preconditioners._factors`. "auto", for all or for one of them, is
-        dense where `max_size` and `max_skew` allow, and diagonal elsewhere. For ``[W b]`` of shape
+        as large as GL(s) where `max_size` and `max_skew` allow, triangular in the geometry "EQ" and dense in
+        the others, and diagonal elsewhere. For ``[W b]`` of shape
         (out, in + 1) an affine map of the features is ``("dense", "affine")``; KFAC's and Shampoo's shape is
         ``"dense"``, normalisation ``("dense", "normalization")``, scaling and normalisation
         ``("diagonal", "normalization")``, Adafactor's ``"diagonal"``.
@@ -134,7 +135,8 @@ class Kronecker(Preconditioner):
         found = []
         for s, name in zip(self.shape, given, strict=True):
             dense = s <= self.max_size and s * s <= self.max_skew * self.n
-            resolved = ("dense" if dense else "diagonal") if name == AUTOMATIC else name
+            large = "triangular" if self.geometry == "EQ" else "dense"
+            resolved = (large if dense else "diagonal") if name == AUTOMATIC else name
             found.append("identity" if s == 1 else resolved)
         return tuple(found)
 
@@ -253,7 +255,7 @@ class Kronecker(Preconditioner):
         """
         xp = array_api_compat.array_namespace(*factors)
         inverses = [
-            group.inverse_transpose(q, s) for (_, s, _, group), q in zip(self._active, factors, strict=True)
+            group.inverse_columns(q, s) for (_, s, _, group), q in zip(self._active, factors, strict=True)
         ]
         sizes = [norm_of([x]) for x in inverses]
         parts = []
