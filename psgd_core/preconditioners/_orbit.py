@@ -136,12 +136,8 @@ class OrbitPreconditioner(Preconditioner):
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = geometry.move(q, e, step * ratio * ratio)
             # what is not finite is not asked about: no library's decompositions are
-<<<<<<< HEAD
-            new_blocks.append(geometry.retract(_choose(moves[j], new, state.q.blocks[i])))
-=======
-            new = geometry.retract(select(usable, new, state.q.blocks[i]))
-            new_blocks.append(select(usable, new, state.q.blocks[i]))
->>>>>>> kronecker
+            new = geometry.retract(_choose(moves[j], new, state.q.blocks[i]))
+            new_blocks.append(_choose(moves[j], new, state.q.blocks[i]))
             if j == i:
                 held.append(_choose(moves[j], after, state.held[j]))
         passed = xp.astype(complete, xp.int32)
