@@ -5,7 +5,6 @@ Everything acts on blocks (s, s, c), c of them at once; columns are (s, k, c).
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import array_api_compat
@@ -43,35 +42,45 @@ class Pair:
         single: bool = False,
     ) -> None:
         self.q, self.k, self.single = q, k, single
-        # cached_property looks here first
-        self.__dict__.update(
-            {name: x for name, x in (("h", h), ("v", v), ("a", a), ("b", b)) if x is not None}
-        )
+        self._h, self._v, self._a, self._b, self._ph = h, v, a, b, None
+        self.has_v = v is not None
 
-    @cached_property
+    # Kept by hand: functools.cached_property holds a lock in Python 3.11, which torch.compile cannot trace.
+
+    @property
     def a(self) -> Array:
         """``Q h``."""
-        return _blocks.matmul(self.q, self.h)
+        if self._a is None:
+            self._a = _blocks.matmul(self.q, self.h)
+        return self._a
 
-    @cached_property
+    @property
     def b(self) -> Array:
         """``Q^{-T} v``."""
-        return _blocks.solve(_blocks.adjoint(self.q), self.v)
+        if self._b is None:
+            self._b = _blocks.solve(_blocks.adjoint(self.q), self.v)
+        return self._b
 
-    @cached_property
+    @property
     def h(self) -> Array:
         """The product."""
-        return _blocks.solve(self.q, self.a)
+        if self._h is None:
+            self._h = _blocks.solve(self.q, self.a)
+        return self._h
 
-    @cached_property
+    @property
     def v(self) -> Array:
         """The probe."""
-        return _blocks.matmul(_blocks.adjoint(self.q), self.b)
+        if self._v is None:
+            self._v = _blocks.matmul(_blocks.adjoint(self.q), self.b)
+        return self._v
 
-    @cached_property
+    @property
     def ph(self) -> Array:
         """``P h = Q^T Q h``."""
-        return _blocks.matmul(_blocks.adjoint(self.q), self.a)
+        if self._ph is None:
+            self._ph = _blocks.matmul(_blocks.adjoint(self.q), self.a)
+        return self._ph
 
 
 class Generator(NamedTuple):

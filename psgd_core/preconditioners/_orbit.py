@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
@@ -164,7 +163,7 @@ class OrbitPreconditioner(Preconditioner):
         count, skipped = state.count + complete, state.skipped + (not complete)
         return OrbitState(OrbitBlocks(blocks, state.q.gather), held, state.pending, count, skipped)
 
-    @cached_property
+    @property
     def _kernel_decay(self) -> float | None:
         """What tells the kernels which normaliser to use; None if this configuration is not for them."""
         if self.geometry != "EQ" or self.steps != "orbit":

@@ -98,7 +98,7 @@ class EQ(Geometry):
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``a a^T - b b^T``; ``b^T Q = v^T``."""
-        return Generator.square(pair, pair.a, pair.b, (pair.ph, pair.v) if "v" in pair.__dict__ else None)
+        return Generator.square(pair, pair.a, pair.b, (pair.ph, pair.v) if pair.has_v else None)
 
 
 @dataclass(frozen=True)
