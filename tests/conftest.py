@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -132,3 +133,11 @@ def backend64(request):
 def rng():
     """A fixed NumPy generator: probes are drawn once and handed to every library."""
     return np.random.default_rng(20240205)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    """Close what a test left to pyplot, so that no test depends on how many figures others opened."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -54,7 +54,8 @@ def near(actual, expected, rounding):
 
 def inner_condition(state):
     """The condition of what low-rank verbs solve with, I + V^T U, which no condition of Q bounds; else 1."""
-    return np.linalg.cond(np.eye(len(state.u)) + state.v @ state.u.T) if hasattr(state, "u") else 1.0
+    rank = len(getattr(state, "u", ()))
+    return np.linalg.cond(np.eye(rank) + state.v @ state.u.T) if rank else 1.0
 
 
 # -- the verbs -----------------------------------------------------------------------------------------------
