@@ -24,9 +24,14 @@ def available() -> bool:
     return _on.get() and _installed()
 
 
+def wanted() -> bool:
+    """Return whether kernels are not switched off."""
+    return _on.get()
+
+
 @contextmanager
 def off() -> Iterator[None]:
-    """Leave the kernels out within a ``with`` block, in this thread."""
+    """Leave all kernels out within a ``with`` block, in this thread."""
     token = _on.set(False)
     try:
         yield

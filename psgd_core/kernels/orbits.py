@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._damping import DAMPING
+from . import gpu
 from ._switch import available
 
 PARALLEL = 65_536
@@ -60,8 +61,10 @@ def _numbers(dtype: np.dtype, damping: float | None, step: float, decay: float) 
 
 def update(
     state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
-) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
+) -> tuple[tuple[Any, ...], tuple[Any, ...], Any] | None:
     """Return (blocks, held, whether every orbit moved) after one update, or None if it is not for kernels.
+
+    In place of whether every orbit moved, `gpu.update` returns the state's new (pending, count, skipped).
 
     Parameters
     ----------
@@ -81,7 +84,8 @@ def update(
         or not isinstance(state.pending, _FLAGS)
         or state.pending
     ):
-        return None
+        on_gpu = type(v) is not np.ndarray
+        return gpu.update(state, layout, v, h, step, damping, decay, inplace) if on_gpu else None
     if type(step) is not float:
         if not isinstance(step, np.ndarray | np.floating) or step.ndim:
             return None
@@ -137,10 +141,10 @@ def update_dense(
     return None if found < 0 else ((block,), (held,), found == 1)
 
 
-def precondition(state: Any, layout: Layout, g: Any) -> np.ndarray | None:
+def precondition(state: Any, layout: Layout, g: Any) -> Any:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
     if not _suits(g, state, layout):
-        return None
+        return None if type(g) is np.ndarray else gpu.precondition(state, layout, g)
     from . import cpu_orbits
 
     kernel = cpu_orbits.precondition_parallel if g.shape[0] >= PARALLEL else cpu_orbits.precondition

@@ -160,6 +160,8 @@ class OrbitPreconditioner(Preconditioner):
         if found is None:
             return None
         blocks, held, complete = found
+        if isinstance(complete, tuple):  # on a GPU the host does not know
+            return OrbitState(OrbitBlocks(blocks, state.q.gather), held, *complete)
         count, skipped = state.count + complete, state.skipped + (not complete)
         return OrbitState(OrbitBlocks(blocks, state.q.gather), held, state.pending, count, skipped)
 
