@@ -62,7 +62,7 @@ class Emulator:
             assert [len(x) for x in packed] == sizes, f"{name} takes {sizes}"
             buffers = [ctypes.create_string_buffer(x, len(x)) for x in packed]
             pointers = (ctypes.c_void_p * len(buffers))(*(ctypes.addressof(x) for x in buffers))
-            shape = (ctypes.c_uint * 4)(*(tuple(grid) + (1,))[:2], *block, shared_mem)
+            shape = (ctypes.c_uint * 4)(*(*grid, 1)[:2], *block, shared_mem)
             self.launched.append(name)
             failed = launch(shape, pointers, self.schedule)
             assert not failed, f"{name}: {ERRORS[failed]}"
@@ -124,6 +124,12 @@ class Host(Library):
 
     def cast(self, x, dtype):
         return self.place(x.astype(dtype))
+
+    def contiguous(self, x):
+        return x if x.flags.c_contiguous else self.place(np.ascontiguousarray(x))
+
+    def reread(self, x, dtype):
+        return x.view(dtype)
 
     def within(self, device):
         return contextlib.nullcontext()

@@ -24,3 +24,9 @@ def orbit_kernels(dtypes=DTYPES, shapes=SHAPES) -> list[str]:
             for w in widths(dtype, size, how):
                 names += [f"move<{key}, {w}, {c}>" for c in ("true", "false")] + [f"precondition<{key}, {w}>"]
     return sorted(set(names))
+
+
+def low_rank_kernels(dtypes=DTYPES) -> list[str]:
+    """Return the names of all kernels of ``low_rank.cu``."""
+    names = ("survey", "judge", "gram", "arrange", "combine", "extremes", "rewrite")
+    return ["gram_sum", *(f"{name}<{DTYPES[dtype]}>" for dtype in dtypes for name in names)]

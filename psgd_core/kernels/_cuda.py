@@ -61,6 +61,14 @@ class Library(ABC):
         """Return x in another dtype."""
 
     @abstractmethod
+    def contiguous(self, x: Array) -> Array:
+        """Return x without gaps."""
+
+    @abstractmethod
+    def reread(self, x: Array, dtype: str) -> Array:
+        """Return the same memory as numbers of another dtype."""
+
+    @abstractmethod
     def within(self, device: int) -> contextlib.AbstractContextManager:
         """Return the context to launch in: CuPy's device, and its stream is the library's current one."""
 
@@ -87,6 +95,14 @@ class _Cupy(Library):
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype, copy=False)
+
+    def contiguous(self, x: Array) -> Array:
+        import cupy
+
+        return cupy.ascontiguousarray(x)
+
+    def reread(self, x: Array, dtype: str) -> Array:
+        return x.view(dtype)
 
     def within(self, device: int) -> contextlib.AbstractContextManager:
         import cupy
@@ -123,6 +139,14 @@ class _Torch(Library):
         import torch
 
         return x.to(getattr(torch, dtype))
+
+    def contiguous(self, x: Array) -> Array:
+        return x.contiguous()
+
+    def reread(self, x: Array, dtype: str) -> Array:
+        import torch
+
+        return x.view(getattr(torch, dtype))
 
     @contextlib.contextmanager
     def within(self, device: int) -> Any:

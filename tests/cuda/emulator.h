@@ -153,6 +153,18 @@ template <class T> T atomicMax(T *x, T y) {
     return old;
 }
 
+template <class To, class From> To same_bits(From x) {
+    static_assert(sizeof(To) == sizeof(From), "");
+    To y;
+    memcpy(&y, &x, sizeof y);
+    return y;
+}
+
+inline unsigned int __float_as_uint(float x) { return same_bits<unsigned int>(x); }
+inline float __uint_as_float(unsigned int x) { return same_bits<float>(x); }
+inline long long __double_as_longlong(double x) { return same_bits<long long>(x); }
+inline double __longlong_as_double(long long x) { return same_bits<double>(x); }
+
 // A copy arrives when it is waited for, and not before.
 template <class T> void copy_async(T *to, const T *from) {
     emulator::current->copies.back().push_back({to, from, sizeof(T)});
