@@ -22,7 +22,7 @@ def orbit_kernels(dtypes=DTYPES, shapes=SHAPES) -> list[str]:
             key = f"{t}, {size}, {HOW[how]}"
             names.append(f"measure<{key}>")
             for w in widths(dtype, size, how):
-                names += [f"move<{key}, {w}, {c}>" for c in ("true", "false")] + [f"precondition<{key}, {w}>"]
+                names += [f"move<{key}, {w}>", f"precondition<{key}, {w}>"]
     return sorted(set(names))
 
 

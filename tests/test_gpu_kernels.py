@@ -41,7 +41,7 @@ def test_every_kernel_compiles_to_machine_code(architecture):
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_wide_kernels_access_16_bytes_at_once(architecture):
-    names = ("inspect<float, 4>", "move<float, 1, 1, 4, false>", "precondition<double, 1, 1, 2>")
+    names = ("inspect<float, 4>", "move<float, 1, 1, 4>", "precondition<double, 1, 1, 2>")
     text = nvrtc.compile_for(architecture, _cuda.source("orbits.cu"), names, _cuda.OPTIONS).decode()
     for access in ("ld.global.nc.v4.f32", "st.global.v4.f32", "ld.global.nc.v2.f64", "st.global.v2.f64"):
         assert access in text, access
@@ -239,6 +239,27 @@ def test_scales_near_the_ends_of_float32(scale, dtype, host):
         expected = plain(p, expected, v, h, 0.3)
     assert_equal_to_rounding(state, expected, 8)
     assert state.count == 8
+
+
+@needs_compiler
+@pytest.mark.parametrize("pending", [False, True])
+def test_squares_of_the_damping_do_not_overflow_where_the_pair_is_small(pending, host):
+    p, (pair,) = psgd.XMat(damping=0.3), pairs(12, "float32", 1, seed=5)
+    state = p.init(12, like=pair[0], scale=None if pending else 1.0)
+    v, h = (x * np.float32(1e-30) for x in pair)
+    got = p.update(host.state(state), host.place(v), host.place(h), 0.3)
+    assert got.count == 1
+    assert_equal_to_rounding(got, plain(p, state, v, h, 0.3), 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_scale_beyond_the_floats_moves_nothing(inplace, host):
+    p, v = psgd.Diagonal(), np.full(9, 3e38, np.float32)
+    state = p.init(9, like=v)
+    got = p.update(host.state(state), host.place(v), host.place(v), 0.3, inplace=inplace)
+    assert (got.count, got.skipped, got.pending) == (0, 1, True)
+    assert_same_bits(got, plain(p, state, v, v, 0.3))
 
 
 @needs_compiler

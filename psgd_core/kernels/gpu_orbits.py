@@ -59,7 +59,6 @@ class Kernels(NamedTuple):
     """Of one size of orbits, layout and width."""
 
     measure: Kernel
-    check: Kernel
     move: Kernel
     precondition: Kernel
 
@@ -77,8 +76,7 @@ def special(dtype: str, size: int, how: str, width: int) -> Kernels:
     key = f"{_NAMES[dtype]}, {size}, {_HOW[how]}"
     names = (
         f"measure<{key}>",
-        f"move<{key}, {width}, true>",
-        f"move<{key}, {width}, false>",
+        f"move<{key}, {width}>",
         f"precondition<{key}, {width}>",
     )
     return Kernels(*_cuda.compiled("orbits.cu", names))
@@ -148,11 +146,10 @@ def update(
         at += 8 * PART * count
     given = (np.float64(0), np.float64(0), step) if isinstance(step, int) else (step, step**0.25, 0)
     settle((1,), (_cuda.THREADS,), (np.int32(sum(parts)), first, flags[0], *given, control))
-    for check in (True, False):
-        for i, (x, kernel) in enumerate(zip(sizes, kernels, strict=True)):
-            before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
-            args = (*x.where(n), *before, new[0][i], new[1][i], *number, control)
-            (kernel.check if check else kernel.move)((x.blocks(device, library),), (_cuda.THREADS,), args)
+    for i, (x, kernel) in enumerate(zip(sizes, kernels, strict=True)):
+        before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
+        args = (*x.where(n), *before, new[0][i], new[1][i], *number, control)
+        kernel.move((x.blocks(device, library),), (_cuda.THREADS,), args)
     finish((1,), (1,), (control, *flags, *new_flags))
 
 

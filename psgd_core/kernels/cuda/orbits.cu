@@ -3,8 +3,7 @@
 // inspect    is the pair finite, and is v not zero?                            reads v, h
 // measure    |Q h| and |Q^{-T} v|, where the automatic scale is pending        else returns at once
 // settle     the flags, the scale and the step, for the others to read
-// move       with CHECKS: would all orbits move? where the scale is due        else returns at once
-//            without: one step of each orbit                                   reads q, v, h, held; writes q, held
+// move       one step of each orbit                                            reads q, v, h, held; writes q, held
 // finish     the state's counters
 //
 // Nothing is decided on the host. Sums over blocks are taken in the order of the blocks; what is atomic is
@@ -17,9 +16,10 @@ enum { LARGEST_BLOCK = 256 };
 // At the start of the work space; zero before the first kernel.
 struct Control {
     unsigned int flags;
-    int due;                     // whether this update sets the scale
-    double scale, step, root;    // root: step^{1/4}
-    Count stuck, left;           // orbits that would not move under CHECKS, and that did not
+    int due;                   // whether this update sets the scale
+    double scale, step, root;  // root: step^{1/4}
+    Count left;                // orbits that did not move
+    int go;                    // whether any is to move
 };
 
 // A norm as unit sqrt(sum): no square overflows, in float64 either.
@@ -157,7 +157,7 @@ template <class T> struct Rule {
     bool due;
 };
 
-// Move Q, and return whether it moved; if not, q is spoilt and `held` as it was.
+// Move Q, and return whether it moved; if not, q and `held` are as they were.
 template <class T, int S>
 __device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held, const Rule<T> &rule) {
     T a[S], b[S], size = T(0), unit = Limits<T>::tiny();
@@ -170,11 +170,9 @@ __device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held
         }
         unit = larger(larger(unit, magnitude(a[i])), magnitude(b[i]));
 #pragma unroll
-        for (int j = 0; j < S; ++j) {
-            if (rule.due) q[i][j] *= rule.scale;
-            size = larger(size, magnitude(q[i][j]));
-        }
+        for (int j = 0; j < S; ++j) size = larger(size, magnitude(q[i][j]));
     }
+    if (rule.due) size *= rule.scale;
     const bool heard = rule.damping * size > Limits<T>::heard() * unit;
     if (heard) unit = larger(unit, rule.damping * size);
     const T inverse = T(1) / unit, noise = rule.damping * inverse;
@@ -189,10 +187,18 @@ __device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held
         square += b[i] * b[i];
         if (heard)
 #pragma unroll
-            for (int j = 0; j < S; ++j) square += (q[i][j] * noise) * (q[i][j] * noise);
+            for (int j = 0; j < S; ++j) {
+                const T x = (rule.due ? q[i][j] * rule.scale : q[i][j]) * noise;
+                square += x * x;
+            }
     }
     const T bound = unit * root_of(square);
     if (!is_number(bound)) return false;
+    if (rule.due)
+#pragma unroll
+        for (int i = 0; i < S; ++i)
+#pragma unroll
+            for (int j = 0; j < S; ++j) q[i][j] *= rule.scale;
 
     // Running: N is what was held, but at least step^{1/4} times this bound; Sample: this bound.
     const T before = held > T(0) ? held : bound, least = rule.root * bound;
@@ -309,7 +315,7 @@ __global__ void measure(Index n, Index start, Index count, const T *__restrict__
 template <class T>
 __global__ void settle(int blocks, const Norm *__restrict__ parts, const bool *__restrict__ pending, double step,
                        double root, const T *__restrict__ step_at, Control *control) {
-    const bool due = *pending && usable(control) && (control->flags & SOME_H);
+    const bool due = *pending && usable(control) && (control->flags & SOME_H);  // of all threads, or of none
     Norm x = {0.0, 0.0}, y = {0.0, 0.0};
     if (due) {
         for (int k = threadIdx.x; k < blocks; k += blockDim.x) {
@@ -319,9 +325,12 @@ __global__ void settle(int blocks, const Norm *__restrict__ parts, const bool *_
         join_threads(x, y);
     }
     if (threadIdx.x == 0) {
-        // the minimiser over c of the criterion at c Q: c^4 = |y|^2 / |x|^2
-        control->scale = due ? sqrt(y.unit * sqrt(y.sum)) / sqrt(x.unit * sqrt(x.sum)) : 1.0;
+        // the minimiser over c of the criterion at c Q: c^4 = |y|^2 / |x|^2, and then |c x| = |y / c|
+        const double root_x = sqrt(x.unit * sqrt(x.sum)), root_y = sqrt(y.unit * sqrt(y.sum));
+        control->scale = due ? root_y / root_x : 1.0;
         control->due = due;
+        // Where the scale is due all orbits move or none does: no bound is above 2 |c x|, so that says which.
+        control->go = usable(control) && (!due || is_number(T(2.0 * root_x * root_y) + T(control->scale)));
         control->step = step_at ? double(*step_at) : step;
         control->root = step_at ? sqrt(sqrt(double(*step_at))) : root;
     }
@@ -329,15 +338,15 @@ __global__ void settle(int blocks, const Norm *__restrict__ parts, const bool *_
 
 // -- the update -------------------------------------------------------------------------------------------
 
-template <class T, int S, int HOW, int W, bool CHECKS>
+template <class T, int S, int HOW, int W>
 __global__ void move(Index n, Index start, Index count, const T *__restrict__ v, const T *__restrict__ h,
                      const Index *__restrict__ order, const T *q, const T *held, T *new_q, T *new_held, T damping,
                      T decay, Control *control) {
     __shared__ unsigned int stays;
-    const bool due = control->due, go = usable(control) && !(due && control->stuck);
-    if (CHECKS && !due) return;
-    if (!CHECKS && !go && q == new_q) return;
-    const Rule<T> rule = {damping, decay, T(control->step), T(control->root), T(control->scale), due};
+    const bool go = control->go;
+    if (!go && q == new_q) return;
+    const Rule<T> rule = {damping,         decay, T(control->step), T(control->root), T(control->scale),
+                          control->due != 0};
     if (threadIdx.x == 0) stays = 0;
     __syncthreads();
     unsigned int own = 0;
@@ -349,16 +358,9 @@ __global__ void move(Index n, Index start, Index count, const T *__restrict__ v,
         members<T, S, HOW, W>(v, n, order, start, count, t, vs);
 #pragma unroll
         for (int w = 0; w < W; ++w) {
-            T after = bound.at[w];
-            const bool moved = (CHECKS || go) && step_of<T, S>(now[w], hs[w], vs[w], after, rule);
+            const bool moved = go && step_of<T, S>(now[w], hs[w], vs[w], bound.at[w], rule);
             own += moved ? 0 : 1;
-            bound.at[w] = moved ? after : bound.at[w];
-            if (!CHECKS && !moved) {
-                for (int i = 0; i < S; ++i)
-                    for (int j = 0; j < S; ++j) now[w][i][j] = q[(i * S + j) * count + t + w];
-            }
         }
-        if (CHECKS) continue;
         store<W>(new_held + t, bound);
 #pragma unroll
         for (int i = 0; i < S; ++i)
@@ -372,13 +374,13 @@ __global__ void move(Index n, Index start, Index count, const T *__restrict__ v,
     }
     if (own) atomicAdd(&stays, own);
     __syncthreads();
-    if (threadIdx.x == 0 && stays) atomicAdd(CHECKS ? &control->stuck : &control->left, Count(stays));
+    if (threadIdx.x == 0 && stays) atomicAdd(&control->left, Count(stays));
 }
 
 // The counters of the state; one thread.
 __global__ void finish(const Control *control, const bool *pending, const int *count, const int *skipped,
                        bool *new_pending, int *new_count, int *new_skipped) {
-    const bool complete = usable(control) && !control->stuck && !control->left;
+    const bool complete = control->go && !control->left;
     *new_pending = *pending && !(control->due && complete);
     *new_count = *count + (complete ? 1 : 0);
     *new_skipped = *skipped + (complete ? 0 : 1);
