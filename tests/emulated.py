@@ -11,9 +11,14 @@ import contextlib
 import ctypes
 import shutil
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pytest
+from gpu_kernels import low_rank_kernels, orbit_kernels
 
 from psgd_core.kernels import _cuda
 from psgd_core.kernels._cuda import Library, View
@@ -68,6 +73,16 @@ class Emulator:
             assert not failed, f"{name}: {ERRORS[failed]}"
 
         return kernel
+
+
+@cache
+def emulator(source: str) -> Emulator:
+    """Return all kernels of a source, compiled once; without a compiler, skip the test."""
+    if COMPILER is None:
+        pytest.skip("the emulator needs g++")
+    names = {"orbits.cu": orbit_kernels, "low_rank.cu": low_rank_kernels}[source]()
+    with tempfile.TemporaryDirectory() as folder:
+        return Emulator(Path(folder), source, names)
 
 
 def packed_as_cupy_does(x):
@@ -143,3 +158,79 @@ class Host(Library):
             parts = [self.state(x) for x in tree]
             return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
         return self.place(tree)
+
+
+class FakeCupy(ModuleType):
+    """As much of CuPy as the kernels need: arrays in the host's memory, and `Emulator` for ``RawModule``.
+
+    To look at a value is an error, as it would wait for the device; so is memory for another device than the
+    current one.
+    """
+
+    def __init__(self, device: int) -> None:
+        super().__init__("cupy")
+        self.host, self.device, self.current, self.compiled = Host(), device, -1, []
+        fake, where = self, SimpleNamespace(id=device)
+
+        class ndarray(OnDevice):
+            device = where
+            data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
+
+            def _waits(self, *args):
+                raise AssertionError("the value of an array is asked for, which waits for the device")
+
+            __bool__ = __float__ = __int__ = __index__ = item = tolist = get = _waits
+
+        class Device:
+            def __init__(self, number):
+                self.number, self.attributes = number, {"MultiProcessorCount": 3}
+
+            def __enter__(self):
+                self.before, fake.current = fake.current, self.number
+
+            def __exit__(self, *args):
+                fake.current = self.before
+
+        class RawModule:
+            def __init__(self, *, code, options, name_expressions):
+                fake.compiled.append((code, options))
+                self.names = name_expressions
+                source = next(x for x in ("orbits.cu", "low_rank.cu") if _cuda.source(x) == code)
+                self.kernels = emulator(source).kernels
+
+            def get_function(self, name):
+                assert name in self.names
+                kernel = self.kernels[name]
+
+                def launch(grid, block, arguments, *, shared_mem=0):
+                    assert fake.current == fake.device
+                    kernel(grid, block, arguments, shared_mem)
+
+                return launch
+
+        self.ndarray, self.RawModule, self.cuda = ndarray, RawModule, SimpleNamespace(Device=Device)
+
+    def asarray(self, x):
+        """Return a copy on the device."""
+        return self.host.place(x).view(self.ndarray)
+
+    def empty(self, shape, dtype):
+        """Return an array on the current device."""
+        assert self.current == self.device
+        return self.host.empty(shape, dtype, 0).view(self.ndarray)
+
+    def zeros(self, count):
+        """Return zeros."""
+        assert self.current == self.device
+        return self.asarray(np.zeros(count))
+
+    def ascontiguousarray(self, x):
+        """Return x without gaps."""
+        return x if x.flags.c_contiguous else self.asarray(np.ascontiguousarray(x))
+
+    def state(self, tree):
+        """Return a state on the device."""
+        if isinstance(tree, tuple):
+            parts = [self.state(x) for x in tree]
+            return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+        return self.asarray(tree)

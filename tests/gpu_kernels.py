@@ -1,4 +1,7 @@
-"""The kernels there are: what the tests compile, all of them."""
+"""The kernels there are, all of which the tests compile, and the preconditioners that have them."""
+
+import psgd_core as psgd
+from psgd_core import PermutationSubgroup
 
 DTYPES = {"float32": "float", "float64": "double"}
 SHAPES = [(1, "direct"), (2, "shifted"), (2, "mirrored"), *((s, "gathered") for s in (1, 2, 3, 4))]
@@ -30,3 +33,23 @@ def low_rank_kernels(dtypes=DTYPES) -> list[str]:
     """Return the names of all kernels of ``low_rank.cu``."""
     names = ("survey", "judge", "gram", "arrange", "combine", "extremes", "rewrite")
     return ["gram_sum", *(f"{name}<{DTYPES[dtype]}>" for dtype in dtypes for name in names)]
+
+
+KINDS = {
+    "diagonal": lambda n: psgd.Diagonal(),
+    "xmat": lambda n: psgd.XMat(),
+    "butterfly": lambda n: psgd.Butterfly(),
+    "klein": lambda n: psgd.Sparse(PermutationSubgroup.klein(n)),
+    "thirds": lambda n: psgd.Sparse(PermutationSubgroup.on_blocks(n, [(1, 2, 0)])),
+    "uneven": lambda n: psgd.Sparse(PermutationSubgroup.from_generators([[1, 2, 0, *range(3, n)]])),
+    "sample": lambda n: psgd.XMat(normalizer=psgd.normalizers.Sample()),
+    "undamped": lambda n: psgd.XMat(damping=0.0),
+    "much-damped": lambda n: psgd.Sparse(PermutationSubgroup.klein(n), damping=0.3),
+}
+MULTIPLE = {"butterfly": 2, "klein": 4, "much-damped": 4, "thirds": 3}
+LEAST = {"uneven": 3}
+
+
+def fitting(kind, n):
+    """Return the next n that the preconditioner has."""
+    return max(n + -n % MULTIPLE.get(kind, 1), LEAST.get(kind, 1))

@@ -3,8 +3,8 @@
 import numpy as np
 import nvrtc
 import pytest
-from emulated import COMPILER, Emulator, Host, OnDevice
-from gpu_kernels import orbit_kernels
+from emulated import Host, OnDevice, emulator
+from gpu_kernels import KINDS, fitting, orbit_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,21 +12,7 @@ import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
 from psgd_core.kernels import _cuda, gpu, gpu_orbits
 
-KINDS = {
-    "diagonal": lambda n: psgd.Diagonal(),
-    "xmat": lambda n: psgd.XMat(),
-    "butterfly": lambda n: psgd.Butterfly(),
-    "klein": lambda n: psgd.Sparse(PermutationSubgroup.klein(n)),
-    "thirds": lambda n: psgd.Sparse(PermutationSubgroup.on_blocks(n, [(1, 2, 0)])),
-    "uneven": lambda n: psgd.Sparse(PermutationSubgroup.from_generators([[1, 2, 0, *range(3, n)]])),
-    "sample": lambda n: psgd.XMat(normalizer=psgd.normalizers.Sample()),
-    "undamped": lambda n: psgd.XMat(damping=0.0),
-    "much-damped": lambda n: psgd.Sparse(PermutationSubgroup.klein(n), damping=0.3),
-}
-MULTIPLE = {"butterfly": 2, "klein": 4, "much-damped": 4, "thirds": 3}
-LEAST = {"uneven": 3}
 DTYPES = ("float32", "float64")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
 
 
@@ -48,10 +34,10 @@ def test_wide_kernels_access_16_bytes_at_once(architecture):
     assert f".target sm_{architecture[-2:]}" in text
 
 
-@pytest.fixture(scope="module")
-def orbits(tmp_path_factory):
+@pytest.fixture
+def orbits():
     """The kernels of orbits.cu, emulated."""
-    return Emulator(tmp_path_factory.mktemp("orbits"), "orbits.cu", orbit_kernels())
+    return emulator("orbits.cu")
 
 
 @pytest.fixture
@@ -68,11 +54,6 @@ def host(orbits, monkeypatch):
     gpu_orbits.general.cache_clear()
     gpu_orbits.special.cache_clear()
     assert found.intact(), "something was written beside an array"
-
-
-def fitting(kind, n):
-    """Return the next n that the preconditioner has."""
-    return max(n + -n % MULTIPLE.get(kind, 1), LEAST.get(kind, 1))
 
 
 def pairs(n, dtype, count, seed):
@@ -113,7 +94,6 @@ def assert_equal_to_rounding(got, expected, updates):
             np.testing.assert_array_equal(x, y)
 
 
-@needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [12, 61])
@@ -135,7 +115,6 @@ def test_updates_and_products_are_those_of_the_plain_code(kind, dtype, n, host, 
     np.testing.assert_allclose(got, product, rtol=0, atol=50 * np.finfo(dtype).eps * np.max(np.abs(product)))
 
 
-@needs_compiler
 def test_any_size_in_any_place(host):
     @settings(deadline=None, derandomize=True, max_examples=120)
     @given(
@@ -179,7 +158,6 @@ def assert_near(got, expected, start):
         assert x == y
 
 
-@needs_compiler
 @pytest.mark.parametrize("kind", ["diagonal", "xmat", "uneven"])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("pending", [False, True])
@@ -197,7 +175,6 @@ def test_a_pair_that_is_none_changes_nothing_and_is_counted(kind, inplace, pendi
     assert_same_bits(got, plain(p, state, v, h, 0.3))
 
 
-@needs_compiler
 def test_zero_products_leave_the_scale_pending_and_are_counted(host):
     p, v = psgd.XMat(), np.ones(9, np.float32)
     state = p.init(9, like=v)
@@ -206,7 +183,6 @@ def test_zero_products_leave_the_scale_pending_and_are_counted(host):
     assert_equal_to_rounding(got, plain(p, state, v, 0 * v, 0.3), 1)
 
 
-@needs_compiler
 @pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("kind", ["xmat", "klein", "diagonal"])
@@ -226,7 +202,6 @@ def test_a_singular_orbit_stays_and_the_others_move_unless_the_scale_is_due(kind
     assert np.sum(moved) == (0 if pending else moved.size - 1)
 
 
-@needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
 def test_scales_near_the_ends_of_float32(scale, dtype, host):
@@ -241,7 +216,6 @@ def test_scales_near_the_ends_of_float32(scale, dtype, host):
     assert state.count == 8
 
 
-@needs_compiler
 @pytest.mark.parametrize("pending", [False, True])
 def test_squares_of_the_damping_do_not_overflow_where_the_pair_is_small(pending, host):
     p, (pair,) = psgd.XMat(damping=0.3), pairs(12, "float32", 1, seed=5)
@@ -252,7 +226,6 @@ def test_squares_of_the_damping_do_not_overflow_where_the_pair_is_small(pending,
     assert_equal_to_rounding(got, plain(p, state, v, h, 0.3), 1)
 
 
-@needs_compiler
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_scale_beyond_the_floats_moves_nothing(inplace, host):
     p, v = psgd.Diagonal(), np.full(9, 3e38, np.float32)
@@ -262,7 +235,6 @@ def test_a_scale_beyond_the_floats_moves_nothing(inplace, host):
     assert_same_bits(got, plain(p, state, v, v, 0.3))
 
 
-@needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_order_of_threads_or_blocks_changes_a_bit(kind, dtype, host, orbits):
@@ -279,7 +251,6 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(kind, dtype, host, orbits):
         assert_same_bits(results[0], other)
 
 
-@needs_compiler
 def test_a_step_may_be_an_array(host):
     p, (pair,) = psgd.XMat(), pairs(10, "float32", 1, seed=8)
     state = p.init(10, like=pair[0], scale=1.0)
@@ -289,7 +260,6 @@ def test_a_step_may_be_an_array(host):
         assert_equal_to_rounding(got, plain(p, state, *pair, 0.3), 1)
 
 
-@needs_compiler
 @pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
 def test_in_place_nothing_of_size_n_is_allocated(kind, host):
     n = 400
@@ -302,7 +272,6 @@ def test_in_place_nothing_of_size_n_is_allocated(kind, host):
     assert work < 4 * n
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     "p",
     [
@@ -319,7 +288,6 @@ def test_what_has_no_kernel_goes_the_ordinary_way(p, host, orbits):
     assert not orbits.launched
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     "spoil", ["held", "gather", "index", "block", "order", "dtype", "columns", "step", "count", "size", "off"]
 )

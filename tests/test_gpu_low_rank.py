@@ -3,7 +3,7 @@
 import numpy as np
 import nvrtc
 import pytest
-from emulated import COMPILER, Emulator, Host, OnDevice
+from emulated import Host, OnDevice, emulator
 from gpu_kernels import low_rank_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,20 +31,18 @@ def test_tiles_are_copied_while_others_are_worked_on():
     assert "cp.async.wait_group 1" in text
 
 
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory):
+@pytest.fixture
+def low_rank():
     """The kernels of low_rank.cu, emulated."""
-    if COMPILER is None:
-        pytest.skip("the emulator needs g++")
-    return Emulator(tmp_path_factory.mktemp("low_rank"), "low_rank.cu", low_rank_kernels())
+    return emulator("low_rank.cu")
 
 
 @pytest.fixture
-def host(emulator, monkeypatch):
+def host(low_rank, monkeypatch):
     """A device with small blocks, so that few columns take several of them, and threads several columns."""
     found = Host()
-    emulator.schedule = 0
-    monkeypatch.setattr(_cuda, "compiled", emulator.compiled)
+    low_rank.schedule = 0
+    monkeypatch.setattr(_cuda, "compiled", low_rank.compiled)
     monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
     monkeypatch.setattr(_cuda, "THREADS", 16)
     monkeypatch.setattr(_cuda, "BLOCKS", 1)
@@ -203,11 +201,11 @@ def test_units_keep_float32_from_its_ends(host, scale):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_order_of_threads_or_blocks_changes_a_bit(host, emulator, dtype):
+def test_no_order_of_threads_or_blocks_changes_a_bit(host, low_rank, dtype):
     case = Case(host, 6, 1000, dtype, damping=0.1)
     c, results = host.place(case.coefficients(14)), []
     for schedule in (0, 1, 2, 0):
-        emulator.schedule = schedule
+        low_rank.schedule = schedule
         unit, usable, _ = gpu_low_rank.survey(case.rows)
         args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
         made = gpu_low_rank.rewrite(c, case.rows, unit, *args, inplace=False)

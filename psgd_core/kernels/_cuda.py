@@ -162,7 +162,10 @@ _CUPY, _TORCH = _Cupy(), _Torch()
 
 
 def library_of(x: Any) -> Library | None:
-    """Return the library of an array on a CUDA device, None where there are no kernels for it."""
+    """Return the library of an array on a CUDA device, None where there are no kernels for it.
+
+    Of what ``torch.compile`` traces, nothing but the device is asked.
+    """
     if array_api_compat.is_torch_array(x):
         if x.device.type != "cuda":
             return None

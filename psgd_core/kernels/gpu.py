@@ -44,8 +44,8 @@ def update(
 
     The arguments are those of `orbits.update`. A step that is a 0-d array is read on the device.
     """
-    library = _cuda.library_of(v) if wanted() else None
-    like = None if library is None else library.view(v)
+    library = _cuda.library_of(v)
+    like = None if library is None or not wanted() else library.view(v)
     if library is None or like is None:
         return None
     with library.within(like.device):
@@ -69,8 +69,8 @@ def update(
 
 def precondition(state: Any, layout: Layout, g: Any) -> Array | None:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
-    library = _cuda.library_of(g) if wanted() else None
-    seen = None if library is None else library.view(g)
+    library = _cuda.library_of(g)
+    seen = None if library is None or not wanted() else library.view(g)
     if library is None or seen is None:
         return None
     with library.within(seen.device):

@@ -105,8 +105,8 @@ def take(u: Any, v: Any, d: Any, h: Any, p: Any, count: Any, damping: float) -> 
     damping : float
         Its noise is added to h: ``h + damping * signs(count, h)``; 0 adds none.
     """
-    library = _cuda.library_of(d) if wanted() else None
-    if library is None:
+    library = _cuda.library_of(d)
+    if library is None or not wanted():
         return None
     arrays = (u, v, d, h, p)
     views = [x for x in map(library.view, (*arrays, count)) if x is not None]

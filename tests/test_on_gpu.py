@@ -1,0 +1,269 @@
+"""The GPU's kernels on a GPU, from CuPy and from PyTorch. Skipped where there is none."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from gpu_kernels import KINDS, fitting
+
+import psgd_core as psgd
+from psgd_core import kernels
+from psgd_core.kernels import gpu, gpu_low_rank
+
+pytestmark = pytest.mark.gpu
+DTYPES = ("float32", "float64")
+LONG = 2 * 10**9  # cycles: about a second
+SPIN = """
+extern "C" __global__ void spin(long long cycles) {
+    const long long start = clock64();
+    while (clock64() - start < cycles) {}
+}
+"""
+
+
+class OfCupy:
+    """CuPy on the current device."""
+
+    def __init__(self):
+        self.cupy = pytest.importorskip("cupy")
+        if not self.cupy.cuda.is_available():
+            pytest.skip("no CUDA device")
+        self.spin = self.cupy.RawKernel(SPIN, "spin")
+        self.spin((1,), (1,), (1,))  # compiles
+
+    def asarray(self, x):
+        return self.cupy.asarray(x)
+
+    def numpy(self, x):
+        return x.get()
+
+    @contextlib.contextmanager
+    def stream(self):
+        """A stream that waits for no other."""
+        self.wait()
+        with self.cupy.cuda.Stream(non_blocking=True) as stream:
+            yield
+            stream.synchronize()
+
+    def wait(self):
+        """Wait for all that was queued."""
+        self.cupy.cuda.Device().synchronize()
+
+    def occupy(self):
+        """Keep the current stream busy for about a second."""
+        self.spin((1,), (1,), (LONG,))
+
+    def busy(self):
+        """Return whether what was queued is still running."""
+        return not self.cupy.cuda.get_current_stream().done
+
+    def peak(self, call):
+        """Return the bytes that a call takes at most from a pool that has none to spare."""
+        pool = self.cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        before = pool.total_bytes()
+        call()
+        return pool.total_bytes() - before
+
+    def strictly(self):
+        return contextlib.nullcontext()
+
+
+class OfTorch:
+    """PyTorch on the current device, through CuPy's compiler."""
+
+    def __init__(self):
+        self.torch = pytest.importorskip("torch")
+        pytest.importorskip("cupy")
+        if not self.torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+    def asarray(self, x):
+        return self.torch.asarray(np.array(x), device="cuda")
+
+    def numpy(self, x):
+        return x.cpu().numpy()
+
+    @contextlib.contextmanager
+    def stream(self):
+        self.wait()
+        stream = self.torch.cuda.Stream()
+        with self.torch.cuda.stream(stream):
+            yield
+            stream.synchronize()
+
+    def wait(self):
+        self.torch.cuda.synchronize()
+
+    def occupy(self):
+        self.torch.cuda._sleep(LONG)
+
+    def busy(self):
+        return not self.torch.cuda.current_stream().query()
+
+    def peak(self, call):
+        cuda = self.torch.cuda
+        cuda.reset_peak_memory_stats()
+        before = cuda.memory_allocated()
+        call()
+        return cuda.max_memory_allocated() - before
+
+    @contextlib.contextmanager
+    def strictly(self):
+        """Raise where PyTorch waits for the device."""
+        self.torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            self.torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(params=[OfCupy, OfTorch], ids=["cupy", "torch"])
+def library(request):
+    """A library with arrays on a CUDA device."""
+    return request.param()
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Count how often the kernels did the work."""
+    calls, ask = [], gpu.update
+
+    def counting(*args):
+        found = ask(*args)
+        calls.append(found is not None)
+        return found
+
+    monkeypatch.setattr(gpu, "update", counting)
+    return calls
+
+
+def leaves(state):
+    """Return all arrays of a state."""
+    return [x for part in state for x in (leaves(part) if isinstance(part, tuple) else [part])]
+
+
+def pairs(library, n, dtype, count, seed):
+    """Return pairs (v, h) of a diagonal, indefinite Hessian and some noise."""
+    rng = np.random.default_rng(seed)
+    diagonal = rng.choice([-1, 1], n) * 10 ** rng.uniform(-0.5, 0.5, n)
+    made = []
+    for _ in range(count):
+        v = rng.standard_normal(n)
+        made.append((v, diagonal * v + 0.1 * rng.standard_normal(n)))
+    return [tuple(library.asarray(x.astype(dtype)) for x in pair) for pair in made]
+
+
+def run(p, n, made, **options):
+    """Return the state after all pairs."""
+    state = p.init(n, like=made[0][0])
+    for v, h in made:
+        state = p.update(state, v, h, 0.3, **options)
+    return state
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 60, 1001, 200_000])
+def test_updates_and_products_are_those_of_the_plain_code(library, kind, dtype, n, used):
+    n = fitting(kind, n)
+    p, made = KINDS[kind](n), pairs(library, n, dtype, 8, seed=n)
+    state = run(p, n, made)
+    assert used == [True] * 8
+    with kernels.off():
+        plain = run(p, n, made)
+        product = p.precondition(plain, made[0][1])
+    found, expected = ([library.numpy(x) for x in leaves(tree)] for tree in (state, plain))
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == y.dtype
+        if y.dtype.kind == "f":
+            tolerance = 1000 * np.finfo(dtype).eps
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * np.max(np.abs(y)))
+        else:
+            np.testing.assert_array_equal(x, y)
+    got, product = library.numpy(p.precondition(plain, made[0][1])), library.numpy(product)
+    np.testing.assert_allclose(got, product, rtol=0, atol=50 * np.finfo(dtype).eps * np.max(np.abs(product)))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_runs_repeat_bit_for_bit_in_place_or_not_on_any_stream(library, kind):
+    n = fitting(kind, 300_001)
+    p, made = KINDS[kind](n), pairs(library, n, "float32", 5, seed=1)
+    first = run(p, n, made)
+    with library.stream():
+        again = run(p, n, made, inplace=True)
+    for x, y in zip(leaves(first), leaves(again), strict=True):
+        np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, None])
+def test_a_pair_that_is_none_is_skipped_and_counted(library, bad):
+    p, ((v, h),) = psgd.XMat(), pairs(library, 1000, "float32", 1, seed=2)
+    state = p.update(p.init(1000, like=v), v, h, 0.3)
+    v, h = (v, h + 0) if bad is not None else (0 * v, h)
+    if bad is not None:
+        h[999] = bad
+    after = p.update(state, v, h, 0.3)
+    assert (int(after.count), int(after.skipped)) == (1, 1)
+    for x, y in zip(leaves(after.q), leaves(state.q), strict=True):
+        np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
+def test_nothing_waits_for_the_device(library, kind):
+    n = fitting(kind, 100_000)
+    p, made = KINDS[kind](n), pairs(library, n, "float32", 4, seed=3)
+    with library.stream():
+        for _ in range(2):  # the first time compiles, and fills the stream's pool of memory
+            state = run(p, n, made)
+            p.precondition(state, made[0][1])
+        state = p.init(n, like=made[0][0])
+        library.wait()
+        with library.strictly():
+            library.occupy()
+            for i, (v, h) in enumerate(made):
+                state = p.update(state, v, h, 0.3, inplace=i % 2 == 1)
+            p.precondition(state, made[0][1])
+            assert library.busy()
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
+def test_in_place_next_to_nothing_is_allocated(library, kind):
+    n = fitting(kind, 4_000_000)
+    p, made = KINDS[kind](n), pairs(library, n, "float32", 1, seed=4)
+    state = run(p, n, made)
+    assert library.peak(lambda: p.update(state, *made[0], 0.3, inplace=True)) < n  # a quarter of a vector
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("r", "n"), [(0, 1000), (1, 1), (3, 1003), (10, 300_001), (32, 20_000)])
+def test_the_passes_of_a_low_rank_update_are_what_numpy_does(library, r, n, dtype):
+    rng = np.random.default_rng(r)
+    host = [rng.standard_normal(shape).astype(dtype) for shape in ((r, n), (r, n), n, n, n)]
+    count = library.asarray(np.int32(5))
+    rows = gpu_low_rank.take(*map(library.asarray, host), count, 0.0)
+    u, v, d, h, p = (x.astype(np.float64) for x in host)
+    unit, usable, seen = gpu_low_rank.survey(rows)
+    one = max(np.max(np.abs(d * h)), np.max(np.abs(p / d)))
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(library.numpy(unit), one, rtol=4 * eps)
+    assert bool(usable)
+    assert bool(seen)
+    matrix = np.concatenate([u, v, [d * h / one, p / d / one]])
+    g = library.numpy(gpu_low_rank.gram(rows, unit))
+    size = np.linalg.norm(matrix, axis=1)
+    assert np.all(np.abs(g - matrix @ matrix.T) <= (8 * eps + n * 1e-16) * np.outer(size, size))
+    np.testing.assert_array_equal(g, library.numpy(gpu_low_rank.gram(rows, unit)))
+
+    c = rng.standard_normal((2 * r + 2, 2 * r + 2))
+    made, magnitude = c @ matrix, np.abs(c) @ np.abs(matrix)
+    out = library.numpy(gpu_low_rank.combine(library.asarray(c), rows, unit))
+    assert np.all(np.abs(out - made) <= (2 * r + 8) * eps * magnitude)
+    largest = library.numpy(gpu_low_rank.extremes(library.asarray(c[:2]), rows, unit))
+    expected = np.max(np.abs(matrix[-2:] * made[:2]), axis=1)
+    error = (2 * r + 12) * eps * np.max(np.abs(matrix[-2:]) * magnitude[:2], axis=1)
+    assert np.all(np.abs(largest[:2] - expected) <= error)
+    tenth, three = library.asarray(np.asarray(0.1, dtype)), library.asarray(np.int32(3))
+    new = gpu_low_rank.rewrite(library.asarray(c), rows, unit, tenth, tenth, usable, three, inplace=False)
+    got = np.concatenate([library.numpy(new[0]), library.numpy(new[1])])
+    assert np.all(np.abs(got - made[: 2 * r]) <= (2 * r + 8) * eps * magnitude[: 2 * r])
