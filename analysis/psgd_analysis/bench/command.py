@@ -193,7 +193,11 @@ def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bo
         "command": shlex.join(["psgd", *_public(given)]),
         "interrupted": found.interrupted,
         "seed": seed,
-        "kernels": "in this psgd-core" if have_kernels() else "none in this psgd-core: plain code alone",
+        "kernels": (
+            "in this psgd-core"
+            if have_kernels("gpu" if gpu else "cpu")
+            else "none in this psgd-core: plain code alone"
+        ),
         "versions": versions([*machine.PACKAGES, *(peer.package for peer in plan.peers if peer.package)]),
         "machine": machine.describe("gpu" if gpu else "cpu"),
         "threads": {"copy": plan.threads, **machine.threads()},

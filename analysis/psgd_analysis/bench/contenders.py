@@ -102,11 +102,11 @@ def preconditioner(kind: str, n: int, rank: int) -> psgd.Preconditioner:
 
 
 def have_kernels(device: str = "cpu") -> bool:
-    """Return whether this psgd-core has kernels for a device, and they are not switched off."""
+    """Return whether this psgd-core has kernels for a device, and what they need is installed."""
     if importlib.util.find_spec("psgd_core.kernels") is None:
         return False
     kernels: Any = importlib.import_module("psgd_core.kernels")
-    return device == "gpu" or bool(kernels.available())
+    return importlib.util.find_spec("cupy") is not None if device == "gpu" else bool(kernels.available())
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,6 @@ def plan_of(
     """
     if kernels not in KERNELS:
         raise UsageError(f"`--kernels` must be one of {', '.join(KERNELS)}, got {kernels!r}")
-    if kernels == "on" and not have_kernels():
-        raise UsageError("`--kernels` must be off or both, got 'on'; this psgd-core has no kernels")
     at_least("--seed", seed, 0)
     counts = sizes(n)
     kinds = chosen("--preconditioner", preconditioners, KINDS)
@@ -114,6 +112,8 @@ def plan_of(
         for backend in chosen("--backend", backends, LIBRARIES)
         for dtype in chosen("--dtype", dtypes, DTYPES)
     ]
+    if kernels == "on" and not all(have_kernels(library.device) for library in libraries):
+        raise UsageError("`--kernels` must be off or both, got 'on'; this psgd-core has no kernels")
     settings = [
         Setting(kind, count, library, rank, seed)
         for library in libraries
