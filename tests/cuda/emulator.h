@@ -2,7 +2,7 @@
 //
 // Blocks run one after another, the threads of a block as coroutines that give way at barriers. The order
 // of both can be turned round or shuffled: where results depend on it, the kernel has a race. A barrier that
-// some threads do not reach is an error, and so is one after which shared memory is still being copied to.
+// some threads do not reach is an error, and so is a copy to shared memory that nobody waited for.
 #pragma once
 
 #include <math.h>
@@ -51,6 +51,7 @@ static ucontext_t scheduler;
 static Fiber *current;
 static std::function<void()> body;
 static int error;
+static bool eager;
 enum { DIVERGED = 1, UNFINISHED_COPY = 2, TOO_LARGE = 3 };
 
 inline void give_way() { swapcontext(&current->context, &scheduler); }
@@ -112,6 +113,7 @@ void call(void (*kernel)(P...), void **args, std::index_sequence<I...>) {
 template <class... P> int launch(void (*kernel)(P...), const unsigned int *shape, void **args, int schedule) {
     error = shape[2] > MOST || shape[3] > POOL ? TOO_LARGE : 0;
     if (error) return error;
+    eager = schedule == 1;
     gridDim.x = shape[0];
     gridDim.y = shape[1];
     gridDim.z = blockDim.y = blockDim.z = 1;
@@ -165,8 +167,9 @@ inline float __uint_as_float(unsigned int x) { return same_bits<float>(x); }
 inline long long __double_as_longlong(double x) { return same_bits<long long>(x); }
 inline double __longlong_as_double(long long x) { return same_bits<double>(x); }
 
-// A copy arrives when it is waited for, and not before.
+// A copy arrives when it is waited for, and not before; or, in one of the schedules, at once.
 template <class T> void copy_async(T *to, const T *from) {
+    if (emulator::eager) memcpy(to, from, sizeof(T));
     emulator::current->copies.back().push_back({to, from, sizeof(T)});
 }
 

@@ -145,6 +145,7 @@ __device__ inline void request(T *to, Index from, int tile, Index n, int r, cons
 
 // Tiles of columns pass through shared memory, two at a time: while one is worked on, the next arrives. A
 // warp accumulates a square of the matrix, a lane every 32nd column of it; blockIdx.y tells which squares.
+// What the squares hold beyond row and column m is made of anything, and never read.
 template <class T>
 __global__ void __launch_bounds__(192, 2) gram(Index n, int r, int tile, const T *__restrict__ u,
                                             const T *__restrict__ v, const T *__restrict__ d,
@@ -160,10 +161,6 @@ __global__ void __launch_bounds__(192, 2) gram(Index n, int r, int tile, const T
     int row = 0, column = 0;
     find_square(square < squares ? square : 0, row, column);
     T *const stages = reinterpret_cast<T *>(pool);
-    for (int k = (m + 1) * tile + threadIdx.x; k < rows * tile; k += blockDim.x) {
-        stages[k] = T(0);
-        stages[rows * tile + k] = T(0);
-    }
     double sum[SIDE][SIDE];
 #pragma unroll
     for (int i = 0; i < SIDE; ++i)
@@ -184,10 +181,8 @@ __global__ void __launch_bounds__(192, 2) gram(Index n, int r, int tile, const T
         for (int c = threadIdx.x; c < tile; c += blockDim.x) {
             Pair<T> pair = {here[2 * r * tile + c], here[(2 * r + 1) * tile + c], here[(2 * r + 2) * tile + c]};
             pair.add_noise(damping, from + c, static_cast<unsigned int>(*count));
-            const bool inside = from + c < n;
-            here[2 * r * tile + c] = inside ? pair.x(unit) : T(0);
-            here[(2 * r + 1) * tile + c] = inside ? pair.y(unit) : T(0);
-            here[(2 * r + 2) * tile + c] = T(0);
+            here[2 * r * tile + c] = pair.x(unit);
+            here[(2 * r + 1) * tile + c] = from + c < n ? pair.y(unit) : T(0);  // 0 / 0 beyond the end
         }
         __syncthreads();
         const T *const left = here + row * SIDE * tile, *const right = here + column * SIDE * tile;
