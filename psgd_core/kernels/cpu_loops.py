@@ -6,6 +6,8 @@ the loop down its scalar path; so those that update in place have one argument f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,16 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz"},
 }
 """Of all kernels: kept on disk, without the interpreter's lock, NumPy's division; fused multiply-add."""
+
+
+def for_one_and_all(function: Callable) -> tuple[Any, Any]:
+    """Return the function compiled for one thread, and for all of them.
+
+    What is kept on disk goes by the function's name: without one of its own, either would be taken for both.
+    """
+    shared = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
+    shared.__qualname__ = shared.__name__
+    return njit(**OPTIONS)(function), njit(parallel=True, **OPTIONS)(shared)
 
 
 @njit(**OPTIONS)

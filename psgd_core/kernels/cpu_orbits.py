@@ -19,6 +19,7 @@ from .cpu_loops import (
     divide,
     eliminate,
     exchange_where,
+    for_one_and_all,
     larger,
     multiply,
     multiply_by,
@@ -226,7 +227,7 @@ def _usable(x, some):
     return bad == 0 and (largest > 0 or not some)
 
 
-usable, usable_parallel = njit(**OPTIONS)(_usable), njit(parallel=True, **OPTIONS)(_usable)
+usable, usable_parallel = for_one_and_all(_usable)
 
 
 def _update(
@@ -293,6 +294,5 @@ def _precondition(g, order, start, layout, q, out):
             _put(out, layout, order, start, count, low, high, x)
 
 
-update, update_parallel = njit(**OPTIONS)(_update), njit(parallel=True, **OPTIONS)(_update)
-precondition = njit(**OPTIONS)(_precondition)
-precondition_parallel = njit(parallel=True, **OPTIONS)(_precondition)
+update, update_parallel = for_one_and_all(_update)
+precondition, precondition_parallel = for_one_and_all(_precondition)
