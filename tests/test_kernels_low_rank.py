@@ -1,10 +1,11 @@
 """The fused passes of `LowRank` give what the plain code gives, and repeat it bit for bit."""
 
+import contextlib
 import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import psgd_core as psgd
@@ -13,12 +14,21 @@ from psgd_core.preconditioners.low_rank import LowRankState
 
 numba = pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
 
+ENGINES = ("numba", "blocked")
 DTYPES = (np.float32, np.float64)
 NORMALIZERS = {
     "running": psgd.normalizers.Running(),
     "sample": psgd.normalizers.Sample(),
     "gradient": psgd.normalizers.Gradient(),
 }
+
+
+@contextlib.contextmanager
+def engine(name):
+    """Take the passes that numba compiles, or those that do without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels.low_rank, "compiled", lambda: name == "numba")
+        yield
 
 
 def copied(state):
@@ -43,13 +53,16 @@ def started(p, n, dtype, seed=0):
     return state, pair
 
 
-def assert_close(got, expected, rank):
-    """Compare states up to the rounding of sums over rows; U's and V's r x r systems amplify it."""
+def assert_close(got, expected, before):
+    """Compare states up to the rounding of sums of r rows, and of r x r systems solved in float64."""
+    rank, u, v = before.u.shape[0], before.u.astype(float), before.v.astype(float)
+    systems = (np.eye(rank) + v @ u.T, u @ u.T, v @ v.T) if rank else (np.eye(1),)
+    amplified = np.finfo(float).eps * max(map(np.linalg.cond, systems))
     for name, x, y in zip(expected._fields, got, expected, strict=True):
         assert x.dtype == y.dtype, name
         assert np.shape(x) == np.shape(y), name
         if np.issubdtype(y.dtype, np.floating):
-            tolerance = 100 * (rank + 1) * np.finfo(y.dtype).eps
+            tolerance = 100 * ((rank + 1) * np.finfo(y.dtype).eps + amplified)
             np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.max(np.abs(y), initial=0))
         else:
             np.testing.assert_array_equal(x, y)
@@ -63,25 +76,31 @@ def assert_close(got, expected, rank):
     normalizer=st.sampled_from(sorted(NORMALIZERS)),
     damping=st.sampled_from([None, 0.0, 0.01]),
     pending=st.booleans(),
+    passes=st.sampled_from(ENGINES),
     seed=st.integers(0, 1000),
 )
-def test_an_update_is_that_of_the_plain_code(n, rank, dtype, normalizer, damping, pending, seed):
+def test_an_update_is_that_of_the_plain_code(n, rank, dtype, normalizer, damping, pending, passes, seed):
+    # there the automatic scale is the minimiser, and what is left of the gradient is rounding
+    assume(not (n == 1 and pending and normalizer == "gradient"))
     p = psgd.LowRank(min(rank, n - 1), normalizer=NORMALIZERS[normalizer], damping=damping)
     state, pair = started(p, n, dtype, seed)
     if pending:
         state = p.init(n, like=np.zeros(1, dtype))
     for _ in range(3):
         v, h = pair()
-        assert p._fused(state, v, h, 0.3, False) is not None
-        fused = p.update(state, v, h, 0.3)
+        with engine(passes):
+            fused = p._fused(state, v, h, 0.3, False)
         with kernels.off():
-            state = p.update(state, v, h, 0.3)
-        assert_close(fused, state, p.rank)
+            plain = p.update(state, v, h, 0.3)
+        assert_close(fused, plain, state)
+        state = plain
 
 
+@pytest.mark.parametrize("passes", ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [30, kernels.low_rank.PARALLEL + 77])
-def test_in_place_and_by_any_number_of_threads_the_bits_are_the_same(n, dtype):
+def test_in_place_and_by_any_number_of_threads_the_bits_are_the_same(n, dtype, passes, monkeypatch):
+    monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")
     p = psgd.LowRank(5)
     state, pair = started(p, n, dtype)
     for _ in range(kernels_period := 8):  # the gauge moves once in as many
@@ -142,7 +161,7 @@ def test_odd_pairs_end_as_in_the_plain_code(v, h, dtype, scale):
         got = p.update(state, *pair, 0.3)
         with kernels.off():
             expected = p.update(state, *pair, 0.3)
-    assert_close(got, expected, 3)
+    assert_close(got, expected, state)
 
 
 @pytest.mark.parametrize(
@@ -169,20 +188,24 @@ def test_kernels_leave_alone_what_they_would_misread(spoiled):
     assert kernels.low_rank.passes(state, *pair(), 0.1, None, False) is not None
 
 
-def test_in_place_takes_one_work_vector_from_the_first_update_on():
-    n, p = 400_000, psgd.LowRank(6)
-    rng = np.random.default_rng(0)
-    v, h = rng.standard_normal((2, n), dtype=np.float32)
-    state = p.update(p.init(n, like=v), v, h, 0.1, inplace=True)  # compiles
-    state = p.init(n, like=v)
-    tracemalloc.start()
-    try:
-        for _ in range(9):
-            state = p.update(state, v, h, 0.1, inplace=True)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 1.3 * 4 * n
+@pytest.mark.parametrize("passes", ENGINES)
+def test_in_place_takes_one_work_vector_from_the_first_update_on(passes, monkeypatch):
+    monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")
+    less, more, p = 200_000, 600_000, psgd.LowRank(6)
+
+    def peak(n):
+        v, h = np.random.default_rng(0).standard_normal((2, n), dtype=np.float32)
+        state = p.init(n, like=v)
+        tracemalloc.start()
+        try:
+            for _ in range(9):
+                state = p.update(state, v, h, 0.1, inplace=True)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(less)  # compiles
+    assert peak(more) - peak(less) < 1.05 * 4 * (more - less)
 
 
 def test_kernels_for_one_thread_and_for_all_go_by_different_names():

@@ -1,17 +1,19 @@
 """When `LowRank` takes the CPU's kernels: the passes over n of an update, and ``P g``.
 
-The algebra of size r between the passes is the preconditioner's. Where arrays are not for kernels, or hold
-something that takes an update's checks and messages, the answer is None, and nothing has been written.
+Without numba the passes are those of `blocked_low_rank`, and ``P g`` is the plain code's. The algebra of
+size r between the passes is the preconditioner's. Where arrays are not for kernels, or hold something that
+takes an update's checks and messages, the answer is None, and nothing has been written.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from .._damping import DAMPING
-from ._switch import available
+from ._switch import available, compiled, on
 
 PARALLEL = 65_536
 """From this n on all threads share the work."""
@@ -28,8 +30,6 @@ def suits(state: Any, *vectors: Any) -> bool:
 
     Kernels do not look where they read and write, so everything they rely on is looked at here.
     """
-    if not available():
-        return False
     arrays = (state.u, state.v, state.d, *vectors)
     if not all(type(x) is np.ndarray and x.flags.c_contiguous for x in arrays):
         return False
@@ -52,7 +52,7 @@ def passes(state: Any, v: Any, h: Any, step: Any, damping: float | None, inplace
     inplace : bool
         Whether the factors are overwritten.
     """
-    if not suits(state, v, h) or type(step) is not float or not 0 < step < 1:
+    if not on() or not suits(state, v, h) or type(step) is not float or not 0 < step < 1:
         return None
     on_host = all(isinstance(x, np.ndarray | np.generic) for x in (state.count, state.pending, state.held))
     writeable = all(x.flags.writeable for x in (state.u, state.v, state.d, state.held))
@@ -69,16 +69,17 @@ class Passes:
         if damping is None:
             damping = DAMPING[dtype.name]
         seed = np.uint32(int(state.count) * 0x1F35B1D9 & 0xFFFFFFFF)  # as in `preconditioners._signs`
-        self._state, self._inplace, self._parallel = state, inplace, state.d.size >= PARALLEL
+        self._state, self._inplace, n = state, inplace, state.d.size
+        self._ending = "_parallel" if n >= PARALLEL and compiled() else ""
+        self._kernels = import_module(".cpu_low_rank" if compiled() else ".blocked_low_rank", __package__)
+        self._parts = self._kernels.parts(n)
         self._arrays = (state.u, state.v, state.d, h, v, dtype.type(damping), seed)
         self._scales = np.ones(2, dtype)
         self._growth = 1.0
         self.unit = 1.0
 
     def _kernel(self, name: str) -> Any:
-        from . import cpu_low_rank
-
-        return getattr(cpu_low_rank, f"{name}_parallel" if self._parallel else name)
+        return getattr(self._kernels, name + self._ending)
 
     def gram(self) -> np.ndarray | None:
         """Return the Gram matrix of R = [U; V; x; y], x and y in a unit that keeps them near 1.
@@ -86,12 +87,10 @@ class Passes:
         While the automatic scale is pending, d is taken times c, the minimiser ``c^4 = |y|^2 / |x|^2``. None
         if something is not finite, or x or y nothing or out of all scale.
         """
-        from .cpu_low_rank import parts
-
         r, m = self._state.u.shape[0], 2 * self._state.u.shape[0] + 2
         padded = m + -m % 4
-        count = parts(self._state.d.size)
-        products, largest = np.zeros((count, padded, padded)), np.zeros((count, 2), self._scales.dtype)
+        products = np.zeros((self._parts, padded, padded))
+        largest = np.zeros((self._parts, 2), self._scales.dtype)
         self._kernel("gram")(*self._arrays, self._scales, products, largest)
         g = np.tril(np.sum(products, axis=0)[:m, :m])
         g += np.tril(g, -1).T
@@ -117,10 +116,8 @@ class Passes:
         ph, pv : array, shape (2 r + 2, 1)
             Combinations of the rows of R.
         """
-        from .cpu_low_rank import parts
-
         d = self._state.d
-        largest = np.zeros((parts(d.size), 3), d.dtype)
+        largest = np.zeros((self._parts, 3), d.dtype)
         self._work = np.empty_like(d)
         ends = (np.ascontiguousarray(x[:, 0], dtype=d.dtype) for x in (ph, pv))
         self._kernel("numerator")(*self._arrays, self._scales, *ends, self._work, largest)
@@ -173,7 +170,7 @@ class Passes:
 
 def precondition(state: Any, g: Any, first: bool) -> np.ndarray | None:
     """Return ``P g`` for g of shape (n,), or None if it is not for kernels; `first`: d acts first in Q."""
-    if not suits(state, g):
+    if not available() or not suits(state, g):
         return None
     from . import cpu_low_rank_product as product
 
