@@ -152,16 +152,18 @@ class OrbitPreconditioner(Preconditioner):
         decay = self._kernel_decay
         if decay is None:
             return None
-        layout = self.group.layout(state.q)
-        if self.exact_damping:
-            found = kernels.orbits.update(state, layout, v, h, step, self.damping, decay, inplace)
-        else:
-            found = kernels.orbits.update_dense(state, layout, v, h, step, self.damping, decay, inplace)
+        q, held, pending, count, skipped = state
+        kernel: Any = kernels.orbits.update
+        arrays: tuple[Any, ...] = (q.blocks, q.gather, held, pending, v, h, step)
+        if not self.exact_damping:
+            kernel, arrays = kernels.orbits.update_dense, (*arrays, count)
+        found = kernels.through(h, kernel, arrays, self.group.layout(q), self.damping, decay, inplace)
         if found is None:
             return None
-        blocks, held, complete = found
-        count, skipped = state.count + complete, state.skipped + (not complete)
-        return OrbitState(OrbitBlocks(blocks, state.q.gather), held, state.pending, count, skipped)
+        blocks, held, pending, complete = found
+        if complete:
+            return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count + 1, skipped)
+        return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count, skipped + 1)
 
     @property
     def _kernel_decay(self) -> float | None:
@@ -214,7 +216,8 @@ class OrbitPreconditioner(Preconditioner):
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
         if not GEOMETRIES[self.geometry].fits_p:
-            fused = kernels.orbits.precondition(state, self.group.layout(state.q), g)
+            q, layout = state.q, self.group.layout(state.q)
+            fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
             return super().precondition(state, g) if fused is None else fused
         self._vectors(state, "g", g)
         return self.group.apply(state.q, g)
