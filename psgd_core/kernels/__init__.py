@@ -10,6 +10,7 @@ off: by the environment variable ``PSGD_KERNELS=off``, or for some lines by `off
 Compiled code is kept on disk, beside this package or in the user's cache, so that only the first run waits.
 """
 
+from . import gpu as gpu
 from . import low_rank as low_rank
 from . import orbits as orbits
 from ._switch import available, off

@@ -20,19 +20,19 @@ def compiled() -> bool:
     return find_spec("numba") is not None
 
 
-def on() -> bool:
+def wanted() -> bool:
     """Return whether kernels are not switched off."""
     return _on.get()
 
 
 def available() -> bool:
     """Return whether the CPU's kernels are installed and not switched off."""
-    return on() and compiled()
+    return wanted() and compiled()
 
 
 @contextmanager
 def off() -> Iterator[None]:
-    """Leave the kernels out within a ``with`` block, in this thread."""
+    """Leave all kernels out within a ``with`` block, in this thread."""
     token = _on.set(False)
     try:
         yield

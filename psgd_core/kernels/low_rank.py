@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._damping import DAMPING
-from ._switch import available, compiled, on
+from ._switch import available, compiled, wanted
 
 PARALLEL = 65_536
 """From this n on all threads share the work."""
@@ -52,7 +52,7 @@ def passes(state: Any, v: Any, h: Any, step: Any, damping: float | None, inplace
     inplace : bool
         Whether the factors are overwritten.
     """
-    if not on() or not suits(state, v, h) or type(step) is not float or not 0 < step < 1:
+    if not wanted() or not suits(state, v, h) or type(step) is not float or not 0 < step < 1:
         return None
     on_host = all(isinstance(x, np.ndarray | np.generic) for x in (state.count, state.pending, state.held))
     writeable = all(x.flags.writeable for x in (state.u, state.v, state.d, state.held))

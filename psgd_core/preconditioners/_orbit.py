@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from .. import _blocks, kernels
 from .._array import Array, known
@@ -153,17 +154,22 @@ class OrbitPreconditioner(Preconditioner):
         if decay is None:
             return None
         q, held, pending, count, skipped = state
+        layout = self.group.layout(q)
         kernel: Any = kernels.orbits.update
         arrays: tuple[Any, ...] = (q.blocks, q.gather, held, pending, v, h, step)
         if not self.exact_damping:
             kernel, arrays = kernels.orbits.update_dense, (*arrays, count)
-        found = kernels.through(h, kernel, arrays, self.group.layout(q), self.damping, decay, inplace)
-        if found is None:
-            return None
-        blocks, held, pending, complete = found
-        if complete:
-            return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count + 1, skipped)
-        return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count, skipped + 1)
+        found = kernels.through(h, kernel, arrays, layout, self.damping, decay, inplace)
+        if found is not None:
+            blocks, held, pending, complete = found
+            if complete:
+                return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count + 1, skipped)
+            return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count, skipped + 1)
+        if self.exact_damping and not isinstance(h, np.ndarray):
+            on_gpu = kernels.gpu.update(state, layout, v, h, step, self.damping, decay, inplace)
+            if on_gpu is not None:
+                return OrbitState(OrbitBlocks(on_gpu[0], q.gather), on_gpu[1], *on_gpu[2])
+        return None
 
     @property
     def _kernel_decay(self) -> float | None:
@@ -218,6 +224,8 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             q, layout = state.q, self.group.layout(state.q)
             fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
+            if fused is None and not isinstance(g, np.ndarray):
+                fused = kernels.gpu.precondition(state, layout, g)
             return super().precondition(state, g) if fused is None else fused
         self._vectors(state, "g", g)
         return self.group.apply(state.q, g)

@@ -1,0 +1,145 @@
+"""When an update on a Theorem 3.1 group takes the GPU's kernels, and what they are told.
+
+For CuPy arrays, and for PyTorch tensors on CUDA devices where CuPy is installed. Nothing here looks at
+values, so that nothing waits for the device. Where a condition is not met the answer is None, and the caller
+goes the ordinary way, with its checks and its messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._array import Array
+from .._damping import DAMPING
+from . import _cuda, gpu_orbits
+from ._cuda import Library, View
+from ._switch import wanted
+from .gpu_orbits import ITEMSIZE, LARGEST, Size
+
+Layout = tuple[tuple[str, int], ...]
+
+UNGATHERED = {"direct": 1, "shifted": 2}
+"""Largest orbits with kernels where no index is read: no group has larger ones, but GL(n) for n below 5."""
+
+FLAGS = ("bool", "int32", "int32")
+"""Dtypes of pending, count and skipped."""
+
+
+class _Seen(NamedTuple):
+    """A state and a pair that kernels can read as they are."""
+
+    v: View
+    h: View
+    sizes: list[Size]
+    held: list[View]
+    flags: list[View]
+    step: float | int  # a pointer if it is an int
+    kept: Any  # what that points to
+
+
+def update(
+    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
+) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]] | None:
+    """Return (blocks, held, (pending, count, skipped)) after one update, or None if it is not for kernels.
+
+    The arguments are those of `orbits.update`. A step that is a 0-d array is read on the device.
+    """
+    library = _cuda.library_of(v) if wanted() else None
+    like = None if library is None else library.view(v)
+    if library is None or like is None:
+        return None
+    with library.within(like.device):
+        seen = _look(library, state, layout, like, library.view(h), step)
+        if seen is None:
+            return None
+        flags = [library.empty((), kind, like.device) for kind in FLAGS]
+        blocks, held = list(state.q.blocks), list(state.held)
+        if not inplace:
+            blocks = [library.empty(x.q.shape, x.q.dtype, x.q.device) for x in seen.sizes]
+            held = [library.empty(x.shape, x.dtype, x.device) for x in seen.held]
+        new = _pointers(library, blocks), _pointers(library, held)
+        if damping is None:
+            damping = DAMPING[like.dtype]
+        gpu_orbits.update(
+            library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.flags],
+            _pointers(library, flags), seen.step, damping, decay,
+        )  # fmt: skip
+    return tuple(blocks), tuple(held), tuple(flags)
+
+
+def precondition(state: Any, layout: Layout, g: Any) -> Array | None:
+    """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
+    library = _cuda.library_of(g) if wanted() else None
+    seen = None if library is None else library.view(g)
+    if library is None or seen is None:
+        return None
+    with library.within(seen.device):
+        sizes = _sizes(library, state, layout, seen, [seen.pointer])
+        if sizes is None:
+            return None
+        out = library.empty(seen.shape, seen.dtype, seen.device)
+        gpu_orbits.precondition(library, layout, sizes, seen, *_pointers(library, [out]))
+    return out
+
+
+def _pointers(library: Library, arrays: list[Any]) -> list[int]:
+    return [x.pointer for x in map(library.view, arrays) if x is not None]
+
+
+def _look(library: Library, state: Any, layout: Layout, v: View, h: View | None, step: Any) -> _Seen | None:
+    """Return what kernels have to know, None if it is not for them.
+
+    They do not look where they read and write, so everything they rely on is looked at here.
+    """
+    held = [x for x in map(library.view, state.held) if x is not None]
+    flags = [x for x in map(library.view, (state.pending, state.count, state.skipped)) if x is not None]
+    if h is None or h[1:] != v[1:] or [x[1:] for x in flags] != [((), kind, v.device) for kind in FLAGS]:
+        return None
+    sizes = _sizes(library, state, layout, v, [v.pointer, h.pointer, *(x.pointer for x in held)])
+    if sizes is None or [x[1:] for x in held] != [((x.orbits,), *v[2:]) for x in sizes]:
+        return None
+    kept = step
+    if isinstance(step, int | float):
+        step = float(step) if 0 < step < 1 else None
+    else:
+        seen = library.view(step)
+        kept = None if seen is None or seen[1::2] != ((), v.device) else library.cast(step, v.dtype)
+        step = None if kept is None else _pointers(library, [kept])[0]
+    return None if step is None else _Seen(v, h, sizes, held, flags, step, kept)
+
+
+def _sizes(
+    library: Library, state: Any, layout: Layout, like: View, pointers: list[int]
+) -> list[Size] | None:
+    """Return the orbits of all sizes for vectors like the one seen; None if kernels do not know them."""
+    found = []
+    if len(like.shape) != 1 or like.dtype not in ITEMSIZE or len(layout) != len(state.q.blocks):
+        return None
+    n = like.shape[0]
+    for block, (how, start) in zip(state.q.blocks, layout, strict=True):
+        q, order = library.view(block), 0
+        if how == "gathered":
+            index = library.view(state.q.gather[0]) if state.q.gather else None
+            fits = index is not None and index[1:] == ((n,), "int64", like.device)
+            order = index.pointer if index is not None and fits else 0
+        if (
+            q is None
+            or q[2:] != like[2:]
+            or not _fits(how, start, q.shape, n)
+            or (how == "gathered") != (order > 0)
+        ):
+            return None
+        s, _, count = q.shape
+        wide = gpu_orbits.width(how, s, count, start, n, ITEMSIZE[like.dtype], [q.pointer, *pointers])
+        found.append(Size(start, count, q, order, wide))
+    return found if sum(x.q.shape[0] * x.orbits for x in found) == n else None
+
+
+def _fits(how: str, start: int, shape: tuple[int, ...], n: int) -> bool:
+    """Return whether these are blocks of a size with kernels, and the members of the orbits in (n,)."""
+    if len(shape) != 3 or shape[0] != shape[1] or not 1 <= shape[0] <= LARGEST or shape[2] < 1:
+        return False
+    size, _, count = shape
+    if how == "mirrored":
+        return size == 2 and start == 0 and 2 * count <= n
+    return size <= UNGATHERED.get(how, LARGEST) and start + size * count <= n

@@ -1,0 +1,163 @@
+"""One update of a Theorem 3.1 group on a GPU, for orbits of up to four: q, v, h and the bounds in one pass.
+
+The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu_orbits`, and decide on the device what that one
+asks the host: whether the pair is usable, whether the automatic scale is due and what it is, how many orbits
+stay behind. So an update is queued and never waited for. What cannot be known while writing in place is
+found out before: a first pass reads v and h.
+
+These kernels have been compiled, and their source has been run by an emulator of blocks and threads on the
+host (see the tests); they have not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _cuda
+from ._cuda import Kernel, Library, View
+
+LARGEST = 4
+"""Largest orbit that fits a thread's registers."""
+
+HEAD = 8
+"""Words of 8 bytes that ``Control`` has at the start of the work space, with room to spare."""
+
+PART = 4
+"""Words that a block of ``measure`` leaves behind it."""
+
+PARTS = 256
+"""Blocks of ``measure`` at most, for each size."""
+
+_NAMES = {"float32": "float", "float64": "double"}
+_CAST: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
+ITEMSIZE = {"float32": 4, "float64": 8}
+_HOW = {"direct": 1, "shifted": 1, "mirrored": 2, "gathered": 3}  # of one orbit, both are start + j
+
+
+class Size(NamedTuple):
+    """The orbits of one size: where they are, and their kernels."""
+
+    start: int
+    orbits: int
+    q: View
+    order: int  # a pointer, 0 where nothing is gathered
+    width: int  # orbits that a thread takes at once
+
+    def where(self, n: int) -> tuple[int, int, int]:
+        """Return what all their kernels begin with."""
+        return n, self.start, self.orbits
+
+    def blocks(self, device: int, library: Library) -> int:
+        """Return the blocks to start."""
+        return _cuda.grid(self.orbits // self.width, device, library)
+
+
+class Kernels(NamedTuple):
+    """Of one size of orbits, layout and width."""
+
+    measure: Kernel
+    move: Kernel
+    precondition: Kernel
+
+
+@cache
+def general(dtype: str, width: int) -> tuple[Kernel, ...]:
+    """Return the kernels inspect, settle and finish."""
+    t = _NAMES[dtype]
+    return _cuda.compiled("orbits.cu", (f"inspect<{t}, {width}>", f"settle<{t}>", "finish"))
+
+
+@cache
+def special(dtype: str, size: int, how: str, width: int) -> Kernels:
+    """Return the kernels for orbits of a size."""
+    key = f"{_NAMES[dtype]}, {size}, {_HOW[how]}"
+    names = (
+        f"measure<{key}>",
+        f"move<{key}, {width}>",
+        f"precondition<{key}, {width}>",
+    )
+    return Kernels(*_cuda.compiled("orbits.cu", names))
+
+
+def width(how: str, size: int, count: int, start: int, n: int, itemsize: int, pointers: list[int]) -> int:
+    """Return how many neighbouring orbits a thread can take at once: 16 bytes of each row for orbits of one.
+
+    One, where neighbours are not neighbours in memory, or something is not aligned to the wider access.
+    """
+    wide = 16 // itemsize // size
+    aligned = wide > 1 and count % wide == 0 and start % wide == 0 and (how != "mirrored" or n % wide == 0)
+    if how == "gathered" or not aligned or any(p % (wide * itemsize) for p in pointers):
+        return 1
+    return wide
+
+
+def update(
+    library: Library,
+    layout: tuple[tuple[str, int], ...],
+    sizes: list[Size],
+    held: list[View],
+    new: tuple[list[int], list[int]],
+    v: View,
+    h: View,
+    flags: list[int],
+    new_flags: list[int],
+    step: float | int,
+    damping: float,
+    decay: float,
+) -> None:
+    """Queue one update.
+
+    Parameters
+    ----------
+    library : Library
+    layout : tuple of (str, int)
+    sizes : list of Size
+    held : list of View
+    new : pair of lists of pointers
+        To the blocks and to what is held afterwards; they may be those of before.
+    v, h : View
+    flags, new_flags : lists of pointers
+        To pending, count and skipped.
+    step : float or pointer
+        A pointer if it is an int.
+    damping, decay : float
+        `decay` is that of `Running`, or -1 for `Sample`.
+    """
+    (n,), dtype, device = v.shape, v.dtype, v.device
+    cast = _CAST[dtype]
+    wide = 16 // ITEMSIZE[dtype] if not (v.pointer | h.pointer) % 16 else 1
+    inspect, settle, finish = general(dtype, wide)
+    kernels = [special(dtype, x.q.shape[0], how, x.width) for x, (how, _) in zip(sizes, layout, strict=True)]
+    parts = [min(PARTS, _cuda.grid(x.orbits, device, library)) for x in sizes]
+    work = library.zeros(HEAD + PART * sum(parts), device)
+    view = library.view(work)
+    assert view is not None
+    control, first = view.pointer, view.pointer + 8 * HEAD
+    number = (cast(damping), cast(decay))
+
+    inspect((_cuda.grid(n // wide, device, library),), (_cuda.THREADS,), (n, v.pointer, h.pointer, control))
+    at = first
+    for x, kernel, count in zip(sizes, kernels, parts, strict=True):
+        pair = (v.pointer, h.pointer, x.order, x.q.pointer, number[0])
+        kernel.measure((count,), (_cuda.THREADS,), (*x.where(n), *pair, flags[0], control, at))
+        at += 8 * PART * count
+    given = (np.float64(0), np.float64(0), step) if isinstance(step, int) else (step, step**0.25, 0)
+    settle((1,), (_cuda.THREADS,), (np.int32(sum(parts)), first, flags[0], *given, control))
+    for i, (x, kernel) in enumerate(zip(sizes, kernels, strict=True)):
+        before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
+        args = (*x.where(n), *before, new[0][i], new[1][i], *number, control)
+        kernel.move((x.blocks(device, library),), (_cuda.THREADS,), args)
+    finish((1,), (1,), (control, *flags, *new_flags))
+
+
+def precondition(
+    library: Library, layout: tuple[tuple[str, int], ...], sizes: list[Size], g: View, out: int
+) -> None:
+    """Queue ``Q^T Q g``, to be written where `out` points to."""
+    for x, (how, _) in zip(sizes, layout, strict=True):
+        kernel = special(g.dtype, x.q.shape[0], how, x.width).precondition
+        args = (*x.where(g.shape[0]), g.pointer, x.order, x.q.pointer, out)
+        kernel((x.blocks(g.device, library),), (_cuda.THREADS,), args)

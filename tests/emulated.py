@@ -1,0 +1,145 @@
+"""CUDA kernels on the host: compiled by g++ as C++, run by an emulator of blocks and threads.
+
+`Emulator` stands in for ``cupy.RawModule``; `Host` for a library whose arrays lie on a device. Both are as
+strict as can be: arguments must have the size of the kernel's parameters, arrays have guards at both ends and
+start as NaN, and what shared memory holds at the start is NaN, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from psgd_core.kernels import _cuda
+from psgd_core.kernels._cuda import Library, View
+
+ERRORS = {1: "threads of a block part at a barrier", 2: "copies were not waited for", 3: "block too large"}
+GUARD = 64
+COMPILER = shutil.which("g++")
+
+
+class Emulator:
+    """The kernels of a source, all of them compiled at once.
+
+    Parameters
+    ----------
+    folder : Path
+        For the library.
+    source : str
+    names : list of str
+        As C++ names them: ``inspect<float, 4>``.
+    """
+
+    def __init__(self, folder: Path, source: str, names: list[str]) -> None:
+        exports = [f"KERNEL({i}, {name})" for i, name in enumerate(names)]
+        header = Path(__file__).parent / "cuda" / "emulator.h"
+        code, library = folder / f"{Path(source).stem}.cpp", folder / f"{Path(source).stem}.so"
+        text = [f'#include "{header}"', "namespace {", _cuda.source(source), "}", *exports]
+        code.write_text("\n".join(text))
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-unknown-pragmas", "-Wall", "-Werror"]
+        subprocess.run([*command, "-o", str(library), str(code)], check=True)
+        self.library = ctypes.CDLL(str(library))
+        self.kernels = {name: self._kernel(name, i) for i, name in enumerate(names)}
+        self.schedule = 0  # 0: in order, 1: backwards, 2: shuffled
+        self.launched: list[str] = []
+
+    def compiled(self, source: str, kernels: tuple[str, ...]) -> tuple[_cuda.Kernel, ...]:
+        """Stand in for `_cuda.compiled`."""
+        return tuple(self.kernels[name] for name in kernels)
+
+    def _kernel(self, name: str, number: int) -> _cuda.Kernel:
+        launch = getattr(self.library, f"launch_{number}")
+        room = (ctypes.c_int * 32)()
+        sizes = room[: getattr(self.library, f"sizes_{number}")(room)]
+
+        def kernel(grid, block, arguments, shared_mem=0):
+            packed = [packed_as_cupy_does(x) for x in arguments]
+            assert [len(x) for x in packed] == sizes, f"{name} takes {sizes}"
+            buffers = [ctypes.create_string_buffer(x, len(x)) for x in packed]
+            pointers = (ctypes.c_void_p * len(buffers))(*(ctypes.addressof(x) for x in buffers))
+            shape = (ctypes.c_uint * 4)(*(*grid, 1)[:2], *block, shared_mem)
+            self.launched.append(name)
+            failed = launch(shape, pointers, self.schedule)
+            assert not failed, f"{name}: {ERRORS[failed]}"
+
+        return kernel
+
+
+def packed_as_cupy_does(x):
+    """Return the bytes that ``cupy.RawKernel`` passes: ints and floats take eight."""
+    assert not isinstance(x, bool)
+    if isinstance(x, int):
+        x = np.int64(x)
+    elif type(x) is float:
+        x = np.float64(x)
+    assert isinstance(x, np.generic)
+    return x.tobytes()
+
+
+class OnDevice(np.ndarray):
+    """An array that plain NumPy code is not meant for; the kernels take it."""
+
+
+class Host(Library):
+    """A library of `OnDevice` arrays, on a device with three multiprocessors."""
+
+    def __init__(self) -> None:
+        self.guarded: list[tuple[np.ndarray, int, int]] = []
+        self.allocated: list[tuple[int, ...]] = []
+
+    def place(self, x, shift: int = 0) -> OnDevice:
+        """Return a copy of x on the device, `shift` items off from where arrays begin."""
+        x = np.asarray(x)
+        buffer = np.full(4 * GUARD + x.nbytes, 0xFF, dtype=np.uint8)
+        start = GUARD + -buffer.ctypes.data % GUARD + shift * x.itemsize
+        place = buffer[start : start + x.nbytes]
+        place[:] = np.frombuffer(x.tobytes(), dtype=np.uint8)
+        self.guarded.append((buffer, start, x.nbytes))
+        return place.view(x.dtype).reshape(x.shape).view(OnDevice)
+
+    def intact(self) -> bool:
+        """Return whether nobody wrote beside an array."""
+        return all(
+            np.all(buffer[:start] == 0xFF) and np.all(buffer[start + size :] == 0xFF)
+            for buffer, start, size in self.guarded
+        )
+
+    def view(self, x):
+        if not isinstance(x, OnDevice) or not x.flags.c_contiguous:
+            return None
+        return View(x.ctypes.data, x.shape, x.dtype.name, 0)
+
+    def empty(self, shape, dtype, device):
+        self.allocated.append(shape)
+        kind = np.dtype(dtype)
+        return self.place(np.full(shape, np.nan if kind.kind == "f" else 1, kind))
+
+    def zeros(self, count, device):
+        return self.place(np.zeros(count))
+
+    def cast(self, x, dtype):
+        return self.place(x.astype(dtype))
+
+    def contiguous(self, x):
+        return x if x.flags.c_contiguous else self.place(np.ascontiguousarray(x))
+
+    def reread(self, x, dtype):
+        return x.view(dtype)
+
+    def within(self, device):
+        return contextlib.nullcontext()
+
+    def processors(self, device):
+        return 3
+
+    def state(self, tree):
+        """Return a state on the device."""
+        if isinstance(tree, tuple):
+            parts = [self.state(x) for x in tree]
+            return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+        return self.place(tree)

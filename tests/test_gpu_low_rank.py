@@ -1,0 +1,250 @@
+"""The passes of a low-rank update on a GPU: compiled, emulated on the host, and held to NumPy in float64."""
+
+import numpy as np
+import nvrtc
+import pytest
+from emulated import COMPILER, Emulator, Host, OnDevice
+from gpu_kernels import low_rank_kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psgd_core.kernels import _cuda, gpu_low_rank, off
+from psgd_core.preconditioners._signs import signs
+
+DTYPES = ("float32", "float64")
+
+
+@pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_every_kernel_compiles_to_machine_code(architecture):
+    names = tuple(low_rank_kernels())
+    code = nvrtc.compile_for(architecture, _cuda.source("low_rank.cu"), names, _cuda.OPTIONS)
+    assert code[:4] == b"\x7fELF"
+
+
+@pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
+def test_tiles_are_copied_while_others_are_worked_on():
+    text = nvrtc.compile_for(
+        "compute_80", _cuda.source("low_rank.cu"), ("gram<float>",), _cuda.OPTIONS
+    ).decode()
+    assert "cp.async.ca.shared.global" in text
+    assert "cp.async.wait_group 1" in text
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory):
+    """The kernels of low_rank.cu, emulated."""
+    if COMPILER is None:
+        pytest.skip("the emulator needs g++")
+    return Emulator(tmp_path_factory.mktemp("low_rank"), "low_rank.cu", low_rank_kernels())
+
+
+@pytest.fixture
+def host(emulator, monkeypatch):
+    """A device with small blocks, so that few columns take several of them, and threads several columns."""
+    found = Host()
+    emulator.schedule = 0
+    monkeypatch.setattr(_cuda, "compiled", emulator.compiled)
+    monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
+    monkeypatch.setattr(_cuda, "THREADS", 16)
+    monkeypatch.setattr(_cuda, "BLOCKS", 1)
+    yield found
+    gpu_low_rank.kernels.cache_clear()
+    assert found.intact(), "something was written beside an array"
+
+
+class Case:
+    """Rows on the device, and R in float64 on the host."""
+
+    def __init__(self, host, r, n, dtype, seed=0, damping=0.0, scale=1.0):
+        rng = np.random.default_rng(seed)
+        self.u, self.v = rng.standard_normal((2, r, n)).astype(dtype)
+        self.d, self.h, self.p = rng.standard_normal((3, n)).astype(dtype)
+        self.h *= np.asarray(scale, dtype)
+        self.count, self.eps, self.r, self.n, self.dtype = seed % 7, np.finfo(dtype).eps, r, n, dtype
+        self.host, self.rng = host, rng
+        arrays = [host.place(x) for x in (self.u, self.v, self.d, self.h, self.p)]
+        self.count_at = host.place(np.int32(self.count))
+        self.rows = gpu_low_rank.take(*arrays, self.count_at, damping)
+        wide = [x.astype(np.float64) for x in (self.u, self.v, self.d, self.h, self.p)]
+        u, v, d, h, p = wide
+        if damping:
+            like = np.zeros((n, 1), dtype)
+            h = h + damping * signs(np.asarray(self.count, np.int32), like)[:, 0]
+        self.x, self.y = d * h, p / d
+        self.unit = max(np.max(np.abs(self.x)), np.max(np.abs(self.y)))
+        self.matrix = np.concatenate([u, v, self.x[None] / self.unit, self.y[None] / self.unit])
+
+    def scalar(self, x, dtype=None):
+        return self.host.place(np.asarray(x, dtype or self.dtype))
+
+    def coefficients(self, count):
+        return self.rng.standard_normal((count, 2 * self.r + 2))
+
+
+CASES = {
+    "r": st.integers(0, 12),
+    "n": st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 129, 800])),
+    "dtype": st.sampled_from(DTYPES),
+    "seed": st.integers(0, 100),
+    "damping": st.sampled_from([0.0, 0.25]),
+}
+
+
+def test_every_pass_is_what_numpy_does(host):
+    @settings(deadline=None, derandomize=True, max_examples=60)
+    @given(**CASES)
+    def check(r, n, dtype, seed, damping):
+        case = Case(host, r, n, dtype, seed, damping)
+        eps, m = case.eps, 2 * r + 2
+        unit, usable, seen = gpu_low_rank.survey(case.rows)
+        assert (usable, seen) == (True, True)
+        np.testing.assert_allclose(unit, case.unit, rtol=4 * eps)
+
+        g = gpu_low_rank.gram(case.rows, unit)
+        assert g.dtype == np.float64
+        # x and y are rounded to the dtype, three times; the sums are float64
+        size = np.linalg.norm(case.matrix, axis=1)
+        bound = (8 * eps + n * 1e-16) * np.outer(size, size)
+        assert np.all(np.abs(g - case.matrix @ case.matrix.T) <= bound)
+        assert np.array_equal(g, g.T)
+
+        c = case.coefficients(5)
+        expected, magnitude = c @ case.matrix, np.abs(c) @ np.abs(case.matrix)
+        out = gpu_low_rank.combine(host.place(c), case.rows, unit)
+        assert out.dtype == dtype
+        assert np.all(np.abs(out - expected) <= (m + 4) * eps * magnitude)
+
+        largest = gpu_low_rank.extremes(host.place(c[:2]), case.rows, unit)
+        plus, minus = case.matrix[-2] * expected[0], case.matrix[-1] * expected[1]
+        both = (m + 8) * eps * np.max(np.abs(case.matrix[-2:]) * magnitude[:2], axis=1)
+        for got, wanted, error in zip(
+            largest, (plus, minus, plus - minus), (both[0], both[1], both.sum()), strict=True
+        ):
+            assert abs(got - np.max(np.abs(wanted))) <= error
+
+    check()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("which", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("r", [0, 1, 4, 10])
+def test_factors_and_diagonal_are_rewritten(host, r, dtype, which, inplace):
+    n = 53
+    case = Case(host, r, n, dtype, seed=r + which)
+    unit = case.scalar(case.unit)
+    c, mu, scale = case.coefficients(2 * r + 2), case.scalar(0.125), case.scalar(2.0)
+    flags = case.scalar(True, bool), case.scalar(which, np.int32)
+    got = gpu_low_rank.rewrite(host.place(c), case.rows, unit, mu, scale, *flags, inplace=inplace)
+    made, magnitude = c @ case.matrix, np.abs(c) @ np.abs(case.matrix)
+    error = (2 * r + 12) * case.eps
+    for factor, (new, old) in enumerate(((got[0], case.u), (got[1], case.v))):
+        part = slice(factor * r, (factor + 1) * r)
+        if which >> factor & 1:
+            assert np.all(np.abs(new - made[part]) <= error * magnitude[part])
+        else:
+            np.testing.assert_array_equal(new, old)
+    moved = case.matrix[-2] * made[-2] - case.matrix[-1] * made[-1]
+    size = np.abs(case.matrix[-2]) * magnitude[-2] + np.abs(case.matrix[-1]) * magnitude[-1]
+    assert np.all(
+        np.abs(got[2] - 2 * case.d * (1 - 0.125 * moved)) <= error * np.abs(2 * case.d) * (1 + size)
+    )
+    assert all((x is y) == inplace for x, y in zip(got, (case.rows.u, case.rows.v, case.rows.d), strict=True))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("r", [0, 3])
+def test_what_is_not_usable_changes_nothing(host, r, inplace):
+    case = Case(host, r, 21, "float32")
+    case.rows.keep[3][5] = np.nan
+    c = host.place(case.coefficients(2 * r + 2))
+    unit, usable, _ = gpu_low_rank.survey(case.rows)
+    assert not usable
+    args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
+    got = gpu_low_rank.rewrite(c, case.rows, unit, *args, inplace=inplace)
+    for new, old in zip(got, (case.u, case.v, case.d), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "usable", "seen"),
+    [
+        ({"h": np.nan}, False, True),
+        ({"h": np.inf}, False, True),
+        ({"p": -np.inf}, False, True),
+        ({"p": 0.0}, False, True),
+        ({"h": 0.0}, True, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pairs_are_judged_on_the_device(host, dtype, spoil, usable, seen):
+    case = Case(host, 2, 37, dtype)
+    (name, value), at = next(iter(spoil.items())), {"h": 3, "p": 4}
+    target = case.rows.keep[at[name]]
+    target[slice(None) if value == 0 else 30] = value
+    found = gpu_low_rank.survey(case.rows)
+    assert (found[1], found[2]) == (usable, seen)
+    assert found[1].shape == ()
+
+
+def test_a_largest_entry_that_is_nan_stays_one(host):
+    case = Case(host, 2, 37, "float32")
+    case.rows.keep[0][1, 36] = np.nan
+    assert np.all(np.isnan(gpu_low_rank.extremes(host.place(np.ones((2, 6))), case.rows, case.scalar(1.0))))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_units_keep_float32_from_its_ends(host, scale):
+    case = Case(host, 3, 40, "float32", scale=scale)
+    unit, _, _ = gpu_low_rank.survey(case.rows)
+    g = gpu_low_rank.gram(case.rows, unit)
+    np.testing.assert_allclose(g, case.matrix @ case.matrix.T, rtol=0, atol=1e-5 * np.max(np.abs(g)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_order_of_threads_or_blocks_changes_a_bit(host, emulator, dtype):
+    case = Case(host, 6, 1000, dtype, damping=0.1)
+    c, results = host.place(case.coefficients(14)), []
+    for schedule in (0, 1, 2, 0):
+        emulator.schedule = schedule
+        unit, usable, _ = gpu_low_rank.survey(case.rows)
+        args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
+        made = gpu_low_rank.rewrite(c, case.rows, unit, *args, inplace=False)
+        results.append([unit, gpu_low_rank.gram(case.rows, unit), *made])
+        results[-1].append(gpu_low_rank.extremes(c, case.rows, unit))
+    for other in results[1:]:
+        for x, y in zip(results[0], other, strict=True):
+            assert x.tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("r", [20, 31, 40])
+def test_large_ranks_take_several_groups_of_squares(host, r):
+    case = Case(host, r, 90, "float64")
+    g = gpu_low_rank.gram(case.rows, case.scalar(case.unit))
+    np.testing.assert_allclose(g, case.matrix @ case.matrix.T, rtol=0, atol=1e-13 * np.max(np.abs(g)))
+
+
+@pytest.mark.parametrize("spoil", ["rank", "shape", "dtype", "strides", "count", "library", "switched off"])
+def test_what_does_not_fit_is_refused(host, spoil):
+    case = Case(host, 3, 20, "float32")
+    u, v, d, h, p = case.rows.keep
+    count = case.count_at
+    assert gpu_low_rank.take(u, v, d, h, p, count, 0.0) is not None
+    if spoil == "rank":
+        u = v = host.place(np.zeros((100, 20), np.float32))
+    elif spoil == "shape":
+        h = host.place(np.zeros(21, np.float32))
+    elif spoil == "dtype":
+        p = host.place(np.zeros(20))
+    elif spoil == "strides":
+        d = host.place(np.zeros(40, np.float32))[::2]
+    elif spoil == "count":
+        count = host.place(np.int64(0))
+    elif spoil == "library":
+        h = np.zeros(20, np.float32)
+    if spoil == "switched off":
+        with off():
+            assert gpu_low_rank.take(u, v, d, h, p, count, 0.0) is None
+    else:
+        assert gpu_low_rank.take(u, v, d, h, p, count, 0.0) is None
