@@ -165,7 +165,7 @@ class OrbitPreconditioner(Preconditioner):
             if complete:
                 return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count + 1, skipped)
             return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count, skipped + 1)
-        if self.exact_damping and not isinstance(h, np.ndarray):
+        if self.exact_damping and type(h) is not np.ndarray:
             on_gpu = kernels.gpu.update(state, layout, v, h, step, self.damping, decay, inplace)
             if on_gpu is not None:
                 return OrbitState(OrbitBlocks(on_gpu[0], q.gather), on_gpu[1], *on_gpu[2])
@@ -224,7 +224,7 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             q, layout = state.q, self.group.layout(state.q)
             fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
-            if fused is None and not isinstance(g, np.ndarray):
+            if fused is None and type(g) is not np.ndarray:
                 fused = kernels.gpu.precondition(state, layout, g)
             return super().precondition(state, g) if fused is None else fused
         self._vectors(state, "g", g)
