@@ -11,21 +11,16 @@ order: results do not depend on who did the work.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
-from .cpu_loops import OPTIONS, copy, divide, for_one_and_all, multiply, multiply_by, raise_to, scale
+from .cpu_loops import OPTIONS, SUMS, copy, divide, for_one_and_all, multiply, multiply_by, raise_to, scale
 
 TILE = 256
 """Columns at a time: for r = 10 their rows take 45 kB in float64."""
 
 PARTS = 64
 """Most parts that threads share out."""
-
-SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
-"""Of sums along a tile, which are to be vector instructions."""
 
 
 @njit(**OPTIONS)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from .cpu_loops import copy, for_one_and_all, multiply_by
-from .cpu_low_rank import PARTS, SUMS, TILE, add_rows, part, parts
+from .cpu_loops import SUMS, copy, for_one_and_all, multiply_by
+from .cpu_low_rank import PARTS, TILE, add_rows, part, parts
 
 __all__ = ["finish", "finish_parallel", "middle", "middle_parallel", "parts", "project", "project_parallel"]
 

@@ -21,11 +21,13 @@ from .cpu_loops import (
     exchange_where,
     for_one_and_all,
     larger,
+    look,
     multiply,
     multiply_by,
     raise_to,
     scale,
 )
+from .cpu_small_orbits import double, single
 
 TILE = 512
 """Orbits at a time: for s = 2 and float32 their buffers take 50 kB."""
@@ -51,6 +53,7 @@ class Buffers(NamedTuple):
     w: Any  # (s, s): what is eliminated; then Q^T noise
     noise: Any  # (s, s): the damping's probes, damping * Q
     q: Any  # (s, s): Q times its automatic scale, in the update that sets it
+    new: Any  # (s^2 + 1,): the next Q and what is held, of small orbits
     unit: Any
     inverse: Any
     size: Any
@@ -218,17 +221,31 @@ def _move(q, low, high, new_q, start, heard, own):
     return left
 
 
+@njit(**OPTIONS)
+def _update_small(q, held, new_q, new_held, low, high, numbers, own):
+    """Update a tile of orbits of one or two; return how many stay as they are, -1 if damping is heard."""
+    s = q.shape[0]
+    if s == 1:
+        heard, stay = single(q[0, 0, low:high], held[low:high], own.v[0], own.h[0], numbers, own.new)
+    else:
+        heard, stay = double(q, low, held[low:high], own.v, own.h, numbers, own.new)
+    if heard:
+        return -1
+    for i in range(s):
+        for j in range(s):
+            copy(new_q[i, j, low:high], own.new[s * i + j, : high - low])
+    copy(new_held[low:high], own.new[s * s, : high - low])
+    return stay
+
+
 def _usable(x, some):
     """Return whether all of x is finite and, if `some`, not all of it zero."""
-    bad, largest = 0, x.dtype.type(0)
+    bad, there = 0, 0
     for k in prange(-(-x.shape[0] // CHUNK)):
-        wrong, own = 0, x.dtype.type(0)
-        for y in x[k * CHUNK : (k + 1) * CHUNK]:
-            wrong += 0 if abs(y) < x.dtype.type(np.inf) else 1
-            own = np.fmax(own, abs(y))
-        bad += wrong
-        largest = max(largest, own)
-    return bad == 0 and (largest > 0 or not some)
+        finite, nonzero = look(x[k * CHUNK : (k + 1) * CHUNK])
+        bad += 0 if finite else 1
+        there += 1 if nonzero else 0
+    return bad == 0 and (there > 0 or not some)
 
 
 usable, usable_parallel = for_one_and_all(_usable)
@@ -267,12 +284,18 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
         own = Buffers(
             rows[0], rows[1], rows[2], rows[3], rows[4], blocks[0], blocks[1],
             np.empty((s, s, width if rescaled else 0), q.dtype),
+            np.empty((s * s + 1, width if s <= 2 else 0), q.dtype),
             one[0], one[1], one[2], one[3], np.empty(width, bits.dtype),
         )  # fmt: skip
         for low in range(k * CHUNK, min(count, (k + 1) * CHUNK), TILE):
             high = min(count, low + TILE)
             _fetch(h, layout, order, start, count, low, high, own.h)
             _fetch(v, layout, order, start, count, low, high, own.v)
+            if s <= 2 and mode != TRIAL and not rescaled:
+                stay = _update_small(q, held, new_q, new_held, low, high, numbers, own)
+                if stay >= 0:
+                    left += stay
+                    continue
             now, first = q, low
             if rescaled:
                 now, first = own.q, 0
