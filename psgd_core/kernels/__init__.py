@@ -1,8 +1,8 @@
 """Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
 
-Arrays of NumPy take them where numba is installed (the extra ``fast``), and so does the PyTorch adapter on
-the CPU. They never change what a function returns by more than rounding, and can be switched off: by the
-environment variable ``PSGD_KERNELS=off``, or for some lines by `off`::
+Arrays of NumPy take them where numba is installed (the extra ``fast``), and so do PyTorch's tensors on the
+CPU, in the same memory. They never change what a function returns by more than rounding, and can be switched
+off: by the environment variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 
     with psgd_core.kernels.off():
         state = p.update(state, v, h, step=0.1)
@@ -10,7 +10,10 @@ environment variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 Compiled code is kept on disk, beside this package or in the user's cache, so that only the first run waits.
 """
 
+from . import gpu as gpu
+from . import low_rank as low_rank
 from . import orbits as orbits
 from ._switch import available, off
+from ._views import through as through
 
 __all__ = ["available", "off"]

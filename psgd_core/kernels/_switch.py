@@ -15,18 +15,19 @@ _on: ContextVar[bool] = ContextVar(
 
 
 @cache
-def _installed() -> bool:
+def compiled() -> bool:
+    """Return whether numba is installed."""
     return find_spec("numba") is not None
-
-
-def available() -> bool:
-    """Return whether the CPU's kernels are installed and not switched off."""
-    return _on.get() and _installed()
 
 
 def wanted() -> bool:
     """Return whether kernels are not switched off."""
     return _on.get()
+
+
+def available() -> bool:
+    """Return whether the CPU's kernels are installed and not switched off."""
+    return wanted() and compiled()
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def _solve(w, b):
 
 
 @njit(**OPTIONS)
-def update(v, h, count, q, held, new_q, new_held, damping, step, root, decay, smallest):
+def update(v, h, count, q, held, new_q, new_held, numbers):
     """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is no pair.
 
     Parameters
@@ -63,11 +63,10 @@ def update(v, h, count, q, held, new_q, new_held, damping, step, root, decay, sm
     q, new_q : array, shape (n, n)
         Before and after; they may be the same.
     held, new_held : array, shape (1,)
-    damping, step, root, decay : floats
-        `root` is ``step^{1/4}``; `decay` is that of `Running`, or -1 for `Sample`.
-    smallest : float
-        What the unit is at least.
+    numbers : array, shape (7,)
+        As `cpu_orbits.update` has them; the last two are not for this one.
     """
+    damping, step, root, decay, smallest = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     n, zero, one = v.shape[0], q.dtype.type(0), q.dtype.type(1)
     infinite = q.dtype.type(np.inf)
     if not (usable(v, True) and usable(h, False)):

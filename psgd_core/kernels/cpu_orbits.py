@@ -19,12 +19,15 @@ from .cpu_loops import (
     divide,
     eliminate,
     exchange_where,
+    for_one_and_all,
     larger,
+    look,
     multiply,
     multiply_by,
     raise_to,
     scale,
 )
+from .cpu_small_orbits import double, single
 
 TILE = 512
 """Orbits at a time: for s = 2 and float32 their buffers take 50 kB."""
@@ -34,6 +37,9 @@ CHUNK = 32 * TILE
 
 DIRECT, SHIFTED, MIRRORED, GATHERED = range(4)
 """Where member i of orbit j is found: start + j; start + i c + j; j or n - 1 - j; order[start + i c + j]."""
+
+READY, CHECK, TRIAL = range(3)
+"""Update a pair known to be one; look for NaN, Inf and zero probes first; or count what would be left."""
 
 
 class Buffers(NamedTuple):
@@ -46,6 +52,8 @@ class Buffers(NamedTuple):
     ph: Any  # (s,): Q^T a
     w: Any  # (s, s): what is eliminated; then Q^T noise
     noise: Any  # (s, s): the damping's probes, damping * Q
+    q: Any  # (s, s): Q times its automatic scale, in the update that sets it
+    new: Any  # (s^2 + 1,): the next Q and what is held, of small orbits
     unit: Any
     inverse: Any
     size: Any
@@ -107,7 +115,7 @@ def _solve_transposed(w, b, swap):
 
 
 @njit(**OPTIONS)
-def _images(q, low, high, damping, limits, own):
+def _images(q, low, high, damping, smallest, audible, own):
     """Set a, b, and the unit they are in; return whether the damping is heard in it, and if so set its part.
 
     The unit is the largest entry, so that no square overflows or vanishes.
@@ -124,13 +132,13 @@ def _images(q, low, high, damping, limits, own):
             raise_to(own.size[:width], now)
     _solve_transposed(own.w, own.b, own.swap)
     unit, inverse, size = own.unit, own.inverse, own.size
-    unit[:] = limits[0]
+    unit[:] = smallest
     for i in range(s):
         raise_to(unit, own.a[i])
         raise_to(unit, own.b[i])
     heard = 0
     for t in range(width):
-        heard += 1 if damping * size[t] > limits[1] * unit[t] else 0
+        heard += 1 if damping * size[t] > audible * unit[t] else 0
     if heard:
         scale(size, damping)
         raise_to(unit, size)
@@ -192,8 +200,8 @@ def _steps(before, bound, after, unit, mu, step, root, decay):
 
 
 @njit(**OPTIONS)
-def _move(q, new_q, low, high, heard, own):
-    """Move Q, and return how many blocks were left as they are."""
+def _move(q, low, high, new_q, start, heard, own):
+    """Move Q from low on to `new_q` from `start` on, and return how many blocks were left as they are."""
     s, width = q.shape[0], high - low
     mu, moved, zero = own.mu, own.unit, q.dtype.type(0)
     for i in range(s):
@@ -206,32 +214,44 @@ def _move(q, new_q, low, high, heard, own):
                     multiply(moved, own.noise[i, c], own.w[j, c], True)
             for t in range(width):
                 moved[t] = now[t] - mu[t] * moved[t] if mu[t] >= zero else now[t]
-            copy(new_q[i, j, low:high], moved[:width])
+            copy(new_q[i, j, start : start + width], moved[:width])
     left = 0
     for t in range(width):
         left += 1 if mu[t] < zero else 0
     return left
 
 
+@njit(**OPTIONS)
+def _update_small(q, held, new_q, new_held, low, high, numbers, own):
+    """Update a tile of orbits of one or two; return how many stay as they are, -1 if damping is heard."""
+    s = q.shape[0]
+    if s == 1:
+        heard, stay = single(q[0, 0, low:high], held[low:high], own.v[0], own.h[0], numbers, own.new)
+    else:
+        heard, stay = double(q, low, held[low:high], own.v, own.h, numbers, own.new)
+    if heard:
+        return -1
+    for i in range(s):
+        for j in range(s):
+            copy(new_q[i, j, low:high], own.new[s * i + j, : high - low])
+    copy(new_held[low:high], own.new[s * s, : high - low])
+    return stay
+
+
 def _usable(x, some):
     """Return whether all of x is finite and, if `some`, not all of it zero."""
-    bad, largest = 0, x.dtype.type(0)
+    bad, there = 0, 0
     for k in prange(-(-x.shape[0] // CHUNK)):
-        wrong, own = 0, x.dtype.type(0)
-        for y in x[k * CHUNK : (k + 1) * CHUNK]:
-            wrong += 0 if abs(y) < x.dtype.type(np.inf) else 1
-            own = np.fmax(own, abs(y))
-        bad += wrong
-        largest = max(largest, own)
-    return bad == 0 and (largest > 0 or not some)
+        finite, nonzero = look(x[k * CHUNK : (k + 1) * CHUNK])
+        bad += 0 if finite else 1
+        there += 1 if nonzero else 0
+    return bad == 0 and (there > 0 or not some)
 
 
-usable, usable_parallel = njit(**OPTIONS)(_usable), njit(parallel=True, **OPTIONS)(_usable)
+usable, usable_parallel = for_one_and_all(_usable)
 
 
-def _update(
-    v, h, order, start, layout, q, held, new_q, new_held, damping, step, root, decay, limits, bits, check
-):
+def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits, mode):
     """Update all orbits of one size, and return how many were left as they are; -1 if the pair is no pair.
 
     Parameters
@@ -242,17 +262,19 @@ def _update(
     q, new_q : array, shape (s, s, c)
         Before and after; they may be the same.
     held, new_held : array, shape (c,)
-    damping, step, root, decay : floats
-        `root` is ``step^{1/4}``; `decay` is that of `Running`, or -1 for `Sample`.
-    limits : array, shape (2,)
-        What a unit is at least, and how large the damping must be in it to be heard.
+    numbers : array, shape (7,)
+        Damping; step; ``step^{1/4}``; decay of `Running`, or -1 for `Sample`; what a unit is at least; how
+        large the damping must be in it to be heard; the scale that Q is multiplied by beforehand.
     bits : array
         Its dtype is what floats are viewed as.
-    check : bool
-        Whether to look for NaN, Inf and zero probes first.
+    mode : int
+        READY, CHECK or TRIAL.
     """
-    if check and not (usable(v, True) and usable(h, False)):
+    if mode == CHECK and not (usable(v, True) and usable(h, False)):
         return -1
+    damping, step, root, decay = numbers[0], numbers[1], numbers[2], numbers[3]
+    smallest, audible, factor = numbers[4], numbers[5], numbers[6]
+    rescaled = factor != q.dtype.type(1)
     s, count = q.shape[0], q.shape[2]
     chunks, left = -(-count // CHUNK), 0
     for k in prange(chunks):
@@ -261,18 +283,73 @@ def _update(
         one = np.empty((4, width), q.dtype)
         own = Buffers(
             rows[0], rows[1], rows[2], rows[3], rows[4], blocks[0], blocks[1],
+            np.empty((s, s, width if rescaled else 0), q.dtype),
+            np.empty((s * s + 1, width if s <= 2 else 0), q.dtype),
             one[0], one[1], one[2], one[3], np.empty(width, bits.dtype),
         )  # fmt: skip
         for low in range(k * CHUNK, min(count, (k + 1) * CHUNK), TILE):
             high = min(count, low + TILE)
             _fetch(h, layout, order, start, count, low, high, own.h)
             _fetch(v, layout, order, start, count, low, high, own.v)
-            heard = _images(q, low, high, damping, limits, own)
-            _directions(q, low, high, heard, own)
+            if s <= 2 and mode != TRIAL and not rescaled:
+                stay = _update_small(q, held, new_q, new_held, low, high, numbers, own)
+                if stay >= 0:
+                    left += stay
+                    continue
+            now, first = q, low
+            if rescaled:
+                now, first = own.q, 0
+                for i in range(s):
+                    for j in range(s):
+                        copy(own.q[i, j], q[i, j, low:high])
+                        scale(own.q[i, j], factor)
+            last = first + high - low
+            heard = _images(now, first, last, damping, smallest, audible, own)
+            _directions(now, first, last, heard, own)
             _steps(held[low:high], own.size, own.inverse, own.unit, own.mu, step, root, decay)
-            copy(new_held[low:high], own.inverse[: high - low])
-            left += _move(q, new_q, low, high, heard, own)
+            if mode == TRIAL:
+                for t in range(high - low):
+                    left += 1 if own.mu[t] < 0 else 0
+            else:
+                copy(new_held[low:high], own.inverse[: high - low])
+                left += _move(now, first, last, new_q, low, heard, own)
     return left
+
+
+@njit(**OPTIONS)
+def _gather_squares(x, factor, sums):
+    """Add the squares of x times a factor to `sums`: (their largest root, the sum in units of its square)."""
+    largest = sums[0]
+    for t in range(x.shape[0]):
+        largest = np.fmax(largest, factor * abs(np.float64(x[t])))
+    if largest > 0:
+        total = sums[1] * (sums[0] / largest) ** 2
+        for t in range(x.shape[0]):
+            total += (factor * np.float64(x[t]) / largest) ** 2
+        sums[0], sums[1] = largest, total
+
+
+@njit(**OPTIONS)
+def norms(v, h, order, start, layout, q, damping, bits, x, y):
+    """Add the squares of ``Q h`` and damping Q to `x`, and those of ``Q^{-T} v`` to `y`, in float64."""
+    s, count = q.shape[0], q.shape[2]
+    width = min(TILE, count)
+    rows, w = np.zeros((3, s, width), q.dtype), np.zeros((s, s, width), q.dtype)
+    swap = np.zeros(width, bits.dtype)
+    for low in range(0, count, TILE):
+        high = min(count, low + TILE)
+        _fetch(h, layout, order, start, count, low, high, rows[0])
+        _fetch(v, layout, order, start, count, low, high, rows[1])
+        for i in range(s):
+            for j in range(s):
+                now = q[i, j, low:high]
+                multiply(rows[2, i, : high - low], now, rows[0, j], j > 0)
+                copy(w[j, i], now)
+                _gather_squares(now, np.float64(damping), x)
+        _solve_transposed(w, rows[1], swap)
+        for i in range(s):
+            _gather_squares(rows[2, i, : high - low], 1.0, x)
+            _gather_squares(rows[1, i, : high - low], 1.0, y)
 
 
 def _precondition(g, order, start, layout, q, out):
@@ -293,6 +370,5 @@ def _precondition(g, order, start, layout, q, out):
             _put(out, layout, order, start, count, low, high, x)
 
 
-update, update_parallel = njit(**OPTIONS)(_update), njit(parallel=True, **OPTIONS)(_update)
-precondition = njit(**OPTIONS)(_precondition)
-precondition_parallel = njit(parallel=True, **OPTIONS)(_precondition)
+update, update_parallel = for_one_and_all(_update)
+precondition, precondition_parallel = for_one_and_all(_precondition)

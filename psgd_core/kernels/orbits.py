@@ -6,13 +6,13 @@ answer is None, and the caller goes the ordinary way, with its checks and its me
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._damping import DAMPING
-from . import gpu
 from ._switch import available
 
 PARALLEL = 65_536
@@ -28,152 +28,235 @@ LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
 """What `OrbitGroup.layout` says, as `cpu_orbits` has it."""
 
 Layout = tuple[tuple[str, int], ...]
+Arrays = tuple[np.ndarray, ...]
+Updated = tuple[Arrays, Arrays, Any, bool]
+"""Blocks, what is held, whether the automatic scale is pending, and whether every orbit moved."""
 
 
 class _Float(NamedTuple):
     """What a kernel has to know of a dtype."""
 
     cast: Any
-    limits: np.ndarray  # what `unit` is at least; the relative size below which the damping is not heard
-    bits: np.ndarray  # the sign bit; its dtype is what floats are viewed as
+    limits: tuple[float, float]  # what `unit` is at least; the relative size below which damping is not heard
+    bits: np.ndarray  # its dtype is what floats are viewed as
 
 
 _FLOATS = {
     np.dtype(x): _Float(
-        x,
-        np.asarray([np.finfo(x).tiny, np.sqrt(np.finfo(x).eps) / 8], dtype=x),
-        np.asarray([np.iinfo(b).min], dtype=b),
+        x, (float(np.finfo(x).tiny), float(np.sqrt(np.finfo(x).eps) / 8)), np.zeros(1, dtype=b)
     )
     for x, b in ((np.float32, np.int32), (np.float64, np.int64))
 }
 _FLAGS = (np.ndarray, np.bool_)
 _WHOLE: Layout = (("shifted", 0),)
+_INDEX = np.dtype(np.int64)
 _NO_ORDER = np.zeros(1, dtype=np.int64)
 
 
+@cache
+def _compiled(name: str) -> Any:
+    return import_module(f"psgd_core.kernels.{name}")
+
+
 @lru_cache
-def _numbers(dtype: np.dtype, damping: float | None, step: float, decay: float) -> tuple[Any, ...]:
-    kind = _FLOATS[dtype]
+def _numbers(
+    dtype: np.dtype, damping: float | None, step: float, decay: float, scale: float = 1.0
+) -> np.ndarray:
+    """Return what `cpu_orbits.update` calls `numbers`."""
     if damping is None:
         damping = DAMPING[dtype.name]
-    return *map(kind.cast, (damping, step, step**0.25, decay)), kind.limits, kind.bits
+    return np.asarray([damping, step, step**0.25, decay, *_FLOATS[dtype].limits, scale], dtype=dtype)
 
 
 def update(
-    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
-) -> tuple[tuple[Any, ...], tuple[Any, ...], Any] | None:
-    """Return (blocks, held, whether every orbit moved) after one update, or None if it is not for kernels.
-
-    In place of whether every orbit moved, `gpu.update` returns the state's new (pending, count, skipped).
+    blocks: Arrays,
+    gather: Arrays,
+    held: Arrays,
+    pending: Any,
+    v: Any,
+    h: Any,
+    step: Any,
+    layout: Layout,
+    damping: float | None,
+    decay: float,
+    inplace: bool,
+) -> Updated | None:
+    """Return what one update leaves, or None if it is not for kernels.
 
     Parameters
     ----------
-    state : OrbitState
-    layout : tuple of (str, int)
-        Of its group.
+    blocks, gather, held, pending
+        Of an `OrbitState`.
     v, h : array
     step : float or 0-d array
+    layout : tuple of (str, int)
+        Of its group.
     damping : float or None
     decay : float
         Of `Running`; -1 stands for `Sample`.
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
-    if (
-        not (_suits(v, state, layout) and _suits(h, state, layout))
-        or not isinstance(state.pending, _FLAGS)
-        or state.pending
-    ):
-        on_gpu = type(v) is not np.ndarray
-        return gpu.update(state, layout, v, h, step, damping, decay, inplace) if on_gpu else None
-    if type(step) is not float:
-        if not isinstance(step, np.ndarray | np.floating) or step.ndim:
-            return None
-        step = float(step)
-    if not 0 < step < 1 or (inplace and not all(x.flags.writeable for x in state.q.blocks + state.held)):
+    rate, (v, h) = _rate(step), _vectors(v, h)
+    if rate is None or not _suits(blocks, gather, held, layout, LARGEST, v, h):
         return None
-    from . import cpu_orbits
-
+    if not isinstance(pending, _FLAGS) or (inplace and False in [x.flags.writeable for x in blocks + held]):
+        return None
+    compiled, kind = _compiled("cpu_orbits"), _FLOATS[v.dtype]
     shared = v.shape[0] >= PARALLEL
-    if shared and not (cpu_orbits.usable_parallel(v, True) and cpu_orbits.usable_parallel(h, False)):
-        return None
-    kernel = cpu_orbits.update_parallel if shared else cpu_orbits.update
-    order = state.q.gather[0] if state.q.gather else _NO_ORDER
-    numbers = _numbers(v.dtype, damping, step, decay)
-    blocks, held = state.q.blocks, state.held
+    usable = compiled.usable_parallel if shared else compiled.usable
+    kernel = compiled.update_parallel if shared else compiled.update
+    order = gather[0] if gather else _NO_ORDER
+    numbers, mode = _numbers(v.dtype, damping, rate, decay), compiled.CHECK
+    if shared or pending:
+        if not (usable(v, True) and usable(h, False)):
+            return None
+        mode = compiled.READY
+    if pending and usable(h, True):
+        # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |Q^{-T} v|^2 / |Q h|^2
+        x, y = np.zeros((2, 2))
+        for (how, start), q in zip(layout, blocks, strict=True):
+            compiled.norms(v, h, order, start, LAYOUTS[how], q, numbers[0], kind.bits, x, y)
+        numbers = _rescaling(numbers, x, y)
+        left = 0
+        for (how, start), q, bound in zip(layout, blocks, held, strict=True):
+            where = v, h, order, start, LAYOUTS[how]
+            left += kernel(*where, q, bound, q, bound, numbers, kind.bits, compiled.TRIAL)
+        if left:  # then nothing moves, and the scale is still to be set
+            return None
+        pending = np.zeros_like(pending)
+    new_blocks, new_held, left = blocks, held, 0
     if not inplace:
-        blocks, held = tuple(map(np.empty_like, blocks)), tuple(map(np.empty_like, held))
-    left = 0
+        new_blocks, new_held = tuple(map(np.empty_like, blocks)), tuple(map(np.empty_like, held))
     for i, (how, start) in enumerate(layout):
-        q, bound = state.q.blocks[i], state.held[i]
-        check = not shared and i == 0
-        found = kernel(v, h, order, start, LAYOUTS[how], q, bound, blocks[i], held[i], *numbers, check)
+        found = kernel(
+            v, h, order, start, LAYOUTS[how], blocks[i], held[i], new_blocks[i], new_held[i],
+            numbers, kind.bits, mode,
+        )  # fmt: skip
         if found < 0:
             return None
         left += found
-    return blocks, held, left == 0
+        mode = compiled.READY
+    return new_blocks, new_held, pending, left == 0
 
 
 def update_dense(
-    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
-) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], bool] | None:
-    """Return (blocks, held, whether it moved) of a single orbit, or None if it is not for kernels."""
-    (q,), (bound,) = state.q.blocks, state.held
-    if layout != _WHOLE or not (_suits(v, state, layout, DENSE) and _suits(h, state, layout, DENSE)):
-        return None
-    if not isinstance(state.pending, _FLAGS) or state.pending:
+    blocks: Arrays,
+    gather: Arrays,
+    held: Arrays,
+    pending: Any,
+    v: Any,
+    h: Any,
+    step: Any,
+    count: Any,
+    layout: Layout,
+    damping: float | None,
+    decay: float,
+    inplace: bool,
+) -> Updated | None:
+    """Return what `update` does for a single orbit, whose damping is noise drawn by the count, or None."""
+    rate, (v, h) = _rate(step), _vectors(v, h)
+    if rate is None or layout != _WHOLE or not _suits(blocks, gather, held, layout, DENSE, v, h):
         return None
     if (
-        type(step) is not float
-        or not 0 < step < 1
-        or (inplace and not (q.flags.writeable and bound.flags.writeable))
+        not isinstance(pending, _FLAGS)
+        or pending
+        or (inplace and False in [x.flags.writeable for x in blocks + held])
     ):
         return None
-    from . import cpu_dense
-
-    n = v.shape[0]
-    block, held = (q, bound) if inplace else (np.empty_like(q), np.empty_like(bound))
-    numbers = _numbers(v.dtype, damping, step, decay)
-    found = cpu_dense.update(
-        v, h, int(state.count), q.reshape(n, n), bound.reshape(1), block.reshape(n, n), held.reshape(1),
-        *numbers[:4], numbers[4][0],
+    (q,), (bound,), n = blocks, held, v.shape[0]
+    if q.shape[0] != n:
+        return None
+    new_q, new_bound = (q, bound) if inplace else (np.empty_like(q), np.empty_like(bound))
+    found = _compiled("cpu_dense").update(
+        v, h, int(count), q.reshape(n, n), bound, new_q.reshape(n, n), new_bound,
+        _numbers(v.dtype, damping, rate, decay),
     )  # fmt: skip
-    return None if found < 0 else ((block,), (held,), found == 1)
+    return None if found < 0 else ((new_q,), (new_bound,), pending, found == 1)
 
 
-def precondition(state: Any, layout: Layout, g: Any) -> Any:
+def precondition(blocks: Arrays, gather: Arrays, g: Any, layout: Layout) -> np.ndarray | None:
     """Return ``Q^T Q g`` for g of shape (n,), or None if it is not for kernels."""
-    if not _suits(g, state, layout):
-        return None if type(g) is np.ndarray else gpu.precondition(state, layout, g)
-    from . import cpu_orbits
-
-    kernel = cpu_orbits.precondition_parallel if g.shape[0] >= PARALLEL else cpu_orbits.precondition
-    order, out = state.q.gather[0] if state.q.gather else _NO_ORDER, np.empty_like(g)
-    for (how, start), q in zip(layout, state.q.blocks, strict=True):
+    if not _suits(blocks, gather, None, layout, LARGEST, g):
+        if layout != _WHOLE or not _suits(blocks, gather, None, layout, DENSE, g):
+            return None
+        q = blocks[0][:, :, 0]
+        return q.T @ (q @ g) if q.shape == (g.shape[0],) * 2 else None
+    compiled = _compiled("cpu_orbits")
+    kernel = compiled.precondition_parallel if g.shape[0] >= PARALLEL else compiled.precondition
+    order, out = gather[0] if gather else _NO_ORDER, np.empty_like(g)
+    for (how, start), q in zip(layout, blocks, strict=True):
         kernel(g, order, start, LAYOUTS[how], q, out)
     return out
 
 
-def _suits(x: Any, state: Any, layout: Layout, largest: int = LARGEST) -> bool:
-    """Return whether x is a vector that kernels can read as it is, and the state one that they know.
+def _rate(step: Any) -> float | None:
+    """Return the step as a float; None if it is no number in (0, 1), or none that is at hand."""
+    if type(step) is not float:
+        if not isinstance(step, np.ndarray | np.floating) or step.ndim:
+            return None
+        step = float(step)
+    return step if 0 < step < 1 else None
+
+
+def _vectors(v: Any, h: Any) -> tuple[Any, Any]:
+    """Return one probe and its product, given as columns (n, 1), as vectors; anything else as it is."""
+    if (
+        type(h) is np.ndarray
+        and h.ndim == 2
+        and h.shape[1] == 1
+        and type(v) is type(h)
+        and v.shape == h.shape
+    ):
+        return v[:, 0], h[:, 0]
+    return v, h
+
+
+def _rescaling(numbers: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the numbers of a kernel with the automatic scale, for what `norms` found; or NaN."""
+    with np.errstate(all="ignore"):
+        scale = (y[0] ** 0.5 * y[1] ** 0.25) / (x[0] ** 0.5 * x[1] ** 0.25)
+    return np.append(numbers[:-1], numbers.dtype.type(scale))
+
+
+def _suits(  # noqa: PLR0911, PLR0912 -- calls, even of a helper, would double what it costs
+    blocks: Arrays, gather: Arrays, held: Arrays | None, layout: Layout, largest: int, *vectors: Any
+) -> bool:
+    """Return whether these are vectors that kernels can read as they are, and a state that they know.
 
     Kernels do not look where they read and write, so everything they rely on is looked at here.
     """
-    if type(x) is not np.ndarray or x.ndim != 1 or not available():
+    first = vectors[0]
+    if type(first) is not np.ndarray or not available():
         return False
-    n, dtype = 0, x.dtype
-    if dtype not in _FLOATS or not x.flags.c_contiguous or len(layout) != len(state.q.blocks):
+    shape, dtype = first.shape, first.dtype
+    if len(shape) != 1 or dtype not in _FLOATS or len(layout) != len(blocks):
         return False
-    for q, held, (how, start) in zip(state.q.blocks, state.held, layout, strict=False):
-        s, _, c = q.shape
-        whole = type(q) is np.ndarray and q.dtype == dtype and q.flags.c_contiguous and s <= largest
-        if not whole or type(held) is not np.ndarray or held.shape != (c,) or held.dtype != dtype:
+    for x in vectors:
+        if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype or not x.flags.c_contiguous:
             return False
+    (n,), total = shape, 0
+    for q, (how, start) in zip(blocks, layout, strict=True):
+        if type(q) is not np.ndarray or q.ndim != 3 or q.dtype != dtype or not q.flags.c_contiguous:
+            return False
+        s, width, c = q.shape
+        if s > largest or s != width:
+            return False
+        total += s * c
         if how == "gathered":
-            order = state.q.gather[0] if state.q.gather else _NO_ORDER
-            if type(order) is not np.ndarray or order.dtype != np.int64 or order.shape != x.shape:
+            order = gather[0] if gather else None
+            if type(order) is not np.ndarray or order.shape != shape or order.dtype != _INDEX:
                 return False
-        elif start + s * c > x.shape[0]:
+            if not order.flags.c_contiguous:
+                return False
+        elif start + s * c > n:
             return False
-        n += s * c
-    return x.shape[0] == n
+    if held is not None:
+        if len(held) != len(blocks):
+            return False
+        for x, q in zip(held, blocks, strict=True):
+            if type(x) is not np.ndarray or x.ndim != 1 or x.shape[0] != q.shape[2]:
+                return False
+            if x.dtype != dtype or not x.flags.c_contiguous:
+                return False
+    return total == n

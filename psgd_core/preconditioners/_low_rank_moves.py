@@ -2,9 +2,7 @@
 
 U and V are stored as rows, (r, n), so that a block of columns is contiguous; A stands for ``I + U V^T``, and
 a pair comes as rows (k, n). U and V move in turn and d with both, from the same a and b; factors that move
-together share one bound. Their moves add up, so the sum of their sizes is safe for every step, and at small
-steps up to twice as slow as need be; with the larger of the two, a bold step ends in overflow where H
-changes (Rosenbrock's valley, step 0.9). In between, ``larger + step * smaller`` is both: see `Move.bound`.
+together share one bound, ``larger + step * smaller`` (`_low_rank_algebra.joint_bound`).
 
 D.1.2 takes the gradient in the coordinates of U: ``grad_U = G V``, with the step along ``G V V^T``. Where
 the columns of V differ in length or are nearly parallel, so do the speeds of its modes. Here the generator is
@@ -18,8 +16,9 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps, gram, inner, known
-from .._blocks import library_solve, spectral_bound
+from .._array import Array, gram, inner, known
+from .._blocks import library_solve
+from ._low_rank_algebra import coefficients, gauge, inverse, move_of_u, move_of_v, product_norm
 
 
 class Move(NamedTuple):
@@ -32,11 +31,6 @@ class Move(NamedTuple):
     size_w: Array  # 0-d: the same of the factor, U or V, that moves
     uu: Array  # (r, r): the Gram matrix of U before the move
     vv: Array  # (r, r): the Gram matrix of V before the move
-
-    def bound(self, step: float | Array) -> Array:
-        """Return what bounds the two factors' moves together at this step."""
-        xp = array_api_compat.array_namespace(self.size_d)
-        return xp.maximum(self.size_d, self.size_w) + step * xp.minimum(self.size_d, self.size_w)
 
 
 def diagonal_right(
@@ -52,51 +46,22 @@ def diagonal_right(
     x, y = d * h, p / d
     unit = _unit(xp, x, y)
     rows = (u, v, x / unit, y / unit)
-    g = gram(*rows)
-    wide = {"dtype": g.dtype, "device": array_api_compat.device(g)}
-    in_u, in_v, in_y = slice(0, r), slice(r, 2 * r), slice(2 * r + k, 2 * r + 2 * k)
-    eye, none, zero = xp.eye(k, **wide), xp.zeros((k, k), **wide), xp.zeros((r, k), **wide)
-    c = xp.eye(r, **wide) + g[in_v, in_u]  # I + V^T U
-
-    # Coefficients over R, one column per probe: a = Q h, ph = P h / d, b = Q^{-T} v, pv = d P^{-1} v.
-    a = xp.concat([g[in_v, 2 * r : 2 * r + k], zero, eye, none])
-    ga = g @ a
-    ph = xp.concat([a[in_u, :], ga[in_u, :], eye, none])
-    t = library_solve(c.T, g[in_u, in_y])
-    b = xp.concat([zero, -t, none, eye])
-    gb = g @ b
-    pv = xp.concat([-library_solve(c, gb[in_v, :]), -t, none, eye])
-    only_y = xp.concat([zero, zero, none, eye])
-
-    # D.1.2.2: (a (a^T V) - b (b^T V)) (I + V^T U).  D.1.2.3: (I + V U^T) (a (a^T U) - b (b^T U)), where
-    # (I + V U^T) a = ph, (I + V U^T) b = y and U^T b = t.
-    w_v, w_u = _inverse(xp, g[in_v, in_v]), _inverse(xp, g[in_u, in_u])
-    move_u = c.T @ w_v @ (ga[in_v, :] @ a.T - gb[in_v, :] @ b.T) / k
-    move_v = w_u @ (ga[in_u, :] @ ph.T - t @ only_y.T) / k
+    small = coefficients(gram(*rows), r)
+    of_u, of_v = move_of_u(small, measure), move_of_v(small, measure)
+    moved_u, moved_v = _in_turn(turn_u, of_u.left @ of_u.right.T, of_v.left @ of_v.right.T)
     # one more pass over the rows gives P h / d, d P^{-1} v, and the direction of the factor whose turn it is
-    moved_u, moved_v = _in_turn(turn_u, move_u, move_v)
-    out = _combine(xp.concat([ph.T, pv.T, moved_u, moved_v]), rows)
+    out = _combine(xp.concat([small.ph.T, small.pv.T, moved_u, moved_v]), rows)
     plus = xp.sum(rows[2] * out[:k, :], axis=0) / k
     minus = xp.sum(rows[3] * out[k : 2 * k, :], axis=0) / k
     end_u = 2 * k + moved_u.shape[0]
-
-    def size(other: slice, w: Array) -> Array:
-        # The generator is F V^T with F = (a (a^T V) - b (b^T V)) (V^T V)^{-1} (or with U), as rows over R.
-        f_a, f_b = w @ ga[other, :] @ a.T / k, w @ gb[other, :] @ b.T / k
-        pieces = (f_a - f_b,) if measure == "gradient" else (f_a, f_b)
-        return sum(_product_norm(xp, f @ g @ f.T, g[other, other]) for f in pieces)
-
-    size_w = xp.zeros((), **wide)
-    if r:
-        size_w = turn_u * size(in_v, w_v) + (1 - turn_u) * size(in_u, w_u)
     move = Move(
         u=out[2 * k : end_u, :],
         v=out[end_u:, :],
         d=plus - minus,
         size_d=_diagonal_size(xp, plus, minus, measure),
-        size_w=xp.astype(size_w, u.dtype),
-        uu=g[in_u, in_u],
-        vv=g[in_v, in_v],
+        size_w=xp.astype(turn_u * of_u.size + (1 - turn_u) * of_v.size, u.dtype),
+        uu=small.uu,
+        vv=small.vv,
     )
     return move, unit
 
@@ -113,7 +78,7 @@ def diagonal_left(
     """
     xp, (r, _), k, dtype = array_api_compat.array_namespace(u), u.shape, h.shape[0], u.dtype
     g = gram(u, v)
-    w_u, w_v = _inverse(xp, g[:r, :r]), _inverse(xp, g[r:, r:])
+    w_u, w_v = inverse(g[:r, :r]), inverse(g[r:, r:])
     c = xp.eye(r, dtype=g.dtype, device=array_api_compat.device(g)) + g[r:, :r]  # I + V^T U
 
     def q(x: Array) -> Array:
@@ -173,29 +138,11 @@ def _in_turn(turn_u: Array, u: Array, v: Array) -> tuple[Array, Array]:
 
 
 def regauge(u: Array, v: Array, move: Move, due: Array) -> tuple[Array, Array]:
-    """Return ``(C U, C^{-T} V)`` in rows, where `due`: ``U V^T`` stays, U becomes better conditioned.
-
-    P does not determine U and V: ``U -> C U, V -> C^{-T} V`` leaves it alone for every r x r matrix C, and a
-    run drifts along that freedom. Left to itself, one factor overflows (C a number), or the columns of both
-    become parallel: to 1e-4 after 10^4 updates at step 0.3 in float32, n = 64, r = 10, which spoiled the
-    r x r systems, and with them P, until no update was finite any more.
-
-    C is one step of the Newton-Schulz iteration for the polar factor, ``C = 3/2 - U U^T / (2 s^2)`` with s^2
-    the largest eigenvalue of ``U U^T``: short directions of U grow by up to 3/2, the longest stay, so that U
-    becomes s times orthonormal rows and V takes the singular values. C itself lies between 1 and 3/2, and
-    loses nothing. A power of two then brings |U| and |V| closest.
-    """
+    """Return U and V, as rows, in a better gauge (`_low_rank_algebra.gauge`) where `due`: ``U V^T`` stays."""
     xp, r, uu = array_api_compat.array_namespace(u), u.shape[0], move.uu
     eye = xp.eye(r, dtype=uu.dtype, device=array_api_compat.device(uu))
-    top = spectral_bound(uu[:, :, None])
-    c = 1.5 * eye - 0.5 * uu / xp.where(top > 0, top, xp.ones_like(top))
-    back = library_solve(c, eye)  # C is symmetric
-    size_u, size_v = xp.sum((c @ uu) * c), xp.sum((back @ move.vv) * back)
-    some = (size_u > 0) & (size_v > 0)
-    one = xp.ones_like(size_u)
-    power = 2.0 ** xp.round(xp.log2(xp.where(some, size_v, one) / xp.where(some, size_u, one)) / 4)
-    c, back = xp.where(due, c * power, eye), xp.where(due, back / power, eye)
-    return xp.astype(c, u.dtype, copy=False) @ u, xp.astype(back, v.dtype, copy=False) @ v
+    c, back = (xp.astype(xp.where(due, x, eye), u.dtype, copy=False) for x in gauge(uu, move.vv))
+    return c @ u, back @ v
 
 
 def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:
@@ -211,14 +158,6 @@ def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:
     return total
 
 
-def _inverse(xp, gram_matrix: Array) -> Array:
-    """Return the inverse of a Gram matrix, kept finite where columns are parallel to rounding."""
-    r = gram_matrix.shape[0]
-    one = xp.eye(r, dtype=gram_matrix.dtype, device=array_api_compat.device(gram_matrix))
-    floor = 64 * eps(gram_matrix) * xp.sum(gram_matrix * one)
-    return library_solve(gram_matrix + floor * one, one)
-
-
 def _unit(xp, x: Array, y: Array) -> Array:
     """Return the largest entry of both, or 1 where all are zero: in its units no square overflows."""
     largest = xp.maximum(xp.max(xp.abs(x)), xp.max(xp.abs(y)))
@@ -231,14 +170,8 @@ def _diagonal_size(xp, plus: Array, minus: Array, measure: str) -> Array:
     return xp.max(xp.abs(plus)) + xp.max(xp.abs(minus))
 
 
-def _product_norm(xp, ff: Array, ww: Array) -> Array:
-    """Return the Frobenius norm of ``F W^T`` from ``F^T F`` and ``W^T W``: a tight bound at rank 1 or 2."""
-    square = xp.sum(ff * ww)
-    return xp.sqrt(xp.maximum(square, xp.zeros_like(square)))
-
-
 def _pair_norm(xp, x: tuple[Array, Array], y: tuple[Array, Array], measure: str) -> Array:
     """Return the norm of ``x_1^T y_1 - x_2^T y_2`` (rows), or the sum of the norms of its two terms."""
     if measure == "gradient":
-        return _product_norm(xp, gram(*x), gram(y[0], -y[1]))
-    return _product_norm(xp, gram(x[0]), gram(y[0])) + _product_norm(xp, gram(x[1]), gram(y[1]))
+        return product_norm(gram(*x), gram(y[0], -y[1]))
+    return product_norm(gram(x[0]), gram(y[0])) + product_norm(gram(x[1]), gram(y[1]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from .. import _blocks, kernels
 from .._array import Array, known
@@ -152,18 +153,23 @@ class OrbitPreconditioner(Preconditioner):
         decay = self._kernel_decay
         if decay is None:
             return None
-        layout = self.group.layout(state.q)
-        if self.exact_damping:
-            found = kernels.orbits.update(state, layout, v, h, step, self.damping, decay, inplace)
-        else:
-            found = kernels.orbits.update_dense(state, layout, v, h, step, self.damping, decay, inplace)
-        if found is None:
-            return None
-        blocks, held, complete = found
-        if isinstance(complete, tuple):  # on a GPU the host does not know
-            return OrbitState(OrbitBlocks(blocks, state.q.gather), held, *complete)
-        count, skipped = state.count + complete, state.skipped + (not complete)
-        return OrbitState(OrbitBlocks(blocks, state.q.gather), held, state.pending, count, skipped)
+        q, held, pending, count, skipped = state
+        layout = self.group.layout(q)
+        kernel: Any = kernels.orbits.update
+        arrays: tuple[Any, ...] = (q.blocks, q.gather, held, pending, v, h, step)
+        if not self.exact_damping:
+            kernel, arrays = kernels.orbits.update_dense, (*arrays, count)
+        found = kernels.through(h, kernel, arrays, layout, self.damping, decay, inplace)
+        if found is not None:
+            blocks, held, pending, complete = found
+            if complete:
+                return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count + 1, skipped)
+            return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count, skipped + 1)
+        if self.exact_damping and type(h) is not np.ndarray:
+            on_gpu = kernels.gpu.update(state, layout, v, h, step, self.damping, decay, inplace)
+            if on_gpu is not None:
+                return OrbitState(OrbitBlocks(on_gpu[0], q.gather), on_gpu[1], *on_gpu[2])
+        return None
 
     @property
     def _kernel_decay(self) -> float | None:
@@ -216,7 +222,10 @@ class OrbitPreconditioner(Preconditioner):
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
         if not GEOMETRIES[self.geometry].fits_p:
-            fused = kernels.orbits.precondition(state, self.group.layout(state.q), g)
+            q, layout = state.q, self.group.layout(state.q)
+            fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
+            if fused is None and type(g) is not np.ndarray:
+                fused = kernels.gpu.precondition(state, layout, g)
             return super().precondition(state, g) if fused is None else fused
         self._vectors(state, "g", g)
         return self.group.apply(state.q, g)

@@ -8,10 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import array_api_compat
 
+from .. import kernels
 from .._array import Array, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Preconditioner, require_damping
+from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
 from .normalizers import Normalizer, Running
@@ -134,7 +136,7 @@ class LowRank(Preconditioner):
         turn_u = state.count % 2 == 0
         wide_turn = xp.astype(turn_u, wide_dtype(xp))
         move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
-        size = unit * xp.sqrt(move.bound(step))
+        size = unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
         usable = usable & xp.isfinite(size)
         held = select(turn_u, state.held[0], state.held[1])
         scale_n, after = self.normalizer.scale(held, size, step)
@@ -158,6 +160,41 @@ class LowRank(Preconditioner):
             count=state.count + passed,
             skipped=state.skipped + (1 - passed),
         )
+
+    def _fused(
+        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
+    ) -> LowRankState | None:
+        if self.diagonal != "right":
+            return None
+        passes = kernels.low_rank.passes(state, v, h, step, self.damping, inplace)
+        g = None if passes is None else passes.gram()
+        if passes is None or g is None:
+            return None
+        measure, count = self.normalizer.measure, int(state.count)
+        small, turn_u = coefficients(g, self.rank), count % 2 == 0
+        move = (move_of_u if turn_u else move_of_v)(small, measure)
+        plus, minus, difference = passes.numerator(small.ph, small.pv)
+        size_d = difference if measure == "gradient" else plus + minus
+        size = (passes.unit * joint_bound(size_d, move.size, step) ** 0.5).astype(state.d.dtype)
+        if not size < float("inf"):
+            return None
+        moved = 0 if turn_u else 1  # which of the two bounds is renewed
+        scale_n, after = self.normalizer.scale(state.held[moved], size, step)
+        mu = step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
+        drifted = self.rank and count % REGAUGE == REGAUGE - 1
+        new_u, new_v, d = passes.write(
+            move.left, move.right, mu, turn_u=turn_u, gauge=gauge(small.uu, small.vv) if drifted else None
+        )
+        held = state.held if inplace else state.held.copy()
+        held[moved] = after
+        return state._replace(
+            u=new_u, v=new_v, d=d, held=held, pending=state.pending & False, count=state.count + 1
+        )
+
+    def precondition(self, state: LowRankState, g: Array) -> Array:
+        """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
+        fused = kernels.low_rank.precondition(state, g, self.diagonal == "right")
+        return super().precondition(state, g) if fused is None else fused
 
     # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
 

@@ -1,0 +1,74 @@
+"""The passes of `cpu_low_rank` without a compiler: NumPy and BLAS on blocks of columns that stay in cache.
+
+Arguments and results are those of the functions of the same names there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK = 16_384
+"""Columns at a time: for r = 10 and float32 their rows take 1.4 MB; with fewer, calls cost too much."""
+
+
+def parts(n: int) -> int:
+    """Return in how many parts sums are kept."""
+    return 1
+
+
+def _rows(u, v, d, h, p, damping, seed, scales) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield blocks of columns, and the rows of R in them."""
+    r, n = u.shape
+    rows = np.empty((2 * r + 2, min(BLOCK, n)), d.dtype)
+    for start in range(0, n, BLOCK):
+        block = slice(start, min(start + BLOCK, n))
+        own = rows[:, : block.stop - start]
+        own[:r], own[r:-2] = u[:, block], v[:, block]
+        own[-2] = h[block]
+        if damping > 0:
+            own[-2] += damping * _signs(start, block.stop, seed).astype(d.dtype)
+        np.multiply(own[-2], d[block] * scales[0], out=own[-2])
+        np.divide(p[block] * scales[1], d[block], out=own[-1])
+        yield block, own
+
+
+def _signs(start: int, stop: int, seed: np.uint32) -> np.ndarray:
+    """Return those of `preconditioners._signs` for columns from `start` to `stop`, as int32."""
+    word = (np.arange(start, stop).astype(np.uint32) ^ seed) * np.uint32(0x2C1B3C6D)
+    word = (word ^ (word >> np.uint32(16))) * np.uint32(0x297A2D39)
+    word = word ^ (word >> np.uint32(15))
+    return 1 - 2 * ((word >> np.uint32(7)) & np.uint32(1)).astype(np.int32)
+
+
+def gram(u, v, d, h, p, damping, seed, scales, products, largest) -> None:
+    """Add the inner products of the rows of R to products[0], and find the largest |x| and |y|."""
+    m = 2 * u.shape[0] + 2
+    for _, rows in _rows(u, v, d, h, p, damping, seed, scales):
+        wide = rows.astype(np.float64)
+        products[0, :m, :m] += wide @ wide.T
+        np.maximum(largest[0], np.max(np.abs(rows[-2:]), axis=1), out=largest[0])
+
+
+def numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest) -> None:
+    """Write ``x P h / d - y d P^{-1} v``, and find the largest of either term and of both together."""
+    for block, rows in _rows(u, v, d, h, p, damping, seed, scales):
+        out = np.stack([ph, pv]) @ rows
+        out *= rows[-2:]
+        np.subtract(out[0], out[1], out=numerator[block])
+        tops = [np.max(np.abs(x)) for x in (*out, numerator[block])]
+        np.maximum(largest[0], tops, out=largest[0])
+
+
+def write(
+    u, v, d, h, p, damping, seed, scales, right, left, mu, numerator, turn_u, gauge, back, out_u, out_v, out_d
+) -> None:
+    """Move d and one factor, and change both to a better gauge where one is given."""
+    r = u.shape[0]
+    for block, rows in _rows(u, v, d, h, p, damping, seed, scales):
+        rows[slice(0, r) if turn_u else slice(r, 2 * r)] -= left @ (right @ rows)
+        for out, c, new in ((out_u, gauge, rows[:r]), (out_v, back, rows[r : 2 * r])):
+            if out.shape[0]:
+                out[:, block] = c @ new if c.shape[0] else new
+        out_d[block] = mu[1] * (d[block] - mu[0] * (numerator[block] * d[block]))

@@ -1,0 +1,222 @@
+"""The fused passes of `LowRank` give what the plain code gives, and repeat it bit for bit."""
+
+import contextlib
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import psgd_core as psgd
+from psgd_core import kernels
+from psgd_core.preconditioners.low_rank import LowRankState
+
+numba = pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
+
+ENGINES = ("numba", "blocked")
+DTYPES = (np.float32, np.float64)
+NORMALIZERS = {
+    "running": psgd.normalizers.Running(),
+    "sample": psgd.normalizers.Sample(),
+    "gradient": psgd.normalizers.Gradient(),
+}
+
+
+@contextlib.contextmanager
+def engine(name):
+    """Take the passes that numba compiles, or those that do without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels.low_rank, "compiled", lambda: name == "numba")
+        yield
+
+
+def copied(state):
+    """Return the state with arrays of its own."""
+    return LowRankState(*(np.array(x) for x in state))
+
+
+def started(p, n, dtype, seed=0):
+    """Return a state away from the start, and a function that draws pairs of a spiked indefinite Hessian."""
+    rng = np.random.default_rng(seed)
+    diagonal = rng.choice([-1, 1], n) * 10 ** rng.uniform(-0.5, 0.5, n)
+    spikes = rng.standard_normal((n, 2)) * 2 / n**0.5
+
+    def pair():
+        v = rng.standard_normal(n)
+        return v.astype(dtype), (diagonal * v + spikes @ (spikes.T @ v)).astype(dtype)
+
+    state = p.init(n, like=np.zeros(1, dtype))
+    with kernels.off():
+        for _ in range(9):
+            state = p.update(state, *pair(), 0.2)
+    return state, pair
+
+
+def assert_close(got, expected, before):
+    """Compare states up to the rounding of sums of r rows, and of r x r systems solved in float64."""
+    rank, u, v = before.u.shape[0], before.u.astype(float), before.v.astype(float)
+    systems = (np.eye(rank) + v @ u.T, u @ u.T, v @ v.T) if rank else (np.eye(1),)
+    amplified = np.finfo(float).eps * max(map(np.linalg.cond, systems))
+    for name, x, y in zip(expected._fields, got, expected, strict=True):
+        assert x.dtype == y.dtype, name
+        assert np.shape(x) == np.shape(y), name
+        if np.issubdtype(y.dtype, np.floating):
+            tolerance = 100 * ((rank + 1) * np.finfo(y.dtype).eps + amplified)
+            np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.max(np.abs(y), initial=0))
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    n=st.one_of(st.integers(1, 40), st.sampled_from([255, 256, 257, 700])),
+    rank=st.integers(0, 11),
+    dtype=st.sampled_from(DTYPES),
+    normalizer=st.sampled_from(sorted(NORMALIZERS)),
+    damping=st.sampled_from([None, 0.0, 0.01]),
+    pending=st.booleans(),
+    passes=st.sampled_from(ENGINES),
+    seed=st.integers(0, 1000),
+)
+def test_an_update_is_that_of_the_plain_code(n, rank, dtype, normalizer, damping, pending, passes, seed):
+    # there the automatic scale is the minimiser, and what is left of the gradient is rounding
+    assume(not (n == 1 and pending and normalizer == "gradient"))
+    p = psgd.LowRank(min(rank, n - 1), normalizer=NORMALIZERS[normalizer], damping=damping)
+    state, pair = started(p, n, dtype, seed)
+    if pending:
+        state = p.init(n, like=np.zeros(1, dtype))
+    for _ in range(3):
+        v, h = pair()
+        with engine(passes):
+            fused = p._fused(state, v, h, 0.3, False)
+        with kernels.off():
+            plain = p.update(state, v, h, 0.3)
+        assert_close(fused, plain, state)
+        state = plain
+
+
+@pytest.mark.parametrize("passes", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [30, kernels.low_rank.PARALLEL + 77])
+def test_in_place_and_by_any_number_of_threads_the_bits_are_the_same(n, dtype, passes, monkeypatch):
+    monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")
+    p = psgd.LowRank(5)
+    state, pair = started(p, n, dtype)
+    for _ in range(kernels_period := 8):  # the gauge moves once in as many
+        v, h = pair()
+        once, again = p.update(state, v, h, 0.3), p.update(state, v, h, 0.3)
+        mine = copied(state)
+        moved = p.update(mine, v, h, 0.3, inplace=True)
+        threads = numba.get_num_threads()
+        numba.set_num_threads(1)
+        try:
+            alone = p.update(state, v, h, 0.3)
+        finally:
+            numba.set_num_threads(threads)
+        for x, y, z, w in zip(once, again, moved, alone, strict=True):
+            np.testing.assert_array_equal(x, y)
+            np.testing.assert_array_equal(x, z)
+            np.testing.assert_array_equal(x, w)
+        assert all(getattr(moved, name) is getattr(mine, name) for name in ("u", "v", "d", "held"))
+        assert not any(np.shares_memory(getattr(once, k), getattr(state, k)) for k in ("u", "v", "d", "held"))
+        state = once
+    assert int(state.count) == 9 + kernels_period
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    n=st.one_of(st.integers(1, 40), st.sampled_from([255, 256, 257, 700])),
+    rank=st.integers(0, 9),
+    dtype=st.sampled_from(DTYPES),
+    diagonal=st.sampled_from(["right", "left"]),
+    seed=st.integers(0, 1000),
+)
+def test_products_are_those_of_the_plain_code(n, rank, dtype, diagonal, seed):
+    p = psgd.LowRank(min(rank, n - 1), diagonal=diagonal)
+    state, pair = started(p, n, dtype, seed)
+    g = pair()[1]
+    assert kernels.low_rank.precondition(state, g, True) is not None
+    got = p.precondition(state, g)
+    with kernels.off():
+        expected = p.precondition(state, g)
+    np.testing.assert_allclose(
+        got, expected, rtol=0, atol=50 * np.finfo(dtype).eps * np.max(np.abs(expected))
+    )
+
+
+@pytest.mark.parametrize(
+    ("v", "h"),
+    [(1.0, np.nan), (1.0, np.inf), (np.nan, 1.0), (0.0, 1.0), (1.0, 0.0), (1e30, 1e30), (1e-30, 1e-30)],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_odd_pairs_end_as_in_the_plain_code(v, h, dtype, scale):
+    p, n = psgd.LowRank(3), 12
+    state = p.init(n, like=np.zeros(1, dtype), scale=scale)
+    pair = [np.ones(n, dtype) if not np.isfinite(x) else np.full(n, x, dtype) for x in (v, h)]
+    for made, value in zip(pair, (v, h), strict=True):
+        made[n // 2] = value
+    with np.errstate(all="ignore"):
+        got = p.update(state, *pair, 0.3)
+        with kernels.off():
+            expected = p.update(state, *pair, 0.3)
+    assert_close(got, expected, state)
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda s, v, h: (s, np.repeat(v, 2)[::2], h),
+        lambda s, v, h: (s, v, h[::-1]),
+        lambda s, v, h: (s, v[:, None], h[:, None]),
+        lambda s, v, h: (s, v.astype(np.float32), h),
+        lambda s, v, h: (s, v[:-1], h[:-1]),
+        lambda s, v, h: (s._replace(u=np.asfortranarray(s.u)), v, h),
+        lambda s, v, h: (s._replace(d=s.d[:-1]), v, h),
+        lambda s, v, h: (s._replace(v=s.v[:-1]), v, h),
+    ],
+)
+def test_kernels_leave_alone_what_they_would_misread(spoiled):
+    p = psgd.LowRank(3)
+    state, pair = started(p, 12, np.float64)
+    assert p._fused(*spoiled(state, *pair()), 0.1, False) is None
+    assert kernels.low_rank.passes(state, *pair(), 1.5, None, False) is None
+    assert kernels.low_rank.passes(state, *pair(), np.ones(2), None, False) is None
+    state.d.flags.writeable = False
+    assert kernels.low_rank.passes(state, *pair(), 0.1, None, True) is None
+    assert kernels.low_rank.passes(state, *pair(), 0.1, None, False) is not None
+
+
+@pytest.mark.parametrize("passes", ENGINES)
+def test_in_place_takes_one_work_vector_from_the_first_update_on(passes, monkeypatch):
+    monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")
+    less, more, p = 200_000, 600_000, psgd.LowRank(6)
+
+    def peak(n):
+        v, h = np.random.default_rng(0).standard_normal((2, n), dtype=np.float32)
+        state = p.init(n, like=v)
+        tracemalloc.start()
+        try:
+            for _ in range(9):
+                state = p.update(state, v, h, 0.1, inplace=True)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(less)  # compiles
+    assert peak(more) - peak(less) < 1.05 * 4 * (more - less)
+
+
+def test_kernels_for_one_thread_and_for_all_go_by_different_names():
+    """What is kept on disk goes by the name: under one name either would be taken for the other."""
+    from psgd_core.kernels import cpu_low_rank, cpu_low_rank_product, cpu_orbits
+
+    pairs = [
+        (getattr(module, name.removesuffix("_parallel")), getattr(module, name))
+        for module in (cpu_low_rank, cpu_low_rank_product, cpu_orbits)
+        for name in vars(module)
+        if name.endswith("_parallel")
+    ]
+    assert len(pairs) >= 9
+    assert all(one.py_func.__qualname__ != many.py_func.__qualname__ for one, many in pairs)
