@@ -266,4 +266,5 @@ def test_the_passes_of_a_low_rank_update_are_what_numpy_does(library, r, n, dtyp
     tenth, three = library.asarray(np.asarray(0.1, dtype)), library.asarray(np.int32(3))
     new = gpu_low_rank.rewrite(library.asarray(c), rows, unit, tenth, tenth, usable, three, inplace=False)
     got = np.concatenate([library.numpy(new[0]), library.numpy(new[1])])
-    assert np.all(np.abs(got - made[: 2 * r]) <= (2 * r + 8) * eps * magnitude[: 2 * r])
+    wanted, size = made[: 2 * r] + matrix[: 2 * r], magnitude[: 2 * r] + np.abs(matrix[: 2 * r])
+    assert np.all(np.abs(got - wanted) <= (2 * r + 8) * eps * size)
