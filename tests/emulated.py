@@ -125,6 +125,8 @@ class Host(Library):
         )
 
     def view(self, x):
+        if not isinstance(x, OnDevice) and isinstance(x, np.ndarray | np.generic) and x.ndim == 0:
+            x = self.place(x)  # what NumPy's functions make of 0-d arrays
         if not isinstance(x, OnDevice) or not x.flags.c_contiguous:
             return None
         return View(x.ctypes.data, x.shape, x.dtype.name, 0)

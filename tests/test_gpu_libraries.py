@@ -87,7 +87,9 @@ def test_the_passes_of_a_low_rank_update_take_cupys_arrays(cupy):
     tenth, two = cupy.asarray(np.float32(0.1)), cupy.asarray(np.int32(2))
     made = gpu_low_rank.rewrite(turned, rows, unit, tenth, tenth, usable, two, inplace=True)
     assert made == (rows.u, rows.v, rows.d)
-    np.testing.assert_allclose(np.asarray(made[1]), (c @ matrix)[r : 2 * r], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(made[1]), (c @ matrix)[r : 2 * r] + matrix[r : 2 * r], rtol=1e-3, atol=1e-4
+    )
     np.testing.assert_array_equal(np.asarray(made[0]), u)
 
 

@@ -209,10 +209,31 @@ def test_a_pair_that_is_none_is_skipped_and_counted(library, bad):
         np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("r", "n"), [(0, 50), (1, 3), (10, 1001), (10, 100_000), (32, 5000)])
+def test_low_rank_updates_are_those_of_the_plain_code(library, r, n, dtype, monkeypatch):
+    calls, rewrite = [], gpu_low_rank.rewrite
+    monkeypatch.setattr(gpu_low_rank, "rewrite", lambda *a, **k: calls.append(1) or rewrite(*a, **k))
+    p, made = psgd.LowRank(r), pairs(library, n, dtype, 9, seed=n)
+    state = run(p, n, made, inplace=True)
+    assert len(calls) == 9
+    g = made[0][0]
+    with kernels.off():
+        plain = run(p, n, made)
+        got, expected = (library.numpy(p.precondition(x, g)) for x in (state, plain))
+    tolerance = 2000 * np.finfo(dtype).eps * np.max(np.abs(expected))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(library.numpy(p.precondition(state, g)), got, rtol=0, atol=tolerance)
+    assert [int(x) for x in state[4:]] == [int(x) for x in plain[4:]] == [0, 9, 0]
+    for x, y in zip(state, run(p, n, made), strict=True):
+        np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
 def test_nothing_waits_for_the_device(library, kind):
     n = fitting(kind, 100_000)
-    p, made = KINDS[kind](n), pairs(library, n, "float32", 4, seed=3)
+    p = psgd.LowRank(10) if kind == "low rank" else KINDS[kind](n)
+    made = pairs(library, n, "float32", 4, seed=3)
     with library.stream():
         for _ in range(2):  # the first time compiles, and fills the stream's pool of memory
             state = run(p, n, made)
@@ -266,4 +287,5 @@ def test_the_passes_of_a_low_rank_update_are_what_numpy_does(library, r, n, dtyp
     tenth, three = library.asarray(np.asarray(0.1, dtype)), library.asarray(np.int32(3))
     new = gpu_low_rank.rewrite(library.asarray(c), rows, unit, tenth, tenth, usable, three, inplace=False)
     got = np.concatenate([library.numpy(new[0]), library.numpy(new[1])])
-    assert np.all(np.abs(got - made[: 2 * r]) <= (2 * r + 8) * eps * magnitude[: 2 * r])
+    wanted, size = made[: 2 * r] + matrix[: 2 * r], magnitude[: 2 * r] + np.abs(matrix[: 2 * r])
+    assert np.all(np.abs(got - wanted) <= (2 * r + 8) * eps * size)

@@ -1,8 +1,10 @@
 """Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
 
-Arrays of NumPy take them where numba is installed (the extra ``fast``), and so do PyTorch's tensors on the
-CPU, in the same memory. They never change what a function returns by more than rounding, and can be switched
-off: by the environment variable ``PSGD_KERNELS=off``, or for some lines by `off`::
+On the host arrays of NumPy, and tensors of PyTorch in the same memory, take them where numba is installed
+(the extra ``fast``); on GPUs arrays of CuPy do, and PyTorch's tensors where CuPy is installed (``cuda12`` or
+``cuda13``): those kernels are compiled and emulated by the tests, and have not yet run on a GPU. Kernels
+never change what a function returns by more than rounding, and can be switched off: by the environment
+variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 
     with psgd_core.kernels.off():
         state = p.update(state, v, h, step=0.1)

@@ -37,6 +37,11 @@ class _Seen(NamedTuple):
     kept: Any  # what that points to
 
 
+def on_gpu(x: Any) -> bool:
+    """Return whether an array lies on a device with kernels, and they are not switched off."""
+    return _cuda.library_of(x) is not None and wanted()
+
+
 def update(
     state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]] | None:

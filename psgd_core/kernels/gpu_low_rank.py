@@ -11,6 +11,8 @@ the device. Arrays are CuPy's, or PyTorch's on a CUDA device::
     largest = extremes(coefficients, rows, unit)        # max |plus|, |minus|, |plus - minus|
     u, v, d = rewrite(coefficients, rows, unit, ...)    # writes the factors that move, and d
 
+`preconditioners._low_rank_queued` puts them together.
+
 These kernels (``cuda/low_rank.cu``) have been compiled, and their source has been run by an emulator of
 blocks and threads on the host (see the tests); they have not yet run on a GPU.
 """
@@ -213,7 +215,7 @@ def rewrite(
     Parameters
     ----------
     coefficients : array, shape (2 r + 2, m)
-        Of the new U, of the new V, and the two of `extremes`.
+        Of what is added to U, of what is added to V, and the two of `extremes`.
     rows : Rows
     unit, mu, scale : array
         0-d, of the rows' dtype: ``d <- scale d (1 - mu (plus - minus))``.

@@ -166,6 +166,8 @@ class LowRank(Preconditioner):
     ) -> LowRankState | None:
         if self.diagonal != "right":
             return None
+        if kernels.gpu.on_gpu(h):
+            return self._queued(state, v, h, step, inplace)
         return kernels.through(h, self._in_passes, (state, v, h, step), inplace)
 
     def _in_passes(
@@ -197,8 +199,28 @@ class LowRank(Preconditioner):
             u=new_u, v=new_v, d=d, held=held, pending=state.pending & False, count=state.count + 1
         )
 
+    def _queued(
+        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
+    ) -> LowRankState | None:
+        """Return the state after one update by the GPU's kernels, None if it is not for them."""
+        from ..kernels import gpu_low_rank
+        from ._low_rank_queued import queued_update
+
+        damping = self._damping(h)
+        rows = None if v is None else gpu_low_rank.take(state.u, state.v, state.d, h, v, state.count, damping)
+        if rows is None:
+            return None
+        found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
+        return None if found is None else LowRankState(*found)
+
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
+        if self.diagonal == "right" and kernels.gpu.on_gpu(g):
+            from ..kernels import gpu_low_rank
+            from ._low_rank_queued import queued_product
+
+            rows = gpu_low_rank.take(state.u, state.v, state.d, g, state.d, state.count, 0.0)
+            return super().precondition(state, g) if rows is None else queued_product(rows)
         first = self.diagonal == "right"
         fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
         return super().precondition(state, g) if fused is None else fused

@@ -332,8 +332,8 @@ __global__ void extremes(Index n, int r, const T *__restrict__ coefficients, int
     if (threadIdx.x < 3) atomicMax(out + threadIdx.x, all[threadIdx.x]);
 }
 
-// New U, V and d from combinations: r rows for U (filled up to a multiple of four), as many for V, and the two
-// of `extremes`: d <- scale d (1 - mu (plus - minus)). `which` has bit 0 where U is to be written, bit 1 for V.
+// New U, V and d: changes of them that are combinations, r rows for U (filled up to a multiple of four), as many
+// for V, and the two of `extremes`: d <- scale d (1 - mu (plus - minus)). `which` has bit 0 where U is to be written, bit 1 for V.
 // The new may lie where the old are: a thread reads its column before it writes it.
 template <class T>
 __global__ void rewrite(Index n, int r, const T *__restrict__ coefficients, int wide, const T *u, const T *v,
@@ -362,7 +362,7 @@ __global__ void rewrite(Index n, int r, const T *__restrict__ coefficients, int 
                     combined(own, 2 * r + 2, coefficients + factor * half + q, wide);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; ++i)
-                    if (q + i < r) to[(q + i) * n + t] = found.at[i];
+                    if (q + i < r) to[(q + i) * n + t] = own[(factor * r + q + i) * blockDim.x] + found.at[i];
             }
         }
         const Pack<T, TOGETHER> found = combined(own, 2 * r + 2, coefficients + 2 * half, wide);
