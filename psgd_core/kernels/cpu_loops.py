@@ -6,6 +6,8 @@ the loop down its scalar path; so those that update in place have one argument f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,17 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz"},
 }
 """Of all kernels: kept on disk, without the interpreter's lock, NumPy's division; fused multiply-add."""
+
+
+def on_one_and_on_all(function: Any) -> tuple[Callable, Callable]:
+    """Return a function with `prange` compiled for one thread and for all of them.
+
+    The second has a name of its own: what is kept on disk is found by name, not by whether it is parallel.
+    """
+    name = f"{function.__name__}_parallel"
+    other = FunctionType(function.__code__, function.__globals__, name)
+    other.__qualname__ = name
+    return njit(**OPTIONS)(function), njit(parallel=True, **OPTIONS)(other)
 
 
 @njit(**OPTIONS)

@@ -22,6 +22,7 @@ from .cpu_loops import (
     larger,
     multiply,
     multiply_by,
+    on_one_and_on_all,
     raise_to,
     scale,
 )
@@ -230,7 +231,7 @@ def _usable(x, some):
     return bad == 0 and (largest > 0 or not some)
 
 
-usable, usable_parallel = njit(**OPTIONS)(_usable), njit(parallel=True, **OPTIONS)(_usable)
+usable, usable_parallel = on_one_and_on_all(_usable)
 
 
 def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits, mode):
@@ -346,6 +347,5 @@ def _precondition(g, order, start, layout, q, out):
             _put(out, layout, order, start, count, low, high, x)
 
 
-update, update_parallel = njit(**OPTIONS)(_update), njit(parallel=True, **OPTIONS)(_update)
-precondition = njit(**OPTIONS)(_precondition)
-precondition_parallel = njit(parallel=True, **OPTIONS)(_precondition)
+update, update_parallel = on_one_and_on_all(_update)
+precondition, precondition_parallel = on_one_and_on_all(_precondition)
