@@ -228,7 +228,7 @@ def test_a_run_in_place_allocates_nothing_of_size_n(kind):
     rng = np.random.default_rng(23)
     made = [tuple(rng.standard_normal((2, n)).astype(np.float32)) for _ in range(3)]
     p = KINDS[kind](n)
-    run(p, made, np.float32)  # compiled
+    p.precondition(run(p, made, np.float32), made[0][0])  # compiled
     state = p.init(n, like=made[0][0])
     tracemalloc.start()
     for v, h in made:

@@ -114,7 +114,7 @@ def update(
         found = usable(v, h, kind.bits)
         if found == 0:
             return None
-        due, mode = pending and found == 2, compiled.READY
+        due, mode = bool(pending) and found == 2, compiled.READY
     if due:
         # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |Q^{-T} v|^2 / |Q h|^2
         x, y = np.zeros((2, 2))
