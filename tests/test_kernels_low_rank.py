@@ -188,6 +188,26 @@ def test_kernels_leave_alone_what_they_would_misread(spoiled):
     assert kernels.low_rank.passes(state, *pair(), 0.1, None, False) is not None
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_tensors_on_the_host_take_them_too(dtype, inplace):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    p = psgd.LowRank(4)
+    state, pair = started(p, 30, dtype)
+    tensors = LowRankState(*(torch.from_numpy(np.array(x)) for x in state))
+    for _ in range(9):
+        v, h = pair()
+        before = tensors
+        state = p.update(state, v, h, 0.3)
+        tensors = p.update(tensors, *map(torch.from_numpy, (v, h)), 0.3, inplace=inplace)
+        assert (tensors.u is before.u) == inplace
+        assert all(type(x) is torch.Tensor for x in tensors)
+        for x, y in zip(state, tensors, strict=True):
+            np.testing.assert_array_equal(x, y.numpy())
+    product = p.precondition(tensors, torch.from_numpy(h))
+    np.testing.assert_array_equal(product.numpy(), p.precondition(state, h))
+
+
 @pytest.mark.parametrize("passes", ENGINES)
 def test_in_place_takes_one_work_vector_from_the_first_update_on(passes, monkeypatch):
     monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")

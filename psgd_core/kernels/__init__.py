@@ -1,9 +1,10 @@
 """Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
 
 Arrays of NumPy take them where numba is installed (the extra ``fast``), and so do PyTorch's tensors on the
-CPU, in the same memory. On a GPU arrays of CuPy take theirs (the extras ``cuda12`` and ``cuda13``), and so do
-PyTorch's tensors where CuPy is installed, which compiles them; they have not yet run on a GPU. Kernels never change what a function returns by more than rounding, and can be switched
-off: by the environment variable ``PSGD_KERNELS=off``, or for some lines by `off`::
+CPU, in the same memory. On a GPU arrays of CuPy take its own (the extras ``cuda12`` and ``cuda13``), and so
+do PyTorch's tensors where CuPy is installed, which compiles them; those have not yet run on a GPU. Kernels
+never change what a function returns by more than rounding, and can be switched off: by the environment
+variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 
     with psgd_core.kernels.off():
         state = p.update(state, v, h, step=0.1)

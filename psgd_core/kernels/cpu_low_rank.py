@@ -3,7 +3,7 @@
 With ``x = d h`` and ``y = v / d`` everything is a combination of the rows of ``R = [U; V; x; y]``. `gram`
 finds all their inner products; `numerator` forms what d moves along, and its largest entries; `write` moves
 d and a factor. Between them lies algebra of size r alone, which is the caller's. x and y are made anew in
-every pass, tile by tile, so that nothing of size n is stored but the numerator.
+every pass, tile by tile, so that nothing of size n is stored but the numerator: (7 r + 12) n numbers pass.
 
 Columns are divided into equal parts whatever the number of threads, and what they sum is added up in their
 order: results do not depend on who did the work.

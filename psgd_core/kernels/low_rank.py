@@ -14,6 +14,7 @@ import numpy as np
 
 from .._damping import DAMPING
 from ._switch import available, compiled, wanted
+from .orbits import _rate
 
 PARALLEL = 65_536
 """From this n on all threads share the work."""
@@ -47,24 +48,25 @@ def passes(state: Any, v: Any, h: Any, step: Any, damping: float | None, inplace
     ----------
     state : LowRankState
     v, h : array, shape (n,)
-    step : float
+    step : float or 0-d array
     damping : float or None
     inplace : bool
         Whether the factors are overwritten.
     """
-    if not wanted() or not suits(state, v, h) or type(step) is not float or not 0 < step < 1:
+    rate = _rate(step)
+    if rate is None or not wanted() or not suits(state, v, h):
         return None
     on_host = all(isinstance(x, np.ndarray | np.generic) for x in (state.count, state.pending, state.held))
     writeable = all(x.flags.writeable for x in (state.u, state.v, state.d, state.held))
     if not on_host or state.held.shape != (2,) or (inplace and not writeable):
         return None
-    return Passes(state, v, h, damping, inplace)
+    return Passes(state, v, h, rate, damping, inplace)
 
 
 class Passes:
     """The passes of one update of ``Q = (I + U V^T) diag(d)`` on the pair (v, h), as `passes` gives them."""
 
-    def __init__(self, state: Any, v: Any, h: Any, damping: float | None, inplace: bool) -> None:
+    def __init__(self, state: Any, v: Any, h: Any, step: float, damping: float | None, inplace: bool) -> None:
         dtype = state.d.dtype
         if damping is None:
             damping = DAMPING[dtype.name]
@@ -76,7 +78,7 @@ class Passes:
         self._arrays = (state.u, state.v, state.d, h, v, dtype.type(damping), seed)
         self._scales = np.ones(2, dtype)
         self._growth = 1.0
-        self.unit = 1.0
+        self.unit, self.step = 1.0, step
 
     def _kernel(self, name: str) -> Any:
         return getattr(self._kernels, name + self._ending)

@@ -168,6 +168,12 @@ class LowRank(Preconditioner):
             return None
         if kernels.gpu.on_gpu(h):
             return self._queued(state, v, h, step, inplace)
+        return kernels.through(h, self._in_passes, (state, v, h, step), inplace)
+
+    def _in_passes(
+        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
+    ) -> LowRankState | None:
+        """Return the state after one update by the kernels' passes over n, None where they do not apply."""
         passes = kernels.low_rank.passes(state, v, h, step, self.damping, inplace)
         g = None if passes is None else passes.gram()
         if passes is None or g is None:
@@ -177,12 +183,12 @@ class LowRank(Preconditioner):
         move = (move_of_u if turn_u else move_of_v)(small, measure)
         plus, minus, difference = passes.numerator(small.ph, small.pv)
         size_d = difference if measure == "gradient" else plus + minus
-        size = (passes.unit * joint_bound(size_d, move.size, step) ** 0.5).astype(state.d.dtype)
+        size = (passes.unit * joint_bound(size_d, move.size, passes.step) ** 0.5).astype(state.d.dtype)
         if not size < float("inf"):
             return None
         moved = 0 if turn_u else 1  # which of the two bounds is renewed
-        scale_n, after = self.normalizer.scale(state.held[moved], size, step)
-        mu = step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
+        scale_n, after = self.normalizer.scale(state.held[moved], size, passes.step)
+        mu = passes.step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
         drifted = self.rank and count % REGAUGE == REGAUGE - 1
         new_u, new_v, d = passes.write(
             move.left, move.right, mu, turn_u=turn_u, gauge=gauge(small.uu, small.vv) if drifted else None
@@ -209,13 +215,15 @@ class LowRank(Preconditioner):
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
-        if self.diagonal == "right" and kernels.gpu.on_gpu(g):
+        first = self.diagonal == "right"
+        if first and kernels.gpu.on_gpu(g):
             from ..kernels import gpu_low_rank
             from ._low_rank_queued import queued_product
 
             rows = gpu_low_rank.take(state.u, state.v, state.d, g, state.d, state.count, 0.0)
-            return super().precondition(state, g) if rows is None else queued_product(rows)
-        fused = kernels.low_rank.precondition(state, g, self.diagonal == "right")
+            fused = None if rows is None else queued_product(rows)
+        else:
+            fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
         return super().precondition(state, g) if fused is None else fused
 
     # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
