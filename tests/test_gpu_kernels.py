@@ -268,6 +268,7 @@ def test_in_place_nothing_of_size_n_is_allocated(kind, host):
     host.allocated.clear()
     p.update(state, *pair, 0.3, inplace=True)
     assert host.allocated == [(), (), ()]  # pending, count, skipped
+    assert [id(x) for x in host.overwritten] == [id(x) for x in (*state.q.blocks, *state.held)]
     work = host.guarded[-1][2]
     assert work < 4 * n
 

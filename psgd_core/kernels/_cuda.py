@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from .._array import Array
+from ._views import followed
 
 THREADS = 256
 """Of a block; a power of two, at most what ``orbits.cu`` and ``low_rank.cu`` set apart room for."""
@@ -72,6 +73,10 @@ class Library(ABC):
     def within(self, device: int) -> contextlib.AbstractContextManager:
         """Return the context to launch in: CuPy's device, and its stream is the library's current one."""
 
+    @abstractmethod
+    def written(self, *arrays: Array) -> None:
+        """Say that a kernel has written to arrays that others may hold, too."""
+
     def processors(self, device: int) -> int:
         """Return the number of multiprocessors."""
         return _processors(device)
@@ -103,6 +108,9 @@ class _Cupy(Library):
 
     def reread(self, x: Array, dtype: str) -> Array:
         return x.view(dtype)
+
+    def written(self, *arrays: Array) -> None:
+        pass
 
     def within(self, device: int) -> contextlib.AbstractContextManager:
         import cupy
@@ -148,6 +156,12 @@ class _Torch(Library):
 
         return x.view(getattr(torch, dtype))
 
+    def written(self, *arrays: Array) -> None:
+        import torch
+
+        for x in arrays:  # which autograd has to know
+            torch.autograd.graph.increment_version(x)
+
     @contextlib.contextmanager
     def within(self, device: int) -> Any:
         import cupy
@@ -171,7 +185,9 @@ def library_of(x: Any) -> Library | None:
             return None
         import torch
 
-        return None if torch.compiler.is_compiling() or not _have_cupy() else _TORCH
+        if torch.compiler.is_compiling() or followed(torch) or not _have_cupy():
+            return None
+        return _TORCH
     return _CUPY if array_api_compat.is_cupy_array(x) else None
 
 

@@ -36,7 +36,7 @@ def through(x: Any, function: Callable[..., Any], arrays: tuple[Any, ...], *sett
         return None
     import torch
 
-    if torch.compiler.is_compiling() or not x.is_cpu or not available() or _followed(torch):
+    if torch.compiler.is_compiling() or not x.is_cpu or not available() or followed(torch):
         return None
     views: dict[int, Any] = {}
     try:
@@ -47,7 +47,7 @@ def through(x: Any, function: Callable[..., Any], arrays: tuple[Any, ...], *sett
     return None if found is None else _handed_back(found, torch, views)
 
 
-def _followed(torch: Any) -> bool:
+def followed(torch: Any) -> bool:
     """Return whether what happens to tensors is recorded or transformed, so that NumPy must not get them."""
     return (
         torch._C._len_torch_dispatch_stack() > 0

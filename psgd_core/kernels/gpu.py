@@ -71,6 +71,8 @@ def update(
             library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.flags],
             _pointers(library, flags), seen.step, damping, decay,
         )  # fmt: skip
+        if inplace:
+            library.written(*blocks, *held)
     return tuple(blocks), tuple(held), tuple(flags)
 
 
