@@ -181,11 +181,16 @@ def at_hand(x: Array) -> bool:
         return False
     import torch
 
-    return not torch.compiler.is_compiling() and not (
-        type(x) is not torch.Tensor
-        or not x.is_cpu
-        or x.requires_grad
-        or torch._C._len_torch_dispatch_stack() > 0
+    # what is compiled is asked first: torch.compile traces nothing else of this
+    return not followed() and type(x) is torch.Tensor and x.is_cpu and not x.requires_grad
+
+
+def followed() -> bool:
+    """Return whether what happens to PyTorch's tensors is compiled, recorded or transformed."""
+    import torch
+
+    return torch.compiler.is_compiling() or (
+        torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
         or torch.jit.is_tracing()

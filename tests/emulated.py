@@ -106,6 +106,7 @@ class Host(Library):
     def __init__(self) -> None:
         self.guarded: list[tuple[np.ndarray, int, int]] = []
         self.allocated: list[tuple[int, ...]] = []
+        self.overwritten: list[OnDevice] = []
 
     def place(self, x, shift: int = 0) -> OnDevice:
         """Return a copy of x on the device, `shift` items off from where arrays begin."""
@@ -147,6 +148,9 @@ class Host(Library):
 
     def reread(self, x, dtype):
         return x.view(dtype)
+
+    def written(self, *arrays):
+        self.overwritten += arrays
 
     def within(self, device):
         return contextlib.nullcontext()

@@ -12,6 +12,7 @@ import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
 from psgd_core.kernels import _cuda, gpu, gpu_orbits
 
+THREADS = _cuda.THREADS
 DTYPES = ("float32", "float64")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
 
@@ -251,6 +252,18 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(kind, dtype, host, orbits):
         assert_same_bits(results[0], other)
 
 
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
+def test_blocks_as_large_as_on_a_gpu(kind, host, orbits, monkeypatch):
+    monkeypatch.setattr(_cuda, "THREADS", THREADS)
+    n, rng = 6001 if kind == "xmat" else 6000, np.random.default_rng(0)
+    p, (v, h) = KINDS[kind](n), rng.standard_normal((2, n)).astype(np.float32)
+    state = p.init(n, like=v)
+    for schedule in (0, 2):
+        orbits.schedule = schedule
+        got = p.update(host.state(state), host.place(v), host.place(h), 0.3)
+        assert_equal_to_rounding(got, plain(p, state, v, h, 0.3), 1)
+
+
 def test_a_step_may_be_an_array(host):
     p, (pair,) = psgd.XMat(), pairs(10, "float32", 1, seed=8)
     state = p.init(10, like=pair[0], scale=1.0)
@@ -268,6 +281,7 @@ def test_in_place_nothing_of_size_n_is_allocated(kind, host):
     host.allocated.clear()
     p.update(state, *pair, 0.3, inplace=True)
     assert host.allocated == [(), (), ()]  # pending, count, skipped
+    assert [id(x) for x in host.overwritten] == [id(x) for x in (*state.q.blocks, *state.held)]
     work = host.guarded[-1][2]
     assert work < 4 * n
 

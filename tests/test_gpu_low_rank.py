@@ -152,6 +152,7 @@ def test_factors_and_diagonal_are_rewritten(host, r, dtype, which, inplace):
         np.abs(got[2] - 2 * case.d * (1 - 0.125 * moved)) <= error * np.abs(2 * case.d) * (1 + size)
     )
     assert all((x is y) == inplace for x, y in zip(got, (case.rows.u, case.rows.v, case.rows.d), strict=True))
+    assert len(host.overwritten) == (3 if inplace else 0)
 
 
 @pytest.mark.parametrize("inplace", [False, True])

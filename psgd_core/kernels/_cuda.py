@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import array_api_compat
 
-from .._array import Array
+from .._array import Array, followed
 
 THREADS = 256
 """Of a block; a power of two, at most what ``orbits.cu`` and ``low_rank.cu`` set apart room for."""
@@ -72,6 +72,10 @@ class Library(ABC):
     def within(self, device: int) -> contextlib.AbstractContextManager:
         """Return the context to launch in: CuPy's device, and its stream is the library's current one."""
 
+    @abstractmethod
+    def written(self, *arrays: Array) -> None:
+        """Say that a kernel has written to arrays that others may hold, too."""
+
     def processors(self, device: int) -> int:
         """Return the number of multiprocessors."""
         return _processors(device)
@@ -103,6 +107,9 @@ class _Cupy(Library):
 
     def reread(self, x: Array, dtype: str) -> Array:
         return x.view(dtype)
+
+    def written(self, *arrays: Array) -> None:
+        pass
 
     def within(self, device: int) -> contextlib.AbstractContextManager:
         import cupy
@@ -148,6 +155,12 @@ class _Torch(Library):
 
         return x.view(getattr(torch, dtype))
 
+    def written(self, *arrays: Array) -> None:
+        import torch
+
+        for x in arrays:  # which autograd has to know
+            torch.autograd.graph.increment_version(x)
+
     @contextlib.contextmanager
     def within(self, device: int) -> Any:
         import cupy
@@ -169,9 +182,7 @@ def library_of(x: Any) -> Library | None:
     if array_api_compat.is_torch_array(x):
         if x.device.type != "cuda":
             return None
-        import torch
-
-        return None if torch.compiler.is_compiling() or not _have_cupy() else _TORCH
+        return None if followed() or not _have_cupy() else _TORCH
     return _CUPY if array_api_compat.is_cupy_array(x) else None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .._array import Array
 from .._damping import DAMPING
 from . import _cuda, gpu_orbits
@@ -39,7 +41,7 @@ class _Seen(NamedTuple):
 
 def on_gpu(x: Any) -> bool:
     """Return whether an array lies on a device with kernels, and they are not switched off."""
-    return _cuda.library_of(x) is not None and wanted()
+    return type(x) is not np.ndarray and _cuda.library_of(x) is not None and wanted()
 
 
 def update(
@@ -69,6 +71,8 @@ def update(
             library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.flags],
             _pointers(library, flags), seen.step, damping, decay,
         )  # fmt: skip
+        if inplace:
+            library.written(*blocks, *held)
     return tuple(blocks), tuple(held), tuple(flags)
 
 

@@ -236,6 +236,8 @@ def rewrite(
         args = (rows.n, np.int32(r), _pointer(library, laid), np.int32(wide), *_pair(rows, unit))
         flags = (_pointer(library, x) for x in (mu, scale, usable, which, *new))
         _over_columns(kernels(rows.dtype).rewrite, rows, (*args, *flags))
+        if inplace:
+            library.written(*new)
     return new
 
 
