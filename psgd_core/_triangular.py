@@ -2,9 +2,9 @@
 
 The array API standard has a product and a solver for full matrices alone. NumPy gets BLAS's ``trmm`` and
 ``trsm`` through SciPy, which see C arrays as the transposes that they are to Fortran, and copy little. The
-others have a triangular solver. For products torch's matrices are split on the CPU,
+others have a triangular solver; for products, torch's and JAX's matrices are split on the CPU,
 ``[[A, B], [0, D]] [x; y] = [A x + B y; D y]``, until a block has `SPLIT` rows: at 1024 rows that leaves 5/8
-of the arithmetic. On a GPU more launches cost more than the arithmetic saves, and XLA's copies do.
+of the arithmetic. On a GPU more launches would cost more than the arithmetic saves.
 
 Columns x are (s, m). With ``rows=True`` they are rows, (m, s), and Q acts on each of them: ``x Q^T``.
 """
@@ -24,7 +24,7 @@ SPLIT = 256
 CHUNK = 512
 """Rows that are solved for at a time."""
 
-LAID_OUT = 512
+LAID_OUT = 128
 """Rows and columns from which JAX's transposed operands are copied."""
 
 SMALL = 64
@@ -120,26 +120,22 @@ def gram(x: Array, *, rows: bool = False) -> Array:
     rows : bool
         Whether x holds rows: then it is ``X^T conj(X)``.
     """
-    if rows:
-        x = _laid_out(x)
-    xp, s = array_api_compat.array_namespace(x), x.shape[0]
-    if s <= SPLIT // 2 or not (_splits(x) or (is_complex(x) and array_api_compat.is_numpy_namespace(xp))):
-        return x @ _conj(_transpose(x))
+    xp, s = array_api_compat.array_namespace(x), x.shape[1 if rows else 0]
+    whole = array_api_compat.is_numpy_namespace(xp) and not is_complex(x)
+    if s <= SPLIT // 2 or whole or not (_splits(x) or array_api_compat.is_numpy_namespace(xp)):
+        return _transpose(x) @ _conj(x) if rows else x @ _conj(_transpose(x))
     half = s // 2
-    first, last = x[:half, :], x[half:, :]
-    corner = first @ _conj(_transpose(last))
-    return xp.concat(
-        [
-            xp.concat([gram(first), corner], axis=1),
-            xp.concat([_conj(_transpose(corner)), gram(last)], axis=1),
-        ],
-        axis=0,
-    )
+    first, last = (x[:, :half], x[:, half:]) if rows else (x[:half, :], x[half:, :])
+    corner = _transpose(first) @ _conj(last) if rows else first @ _conj(_transpose(last))
+    top = xp.concat([gram(first, rows=rows), corner], axis=1)
+    return xp.concat([top, xp.concat([_conj(_transpose(corner)), gram(last, rows=rows)], axis=1)], axis=0)
 
 
 def _splits(q: Array) -> bool:
     """Return whether splitting pays for the library and the device of q."""
-    return array_api_compat.is_torch_array(q) and q.device.type == "cpu"
+    if array_api_compat.is_torch_array(q):
+        return q.device.type == "cpu"
+    return array_api_compat.is_jax_array(q) and importlib.import_module("jax").default_backend() == "cpu"
 
 
 def _blas(name: str, q: Array, x: Array, *, adjoint: bool, rows: bool) -> Array:
