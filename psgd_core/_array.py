@@ -213,6 +213,15 @@ def finite(x: Array) -> Array:
     return xp.max(xp.abs(x)) < math.inf
 
 
+def largest(x: Array) -> Array:
+    """Return the largest absolute value, a real 0-d array; NaN where there is one."""
+    xp = array_api_compat.array_namespace(x)
+    size = math.prod(x.shape)
+    if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
+        return xp.max(xp.abs(x))
+    return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
+
+
 def select(flag: Array, x: Array, y: Array) -> Array:
     """Return x if the 0-d `flag` is true, else y: a `where` that costs no pass where the flag is known."""
     value = known(flag)
