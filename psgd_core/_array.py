@@ -56,6 +56,12 @@ def require_float(name: str, x: Array) -> None:
 
 def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
     """Raise unless `x` has the library, dtype and device of `other`."""
+    if type(x) is type(other) and array_api_compat.is_torch_array(x):  # the hot path: asks for little
+        alike = x.dtype == other.dtype and x.device == other.device
+    else:
+        alike = type(x) is type(other) is np.ndarray and x.dtype == other.dtype
+    if alike:
+        return
     namespace(**{other_name: other, name: x})
     if x.dtype != other.dtype:
         raise TypeError(
@@ -163,9 +169,47 @@ def _chop(xp: ModuleType, x: Array) -> Array:
     return xp.permute_dims(xp.reshape(split, (p, parts * count, width)), (1, 0, 2))
 
 
+def at_hand(x: Array) -> bool:
+    """Return whether the values of x can be asked for without waiting, and without anybody who minds.
+
+    Of NumPy they can; of PyTorch on the host, unless what happens to x is followed: by autograd,
+    `torch.compile`, `torch.func`, `torch.jit.trace` or a dispatch mode, or by a subclass of tensors.
+    """
+    if array_api_compat.is_numpy_array(x):
+        return True
+    if not array_api_compat.is_torch_array(x):
+        return False
+    import torch
+
+    return not torch.compiler.is_compiling() and not (
+        type(x) is not torch.Tensor or not x.is_cpu or x.requires_grad or followed(torch)
+    )
+
+
+def followed(torch: Any) -> bool:
+    """Return whether PyTorch records or transforms what happens to tensors."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
+
+
 def known(flag: Array) -> bool | None:
-    """Return the value of a 0-d flag where it is at hand (NumPy), None where asking would wait."""
-    return bool(flag) if array_api_compat.is_numpy_array(flag) else None
+    """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be."""
+    return bool(flag) if at_hand(flag) else None
+
+
+def finite(x: Array) -> Array:
+    """Return whether all elements of x, of shape (n,), are finite: a 0-d bool."""
+    if at_hand(x):
+        with np.errstate(all="ignore"):
+            square = x.dot(x) < math.inf  # one pass, and nearly always enough
+        if square:
+            return square
+    xp = array_api_compat.array_namespace(x)
+    return xp.max(xp.abs(x)) < math.inf
 
 
 def select(flag: Array, x: Array, y: Array) -> Array:

@@ -99,28 +99,6 @@ def library_solve(a: Array, b: Array) -> Array:
     return xp.where(singular, xp.full_like(solved, xp.nan), solved)
 
 
-def triangular_solve(a: Array, b: Array, *, transpose: bool = False) -> Array:
-    """Return ``a^{-1} b``, or ``a^{-H} b``, for one upper triangular a, (n, n), and b of shape (n, k).
-
-    By the library's own routine, which the standard does not have; where there is none, by its solver.
-    """
-    xp = array_api_compat.array_namespace(a)
-    if array_api_compat.is_torch_namespace(xp):
-        if transpose:
-            return xp.linalg.solve_triangular(xp.conj(a).mT if is_complex(a) else a.mT, b, upper=False)
-        return xp.linalg.solve_triangular(a, b, upper=True)
-    if array_api_compat.is_numpy_namespace(xp):
-        from scipy.linalg import solve_triangular
-    elif array_api_compat.is_jax_namespace(xp):
-        from jax.scipy.linalg import solve_triangular
-    elif array_api_compat.is_cupy_namespace(xp):
-        from cupyx.scipy.linalg import solve_triangular
-    else:
-        a = xp.matrix_transpose(xp.conj(a) if is_complex(a) else a) if transpose else a
-        return library_solve(a, b)
-    return solve_triangular(a, b, trans=2 if transpose else 0)
-
-
 def log_abs_det(a: Array) -> Array:
     """Return ``log |det|`` of each matrix of an (s, s, c) array, shape (c,)."""
     xp = array_api_compat.array_namespace(a)
@@ -147,6 +125,8 @@ def spectral_bound(s: Array) -> Array:
         return _real(xp, s[0, 0, ...])
     if n > POWERS:
         return _power_iteration(xp, _batch_first(xp, s))
+    if s.shape[2] == 1 and n > 2:
+        return _powers(xp, s[:, :, 0])[None]
     total = trace(s)
     if n == 2:
         # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe in units of the trace
@@ -162,6 +142,21 @@ def spectral_bound(s: Array) -> Array:
         exponent = exponent / 2
         bound = bound * scale**exponent
     return bound * (1 + 64 * eps(s))  # rounding is allowed for, so that the bound stays one
+
+
+def _powers(xp, s: Array) -> Array:
+    """Return ``tr(S^64)^(1/64)`` for one matrix, (n, n), in few calls; its last power is not formed."""
+    total = _real(xp, xp.linalg.trace(s))
+    power = s / xp.where(total > 0, total, xp.ones_like(total))
+    bound = total
+    for exponent in (1 / 4, 1 / 16):  # in [1/n^4, 1] before it is normalised
+        power = power @ power
+        power = power @ power
+        scale = _real(xp, xp.linalg.trace(power))
+        power = power / xp.where(scale > 0, scale, xp.ones_like(scale))
+        bound = bound * scale**exponent
+    power = power @ power
+    return bound * xp.sum(square(power)) ** (1 / 64) * (1 + 64 * eps(s))  # tr(S^2) for a Hermitian S
 
 
 def _power_iteration(xp, s: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import array_api_compat
 
-from ._array import Array, require_alike, require_float
+from ._array import Array, require_alike, require_float, select
 
 Tree = Any
 """An array, or a dict, list, tuple or NamedTuple of trees."""
@@ -134,4 +134,4 @@ def where(condition: Array, new: Tree, old: Tree) -> Tree:
     if isinstance(old, tuple):
         parts = [where(condition, n, o) for n, o in zip(new, old, strict=True)]
         return type(old)(*parts) if hasattr(old, "_fields") else tuple(parts)
-    return array_api_compat.array_namespace(old).where(condition, new, old)
+    return select(condition, new, old)

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from psgd_core import _array
-from psgd_core._array import BLOCK, gram, inner, namespace, require_alike, require_float, sum_of_squares
+from psgd_core._array import (
+    BLOCK,
+    at_hand,
+    finite,
+    gram,
+    inner,
+    namespace,
+    require_alike,
+    require_float,
+    sum_of_squares,
+)
 from psgd_core._random import normal
 from psgd_core.preconditioners._signs import signs
 
@@ -221,3 +231,35 @@ def test_signs_average_like_independent_ones(stride):
     for lag in (1, 2, 3):
         later = drawn[lag:].T @ drawn[:-lag] / count
         assert np.max(np.abs(later)) < 6 / count**0.5
+
+
+@pytest.mark.parametrize("large", [1.0, 1e30])
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -np.inf])
+def test_whether_a_vector_is_finite(backend, large, bad):
+    """Also where its squares overflow."""
+    x = np.full(1000, large)
+    x[500] += bad
+    flag = backend.jit(finite)(backend.asarray(x))
+    assert flag.shape == ()
+    assert bool(backend.numpy(flag)) == (bad == 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore:`torch.jit.trace")
+def test_a_tensor_that_is_followed_is_not_at_hand():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    x, seen = torch.zeros(3), []
+
+    def ask(x):
+        seen.append(at_hand(x))
+        return 2 * x
+
+    ask(x)
+    ask(x.requires_grad_())
+    torch.func.vmap(ask)(x.detach())
+    torch.func.functionalize(ask)(x.detach())
+    torch.jit.trace(ask, (x.detach(),), check_trace=False)
+    with torch.autograd.forward_ad.dual_level():
+        ask(x.detach())
+    ask(torch.nn.Parameter(x.detach(), requires_grad=False))
+    ask(torch.zeros(3, device="meta"))
+    assert seen == [True] + [False] * 7

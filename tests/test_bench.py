@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.machinery
 import json
 import random
@@ -128,9 +129,10 @@ def test_kernels_are_left_out_for_the_plain_code_alone(monkeypatch):
 )
 def test_one_s_own_updates_are_those_of_the_library(library, kind):
     pytest.importorskip(library)
-    setting = Setting(kind, 16, Library(library, "float32"), 2 if kind == "lowrank" else 0, seed=3)
+    shape = (4, 2, 2) if kind == "kronecker" else ()
+    setting = Setting(kind, 16, Library(library, "float32"), 2 if kind == "lowrank" else 0, 3, shape)
     calls = Own().set_up(setting)
-    p = contenders.preconditioner(kind, 16, 2)
+    p = contenders.preconditioner(kind, 16, 2, shape)
     v, h = setting.pair()
     state = p.init(16, like=v)
     for _ in range(3):
@@ -236,6 +238,50 @@ def test_registry_and_messages_without_paths():
         peers.PsgdJax().set_up(Setting("xmat", 8, DOUBLE))
     with pytest.raises(Absent, match="yardstick for n up to"):
         peers.NumpySolve().set_up(Setting("xmat", 10**6, DOUBLE))
+
+
+@pytest.mark.parametrize(
+    ("peer", "module"),
+    [
+        (peers.PsgdJax, "psgd_jax.kron"),
+        (peers.HeavyBall, "heavyball"),
+        (peers.KronTorch, "kron_torch"),
+        (peers.PytorchOptimizer, "pytorch_optimizer"),
+    ],
+)
+def test_kronecker_peers_fit_the_tensor_with_the_same_factors(peer, module):
+    """Where they are installed: triangular along 6, diagonal along 50, P symmetric and no longer I."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        pytest.skip(str(error))
+    setting = Setting("kronecker", 300, Library("numpy", "float32"), seed=1, shape=(6, 50))
+    calls = peer().set_up(setting)
+    assert calls.state_bytes == 4 * (6 * 6 + 50)
+    for _ in range(4):
+        calls.wait(calls.update())
+    y = np.asarray(calls.precondition()).ravel()
+    v = setting.pair()[0]
+    assert y.shape == v.shape
+    assert np.all(np.isfinite(y))
+    assert np.linalg.norm(y - v) > 0.01 * np.linalg.norm(v)
+    assert y @ v > 0
+
+
+def test_kronecker_is_measured_without_kernels_and_says_its_arithmetic():
+    settings = [Setting("kronecker", 12, DOUBLE, shape=(4, 3))]
+    made = list(
+        run.run(run.Plan(settings, limits=QUIET, copy_bytes=2**12, peers=[peers.NumpySolve()]), Steady())
+    )
+    assert [(row.contender, row.operation) for row in made if row.own] == [
+        ("psgd-core, plain code", "update"),
+        ("psgd-core, plain code", "precondition"),
+    ]
+    assert made[-1].reason == "numpy.linalg.solve has no Kronecker"
+    assert report.titles(made)[0][0] == "Kronecker(4x3), n = 12, float64, numpy on cpu"
+    row = made[0]
+    np.testing.assert_allclose(row.flops_per_second, costs.flops("update", "kronecker", (4, 3)) / 1e-3)
+    assert report.cells(row)[-1].endswith("GFLOP/s")
 
 
 # -- memory, models --------------------------------------------------------------------------------------

@@ -82,6 +82,27 @@ def test_it_writes_three_files(bench, tmp_path):
         assert str(cli.__file__) not in content
 
 
+def test_kronecker_is_measured_by_shapes_and_the_others_by_n(bench, tmp_path):
+    code, out, _ = bench(
+        *SMALL, "-p", "kronecker", "-p", "diagonal", "--shape", "4x3", "--shape", "2x1x2x3",
+        "--peers", "none",
+    )  # fmt: skip
+    assert code == 0, out
+    rows = strict((tmp_path / "bench.json").read_text(encoding="utf-8"))["rows"]
+    assert {(row["label"], row["n"], tuple(row["shape"])) for row in rows} == {
+        ("Kronecker(4x3)", 12, (4, 3)), ("Kronecker(2x1x2x3)", 12, (2, 1, 2, 3)), ("Diagonal", 64, ()),
+    }  # fmt: skip
+    assert all((row["flops_per_second"] is None) == (row["label"] == "Diagonal") for row in rows)
+    assert "## Kronecker(4x3), n = 12" in (tmp_path / "bench.md").read_text(encoding="utf-8")
+
+
+def test_a_shape_alone_is_kronecker_alone(bench, tmp_path):
+    code, _, _ = bench("--quick", "--copy-mib", 1, "--shape", "3x2", "--peers", "none")
+    assert code == 0
+    rows = strict((tmp_path / "bench.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["label"] for row in rows} == {"Kronecker(3x2)"}
+
+
 def test_json_goes_to_stdout_and_nothing_else(bench, tmp_path):
     code, out, _ = bench(*SMALL, "-p", "diagonal", "--peers", "none", "--json")
     assert code == 0
@@ -159,6 +180,12 @@ def test_failures_of_one_s_own_are_rows_and_exit_with_1(bench, monkeypatch, tmp_
         (("-p", "dense", "--n", "1e6"), "dense"),
         (("-p", "lowrank", "--n", 8, "--rank", 8), "--rank"),
         (("--rank", -1), "--rank"),
+        (("-p", "kronecker", "--shape", "4x0"), "--shape"),
+        (("-p", "kronecker", "--shape", "4 by 3"), "--shape"),
+        (("-p", "xmat", "--shape", "4x3"), "-p kronecker"),
+        (("-p", "kronecker", "--n", 12), "--n"),
+        (("--shape", "4x3", "--n", 12), "--n"),
+        (("-p", "kronecker", "--model", "logistic"), "tensor"),
         (("--dtype", "float16"), "--dtype"),
         (("--backend", "tensorflow"), "--backend"),
         (("--kernels", "fast"), "--kernels"),

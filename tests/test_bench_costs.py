@@ -104,6 +104,113 @@ def test_one_pass_over_the_counted_numbers_applies_p_of_a_group(kind, p, n):
     assert memory.counts(costs.cost("precondition", kind, n))
 
 
+class Counted(float):
+    """A number whose sums and products are counted."""
+
+    done = 0
+
+    def _count(self, value):
+        Counted.done += 1
+        return Counted(value)
+
+    def __add__(self, other):
+        return self._count(float(self) + float(other))
+
+    def __sub__(self, other):
+        return self._count(float(self) - float(other))
+
+    def __mul__(self, other):
+        return self._count(float(self) * float(other))
+
+    def __truediv__(self, other):
+        return self._count(float(self) / float(other))
+
+
+def counted_sum(terms):
+    total, *rest = terms
+    for term in rest:
+        total = total + term
+    return total
+
+
+def upper_times(q, x):
+    return [
+        [counted_sum([q[i][k] * x[k][j] for k in range(i, len(q))]) for j in range(len(x[0]))]
+        for i in range(len(q))
+    ]
+
+
+def lower_times(q, x):
+    """``Q^T x``."""
+    return [
+        [counted_sum([q[k][i] * x[k][j] for k in range(i + 1)]) for j in range(len(x[0]))]
+        for i in range(len(q))
+    ]
+
+
+def lower_solve(q, x):
+    """``Q^{-T} x``."""
+    made = []
+    for i in range(len(q)):
+        row = []
+        for j in range(len(x[0])):
+            value = x[i][j]
+            for k in range(i):
+                value = value - q[k][i] * made[k][j]
+            row.append(value / q[i][i])
+        made.append(row)
+    return made
+
+
+def numbers(x):
+    return [[Counted(value) for value in row] for row in np.atleast_2d(x)]
+
+
+def test_the_counted_sums_and_products_make_an_update_of_kronecker():
+    """(4, 100): triangular along 4 and diagonal along 100; the results are psgd-core's."""
+    shape = (4, 100)
+    p = psgd.Kronecker(shape, damping=0)
+    rng = np.random.default_rng(0)
+    state = p.init(400, np.zeros(1), scale=1.0)
+    q, d = np.triu(rng.uniform(-1, 1, (4, 4))) + 2 * np.eye(4), rng.uniform(1, 2, 100)
+    state = state._replace(factors=(q, d))
+    v, h = rng.standard_normal((2, *shape))
+    cq, cd = numbers(q), [Counted(x) for x in d]
+
+    Counted.done = 0
+    a = [[x * cd[j] for j, x in enumerate(row)] for row in upper_times(cq, numbers(h))]
+    b = [[x / cd[j] for j, x in enumerate(row)] for row in lower_solve(cq, numbers(v))]
+    for x in (a, b):
+        for i in range(4):
+            for j in range(i, 4):
+                counted_sum([x[i][k] * x[j][k] for k in range(100)])
+        for k in range(100):
+            counted_sum([x[i][k] * x[i][k] for i in range(4)])
+    for i in range(4):
+        for j in range(i, 4):
+            counted_sum([cq[i][k] * cq[k][j] for k in range(i, j + 1)])
+    assert Counted.done == costs.flops("update", "kronecker", shape)
+    np.testing.assert_allclose(np.ravel(a), p.apply(state, h.ravel()), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(np.ravel(b), p.solve_transpose(state, v.ravel()), rtol=1e-12, atol=1e-14)
+
+    squares = [Counted(x * x) for x in d]
+    Counted.done = 0
+    y = lower_times(cq, upper_times(cq, numbers(h)))
+    y = [[x * squares[j] for j, x in enumerate(row)] for row in y]
+    assert Counted.done == costs.flops("precondition", "kronecker", shape)
+    np.testing.assert_allclose(np.ravel(y), p.precondition(state, h.ravel()), rtol=1e-12)
+
+    found = costs.cost("update", "kronecker", 400, shape=shape)
+    q_numbers, held = 10 + 100, 1 + 100
+    assert (found.read, found.written) == (q_numbers + held + 800, q_numbers + held)
+    found = costs.cost("precondition", "kronecker", 400, shape=shape)
+    assert (found.read, found.written) == (q_numbers + 400, 400)
+    assert costs.flops("update", "xmat", ()) is None
+    assert costs.triangular(shape) == 4
+    assert costs.triangular((100,)) == 0
+    assert costs.cost("precondition", "kronecker", 1, shape=()).bytes(4) == 12
+
+
 def test_the_numbers_per_parameter_are_those_of_the_docstring():
     def per_parameter(operation, kind, rank=0):
         found = costs.cost(operation, kind, 1000, rank)

@@ -514,3 +514,15 @@ def test_tensors_that_are_strided_or_mixed_with_arrays(used):
         p.update(state, made[1][0], h, 0.3)
     with pytest.raises(TypeError, match="must come from one library"):
         p.precondition(state, made[1][0])
+
+
+def test_what_is_kept_on_disk_for_one_thread_is_not_taken_for_all():
+    """Numba finds it by the name of the function, whatever the options are."""
+    from psgd_core.kernels import cpu_orbits
+
+    for name in ("usable", "update", "precondition"):
+        one, all_threads = getattr(cpu_orbits, name), getattr(cpu_orbits, f"{name}_parallel")
+        assert all_threads.targetoptions["parallel"]
+        assert not one.targetoptions.get("parallel")
+        names = {kernel._cache._impl.filename_base for kernel in (one, all_threads)}
+        assert len(names) == 2

@@ -20,7 +20,7 @@ from psgd_core.preconditioners import Blocks, Kronecker
 from psgd_core.preconditioners.geometries import GEOMETRIES
 
 NUMPY = np.zeros(1)
-SHAPES = [(), (1,), (5,), (3, 2), (1, 4), (2, 1, 3), (2, 3, 2), (2, 1, 2, 3)]
+SHAPES = [(), (1,), (5,), (3, 2), (1, 4), (2, 1, 3), (2, 3, 2), (2, 1, 2, 3), (5, 4), (5, 4, 3, 2)]
 GROUPS = ("dense", "triangular", "affine", "normalization", "diagonal", "identity")
 OF_Q = [name for name, g in GEOMETRIES.items() if not g.fits_p]
 

@@ -90,7 +90,7 @@ class Run:
         while True:
             generator, functions = self._draw()
             value, g = functions.value_and_gradient(self.x)
-            trial = Point(self.x, g, self.optimizer._value(value, self.x))
+            trial = Point(self.x, g, self.optimizer._value(value, self.x[0]))
             if self.stop_nonfinite and (what := self._not_finite(trial)):
                 return self.result(3, what=what)
             here, usable, state = self._observe(self.state, trial)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, require_alike
+from .._array import Array, finite, known, require_alike, select
 from .._trees import Tree
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
@@ -178,7 +178,7 @@ class PSGD:
         layout = _trees.structure(x, "x")
         flat, slope = layout.flatten(x, "x"), layout.flatten(g, "g")
         require_alike("g", slope, "x", flat)
-        here, usable, state = self.observe(state, Point(flat, slope, self._value(value, flat)))
+        here, usable, state = self.observe(state, Point(flat, slope, self._value(value, state.value)))
         if pair is not None:
             v = None if pair[0] is None else _vectors(layout, pair[0], "v")
             pair = (v, _vectors(layout, pair[1], "h"))
@@ -212,7 +212,7 @@ class PSGD:
         flat, functions = layout.flatten(x, "x"), _on_vectors(functions, layout)
         value, g = functions.value_and_gradient(flat)
         require_alike("g", g, "x", flat)
-        trial = Point(flat, g, self._value(value, flat))
+        trial = Point(flat, g, self._value(value, state.value))
         here, usable, state = self.observe(state, trial)
         pair = None
         if fit is not False:
@@ -240,12 +240,13 @@ class PSGD:
     def observe(self, state: PSGDState, trial: Point) -> tuple[Point, Array, PSGDState]:
         """Return (where to step from, whether it is finite, state), given a point evaluated: vectors only."""
         xp = array_api_compat.array_namespace(trial.x)
-        usable = xp.all(xp.isfinite(trial.g))
+        usable, skipped = finite(trial.g), state.skipped
         if self._clip.needs_value:
             usable = usable & xp.isfinite(trial.value)
-        passed = xp.astype(usable, xp.int32)
+        if known(usable) is not True:
+            skipped = skipped + (1 - xp.astype(usable, xp.int32))
         here, usable, clip = self._clip.judge(state.clip, trial, usable)
-        return here, usable, state._replace(clip=clip, value=here.value, skipped=state.skipped + (1 - passed))
+        return here, usable, state._replace(clip=clip, value=here.value, skipped=skipped)
 
     def ask(
         self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
@@ -269,20 +270,23 @@ class PSGD:
         """Return (x, state) after fitting P and moving: vectors only."""
         x, g = here.x, here.g
         xp = array_api_compat.array_namespace(x)
-        t, fitted = xp.astype(state.count, x.dtype), state.preconditioner
+        t, fitted = 0, state.preconditioner
+        if callable(self.lr) or callable(self.step_size):
+            t = xp.astype(state.count, x.dtype)
         if pair is not None:
             fitted = self.preconditioner.update(fitted, *pair, value_at(self.step_size, t))
             fitted = fitted if fit is None else _trees.where(fit, fitted, state.preconditioner)
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
-        g = xp.where(usable, g, xp.zeros_like(g))
+        if known(usable) is not True:
+            g = xp.where(usable, g, xp.zeros_like(g))
         m = self._average(state, g)
         move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
         new = x - value_at(self.lr, t) * move
-        passed = usable & xp.all(xp.isfinite(new))
-        return xp.where(passed, new, x), state._replace(
+        passed = usable & finite(new)
+        return select(passed, new, x), state._replace(
             preconditioner=fitted,
             momentum=_trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
             clip=_trees.where(passed, clip, state.clip),
@@ -304,19 +308,19 @@ class PSGD:
         assert isinstance(self.clip, Clip)
         return self.clip
 
-    def _value(self, value: Any, x: Array) -> Array:
-        """Return the function's value as a 0-d array of the dtype of x; NaN if None."""
-        xp = array_api_compat.array_namespace(x)
+    def _value(self, value: Any, like: Array) -> Array:
+        """Return the function's value as a 0-d array like another; NaN if None."""
         if value is None:
             if self._clip.needs_value:
                 raise ValueError(
                     "`value` must be given for a clip that compares values, got None; pass the function's "
                     "value, or use clips.Running"
                 )
-            return xp.full_like(x[0], float("nan"))
+            return like * float("nan")
+        xp = array_api_compat.array_namespace(like)
         if array_api_compat.is_array_api_obj(value):
-            return xp.reshape(xp.astype(value, x.dtype), ())
-        return xp.asarray(value, dtype=x.dtype, device=array_api_compat.device(x))
+            return xp.reshape(xp.astype(value, like.dtype), ())
+        return xp.asarray(value, dtype=like.dtype, device=array_api_compat.device(like))
 
 
 def _vectors(layout: _trees.Structure, tree: Tree, name: str) -> Array:

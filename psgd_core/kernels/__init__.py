@@ -1,8 +1,8 @@
 """Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
 
-Arrays of NumPy take them where numba is installed (the extra ``fast``), and so do PyTorch's tensors on the
-CPU, in the same memory. On a GPU arrays of CuPy take its own (the extras ``cuda12`` and ``cuda13``), and so
-do PyTorch's tensors where CuPy is installed, which compiles them; those have not yet run on a GPU. Kernels
+On the host arrays of NumPy, and tensors of PyTorch in the same memory, take them where numba is installed
+(the extra ``fast``); on GPUs arrays of CuPy do, and PyTorch's tensors where CuPy is installed (``cuda12`` or
+``cuda13``): those kernels are compiled and emulated by the tests, and have not yet run on a GPU. Kernels
 never change what a function returns by more than rounding, and can be switched off: by the environment
 variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import array_api_compat
 
-from .._array import Array
-from ._views import followed
+from .._array import Array, followed
 
 THREADS = 256
 """Of a block; a power of two, at most what ``orbits.cu`` and ``low_rank.cu`` set apart room for."""

@@ -1,7 +1,6 @@
 """PyTorch's tensors on the host as NumPy sees them, in the same memory, and the way back.
 
-Nothing is copied. A tensor that somebody follows (autograd, `torch.compile`, `torch.func`, `torch.jit.trace`,
-a dispatch mode) or that NumPy cannot read (another device, a dtype or subclass of PyTorch's own) stays one.
+Nothing is copied. A tensor that is not at hand (see `at_hand`), or has a dtype that NumPy has not, stays one.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
+from .._array import at_hand
 from ._switch import available
 
 
@@ -32,12 +31,10 @@ def through(x: Any, function: Callable[..., Any], arrays: tuple[Any, ...], *sett
     """
     if type(x) is np.ndarray:
         return function(*arrays, *settings)
-    if not array_api_compat.is_torch_array(x):
+    if not at_hand(x) or isinstance(x, np.ndarray | np.generic) or not available():
         return None
     import torch
 
-    if torch.compiler.is_compiling() or not x.is_cpu or not available() or followed(torch):
-        return None
     views: dict[int, Any] = {}
     try:
         seen = _seen(arrays, torch.Tensor, views)
@@ -45,16 +42,6 @@ def through(x: Any, function: Callable[..., Any], arrays: tuple[Any, ...], *sett
         return None
     found = function(*seen, *settings)
     return None if found is None else _handed_back(found, torch, views)
-
-
-def followed(torch: Any) -> bool:
-    """Return whether what happens to tensors is recorded or transformed, so that NumPy must not get them."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
-    )
 
 
 def _seen(parts: tuple[Any, ...], tensor: Any, views: dict[int, Any]) -> Any:

@@ -52,7 +52,7 @@ def _solve(w, b):
 
 
 @njit(**OPTIONS)
-def update(v, h, count, q, held, new_q, new_held, numbers):
+def update(v, h, count, q, held, new_q, new_held, numbers, bits):
     """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is no pair.
 
     Parameters
@@ -65,11 +65,13 @@ def update(v, h, count, q, held, new_q, new_held, numbers):
     held, new_held : array, shape (1,)
     numbers : array, shape (7,)
         As `cpu_orbits.update` has them; the last two are not for this one.
+    bits : array, shape (2,)
+        As `cpu_orbits.update` has them.
     """
     damping, step, root, decay, smallest = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     n, zero, one = v.shape[0], q.dtype.type(0), q.dtype.type(1)
     infinite = q.dtype.type(np.inf)
-    if not (usable(v, True) and usable(h, False)):
+    if usable(v, h, bits) == 0:
         return -1
     a, b, ph = np.zeros(n, q.dtype), v.copy(), np.zeros(n, q.dtype)
     noisy, w = np.empty(n, q.dtype), np.empty((n, n), q.dtype)

@@ -6,7 +6,6 @@ the loop down its scalar path; so those that update in place have one argument f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -25,7 +24,7 @@ SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 """Of sums, which are to be vector instructions: in an order of the compiler's, always the same."""
 
 
-def for_one_and_all(function: Callable) -> tuple[Any, Any]:
+def for_one_and_all(function: Any) -> tuple[Any, Any]:
     """Return the function compiled for one thread, and for all of them.
 
     What is kept on disk goes by the function's name: without one of its own, either would be taken for both.
@@ -86,17 +85,6 @@ def raise_to(x, y):
     """``x = max(x, |y|)``; NaN in y is passed over."""
     for t in range(x.shape[0]):
         x[t] = np.fmax(x[t], abs(y[t]))
-
-
-@njit(**SUMS)
-def look(x):
-    """Return whether all of x is finite, and whether any of it is not zero."""
-    zero, some = x.dtype.type(0), np.int32(0)
-    poison = zero
-    for t in range(x.shape[0]):
-        poison += zero * x[t]  # NaN, and so the sum, where x is not finite
-        some = np.int32(some | np.int32(x[t] != zero))
-    return poison == zero, some > 0
 
 
 @njit(**OPTIONS)

@@ -21,7 +21,6 @@ from .cpu_loops import (
     exchange_where,
     for_one_and_all,
     larger,
-    look,
     multiply,
     multiply_by,
     raise_to,
@@ -238,14 +237,32 @@ def _update_small(q, held, new_q, new_held, low, high, numbers, own):
     return stay
 
 
-def _usable(x, some):
-    """Return whether all of x is finite and, if `some`, not all of it zero."""
-    bad, there = 0, 0
-    for k in prange(-(-x.shape[0] // CHUNK)):
-        finite, nonzero = look(x[k * CHUNK : (k + 1) * CHUNK])
-        bad += 0 if finite else 1
-        there += 1 if nonzero else 0
-    return bad == 0 and (there > 0 or not some)
+@njit(**OPTIONS)
+def _largest(x, bits):
+    """Return the largest magnitude, as an integer: in that order NaN is above Inf, and Inf above the rest."""
+    found, kind, mask, words = bits.dtype.type(0), bits.dtype.type, bits[0], x.view(bits.dtype)
+    for t in range(x.shape[0]):
+        word = kind(words[t] & mask)  # integers would grow to 64 bits
+        found = word if word > found else found
+    return found
+
+
+def _usable(v, h, bits):
+    """Return 0 if v or h is not finite or v is zero, 1 if only h is zero, 2 otherwise.
+
+    Parameters
+    ----------
+    v, h : array, shape (n,)
+    bits : array, shape (2,)
+        Of the integers that floats are viewed as: all but the sign's bit, and those of Inf.
+    """
+    most_v, most_h = bits.dtype.type(0), bits.dtype.type(0)
+    for k in prange(-(-v.shape[0] // CHUNK)):
+        most_v = max(most_v, _largest(v[k * CHUNK : (k + 1) * CHUNK], bits))
+        most_h = max(most_h, _largest(h[k * CHUNK : (k + 1) * CHUNK], bits))
+    if most_v >= bits[1] or most_h >= bits[1] or most_v == 0:
+        return 0
+    return 2 if most_h > 0 else 1
 
 
 usable, usable_parallel = for_one_and_all(_usable)
@@ -265,12 +282,12 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
     numbers : array, shape (7,)
         Damping; step; ``step^{1/4}``; decay of `Running`, or -1 for `Sample`; what a unit is at least; how
         large the damping must be in it to be heard; the scale that Q is multiplied by beforehand.
-    bits : array
-        Its dtype is what floats are viewed as.
+    bits : array, shape (2,)
+        See `usable`.
     mode : int
         READY, CHECK or TRIAL.
     """
-    if mode == CHECK and not (usable(v, True) and usable(h, False)):
+    if mode == CHECK and usable(v, h, bits) == 0:
         return -1
     damping, step, root, decay = numbers[0], numbers[1], numbers[2], numbers[3]
     smallest, audible, factor = numbers[4], numbers[5], numbers[6]

@@ -38,12 +38,14 @@ class _Float(NamedTuple):
 
     cast: Any
     limits: tuple[float, float]  # what `unit` is at least; the relative size below which damping is not heard
-    bits: np.ndarray  # its dtype is what floats are viewed as
+    bits: np.ndarray  # as integers: all but the sign's bit, and those of Inf
 
 
 _FLOATS = {
     np.dtype(x): _Float(
-        x, (float(np.finfo(x).tiny), float(np.sqrt(np.finfo(x).eps) / 8)), np.zeros(1, dtype=b)
+        x,
+        (float(np.finfo(x).tiny), float(np.sqrt(np.finfo(x).eps) / 8)),
+        np.asarray([np.iinfo(b).max, x(np.inf).view(b)], dtype=b),
     )
     for x, b in ((np.float32, np.int32), (np.float64, np.int64))
 }
@@ -107,12 +109,13 @@ def update(
     usable = compiled.usable_parallel if shared else compiled.usable
     kernel = compiled.update_parallel if shared else compiled.update
     order = gather[0] if gather else _NO_ORDER
-    numbers, mode = _numbers(v.dtype, damping, rate, decay), compiled.CHECK
+    numbers, mode, due = _numbers(v.dtype, damping, rate, decay), compiled.CHECK, False
     if shared or pending:
-        if not (usable(v, True) and usable(h, False)):
+        found = usable(v, h, kind.bits)
+        if found == 0:
             return None
-        mode = compiled.READY
-    if pending and usable(h, True):
+        due, mode = bool(pending) and found == 2, compiled.READY
+    if due:
         # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |Q^{-T} v|^2 / |Q h|^2
         x, y = np.zeros((2, 2))
         for (how, start), q in zip(layout, blocks, strict=True):
@@ -170,7 +173,7 @@ def update_dense(
     new_q, new_bound = (q, bound) if inplace else (np.empty_like(q), np.empty_like(bound))
     found = _compiled("cpu_dense").update(
         v, h, int(count), q.reshape(n, n), bound, new_q.reshape(n, n), new_bound,
-        _numbers(v.dtype, damping, rate, decay),
+        _numbers(v.dtype, damping, rate, decay), _FLOATS[v.dtype].bits,
     )  # fmt: skip
     return None if found < 0 else ((new_q,), (new_bound,), pending, found == 1)
 

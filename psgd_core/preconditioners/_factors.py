@@ -18,77 +18,24 @@ offered, with `Dense` and `Diagonal` at the ends:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import array_api_compat
 
-from .. import _blocks
+from .. import _blocks, _triangular
 from .._array import Array
-from ._generators import Generator, Pair
-from .geometries import Geometry
-
-
-class Factor(ABC):
-    """A group of (s, s) matrices; elements are arrays, columns are (s, m)."""
-
-    any_geometry: ClassVar[bool] = False
-    """Whether it moves in every geometry, or in "EQ" alone."""
-
-    @abstractmethod
-    def start(self, s: int, like: Array) -> Array:
-        """Return the identity."""
-
-    @abstractmethod
-    def steps(self, s: int) -> int:
-        """Return how many parts take a step of their own."""
-
-    @abstractmethod
-    def apply(self, q: Array, x: Array) -> Array:
-        """Return ``Q x``."""
-
-    @abstractmethod
-    def apply_transpose(self, q: Array, x: Array) -> Array:
-        """Return ``Q^T x``, or ``Q^H x``."""
-
-    @abstractmethod
-    def solve(self, q: Array, x: Array) -> Array:
-        """Return ``Q^{-1} x``."""
-
-    @abstractmethod
-    def solve_transpose(self, q: Array, x: Array) -> Array:
-        """Return ``Q^{-T} x``, or ``Q^{-H} x``."""
-
-    @abstractmethod
-    def log_det(self, q: Array) -> Array:
-        """Return ``log |det Q|``."""
-
-    @abstractmethod
-    def generator(self, geometry: Geometry, q: Array, a: Array, b: Array, k: int) -> Generator:
-        """Return the generator of the factor's move, in blocks, for A and B of shape (s, columns)."""
-
-    def size(self, e: Generator, measure: str) -> Array:
-        """Return the bound of the generator, (steps,)."""
-        return e.size(measure)
-
-    @abstractmethod
-    def moved(self, geometry: Geometry, q: Array, e: Generator, mu: Array) -> Array:
-        """Return the element after the move; mu is (steps,)."""
-
-    def retracted(self, geometry: Geometry, q: Array) -> Array:
-        """Return the element that the moved one stands for."""
-        return q
-
-    def inverse_columns(self, q: Array, s: int) -> Array:
-        """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
-        xp = array_api_compat.array_namespace(q)
-        return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=array_api_compat.device(q)))
+from ._factor import Factor, adjoint, conj, over_unit, turned
+from ._generators import Generator, Grams, Pair
+from ._sides import Place, Sides
+from .geometries import EQ, Geometry
 
 
 class Dense(Factor):
     """GL(s), in every geometry."""
 
     any_geometry: ClassVar[bool] = True
+    enough: ClassVar[int] = 1
+    """Columns over rows from which P is formed."""
 
     def start(self, s: int, like: Array) -> Array:
         """Return the identity, (s, s)."""
@@ -99,76 +46,110 @@ class Dense(Factor):
         """Return 1."""
         return 1
 
-    def apply(self, q: Array, x: Array) -> Array:
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
-        return q @ x
+        return _triangular.dense_product(q, x, rows=rows)
 
-    def apply_transpose(self, q: Array, x: Array) -> Array:
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^T x``."""
-        return _adjoint(q) @ x
+        return _triangular.dense_product(q, x, adjoint=True, rows=rows)
 
-    def solve(self, q: Array, x: Array) -> Array:
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-1} x``."""
-        return _blocks.library_solve(q, x)
+        return turned(_blocks.library_solve(q, turned(x, rows)), rows)
 
-    def solve_transpose(self, q: Array, x: Array) -> Array:
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
-        return _blocks.library_solve(_adjoint(q), x)
+        return turned(_blocks.library_solve(adjoint(q), turned(x, rows)), rows)
+
+    def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``P x``: by way of P, where that is less work than two products."""
+        if x.shape[0 if rows else 1] <= self.enough * q.shape[0]:
+            return super().precondition(q, x, rows=rows)
+        p = self.apply_transpose(q, q)
+        return x @ conj(p) if rows else p @ x  # P is Hermitian
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
         return array_api_compat.array_namespace(q).linalg.slogdet(q)[1]
 
-    def generator(self, geometry: Geometry, q: Array, a: Array, b: Array, k: int) -> Generator:
-        """Return the geometry's."""
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
+        """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
+        xp = array_api_compat.array_namespace(q)
+        if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
+            return Grams(*sides.grams(place, around), k), xp.reshape(sides.unit, (1,))
+        a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
-        return geometry.generator(Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single))
+        return over_unit(
+            geometry.generator(Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single))
+        )
 
-    def moved(self, geometry: Geometry, q: Array, e: Generator, mu: Array) -> Array:
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
+        if isinstance(e, Grams):
+            return q - mu / e.k * self.product(e.difference, q)
         return geometry.move(q[:, :, None], e, mu)[:, :, 0]
+
+    def product(self, e: Array, q: Array) -> Array:
+        """Return ``E Q``, with E projected on the Lie algebra."""
+        return e @ q
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
-        return geometry.retract(q[:, :, None])[:, :, 0]
+        return q if isinstance(geometry, EQ) else geometry.retract(q[:, :, None])[:, :, 0]
 
 
 class Triangular(Dense):
     """Upper triangular matrices."""
 
     any_geometry: ClassVar[bool] = False
+    enough: ClassVar[int] = 4
 
-    def solve(self, q: Array, x: Array) -> Array:
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q x``."""
+        return _triangular.product(q, x, rows=rows)
+
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^T x``."""
+        return _triangular.product(q, x, adjoint=True, rows=rows)
+
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-1} x``."""
-        return _blocks.triangular_solve(q, x)
+        return _triangular.solve(q, x, rows=rows)
 
-    def solve_transpose(self, q: Array, x: Array) -> Array:
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
-        return _blocks.triangular_solve(q, x, transpose=True)
+        return _triangular.solve(q, x, adjoint=True, rows=rows)
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
         xp = array_api_compat.array_namespace(q)
         return xp.sum(xp.log(xp.abs(xp.linalg.diagonal(q))))
 
-    def moved(self, geometry: Geometry, q: Array, e: Generator, mu: Array) -> Array:
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return ``Q - mu pattern(E) Q``."""
-        return q - mu[0] * (self.pattern(e.matrix()[:, :, 0]) @ q)
+        if isinstance(e, Grams):
+            return super().moved(geometry, q, e, mu)
+        return q - mu * self.product(e.matrix()[:, :, 0], q)
 
-    def pattern(self, e: Array) -> Array:
-        """Return the projection of E on the Lie algebra."""
-        return array_api_compat.array_namespace(e).triu(e)
+    def product(self, e: Array, q: Array) -> Array:
+        """Return ``pattern(E) Q``."""
+        return _triangular.compose(array_api_compat.array_namespace(e).triu(e), q)
 
 
 class Affine(Triangular):
     """Matrices whose last row has its diagonal entry alone: affine maps of [x; 1]."""
 
+    enough: ClassVar[int] = 1
+    apply, apply_transpose = Dense.apply, Dense.apply_transpose
     solve, solve_transpose, log_det = Dense.solve, Dense.solve_transpose, Dense.log_det
 
-    def pattern(self, e: Array) -> Array:
-        """Return E without the last row's other entries."""
+    def product(self, e: Array, q: Array) -> Array:
+        """Return ``pattern(E) Q``: E without the last row's other entries."""
         xp = array_api_compat.array_namespace(e)
-        return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0)
+        return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
 
 
 class Diagonal(Factor):
@@ -185,43 +166,50 @@ class Diagonal(Factor):
         """Return s."""
         return s
 
-    def apply(self, q: Array, x: Array) -> Array:
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
-        return q[:, None] * x
+        return (q if rows else q[:, None]) * x
 
-    def apply_transpose(self, q: Array, x: Array) -> Array:
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^T x``."""
-        return (array_api_compat.array_namespace(q).conj(q) if _blocks.is_complex(q) else q)[:, None] * x
+        return self.apply(conj(q), x, rows=rows)
 
-    def solve(self, q: Array, x: Array) -> Array:
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-1} x``."""
-        return x / q[:, None]
+        return x / (q if rows else q[:, None])
 
-    def solve_transpose(self, q: Array, x: Array) -> Array:
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
-        return x / (array_api_compat.array_namespace(q).conj(q) if _blocks.is_complex(q) else q)[:, None]
+        return self.solve(conj(q), x, rows=rows)
+
+    def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``P x``."""
+        return self.apply(conj(q) * q, x, rows=rows)
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
         xp = array_api_compat.array_namespace(q)
         return xp.sum(xp.log(xp.abs(q)))
 
-    def generator(self, geometry: Geometry, q: Array, a: Array, b: Array, k: int) -> Generator:
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
-        x, y = (_norms(x)[None, None, :] for x in (a, b))
-        return geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True))
+        x, y = (norms[None, None, :] for norms in sides.norms(place))
+        return over_unit(geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)))
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return the one column ``1 / q``: the group sees the diagonal alone."""
-        return (1 / _conj(q))[:, None]
+        return (1 / conj(q))[:, None]
 
-    def moved(self, geometry: Geometry, q: Array, e: Generator, mu: Array) -> Array:
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
+        assert isinstance(e, Generator)
         return geometry.move(q[None, None, :], e, mu)[0, 0, :]
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
-        return geometry.retract(q[None, None, :])[0, 0, :]
+        return q if isinstance(geometry, EQ) else geometry.retract(q[None, None, :])[0, 0, :]
 
 
 class Normalization(Factor):
@@ -237,47 +225,54 @@ class Normalization(Factor):
         """Return 1."""
         return 1
 
-    def apply(self, q: Array, x: Array) -> Array:
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
-        return q[0, :, None] * x + q[1, :, None] * x[-1:, :]
+        x = turned(x, rows)
+        return turned(q[0, :, None] * x + q[1, :, None] * x[-1:, :], rows)
 
-    def apply_transpose(self, q: Array, x: Array) -> Array:
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^T x``."""
-        q = _conj(q)
+        q, x = conj(q), turned(x, rows)
         xp = array_api_compat.array_namespace(q)
         last = xp.sum(q[1, :, None] * x, axis=0, keepdims=True)
-        return _to_last(xp, q[0, :, None] * x, last)
+        return turned(_to_last(xp, q[0, :, None] * x, last), rows)
 
-    def solve(self, q: Array, x: Array) -> Array:
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-1} x``."""
-        return (x - q[1, :, None] * (x[-1:, :] / q[0, -1])) / q[0, :, None]
+        x = turned(x, rows)
+        return turned((x - q[1, :, None] * (x[-1:, :] / q[0, -1])) / q[0, :, None], rows)
 
-    def solve_transpose(self, q: Array, x: Array) -> Array:
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
-        q = _conj(q)
+        q, x = conj(q), turned(x, rows)
         xp = array_api_compat.array_namespace(q)
         y = x / q[0, :, None]
-        return _to_last(xp, y, -xp.sum(q[1, :, None] * y, axis=0, keepdims=True) / q[0, -1])
+        last = -xp.sum(q[1, :, None] * y, axis=0, keepdims=True) / q[0, -1]
+        return turned(_to_last(xp, y, last), rows)
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
         xp = array_api_compat.array_namespace(q)
         return xp.sum(xp.log(xp.abs(q[0, :])))
 
-    def generator(self, geometry: Geometry, q: Array, a: Array, b: Array, k: int) -> Generator:
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
         """Return the rows of A and B as blocks: products with the last one are formed in `moved`."""
-        x, y = _rows(a), _rows(b)
-        return Generator(x, x, y, y, k, single=False)
+        x, y = (_rows(columns) for columns in sides.columns(place))
+        return over_unit(Generator(x, x, y, y, k, single=False), one=True)
 
-    def size(self, e: Generator, measure: str) -> Array:
+    def size(self, e: Generator | Grams, measure: str) -> Array:
         """Return the largest entry of the diagonal plus the norm of the last column, a bound, (1,)."""
+        assert isinstance(e, Generator)
         xp = array_api_compat.array_namespace(e.x)
         sign = 1 if measure == "curvature" else -1
         diagonal, last = _pattern(e, sign)
         return (xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(_blocks.square(last))))[None]
 
-    def moved(self, geometry: Geometry, q: Array, e: Generator, mu: Array) -> Array:
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return ``Q - mu E Q``, E the diagonal and the last column of ``A A^T - B B^T``."""
+        assert isinstance(e, Generator)
         xp = array_api_compat.array_namespace(q)
         diagonal, last = _pattern(e, -1)
         return q - mu[0] * xp.stack([diagonal * q[0, :], diagonal * q[1, :] + last * q[0, -1]])
@@ -288,7 +283,7 @@ def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
     xp = array_api_compat.array_namespace(e.x)
     a, b = e.x[0, ...], e.y[0, ...]  # (columns, s)
     diagonal = xp.sum(_blocks.square(a), axis=0) + sign * xp.sum(_blocks.square(b), axis=0)
-    last = xp.sum(a * _conj(a[:, -1:]), axis=0) + sign * xp.sum(b * _conj(b[:, -1:]), axis=0)
+    last = xp.sum(a * conj(a[:, -1:]), axis=0) + sign * xp.sum(b * conj(b[:, -1:]), axis=0)
     return xp.astype(diagonal, last.dtype) / e.k, xp.concat([last[:-1], xp.zeros_like(last[-1:])]) / e.k
 
 
@@ -297,25 +292,9 @@ def _to_last(xp, x: Array, row: Array) -> Array:
     return xp.concat([x[:-1, :], x[-1:, :] + row], axis=0)
 
 
-def _norms(a: Array) -> Array:
-    """Return the norm of each row, (s,), without overflow, in the dtype of a."""
-    xp = array_api_compat.array_namespace(a)
-    largest = xp.max(xp.abs(a), axis=1, keepdims=True)
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    return xp.astype(xp.sqrt(xp.sum(_blocks.square(a / unit), axis=1)) * unit[:, 0], a.dtype)
-
-
 def _rows(a: Array) -> Array:
     """Return (s, columns) as s blocks of one row: (1, columns, s)."""
     return array_api_compat.array_namespace(a).permute_dims(a, (1, 0))[None, :, :]
-
-
-def _adjoint(q: Array) -> Array:
-    return _conj(array_api_compat.array_namespace(q).matrix_transpose(q))
-
-
-def _conj(q: Array) -> Array:
-    return array_api_compat.array_namespace(q).conj(q) if _blocks.is_complex(q) else q
 
 
 FACTORS: dict[str, Factor] = {

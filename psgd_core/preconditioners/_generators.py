@@ -194,6 +194,25 @@ class Generator(NamedTuple):
         return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
 
+class Grams(NamedTuple):
+    """``E = (A A^T - B B^T) / k`` for one block, from the Gram matrices of more columns than rows."""
+
+    plus: Array  # (s, s)
+    minus: Array
+    k: int
+
+    def size(self, measure: str) -> Array:
+        """Return the curvature bound N or the norm of E, unsquared, (1,)."""
+        if measure == "gradient":
+            return norm(self.difference[:, :, None]) / self.k
+        return _blocks.spectral_bound((self.plus + self.minus)[:, :, None]) / self.k
+
+    @property
+    def difference(self) -> Array:
+        """Return k E, (s, s)."""
+        return self.plus - self.minus
+
+
 def outer(x: Array, y: Array) -> Array:
     """Return ``x y^T`` (conjugate where complex) per block: (s, t, c) and (u, t, c) to (s, u, c)."""
     return _blocks.matmul(x, _blocks.adjoint(y))

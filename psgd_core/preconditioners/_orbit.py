@@ -28,6 +28,20 @@ class OrbitState(NamedTuple):
     skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe)
 
 
+class _Given(NamedTuple):
+    """What an update starts from, by orbits."""
+
+    blocks: tuple[Array, ...]
+    held: tuple[Array, ...]
+    hs: tuple[Array, ...]
+    vs: tuple[Array, ...]
+    drawn: bool  # whether v was given
+
+
+PIECE = 2**16
+"""Elements of h that are worked on together: what an update makes along the way stays in cache."""
+
+
 @dataclass(frozen=True)
 class OrbitPreconditioner(Preconditioner):
     """What the preconditioners on Theorem 3.1 groups share; a subclass says which group.
@@ -97,13 +111,35 @@ class OrbitPreconditioner(Preconditioner):
     def _update(
         self, state: OrbitState, v: Array | None, h: Array, usable: Array, step: float | Array
     ) -> OrbitState:
-        xp, k = array_api_compat.array_namespace(h), h.shape[1]
+        xp = array_api_compat.array_namespace(h)
         due = state.pending & usable & (xp.max(xp.abs(h)) > 0)
-        geometry, blocks = GEOMETRIES[self.geometry], state.q.blocks
-        hs, vs = self._probes(state, v, h, usable)
+        given = _Given(state.q.blocks, state.held, *self._probes(state, v, h, usable), v is not None)
+        parts = [given]
+        if known(due) is False and self.steps == "orbit":  # then orbits have nothing to do with each other
+            parts = _pieces(given)
+        found = [self._fit(part, usable, due, step) for part in parts]
+        complete = usable
+        for _, _, moved in found:
+            complete = complete & moved
+        passed = xp.astype(complete, xp.int32)
+        return OrbitState(
+            q=state.q._replace(blocks=_joined(given.blocks, [blocks for blocks, _, _ in found])),
+            held=_joined(given.held, [held for _, held, _ in found]),
+            pending=state.pending & ~(due & complete),
+            count=state.count + passed,
+            skipped=state.skipped + (1 - passed),
+        )
+
+    def _fit(
+        self, given: _Given, usable: Array, due: Array, step: float | Array
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
+        """Return (blocks, held, whether all moved) after one update of these blocks."""
+        xp, k = array_api_compat.array_namespace(usable), given.hs[0].shape[1]
+        geometry, blocks = GEOMETRIES[self.geometry], given.blocks
+        damped = self._damped(given.hs, usable)
         parts = [
-            geometry.generator(Pair(q, k, h=x, v=y, single=k == 1 and v is not None))
-            for q, x, y in zip(blocks, hs, vs, strict=True)
+            geometry.generator(Pair(q, k, h=x, v=y, single=k == 1 and given.drawn))
+            for q, x, y in zip(blocks, damped, given.vs, strict=True)
         ]
         if known(due) is not False:
             # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |y|^2 / |x|^2
@@ -131,23 +167,16 @@ class OrbitPreconditioner(Preconditioner):
         new_blocks, held = [], []
         for i, (q, unit, e) in enumerate(zip(blocks, units, parts, strict=True)):
             j = i if self.steps == "orbit" else 0
-            scale_n, after = self.normalizer.scale(state.held[j], sizes[j], step)
+            scale_n, after = self.normalizer.scale(given.held[j], sizes[j], step)
             some = scale_n > 0
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = geometry.move(q, e, step * ratio * ratio)
             # what is not finite is not asked about: no library's decompositions are
-            new = geometry.retract(_choose(moves[j], new, state.q.blocks[i]))
-            new_blocks.append(_choose(moves[j], new, state.q.blocks[i]))
+            new = geometry.retract(_choose(moves[j], new, given.blocks[i]))
+            new_blocks.append(_choose(moves[j], new, given.blocks[i]))
             if j == i:
-                held.append(_choose(moves[j], after, state.held[j]))
-        passed = xp.astype(complete, xp.int32)
-        return OrbitState(
-            q=state.q._replace(blocks=tuple(new_blocks)),
-            held=tuple(held),
-            pending=state.pending & ~(due & complete),
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
+                held.append(_choose(moves[j], after, given.held[j]))
+        return tuple(new_blocks), tuple(held), complete
 
     def _fused(self, state: OrbitState, v: Array, h: Array, step: Any, inplace: bool) -> OrbitState | None:
         decay = self._kernel_decay
@@ -183,21 +212,28 @@ class OrbitPreconditioner(Preconditioner):
     def _probes(
         self, state: OrbitState, v: Array | None, h: Array, usable: Array
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Return (h, v) by orbits, the damping with h; without v, columns whose mean ``v v^T`` is I."""
-        damping = self._damping(h) * array_api_compat.array_namespace(h).astype(usable, h.dtype)
+        """Return (h, v) by orbits; without v, columns whose mean ``v v^T`` is I."""
         if self.damping != 0 and not self.exact_damping:
+            damping = self._damping(h) * array_api_compat.array_namespace(h).astype(usable, h.dtype)
             h = h + damping * signs(state.count, h)
         hs, scale = self.group.split(state.q, h), h.shape[1] ** 0.5
         if v is None:
             vs = tuple(scale * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs)
         else:
             vs = self.group.split(state.q, v)
+        return hs, vs
+
+    def _damped(self, hs: tuple[Array, ...], usable: Array) -> tuple[Array, ...]:
+        """Return h by orbits with the damping, where it is exact.
+
+        ``E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I``: s more probes, all with v = 0.
+        """
         if self.damping == 0 or not self.exact_damping:
-            return hs, vs
-        # E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I: s more probes, all with v = 0
-        xp = array_api_compat.array_namespace(h)
-        more = [damping * scale * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs]
-        return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True)), vs
+            return hs
+        xp = array_api_compat.array_namespace(hs[0])
+        size = self._damping(hs[0]) * xp.astype(usable, hs[0].dtype) * hs[0].shape[1] ** 0.5
+        more = [size * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs]
+        return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True))
 
     def apply(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k)."""
@@ -240,6 +276,32 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
+
+
+def _pieces(given: _Given) -> list[_Given]:
+    """Return what is given for a few orbits at a time; each size on its own."""
+    found = []
+    for q, held, h, v in zip(*given[:4], strict=True):
+        width = max(1, PIECE // (h.shape[0] * h.shape[1]))
+        for low in range(0, h.shape[2], width):
+            part = slice(low, low + width)
+            found.append(
+                _Given((q[:, :, part],), (held[part],), (h[:, :, part],), (v[:, :, part],), given.drawn)
+            )
+    return found
+
+
+def _joined(whole: tuple[Array, ...], found: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    """Return what was found for `_pieces`, joined to arrays like the whole ones."""
+    if len(found) == 1:
+        return found[0]
+    xp, rest, arrays = array_api_compat.array_namespace(*whole), iter(found), []
+    for array in whole:
+        parts: list[Array] = []
+        while sum(part.shape[-1] for part in parts) < array.shape[-1]:
+            parts += next(rest)
+        arrays.append(parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1))
+    return tuple(arrays)
 
 
 def _choose(flags: Array, x: Array, y: Array) -> Array:

@@ -6,6 +6,9 @@ import array_api_compat
 
 from .._array import Array
 
+BLOCK = 32_768
+"""Signs made at a time on the host: what lies between them and their positions stays in cache."""
+
 
 def signs(count: Array, like: Array) -> Array:
     """Return independent signs of the shape of `like`, the same for the same `count` on every library.
@@ -16,16 +19,28 @@ def signs(count: Array, like: Array) -> Array:
     """
     xp = array_api_compat.array_namespace(like)
     size, device = like.shape[0] * like.shape[1], array_api_compat.device(like)
-    index = xp.arange(size, dtype=xp.int64 if size > 2**31 - 1 else xp.int32, device=device)
-    word = xp.astype(index, xp.int32, copy=False)
+    numpy = array_api_compat.is_numpy_namespace(xp)
+    on_host = numpy or (array_api_compat.is_torch_namespace(xp) and like.device.type == "cpu")
+    step = BLOCK if on_host else max(size, 1)
     # one-element arrays wrap silently where NumPy's scalars would warn
-    word = (word ^ (xp.reshape(count, (1,)) * _constant(xp, 0x1F35B1D9, device))) * _constant(
-        xp, 0x2C1B3C6D, device
-    )
-    word = (word ^ ((word >> 16) & 0xFFFF)) * _constant(xp, 0x297A2D39, device)
+    turned = xp.reshape(count, (1,)) * _constant(xp, 0x1F35B1D9, device)
+    factors = turned, _constant(xp, 0x2C1B3C6D, device), _constant(xp, 0x297A2D39, device)
+    parts = [
+        _part(xp, start, min(start + step, size), like, device, *factors)
+        for start in range(0, max(size, 1), step)
+    ]
+    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), like.shape)
+
+
+def _part(
+    xp, start: int, stop: int, like: Array, device, turned: Array, first: Array, second: Array
+) -> Array:
+    """Return the signs of positions from `start` to `stop`."""
+    index = xp.arange(start, stop, dtype=xp.int64 if stop > 2**31 - 1 else xp.int32, device=device)
+    word = (xp.astype(index, xp.int32, copy=False) ^ turned) * first
+    word = (word ^ ((word >> 16) & 0xFFFF)) * second
     word = word ^ ((word >> 15) & 0x1FFFF)
-    bit = xp.astype((word >> 7) & 1, like.dtype)
-    return xp.reshape(1 - 2 * bit, like.shape)
+    return 1 - 2 * xp.astype((word >> 7) & 1, like.dtype)
 
 
 def _constant(xp, value: int, device) -> Array:

@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
 from .. import _blocks
 from .._array import Array, known, namespace, select
 from ._base import Preconditioner, require_damping
-from ._factors import FACTORS, Factor
+from ._factors import FACTORS
 from ._orbit import norm_of
+from ._sides import Sides
 from ._signs import signs
+from ._unfoldings import Dimension, Run, acting, along, dimensions
 from .geometries import GEOMETRIES, require_geometry
 from .normalizers import Normalizer, Running
 
@@ -88,6 +90,10 @@ class Kronecker(Preconditioner):
     geometry: str = field(default="EQ", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
 
+    # they follow from the fields, and are asked for in every call
+    _active: ClassVar[tuple[Dimension, ...]]
+    _runs: ClassVar[tuple[Run, ...]]
+
     def __post_init__(self) -> None:
         require_damping(self.damping)
         require_geometry(self.geometry)
@@ -122,6 +128,9 @@ class Kronecker(Preconditioner):
                     f"`geometry` must be 'EQ' for a factor that is {name!r}, got {self.geometry!r}: the "
                     "others leave that subgroup of GL(s); take 'dense' or 'diagonal'"
                 )
+        active, runs = dimensions(self.shape, self.kinds)
+        object.__setattr__(self, "_active", active)
+        object.__setattr__(self, "_runs", runs)
 
     @property
     def n(self) -> int:
@@ -139,16 +148,6 @@ class Kronecker(Preconditioner):
             resolved = (large if dense else "diagonal") if name == AUTOMATIC else name
             found.append("identity" if s == 1 else resolved)
         return tuple(found)
-
-    @property
-    def _active(self) -> tuple[tuple[int, int, int, Factor], ...]:
-        """Return (elements before, size, elements after, group) of each dimension that has a factor."""
-        found, before = [], 1
-        for s, name in zip(self.shape, self.kinds, strict=True):
-            if name != "identity":
-                found.append((before, s, self.n // before // s, FACTORS[name]))
-            before *= s
-        return tuple(found) or ((self.n, 1, 1, FACTORS["diagonal"]),)  # the scale alone
 
     # -- what the base class asks for ------------------------------------------------------------------
 
@@ -169,10 +168,10 @@ class Kronecker(Preconditioner):
     def _start(self, n: int, like: Array, rng: Any) -> KroneckerState:
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
         return KroneckerState(
-            factors=tuple(group.start(s, like) for _, s, _, group in self._active),
+            factors=tuple(group.start(place.s, like) for place, group, _ in self._active),
             held=tuple(
-                xp.zeros((group.steps(s),), dtype=like.dtype, device=device)
-                for _, s, _, group in self._active
+                xp.zeros((group.steps(place.s),), dtype=like.dtype, device=device)
+                for place, group, _ in self._active
             ),
             pending=xp.asarray(True, device=device),
             count=xp.zeros((), dtype=xp.int32, device=device),
@@ -190,59 +189,58 @@ class Kronecker(Preconditioner):
         self, state: KroneckerState, v: Array | None, h: Array, usable: Array, step: float | Array
     ) -> KroneckerState:
         xp, k, d = array_api_compat.array_namespace(h), h.shape[1], len(state.factors)
-        due = state.pending & usable & (xp.max(xp.abs(h)) > 0)
-        geometry, active, held = GEOMETRIES[self.geometry], self._active, state.held
-        if self.damping != 0:
-            h = h + self._damping(held[0]) * signs(state.count, h) * xp.astype(usable, held[0].dtype)
-        a = self._along(state.factors, h, "apply")
-        # B_i: unfolded from b, or, v integrated out, in a form of their own
-        b = () if v is None else self._along(state.factors, v, "solve_transpose")
-        columns = self._integrated(state.factors, k) if v is None else ()
-
-        factors = state.factors
+        geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
+        due = state.pending & usable
         if known(due) is not False:
-            # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |b|^2 / |a|^2
-            norm_a = norm_of([a])
-            norm_b = norm_of([columns[0]]) if v is None else norm_of([b])
-            one = xp.ones_like(norm_a)
-            scale = xp.sqrt(xp.where(due, norm_b, one)) / xp.sqrt(xp.where(due, norm_a, one))
+            due = due & (xp.max(xp.abs(h)) > 0)
+        if self.damping != 0:
+            h = h + signs(state.count, h) * (self._damping(held[0]) * xp.astype(usable, held[0].dtype))
+        acts = acting(self._runs, factors)
+        a = along(self._runs, acts, h, "apply")
+        if v is None:  # B_i in a form of their own
+            sides = [Sides(a, columns, fixed=True) for columns in self._integrated(factors, k)]
+        else:
+            sides = [Sides(a, along(self._runs, acts, v, "solve_transpose"))] * d
+        if known(due) is not False:  # the automatic scale
+            scale = sides[0].balance(due)
             factors = tuple(q * scale ** (1 / d) for q in factors)
-            a = a * scale
-            b = b / scale if v is not None else ()
-            columns = tuple(x / scale for x in columns)
+            for other in sides:
+                other.scale = scale
 
-        moves = []
-        for i, ((before, s, after, group), q) in enumerate(zip(active, factors, strict=True)):
-            x = _unfold(xp, a, before, s, after)
-            y = columns[i] if v is None else _unfold(xp, b, before, s, after)
-            e = group.generator(geometry, q, x, y, k)
-            unit = e.unit()
-            unit = unit if unit.shape == held[i].shape else xp.max(unit, keepdims=True)
-            e = e.in_units(unit)
-            size = unit * xp.sqrt(group.size(e, self.normalizer.measure))
-            usable = usable & xp.all(xp.isfinite(size))
-            moves.append((e, unit, size))
+        generators, units, sizes = [], [], []
+        for (place, group, around), q, side in zip(self._active, factors, sides, strict=True):
+            e, unit = group.generator(geometry, q, side, place, around, k)
+            generators.append(e)
+            units.append(unit)
+            sizes.append(unit * xp.sqrt(group.size(e, self.normalizer.measure)))
+        # of all factors at once: a normaliser takes entry by entry
+        unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
+        usable = usable & xp.all(xp.isfinite(size))
+        scale_n, new_bound = self.normalizer.scale(bound, size, step / d)
+        some = scale_n > 0
+        ratio = xp.where(some, unit, 0 * scale_n) / xp.where(some, scale_n, xp.ones_like(scale_n))
+        mu, new_bound = (step / d) * ratio * ratio, select(usable, new_bound, bound)
 
-        new_factors, new_held = [], []
-        for (_, _, _, group), q, old, bound, (e, unit, size) in zip(
-            active, factors, state.factors, held, moves, strict=True
+        moved, new_held, start = [], [], 0
+        for (_, group, _), q, old, e, part in zip(
+            self._active, factors, state.factors, generators, held, strict=True
         ):
-            scale_n, after_n = self.normalizer.scale(bound, size, step / d)
-            some = scale_n > 0
-            ratio = xp.where(some, unit, 0 * scale_n) / xp.where(some, scale_n, xp.ones_like(scale_n))
-            new = group.moved(geometry, q, e, (step / d) * ratio * ratio)
+            stop = start + part.shape[0]
+            new = group.moved(geometry, q, e, mu[start:stop])
             # what is not finite is not asked about: no library's decompositions are
-            new_factors.append(group.retracted(geometry, select(usable, new, old)))
-            new_held.append(after_n)
-        new_factors, shifts = _balanced(xp, new_factors)
-        power = geometry.degree - 1  # how what is held goes with the factor's scale
+            moved.append(group.retracted(geometry, select(usable, new, old)))
+            new_held.append(new_bound[start:stop])
+            start = stop
+        moved, shifts = _balanced(xp, moved)
+        if geometry.degree > 1:  # what is held goes with the factor's scale
+            new_held = [
+                select(usable, x * shift ** (geometry.degree - 1), old)
+                for x, shift, old in zip(new_held, shifts, held, strict=True)
+            ]
         passed = xp.astype(usable, xp.int32)
         return KroneckerState(
-            factors=tuple(select(usable, q, old) for q, old in zip(new_factors, state.factors, strict=True)),
-            held=tuple(
-                select(usable, x * shift**power, old)
-                for x, shift, old in zip(new_held, shifts, held, strict=True)
-            ),
+            factors=tuple(select(usable, q, old) for q, old in zip(moved, state.factors, strict=True)),
+            held=tuple(new_held),
             pending=state.pending & ~(due & usable),
             count=state.count + passed,
             skipped=state.skipped + (1 - passed),
@@ -255,12 +253,14 @@ class Kronecker(Preconditioner):
         """
         xp = array_api_compat.array_namespace(*factors)
         inverses = [
-            group.inverse_columns(q, s) for (_, s, _, group), q in zip(self._active, factors, strict=True)
+            group.inverse_columns(q, place.s)
+            for (place, group, _), q in zip(self._active, factors, strict=True)
         ]
         sizes = [norm_of([x]) for x in inverses]
+        left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
         for i, x in enumerate(inverses):
-            rest = xp.ones_like(sizes[0]) * (k * self.n / math.prod(s for _, s, _, _ in self._active)) ** 0.5
+            rest = xp.ones_like(sizes[0]) * (k * left_out) ** 0.5
             for j, size in enumerate(sizes):
                 rest = rest * size if j != i else rest
             parts.append(x * rest)
@@ -281,11 +281,7 @@ class Kronecker(Preconditioner):
         self._vectors(state, "g", flat)
         xp = array_api_compat.array_namespace(flat)
         x = flat[:, None] if flat.ndim == 1 else flat
-        for (before, s, after, group), q in zip(self._active, state.factors, strict=True):
-            x = _along_one(
-                xp, x, before, s, after, lambda y, g=group, q=q: g.apply_transpose(q, g.apply(q, y))
-            )
-        return xp.reshape(x, shape)
+        return xp.reshape(along(self._runs, acting(self._runs, state.factors), x, "precondition"), shape)
 
     def apply(self, state: KroneckerState, x: Array) -> Array:
         """Return ``Q x``, in the shape of x."""
@@ -306,8 +302,8 @@ class Kronecker(Preconditioner):
     def log_det(self, state: KroneckerState) -> Array:
         """Return ``log det P = 2 sum_i (n / s_i) log |det Q_i|``, a 0-d array."""
         total = None
-        for (_, s, _, group), q in zip(self._active, state.factors, strict=True):
-            part = 2 * (self.n // s) * group.log_det(q)
+        for (place, group, _), q in zip(self._active, state.factors, strict=True):
+            part = 2 * (self.n // place.s) * group.log_det(q)
             total = part if total is None else total + part
         return total
 
@@ -316,15 +312,7 @@ class Kronecker(Preconditioner):
         self._vectors(state, "x", flat)
         columns = flat[:, None] if flat.ndim == 1 else flat
         xp = array_api_compat.array_namespace(flat)
-        return xp.reshape(self._along(state.factors, columns, verb), shape)
-
-    def _along(self, factors: tuple[Array, ...], x: Array, verb: str) -> Array:
-        """Return columns (n, k) after a verb of every factor along its dimension."""
-        xp = array_api_compat.array_namespace(x)
-        for (before, s, after, group), q in zip(self._active, factors, strict=True):
-            action = getattr(group, verb)
-            x = _along_one(xp, x, before, s, after, lambda y, f=action, q=q: f(q, y))
-        return x
+        return xp.reshape(along(self._runs, acting(self._runs, state.factors), columns, verb), shape)
 
     def _flat(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Return x as a vector or columns, and the shape it came in."""
@@ -334,37 +322,12 @@ class Kronecker(Preconditioner):
         return x, shape
 
 
-def _unfold(xp: Any, x: Array, before: int, s: int, after: int) -> Array:
-    """Return columns (n, k) as (s, n k / s)."""
-    k = x.shape[1]
-    if before == 1:
-        return xp.reshape(x, (s, after * k))
-    return xp.reshape(
-        xp.permute_dims(xp.reshape(x, (before, s, after * k)), (1, 0, 2)), (s, before * after * k)
-    )
-
-
-def _along_one(xp: Any, x: Array, before: int, s: int, after: int, action: Any) -> Array:
-    """Return columns (n, k) after an action on (s, n k / s)."""
-    k = x.shape[1]
-    y = action(_unfold(xp, x, before, s, after))
-    if before > 1:
-        y = xp.permute_dims(xp.reshape(y, (s, before, after * k)), (1, 0, 2))
-    return xp.reshape(y, (before * s * after, k))
-
-
 def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Array]]:
     """Return the factors with equal largest entries, the same product, and what each was multiplied by."""
+    sizes = xp.stack([xp.max(xp.abs(q)) for q in factors])
     if len(factors) == 1:
-        return factors, [xp.ones_like(_largest(xp, factors[0]))]
-    logs = [xp.log(_largest(xp, q)) for q in factors]
-    mean = logs[0]
-    for x in logs[1:]:
-        mean = mean + x
-    shifts = [xp.exp(mean / len(factors) - x) for x in logs]
-    shifts = [xp.where(xp.isfinite(x) & (x > 0), x, xp.ones_like(x)) for x in shifts]
-    return [q * x for q, x in zip(factors, shifts, strict=True)], shifts
-
-
-def _largest(xp: Any, q: Array) -> Array:
-    return xp.max(xp.abs(q))
+        return factors, [xp.ones_like(sizes[0])]
+    logs = xp.log(sizes)
+    shifts = xp.exp(xp.mean(logs) - logs)
+    shifts = xp.where(xp.isfinite(shifts) & (shifts > 0), shifts, xp.ones_like(shifts))
+    return [q * shifts[i] for i, q in enumerate(factors)], [shifts[i] for i in range(len(factors))]

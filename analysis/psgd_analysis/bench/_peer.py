@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .contenders import Absent, Calls, Setting
+from .contenders import Absent, Calls, Setting, compiled_memory
 from .libraries import Library
 
 
@@ -81,6 +81,27 @@ def in_torch(setting: Setting, library: Library, state: list[Any], update: Any, 
         library.waiter(),
         state_bytes=sum(t.numel() * t.element_size() for t in state),
         memory=lambda call: library.extra_memory(call, setting.n),
+    )
+
+
+def jitted(library: Library, state: Any, step: Any, apply: Any, v: Any, h: Any) -> Calls:
+    """Return the calls of functions of (state, v, h) and (state, g) in JAX, jitted, the state donated."""
+    jax: Any = importlib.import_module("jax")
+    size = sum(x.nbytes for x in jax.tree.leaves(state))
+    compiled = jax.jit(step, donate_argnums=0).lower(state, v, h).compile()
+    applied = jax.jit(apply).lower(state, v).compile()
+    held = [state]
+
+    def update() -> Any:
+        held[0] = compiled(held[0], v, h)
+        return held[0]
+
+    return Calls(
+        update,
+        lambda: applied(held[0], v),
+        library.waiter(),
+        state_bytes=size,
+        memory=lambda call: compiled_memory(compiled if call is update else applied),
     )
 
 

@@ -22,7 +22,7 @@ from . import figures, machine, report
 from .contenders import Absent, Setting, have_kernels
 from .costs import KINDS
 from .models import MODELS, Model, Overhead, overhead, prepared
-from .options import UsageError, at_least, chosen, peers_of, plan_of
+from .options import UsageError, at_least, chosen, peers_of, plan_of, shapes_of
 from .peers import registry
 from .run import Growth, Plan, Row, growth, run
 from .timing import Clock, Limits
@@ -43,6 +43,10 @@ def bench(
     ] = None,
     n: Annotated[list[str] | None, typer.Option("--n", help="Parameters; repeatable. [default: 1e6]")] = None,
     rank: Annotated[list[int] | None, typer.Option(help="Of lowrank; repeatable. [default: 10]")] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Of kronecker, in place of --n; repeatable. [default: 1024x1024]"),
+    ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), float64; repeatable.")] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help=f"Repeatable: {', '.join(LIBRARIES)}. [default: numpy]")
@@ -83,13 +87,18 @@ def bench(
 
     Everything is measured in turn, in one run: psgd-core with kernels and without, each peer that is
     installed, and a large copy. Prints tables, writes bench.json, bench.md and bench.png. Exits with 1 if
-    something was too noisy to be reported, or failed. With --model and no -p, measures steps alone.
+    something was too noisy to be reported, or failed. With --model and no -p, measures steps alone; with
+    --shape and no -p, kronecker alone.
     """
     try:
+        shapes = shapes_of(shape or [], preconditioner or [], n or [])
+        if shape and not preconditioner:
+            preconditioner = ["kronecker"]
         plan = plan_of(
             preconditioners=preconditioner or [],
             n=n or (["32", "1e4"] if quick else ["1e6"]),
             ranks=rank or [10],
+            shapes=shapes or [(64, 32, 3, 3) if quick else (1024, 1024)],
             dtypes=dtype or ["float32"],
             backends=backend or ["numpy"],
             kernels=kernels,

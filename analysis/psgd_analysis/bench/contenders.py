@@ -33,6 +33,7 @@ LABELS = {
     "cyclic": "Sparse(cyclic 4)",
     "lowrank": "LowRank",
     "dense": "Dense",
+    "kronecker": "Kronecker",
 }
 
 
@@ -54,6 +55,8 @@ class Setting:
     rank : int
         Of ``lowrank`` alone, 0 elsewhere.
     seed : int
+    shape : tuple of int
+        Of the tensor of ``kronecker``, whose n is its product; () elsewhere.
     """
 
     kind: str
@@ -61,10 +64,13 @@ class Setting:
     library: Library
     rank: int = 0
     seed: int = 0
+    shape: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
         """What tables call the preconditioner."""
+        if self.kind == "kronecker":
+            return f"Kronecker({'x'.join(map(str, self.shape))})"
         return f"LowRank({self.rank})" if self.kind == "lowrank" else LABELS[self.kind]
 
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +97,10 @@ class Calls(NamedTuple):
     note: str = ""
 
 
-def preconditioner(kind: str, n: int, rank: int) -> psgd.Preconditioner:
+def preconditioner(kind: str, n: int, rank: int, shape: tuple[int, ...] = ()) -> psgd.Preconditioner:
     """Return the preconditioner of a name."""
+    if kind == "kronecker":
+        return psgd.Kronecker(shape)
     simple = {"diagonal": psgd.Diagonal, "xmat": psgd.XMat, "butterfly": psgd.Butterfly, "dense": psgd.Dense}
     if kind in simple:
         return simple[kind]()
@@ -130,7 +138,7 @@ class Own:
     def set_up(self, setting: Setting) -> Calls:
         """Return the calls: in place where the library allows it, jitted with a donated state on JAX."""
         library = setting.library
-        p = preconditioner(setting.kind, setting.n, setting.rank)
+        p = preconditioner(setting.kind, setting.n, setting.rank, setting.shape)
         v, h = (library.asarray(x) for x in setting.pair())
         state = p.init(setting.n, like=v)
         period = TURNS if setting.kind == "lowrank" and setting.rank else 1

@@ -39,13 +39,28 @@ reads r + 2; ``a = x + U s``, ``U^T a`` reads r + 2 and writes 1; ``d (a + V w)`
 factored (2); the factorisation reads and writes its matrix once at the very least (2); Q is read and
 written (2): ``6 n^2``, and v and h: 2 n. What is between them stays in a cache beside n^2 numbers. It is
 bound by arithmetic, O(n^3), from some hundred n on, so its floor says little. ``P g``: ``n^2 + 2 n``.
+
+**Kronecker**, by factors: each reads and writes ``s (s + 1) / 2`` numbers where it is triangular and s where
+it is diagonal, and one or s held; besides, v and h are read, or g is, and P g is written. That is little
+beside its arithmetic, which is what it is measured by (`flops`). Sums and products, with m = n / s columns::
+
+    triangular   update   s^2 m each for Q h and Q^{-T} v; s (s + 1) (2 m - 1) / 2 each for A A^T, B B^T;
+                          s (s + 1) (s + 2) / 3 - s (s + 1) / 2 for E Q, both triangular
+                 P g      s^2 m each for Q x and Q^T x
+    diagonal     update   n each for Q h and v / Q, 2 n - s each for the squared norms of rows
+                 P g      n
+
+What is left, some s^2 and n of them, is free.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-KINDS = ("diagonal", "xmat", "butterfly", "klein", "cyclic", "lowrank", "dense")
+import psgd_core as psgd
+
+KINDS = ("diagonal", "xmat", "butterfly", "klein", "cyclic", "lowrank", "dense", "kronecker")
 """Preconditioners; klein and cyclic are `Sparse` over the Klein four-group and over quarter shifts."""
 
 CACHED = 2**25
@@ -83,7 +98,7 @@ class Cost:
         return self.bytes(itemsize) + round(self.again * itemsize)
 
 
-def cost(operation: str, kind: str, n: int, rank: int = 0) -> Cost:
+def cost(operation: str, kind: str, n: int, rank: int = 0, shape: tuple[int, ...] = ()) -> Cost:
     """Return what an operation moves.
 
     Parameters
@@ -94,6 +109,8 @@ def cost(operation: str, kind: str, n: int, rank: int = 0) -> Cost:
     n : int
     rank : int
         Of ``lowrank`` alone.
+    shape : tuple of int
+        Of ``kronecker`` alone.
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -102,6 +119,12 @@ def cost(operation: str, kind: str, n: int, rank: int = 0) -> Cost:
         raise ValueError(f"`operation` must be 'update' or 'precondition', got {operation!r}")
     if kind == "lowrank":
         return _low_rank(update, n, rank)
+    if kind == "kronecker":
+        q, held = 0, 0
+        for s, triangular in _factors(shape):
+            q += s * (s + 1) // 2 if triangular else s
+            held += 1 if triangular else s
+        return Cost(q + held + 2 * n, q + held) if update else Cost(q + n, n)
     if kind == "dense":
         return Cost(3 * n * n + 2 * n, 3 * n * n) if update else Cost(n * n + n, n)
     orbits = orbit_sizes(kind, n)
@@ -114,6 +137,34 @@ def cost(operation: str, kind: str, n: int, rank: int = 0) -> Cost:
 
 
 _OPERATIONS = {"update": True, "precondition": False}
+
+
+def flops(operation: str, kind: str, shape: tuple[int, ...]) -> int | None:
+    """Return how many sums and products an operation of ``kronecker`` takes; None for the others."""
+    if kind != "kronecker":
+        return None
+    n, total = math.prod(shape), 0
+    for s, dense in _factors(shape):
+        m = n // s
+        if operation == "precondition":
+            total += 2 * s * n if dense else n
+        elif dense:
+            total += 2 * s * n + s * (s + 1) * (2 * m - 1) + s * (s + 1) * (s + 2) // 3 - s * (s + 1) // 2
+        else:
+            total += 2 * n + 2 * (2 * n - s)
+    return total
+
+
+def triangular(shape: tuple[int, ...]) -> int:
+    """Return the largest dimension that has a triangular factor, 0 if none has; no smaller one is diagonal."""
+    return max((s for s, dense in _factors(shape) if dense), default=0)
+
+
+def _factors(shape: tuple[int, ...]) -> list[tuple[int, bool]]:
+    """Return the size of each factor, and whether it is triangular or diagonal."""
+    kinds = psgd.Kronecker(shape).kinds
+    found = [(s, kind == "triangular") for s, kind in zip(shape, kinds, strict=True) if kind != "identity"]
+    return found or [(1, False)]
 
 
 def orbit_sizes(kind: str, n: int) -> list[tuple[int, int]]:

@@ -267,6 +267,10 @@ def prepared(
             model = MODELS[name](library, batch, seed)
             n = model.start.shape[0]
             for kind, rank in kinds:
+                if kind == "kronecker":
+                    raise Absent(
+                        "models have one vector of parameters, kronecker has a tensor; give another -p"
+                    )
                 if kind not in ("lowrank", "dense"):
                     orbit_sizes(kind, n)
                 found.append((model, Setting(kind, n, library, rank, seed)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -58,6 +59,32 @@ def sizes(given: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(found))
 
 
+def shapes_of(
+    given: Sequence[str], preconditioners: Sequence[str], n: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """Return the shapes of ``kronecker`` from text: 64x32x3x3.
+
+    Raises
+    ------
+    UsageError
+        For what is not a shape, and for sizes that do not go with what is measured: `--shape` is for
+        kronecker, and `--n` for all others.
+    """
+    found = []
+    for text in given:
+        parts = text.split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise UsageError(
+                f"`--shape` must be sizes with x between them, got {text!r}; 1024x1024 for example"
+            )
+        found.append(tuple(map(int, parts)))
+    if given and preconditioners and "kronecker" not in preconditioners:
+        raise UsageError("`--shape` must come with `-p kronecker`, which alone has one; the others take --n")
+    if n and (set(preconditioners) == {"kronecker"} or (given and not preconditioners)):
+        raise UsageError("`--n` must be left out for kronecker, whose n is that of its shape; give --shape")
+    return list(dict.fromkeys(found))
+
+
 def peers_of(given: str | None, paths: Sequence[str], *, quick: bool) -> list[Peer]:
     """Return the peers to compare with, from ``all``, ``none`` or names with commas."""
     folders: dict[str, Path] = {}
@@ -83,6 +110,7 @@ def plan_of(
     preconditioners: Sequence[str],
     n: Sequence[str],
     ranks: Sequence[int],
+    shapes: Sequence[tuple[int, ...]],
     dtypes: Sequence[str],
     backends: Sequence[str],
     kernels: str,
@@ -115,11 +143,12 @@ def plan_of(
     if kernels == "on" and not all(have_kernels(library.device) for library in libraries):
         raise UsageError("`--kernels` must be off or both, got 'on'; this psgd-core has no kernels")
     settings = [
-        Setting(kind, count, library, rank, seed)
+        Setting(kind, math.prod(shape) if kind == "kronecker" else count, library, rank, seed, shape)
         for library in libraries
         for kind in kinds or (*USUAL, "dense")
-        for count in counts
+        for count in (counts if kind != "kronecker" else (0,))
         for rank in (ranks if kind == "lowrank" else (0,))
+        for shape in (shapes if kind == "kronecker" else ((),))
         if kinds or _usual(kind, count, rank)
     ]
     for setting in settings:
@@ -143,7 +172,7 @@ def _require_fit(setting: Setting) -> None:
         raise UsageError(
             f"`--n` must be at most {DENSE_MOST} for dense, got {setting.n}; it holds n^2 numbers"
         )
-    if setting.kind not in ("lowrank", "dense"):
+    if setting.kind not in ("lowrank", "dense", "kronecker"):
         orbit_sizes(setting.kind, setting.n)
 
 

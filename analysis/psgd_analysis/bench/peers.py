@@ -2,7 +2,8 @@
 
 Each gets the same pair and dtype, runs on the same device, and is called as its documentation or its own
 optimiser calls it: in place in torch, jitted with donated state in JAX. What a peer lacks it does not get:
-a preconditioner that it does not have is a row that says so. The plain-torch ones are in `plain_torch`.
+a preconditioner that it does not have is a row that says so. The plain-torch ones are in `plain_torch`, and
+what the peers have for tensors, on which psgd-core's `Kronecker` is measured, in `kronecker_peers`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ._peer import Peer, factors, in_torch, torch_pair
-from .contenders import STEP, Absent, Calls, Setting, compiled_memory
+from . import kronecker_peers
+from ._peer import Peer, factors, in_torch, jitted, torch_pair
+from .contenders import STEP, Absent, Calls, Setting
 from .libraries import Library
 from .plain_torch import CompiledTorch, PlainTorch
 
@@ -29,11 +31,13 @@ class PsgdJax(Peer):
 
     name = "psgd-jax"
     package = "psgd-jax"
-    kinds = ("diagonal", "xmat", "lowrank")
+    kinds = ("diagonal", "xmat", "lowrank", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
         if setting.library.dtype != "float32":
             raise Absent("psgd-jax: holds its state in float32 whatever the parameters are")
+        if setting.kind == "kronecker":
+            return kronecker_peers.psgd_jax(setting)
         jax: Any = importlib.import_module("jax")
         xp, library = jax.numpy, Library("jax", "float32", setting.library.device)
         v, h = (library.asarray(x) for x in setting.pair())
@@ -62,22 +66,7 @@ class PsgdJax(Peer):
             def apply(s: Any, g: Any) -> Any:
                 return lra._precond_grad_UVd_math(*s[1:], g)
 
-        size = sum(x.nbytes for x in state)
-        compiled = jax.jit(step, donate_argnums=0).lower(state, v, h).compile()
-        applied = jax.jit(apply).lower(state, v).compile()
-        held = [state]
-
-        def update() -> Any:
-            held[0] = compiled(held[0], v, h)
-            return held[0]
-
-        return Calls(
-            update,
-            lambda: applied(held[0], v),
-            library.waiter(),
-            state_bytes=size,
-            memory=lambda call: compiled_memory(compiled if call is update else applied),
-        )
+        return jitted(library, state, step, apply, v, h)
 
 
 class HeavyBall(Peer):
@@ -85,9 +74,11 @@ class HeavyBall(Peer):
 
     name = "heavyball"
     package = "heavyball"
-    kinds = ("diagonal", "lowrank", "dense")
+    kinds = ("diagonal", "lowrank", "dense", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
+        if setting.kind == "kronecker":
+            return kronecker_peers.heavyball(setting)
         torch, library, (v, h) = torch_pair(setting)
         utils: Any = importlib.import_module("heavyball.utils")
         utils.compile_mode = utils.compile_mode_recommended_to_none = None  # eager, as peers without compiler
@@ -123,9 +114,11 @@ class KronTorch(Peer):
 
     name = "kron-torch"
     package = "kron-torch"
-    kinds = ("diagonal", "dense")
+    kinds = ("diagonal", "dense", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
+        if setting.kind == "kronecker":
+            return kronecker_peers.kron_torch(setting)
         torch, library, (v, h) = torch_pair(setting)
         kron: Any = importlib.import_module("kron_torch.kron")
         mode = "all_diag" if setting.kind == "diagonal" else None
@@ -146,9 +139,11 @@ class PytorchOptimizer(Peer):
 
     name = "pytorch_optimizer"
     package = "pytorch-optimizer"
-    kinds = ("diagonal", "dense")
+    kinds = ("diagonal", "dense", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
+        if setting.kind == "kronecker":
+            return kronecker_peers.pytorch_optimizer(setting)
         _, library, (v, h) = torch_pair(setting)
         module: Any = importlib.import_module("pytorch_optimizer.optimizer.psgd")
         mode = "all_diag" if setting.kind == "diagonal" else None
@@ -167,7 +162,7 @@ class PsgdTorch(Peer):
     """`psgd_torch` from a checkout: XMat from its older module, the rest from ``psgd.py``; eager."""
 
     name = "psgd_torch"
-    kinds = ("diagonal", "xmat", "lowrank", "dense")
+    kinds = ("diagonal", "xmat", "lowrank", "dense", "kronecker")
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -184,6 +179,8 @@ class PsgdTorch(Peer):
     def _calls(self, setting: Setting) -> Calls:
         old = setting.kind == "xmat"
         module = self._module("preconditioned_stochastic_gradient_descent" if old else "psgd")
+        if setting.kind == "kronecker":
+            return kronecker_peers.psgd_torch(setting, module)
         torch, library, (v, h) = torch_pair(setting)
         if old:
             state = [torch.ones_like(v), torch.zeros_like(v)]

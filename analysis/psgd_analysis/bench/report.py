@@ -38,7 +38,8 @@ LEGEND = (
     "Medians over rounds in which everything is measured in turn. GB/s: the bytes the algorithm must move "
     "(psgd_analysis.bench.costs) over the median; of copy: that over the bandwidth of a large copy in the "
     "same rounds; × floor: its inverse (in brackets: with what an update in place must read again). Left out "
-    "where less than 32 MiB are moved, which caches hold; to be ignored for Dense, bound by arithmetic. "
+    "where less than 32 MiB are moved, which caches hold; to be ignored for Dense and Kronecker, bound by "
+    "arithmetic. GFLOP/s: the least arithmetic of Kronecker over the median, which is less than most do. "
     "÷ psgd-core: seconds over psgd-core's in the same rounds; extra: the most that an update allocates "
     "besides its state (in brackets: the first update), in vectors of n numbers where these are large."
 )
@@ -64,7 +65,13 @@ def cells(row: Row) -> list[str]:
         why = f"{row.status}: {row.reason}" if row.status == "too noisy" else row.reason
         return [row.contender, row.operation, *["–"] * 7, why]
     low, high = found.quartiles
-    marks = [text for text in (row.note, f"noisy: {row.reason}" if row.reason else "") if text]
+    rate = row.flops_per_second
+    notes = (
+        "" if rate is None else f"{rate / 1e9:.3g} GFLOP/s",
+        row.note,
+        f"noisy: {row.reason}" if row.reason else "",
+    )
+    marks = [text for text in notes if text]
     floor = ("–", "–", "–")
     if row.in_memory and row.contender != YARDSTICK:
         assert row.bandwidth is not None
@@ -200,6 +207,7 @@ def _row(row: Row) -> dict[str, Any]:
         "label": s.label,
         "n": s.n,
         "rank": s.rank,
+        "shape": list(s.shape),
         "dtype": s.library.dtype,
         "library": s.library.name,
         "device": s.library.device,
@@ -211,6 +219,7 @@ def _row(row: Row) -> dict[str, Any]:
         "bytes": row.bytes,
         **_samples(row.shown),
         "bytes_per_second": row.bandwidth,
+        "flops_per_second": row.flops_per_second,
         "times_floor": row.floor if shown else None,
         "times_floor_in_place": row.floor_in_place if shown else None,
         "over_psgd_core": row.ratio if shown else None,

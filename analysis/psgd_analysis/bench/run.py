@@ -16,7 +16,7 @@ from typing import Any
 from . import slopes
 from ._peer import Peer, plain_message
 from .contenders import Absent, Calls, Own, Setting, have_kernels
-from .costs import CACHED, cost
+from .costs import CACHED, cost, flops
 from .libraries import Library
 from .slopes import Slope
 from .timing import Clock, Limits, Rounds, Samples, Task, measure, nothing
@@ -79,7 +79,13 @@ class Row:
         s = self.setting
         if self.operation not in OPERATIONS:
             return 0
-        return cost(self.operation, s.kind, s.n, s.rank).bytes(s.library.itemsize)
+        return cost(self.operation, s.kind, s.n, s.rank, s.shape).bytes(s.library.itemsize)
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """The least arithmetic of an operation that is bound by it, over the median of seconds."""
+        least = flops(self.operation, self.setting.kind, self.setting.shape)
+        return least / self.shown.median if self.shown and least else None
 
     @property
     def in_memory(self) -> bool:
@@ -123,9 +129,10 @@ class Plan:
     threads: int = 1
     allow_noise: bool = False
 
-    def own(self, library: Library) -> list[Own]:
+    def own(self, library: Library, kind: str = "") -> list[Own]:
         """Return psgd-core's contenders, the one that others are compared with first."""
-        if library.name == "jax" or not have_kernels(library.device):  # XLA fuses by itself
+        plain = library.name == "jax" or kind == "kronecker"  # XLA fuses by itself; BLAS is its kernel
+        if plain or not have_kernels(library.device):
             return [Own(kernels=False)]
         return {"on": [Own(True)], "off": [Own(False)], "both": [Own(True), Own(False)]}[self.kernels]
 
@@ -148,7 +155,7 @@ def run(plan: Plan, clock: Clock = time.perf_counter, tick: Callable[[str], Any]
 
 def _setting(plan: Plan, setting: Setting, clock: Clock, tick: Callable[[str], Any]) -> Iterator[Row]:
     copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
-    own = plan.own(setting.library)
+    own = plan.own(setting.library, setting.kind)
     gc.collect()  # states of the setting before
     where = f"{setting.label}, n = {setting.n:.3g}"
     tick(f"{where}: psgd-core")
@@ -216,7 +223,8 @@ def _set_up(contender: Own | Peer, setting: Setting) -> _Ready:
     own = isinstance(contender, Own)
     with contender.within():
         if own and setting.n > SMALL:  # what the first calls import and compile is not theirs to count
-            small = contender.set_up(replace(setting, n=SMALL))
+            shape = (SMALL // 256, 256) if setting.shape else ()
+            small = contender.set_up(replace(setting, n=SMALL, shape=shape))
             for _ in range(small.period + 1):  # the very first takes its scale, and another way
                 small.update()
         calls = contender.set_up(setting)
@@ -228,7 +236,7 @@ def _row(plan: Plan, operation: str, setting: Setting, rounds: Rounds, one: _Rea
     noise = rounds.noise(name, plan.limits)
     if not noise and name != base:  # a ratio is as noisy as the noisier of the two
         noise = rounds.noise(base, plan.limits)
-    moved = cost(operation, setting.kind, setting.n, setting.rank)
+    moved = cost(operation, setting.kind, setting.n, setting.rank, setting.shape)
     floor = rounds.over_copy(name) * 2 * plan.copy_bytes / moved.bytes(itemsize)  # a copy reads and writes
     update = operation == "update"
     return Row(

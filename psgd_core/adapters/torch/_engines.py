@@ -53,7 +53,9 @@ class Engine:
         """Return a tensor as an array of the engine, in the same memory."""
         if self.name == "torch":
             return x
-        if x.ndim == 0 and self.name == "numpy":
+        if (
+            self.name == "numpy" and type(x) is Tensor and not x.is_neg()
+        ):  # the hot path: asks for nothing else
             return x.numpy()
         return dlpack.convert(x, self.name)
 
@@ -63,6 +65,8 @@ class Engine:
             return x
         if self.name == "numpy" and x.ndim == 0:
             return torch.from_numpy(np.array(x))
+        if type(x) is np.ndarray and x.flags.c_contiguous and x.flags.writeable:
+            return torch.from_numpy(x)
         return dlpack.to_torch(x)
 
     def context(self) -> contextlib.AbstractContextManager:

@@ -60,7 +60,7 @@ class Flat:
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """Return a vector in the shapes and dtypes of the parameters: views where the dtype is the same."""
-        rows = torch.split(vector, self.sizes)
+        rows = vector.split_with_sizes(self.sizes)
         return [row.reshape(p.shape).to(p.dtype) for row, p in zip(rows, self.params, strict=True)]
 
     def rounded(self, vector: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Flat:
 
     def write(self, vector: Tensor, used: Sequence[bool] | None = None) -> None:
         """Write a vector into the parameters in place, leaving out those that are not `used`."""
-        rows = torch.split(vector, self.sizes)
+        rows = vector.split_with_sizes(self.sizes)
         for i, (row, p) in enumerate(zip(rows, self.params, strict=True)):
             if used is None or used[i]:
                 p.detach().copy_(row.reshape(p.shape))
@@ -82,7 +82,7 @@ class Flat:
         """Return a vector, or columns (n, k), with zeros for the parameters that are not `used`."""
         if all(used):
             return vector
-        rows = torch.split(vector, self.sizes)
+        rows = vector.split_with_sizes(self.sizes)
         return torch.cat([row if u else torch.zeros_like(row) for row, u in zip(rows, used, strict=True)])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -220,7 +219,7 @@ class PSGD(torch.optim.Optimizer):
             if any(p.requires_grad for p in group["params"]) and group["params"][0] not in self.state:
                 return True
         chance = value_at(self._probability, self._iteration)
-        return chance >= 1 or bool(np.random.default_rng([self._seed, self._iteration]).random() < chance)
+        return bool(chance >= 1 or _toss(self._seed, self._iteration) < chance)
 
     def probe(self) -> list[Tensor]:
         """Return a probe v as a list of tensors like the parameters, from the optimiser's own generator."""
@@ -302,6 +301,17 @@ class PSGD(torch.optim.Optimizer):
         if self._generator is None:
             self._generator = torch.Generator(flats[0].device).manual_seed(self._seed)
         return _pairs.draw(self._probes, self._generator, flats)
+
+
+def _toss(seed: int, iteration: int) -> float:
+    """Return a number in [0, 1) that looks random: SplitMix64, twice; a generator takes longer to set up."""
+    word = seed
+    for part in (1, iteration + 1):
+        word = (word + part * 0x9E3779B97F4A7C15) % 2**64
+        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+        word ^= word >> 31
+    return (word >> 11) / 2**53
 
 
 _OWN = ("_source", "_engine", "_probes", "_probability", "_asker", "_options", "_seed", "_iteration")

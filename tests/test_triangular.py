@@ -1,0 +1,77 @@
+"""Triangular algebra against full matrices, on every library, with sizes on both sides of every threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from psgd_core import _triangular
+
+SIZES = [1, 2, 7, 65, 130, 301]
+
+
+def upper(s, rng, dtype):
+    """A triangular matrix whose inverse is as tame as itself."""
+    noise = rng.uniform(-1, 1, (s, s)) / s
+    if np.issubdtype(dtype, np.complexfloating):
+        noise = noise + 1j * rng.uniform(-1, 1, (s, s)) / s
+    return np.triu(noise) + np.eye(s)
+
+
+def like(backend, x):
+    """Hand over complex numbers, which the backend's own dtype does not hold, in its precision."""
+    if np.iscomplexobj(x):
+        return backend.xp.asarray(x.astype(np.complex64 if backend.eps > 1e-10 else np.complex128))
+    return backend.asarray(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("s", SIZES)
+def test_products_and_solves_are_those_of_full_matrices(backend, s, dtype):
+    rng = np.random.default_rng(s)
+    q = upper(s, rng, dtype)
+    x = rng.standard_normal((s, 5)) + (1j * rng.standard_normal((s, 5)) if dtype is np.complex128 else 0)
+    atol = 50 * s * backend.eps
+    for adjoint in (False, True):
+        matrix = q.conj().T if adjoint else q
+        for verb, expected in (
+            (_triangular.product, matrix @ x),
+            (_triangular.dense_product, matrix @ x),
+            (_triangular.solve, np.linalg.solve(matrix, x)),
+        ):
+            columns = verb(like(backend, q), like(backend, x), adjoint=adjoint)
+            np.testing.assert_allclose(np.asarray(columns), expected, atol=atol)
+            rows = verb(like(backend, q), like(backend, x.T.copy()), adjoint=adjoint, rows=True)
+            np.testing.assert_allclose(np.asarray(rows), expected.T, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("s", SIZES)
+def test_products_of_two_triangular_and_gram_matrices(backend, s, dtype):
+    rng = np.random.default_rng(s)
+    a, b = upper(s, rng, dtype), upper(s, rng, dtype)
+    atol = 50 * s * backend.eps
+    composed = np.asarray(_triangular.compose(like(backend, a), like(backend, b)))
+    np.testing.assert_allclose(composed, a @ b, atol=atol)
+    assert np.all(np.tril(composed, -1) == 0)
+    gram = np.asarray(_triangular.gram(like(backend, a)))
+    np.testing.assert_allclose(gram, a @ a.conj().T, atol=atol)
+    np.testing.assert_allclose(gram, gram.conj().T, atol=atol)
+
+
+def test_a_singular_matrix_gives_what_is_not_finite(backend):
+    q = np.asarray([[1.0, 2.0], [0.0, 0.0]])
+    with np.errstate(all="ignore"):
+        got = np.asarray(_triangular.solve(backend.asarray(q), backend.asarray(np.ones((2, 1)))))
+    assert not np.all(np.isfinite(got))
+
+
+def test_what_is_read_only_or_strided_is_taken_and_left_alone(rng):
+    q, x = upper(80, rng, float), rng.standard_normal((5, 80)).T
+    before = x.copy()
+    for array in (q, x):
+        array.flags.writeable = False
+    np.testing.assert_allclose(_triangular.product(q, x), q @ before, atol=1e-12)
+    np.testing.assert_allclose(q @ _triangular.solve(q, x[:, ::2]), before[:, ::2], atol=1e-12)
+    np.testing.assert_array_equal(x, before)
+    assert _triangular.product(q, x[:, :0]).shape == (80, 0)
