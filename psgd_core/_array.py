@@ -181,14 +181,15 @@ def at_hand(x: Array) -> bool:
         return False
     import torch
 
-    return not torch.compiler.is_compiling() and not (
-        type(x) is not torch.Tensor or not x.is_cpu or x.requires_grad or followed(torch)
-    )
+    # what is compiled is asked first: torch.compile traces nothing else of this
+    return not followed() and type(x) is torch.Tensor and x.is_cpu and not x.requires_grad
 
 
-def followed(torch: Any) -> bool:
-    """Return whether PyTorch records or transforms what happens to tensors."""
-    return (
+def followed() -> bool:
+    """Return whether what happens to PyTorch's tensors is compiled, recorded or transformed."""
+    import torch
+
+    return torch.compiler.is_compiling() or (
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
@@ -210,6 +211,15 @@ def finite(x: Array) -> Array:
             return square
     xp = array_api_compat.array_namespace(x)
     return xp.max(xp.abs(x)) < math.inf
+
+
+def largest(x: Array) -> Array:
+    """Return the largest absolute value, a real 0-d array; NaN where there is one."""
+    xp = array_api_compat.array_namespace(x)
+    size = math.prod(x.shape)
+    if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
+        return xp.max(xp.abs(x))
+    return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
 
 
 def select(flag: Array, x: Array, y: Array) -> Array:

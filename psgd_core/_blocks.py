@@ -126,7 +126,7 @@ def spectral_bound(s: Array) -> Array:
     if n > POWERS:
         return _power_iteration(xp, _batch_first(xp, s))
     if s.shape[2] == 1 and n > 2:
-        return _powers(xp, s[:, :, 0])[None]
+        return largest_eigenvalue(s[:, :, 0])
     total = trace(s)
     if n == 2:
         # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe in units of the trace
@@ -144,19 +144,24 @@ def spectral_bound(s: Array) -> Array:
     return bound * (1 + 64 * eps(s))  # rounding is allowed for, so that the bound stays one
 
 
-def _powers(xp, s: Array) -> Array:
-    """Return ``tr(S^64)^(1/64)`` for one matrix, (n, n), in few calls; its last power is not formed."""
-    total = _real(xp, xp.linalg.trace(s))
-    power = s / xp.where(total > 0, total, xp.ones_like(total))
-    bound = total
-    for exponent in (1 / 4, 1 / 16):  # in [1/n^4, 1] before it is normalised
+def largest_eigenvalue(s: Array) -> Array:
+    """Return the same for one matrix, (n, n), as (1,), in fewer calls."""
+    xp, n = array_api_compat.array_namespace(s), s.shape[0]
+    if not 2 < n <= POWERS:
+        return spectral_bound(s[:, :, None])
+    unit = _real(xp, xp.linalg.trace(s)) + _least(xp, s)  # not 0, and as good a unit
+    power = s / unit
+    for _ in range(4):
         power = power @ power
-        power = power @ power
-        scale = _real(xp, xp.linalg.trace(power))
-        power = power / xp.where(scale > 0, scale, xp.ones_like(scale))
-        bound = bound * scale**exponent
+    scale = _real(xp, xp.linalg.trace(power)) + _least(xp, s)  # from 1/n^16 to 1: no underflow up to `POWERS`
+    power = power / scale
     power = power @ power
-    return bound * xp.sum(square(power)) ** (1 / 64) * (1 + 64 * eps(s))  # tr(S^2) for a Hermitian S
+    total = xp.sum(square(power))  # tr(S^2) for a Hermitian S: the last power is not formed
+    return xp.reshape(unit * scale ** (1 / 16) * total ** (1 / 64) * (1 + 64 * eps(s)), (1,))
+
+
+def _least(xp, s: Array) -> float:
+    return float(xp.finfo(s.dtype).smallest_normal)
 
 
 def _power_iteration(xp, s: Array) -> Array:

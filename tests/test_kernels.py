@@ -228,7 +228,7 @@ def test_a_run_in_place_allocates_nothing_of_size_n(kind):
     rng = np.random.default_rng(23)
     made = [tuple(rng.standard_normal((2, n)).astype(np.float32)) for _ in range(3)]
     p = KINDS[kind](n)
-    p.precondition(run(p, made, np.float32, inplace=True), made[0][0])  # compiled
+    p.precondition(run(p, made, np.float32), made[0][0])  # compiled
     state = p.init(n, like=made[0][0])
     tracemalloc.start()
     for v, h in made:
@@ -390,7 +390,7 @@ def test_they_can_be_switched_off(used, monkeypatch):
     run(p, made, np.float64)
     assert any(used)
     used.clear()
-    monkeypatch.setattr(_switch, "compiled", lambda: False)
+    monkeypatch.setattr(_switch, "_installed", lambda: False)
     run(p, made, np.float64)
     assert not any(used)
 

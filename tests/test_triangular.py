@@ -57,6 +57,24 @@ def test_products_of_two_triangular_and_gram_matrices(backend, s, dtype):
     gram = np.asarray(_triangular.gram(like(backend, a)))
     np.testing.assert_allclose(gram, a @ a.conj().T, atol=atol)
     np.testing.assert_allclose(gram, gram.conj().T, atol=atol)
+    rows = np.asarray(_triangular.gram(like(backend, a), rows=True))
+    np.testing.assert_allclose(rows, a.T @ a.conj(), atol=atol)
+
+
+def test_many_rows_and_large_transposed_matrices(backend):
+    """Beyond the sizes from which rows are solved for in parts, and JAX's left operands are laid out."""
+    rng = np.random.default_rng(0)
+    q, x = upper(5, rng, float), rng.standard_normal((1100, 5))
+    got = _triangular.solve(backend.asarray(q), backend.asarray(x), rows=True, adjoint=True)
+    np.testing.assert_allclose(np.asarray(got), np.linalg.solve(q.T, x.T).T, atol=500 * backend.eps)
+    wide = rng.standard_normal((600, 520)) / 30
+    got = backend.jit(lambda x: _triangular.gram(x, rows=True))(backend.asarray(wide))
+    np.testing.assert_allclose(np.asarray(got), wide.T @ wide, atol=2000 * backend.eps)
+    large = upper(520, rng, float)
+    got = backend.jit(lambda q, x: _triangular.product(q, x, adjoint=True))(
+        backend.asarray(large), backend.asarray(large[:, :2])
+    )
+    np.testing.assert_allclose(np.asarray(got), large.T @ large[:, :2], atol=2000 * backend.eps)
 
 
 def test_a_singular_matrix_gives_what_is_not_finite(backend):

@@ -182,11 +182,7 @@ def library_of(x: Any) -> Library | None:
     if array_api_compat.is_torch_array(x):
         if x.device.type != "cuda":
             return None
-        import torch
-
-        if torch.compiler.is_compiling() or followed(torch) or not _have_cupy():
-            return None
-        return _TORCH
+        return None if followed() or not _have_cupy() else _TORCH
     return _CUPY if array_api_compat.is_cupy_array(x) else None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array, namespace, require_alike, select, sum_of_squares
+from .._array import Array, largest, namespace, require_alike, select, sum_of_squares
 from .._damping import DAMPING
 from ..groups._base import eye, require_like, require_vectors
 
@@ -138,9 +138,9 @@ class Preconditioner(ABC):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
             )
-        usable, zero = xp.isfinite(xp.max(xp.abs(h))), xp.zeros_like(h)
+        usable, zero = xp.isfinite(largest(h)), xp.zeros_like(h)
         if v is not None:
-            v_max = xp.max(xp.abs(v))
+            v_max = largest(v)
             usable = usable & xp.isfinite(v_max) & (v_max > 0)
             v = select(usable, v, zero)
         new = self._update(state, v, select(usable, h, zero), usable, step)

@@ -77,9 +77,8 @@ class Dense(Factor):
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
     ) -> tuple[Generator | Grams, Array]:
         """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
-        xp = array_api_compat.array_namespace(q)
         if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
-            return Grams(*sides.grams(place, around), k), xp.reshape(sides.unit, (1,))
+            return Grams(*sides.grams(place, around), k), sides.unit
         a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
         return over_unit(
@@ -89,7 +88,7 @@ class Dense(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         if isinstance(e, Grams):
-            return q - mu / e.k * self.product(e.difference, q)
+            return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
         return geometry.move(q[:, :, None], e, mu)[:, :, 0]
 
     def product(self, e: Array, q: Array) -> Array:
@@ -98,7 +97,7 @@ class Dense(Factor):
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
-        return q if isinstance(geometry, EQ) else geometry.retract(q[:, :, None])[:, :, 0]
+        return geometry.retract(q[:, :, None])[:, :, 0]
 
 
 class Triangular(Dense):
@@ -209,7 +208,7 @@ class Diagonal(Factor):
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
-        return q if isinstance(geometry, EQ) else geometry.retract(q[None, None, :])[0, 0, :]
+        return geometry.retract(q[None, None, :])[0, 0, :]
 
 
 class Normalization(Factor):

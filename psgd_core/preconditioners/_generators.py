@@ -205,7 +205,8 @@ class Grams(NamedTuple):
         """Return the curvature bound N or the norm of E, unsquared, (1,)."""
         if measure == "gradient":
             return norm(self.difference[:, :, None]) / self.k
-        return _blocks.spectral_bound((self.plus + self.minus)[:, :, None]) / self.k
+        bound = _blocks.largest_eigenvalue(self.plus + self.minus)
+        return bound if self.k == 1 else bound / self.k
 
     @property
     def difference(self) -> Array:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import array_api_compat
 
 from .. import _blocks, _triangular
-from .._array import Array, known
+from .._array import Array, known, largest
 
 
 class Place(NamedTuple):
@@ -23,12 +23,23 @@ class Place(NamedTuple):
     s: int
     after: int
 
-    def rows(self, x: Array) -> Array:
+    def holds_rows(self, x: Array) -> bool:
+        """Return whether x of shape (n, k) is (before, s) as it is."""
+        return self.before > 1 and self.after * x.shape[1] == 1
+
+    def view(self, x: Array) -> Array:
         """Return `columns` as a view, where there is one."""
-        if self.before > 1 and self.after * x.shape[1] == 1:
-            xp = array_api_compat.array_namespace(x)
-            return xp.matrix_transpose(xp.reshape(x, (self.before, self.s)))
-        return self.columns(x)
+        if not self.holds_rows(x):
+            return self.columns(x)
+        xp = array_api_compat.array_namespace(x)
+        return xp.matrix_transpose(xp.reshape(x, (self.before, self.s)))
+
+    def gram(self, x: Array) -> Array:
+        """Return the Gram matrix of `columns`, (s, s)."""
+        if not self.holds_rows(x):
+            return _triangular.gram(self.columns(x))
+        xp = array_api_compat.array_namespace(x)
+        return _triangular.gram(xp.reshape(x, (self.before, self.s)), rows=True)
 
     def columns(self, x: Array) -> Array:
         """Return columns (n, k) as (s, n k / s)."""
@@ -52,9 +63,10 @@ class Sides:
     """
 
     def __init__(self, a: Array, b: Array, *, fixed: bool = False) -> None:
-        xp = array_api_compat.array_namespace(a)
         self.a, self.b, self.fixed = a, b, fixed
-        self.largest = xp.max(xp.abs(a)), xp.max(xp.abs(b))
+        self.largest = largest(a), largest(b)
+        least = array_api_compat.array_namespace(a).finfo(self.largest[0].dtype).smallest_normal
+        self._least = float(least)  # makes a divisor of 0
         self.scale: Array | None = None  # a factor of a and a divisor of b that is not in them yet
         self._unit: Array | None = None
         self._over: tuple[Array, Array] | None = None
@@ -64,8 +76,8 @@ class Sides:
         """Return c, least in the criterion at c Q where `flag` is true, and 1 elsewhere; a and b take it."""
         xp = array_api_compat.array_namespace(flag)
         norms = []
-        for x, largest in zip((self.a, self.b), self.largest, strict=True):
-            unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+        for x, most in zip((self.a, self.b), self.largest, strict=True):
+            unit = most + self._least
             norms.append(unit * xp.linalg.vector_norm(x / unit))
         norm_a, norm_b = (xp.where(flag, x, xp.ones_like(x)) for x in norms)
         self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
@@ -73,11 +85,11 @@ class Sides:
 
     @property
     def unit(self) -> Array:
-        """The largest entry of both, or 1 where there is none above 0; 0-d."""
+        """The largest entry of both, or next to nothing where that is 0; (1,)."""
         if self._unit is None:
             xp, (x, y) = array_api_compat.array_namespace(self.a), self.largest
-            largest = xp.maximum(x, y) if self.scale is None else xp.maximum(x * self.scale, y / self.scale)
-            self._unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+            most = xp.maximum(x, y) if self.scale is None else xp.maximum(x * self.scale, y / self.scale)
+            self._unit = xp.reshape(most + self._least, (1,))
         return self._unit
 
     def counts(self, place: Place) -> tuple[int, int]:
@@ -92,7 +104,7 @@ class Sides:
 
     def norms(self, place: Place) -> tuple[Array, Array]:
         """Return the norms of the rows of A and B, (s,), in their dtype."""
-        x, y = _norms(place.rows(self.a)), _norms(self.b if self.fixed else place.rows(self.b))
+        x, y = _norms(place.view(self.a)), _norms(self.b if self.fixed else place.view(self.b))
         return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
 
     def grams(self, place: Place, around: Place) -> tuple[Array, Array]:
@@ -103,9 +115,9 @@ class Sides:
             self._over = self.a / of_a, self.b / of_b
         x, y = self._over
         if self.fixed:
-            return _part(_triangular.gram(around.rows(x)), around, place), _triangular.gram(y)
+            return _part(around.gram(x), around, place), _triangular.gram(y)
         if around not in self._grams:
-            self._grams[around] = _triangular.gram(around.rows(x)), _triangular.gram(around.rows(y))
+            self._grams[around] = around.gram(x), around.gram(y)
         both = self._grams[around]
         return _part(both[0], around, place), _part(both[1], around, place)
 
@@ -129,6 +141,6 @@ def _norms(a: Array) -> Array:
         limits = xp.finfo(total.dtype)
         if known(xp.all(total > limits.smallest_normal / limits.eps**2) & xp.all(xp.isfinite(total))):
             return xp.astype(xp.sqrt(total), a.dtype)
-    largest = xp.max(xp.abs(a), axis=1, keepdims=True)
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    most = xp.max(xp.abs(a), axis=1, keepdims=True)
+    unit = xp.where(most > 0, most, xp.ones_like(most))
     return xp.astype(xp.sqrt(xp.sum(_blocks.square(a / unit), axis=1)) * unit[:, 0], a.dtype)

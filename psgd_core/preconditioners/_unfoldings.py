@@ -90,7 +90,7 @@ def along(runs: Sequence[Run], acting: Sequence[Array], x: Array, verb: str) -> 
     for (place, group, _), q in zip(runs, acting, strict=True):
         action: Callable[..., Array] = getattr(group, verb)
         before, s, after = place
-        if before > 1 and after * k == 1:
+        if place.holds_rows(x):
             x = xp.reshape(action(q, xp.reshape(x, (before, s)), rows=True), x.shape)
             continue
         y = action(q, place.columns(x))

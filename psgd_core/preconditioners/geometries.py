@@ -69,6 +69,8 @@ class Geometry(ABC):
     """Where the generator stands."""
     fits_p: ClassVar[bool] = False
     """Whether the blocks are those of P, and Q is their symmetric root."""
+    retracts: ClassVar[bool] = True
+    """Whether `retract` may do anything."""
     degree: ClassVar[int] = 2
     """x of ``x x^T - y y^T`` goes with the power `degree` of Q's scale, and y with ``degree - 2``."""
 
@@ -94,6 +96,7 @@ class Geometry(ABC):
 class EQ(Geometry):
     """``dQ = E Q``: the left generator of eq. (11), equivariant."""
 
+    retracts: ClassVar[bool] = False
     degree: ClassVar[int] = 1
 
     def generator(self, pair: Pair) -> Generator:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, known, namespace, select
+from .._array import Array, known, largest, namespace, select
 from ._base import Preconditioner, require_damping
 from ._factors import FACTORS
 from ._orbit import norm_of
@@ -192,7 +192,7 @@ class Kronecker(Preconditioner):
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
         due = state.pending & usable
         if known(due) is not False:
-            due = due & (xp.max(xp.abs(h)) > 0)
+            due = due & (largest(h) > 0)
         if self.damping != 0:
             h = h + signs(state.count, h) * (self._damping(held[0]) * xp.astype(usable, held[0].dtype))
         acts = acting(self._runs, factors)
@@ -227,8 +227,9 @@ class Kronecker(Preconditioner):
         ):
             stop = start + part.shape[0]
             new = group.moved(geometry, q, e, mu[start:stop])
-            # what is not finite is not asked about: no library's decompositions are
-            moved.append(group.retracted(geometry, select(usable, new, old)))
+            if geometry.retracts:  # what is not finite is not asked about: no library's decompositions are
+                new = group.retracted(geometry, select(usable, new, old))
+            moved.append(new)
             new_held.append(new_bound[start:stop])
             start = stop
         moved, shifts = _balanced(xp, moved)
@@ -324,7 +325,7 @@ class Kronecker(Preconditioner):
 
 def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Array]]:
     """Return the factors with equal largest entries, the same product, and what each was multiplied by."""
-    sizes = xp.stack([xp.max(xp.abs(q)) for q in factors])
+    sizes = xp.stack([largest(q) for q in factors])
     if len(factors) == 1:
         return factors, [xp.ones_like(sizes[0])]
     logs = xp.log(sizes)

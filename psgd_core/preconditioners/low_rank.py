@@ -215,14 +215,15 @@ class LowRank(Preconditioner):
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
-        if self.diagonal == "right" and kernels.gpu.on_gpu(g):
+        first = self.diagonal == "right"
+        if first and kernels.gpu.on_gpu(g):
             from ..kernels import gpu_low_rank
             from ._low_rank_queued import queued_product
 
             rows = gpu_low_rank.take(state.u, state.v, state.d, g, state.d, state.count, 0.0)
-            return super().precondition(state, g) if rows is None else queued_product(rows)
-        first = self.diagonal == "right"
-        fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
+            fused = None if rows is None else queued_product(rows)
+        else:
+            fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
         return super().precondition(state, g) if fused is None else fused
 
     # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------

@@ -156,7 +156,7 @@ def flops(operation: str, kind: str, shape: tuple[int, ...]) -> int | None:
 
 
 def triangular(shape: tuple[int, ...]) -> int:
-    """Return the largest dimension that has a triangular factor, 0 if none has; no smaller one is diagonal."""
+    """Return the largest dimension whose factor is triangular, 0 if none is; no smaller one is diagonal."""
     return max((s for s, dense in _factors(shape) if dense), default=0)
 
 

@@ -11,8 +11,8 @@ one update is:
 - heavyball: (v, h); balances in every update, two power iterations, a running bound; compiled through its
   own switch, in torch.compile's default mode. At its usual one, max-autotune, that takes a minute and
   fails for 3 x 3 matrices on a CPU (heavyball 3.2.1, torch 2.13);
-- kron-torch: whitens h with a v that it draws inside, and adds its damping to h; the sample's own lower bound;
-  compiled, as it comes;
+- kron-torch: whitens h with a v that it draws inside, and adds its damping to h; the sample's own lower
+  bound; compiled, as it comes;
 - pytorch_optimizer: (v, h); the sample's own lower bound; eager, as it comes;
 - psgd_torch: (v, h); damping, a running bound, balances in one update of a hundred; eager, as it comes.
 
