@@ -300,13 +300,14 @@ def test_updates_are_those_of_the_plain_code(host, low_rank):
     def check(r, n, dtype, normalizer, damping, inplace, seed):
         rng = np.random.default_rng(seed)
         hessian = rng.choice([-1, 1], n) * 10 ** rng.uniform(-0.5, 0.5, n)
-        p = psgd.LowRank(min(r, n - 1), normalizer=normalizer, damping=damping)
+        # near r = n the r x r systems of either path amplify rounding by their condition
+        p = psgd.LowRank(min(r, n // 2), normalizer=normalizer, damping=damping)
         plain = fitted(p, hessian, dtype, 9, seed)  # the ninth after a change of gauge
         low_rank.launched.clear()
         got = fitted(p, hessian, dtype, 9, seed, host, inplace=inplace)
         assert sum("rewrite" in name for name in low_rank.launched) == 9
         expected = matrix(p, plain)
-        tolerance = 2000 * np.finfo(dtype).eps * np.max(np.abs(expected))
+        tolerance = 1000 * np.finfo(dtype).eps * np.max(np.abs(expected))
         np.testing.assert_allclose(matrix(p, got), expected, rtol=0, atol=tolerance)
         np.testing.assert_allclose(got.held, plain.held, rtol=2000 * np.finfo(dtype).eps)
         assert (got.count, got.skipped, got.pending) == (9, 0, False)
