@@ -505,3 +505,18 @@ def test_bad_configuration_is_refused(rng):
     with pytest.raises(ValueError, match=r"`v` must have shape \(6,\)"):
         p.update(p.init(6, NUMPY), np.zeros((3, 2)), np.zeros((3, 2)), 0.1)
     assert replace(p, factors="diagonal").kinds == ("diagonal", "diagonal")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_diagonal_factors_see_rows_of_every_size(dtype):
+    """Rows whose squares leave the range of the dtype, beside others: each moves by its own norms."""
+    small = 1e-25 if dtype is np.float32 else 1e-250
+    h = np.asarray([[3.0, 4.0], [3 * small, 4 * small], [0.0, 0.0]], dtype)
+    v = np.asarray([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]], dtype)
+    p = Kronecker((3, 2), ("diagonal", "identity"), damping=0, normalizer=normalizers.Sample())
+    q = np.asarray([0.5, 0.2 / np.sqrt(small), 2.0])
+    state = p.init(6, np.zeros(1, dtype), scale=1.0)._replace(factors=(q.astype(dtype),))
+    a, b = q * np.hypot(*h.astype(float).T), np.hypot(*v.astype(float).T) / q
+    expected = q * (1 - 0.3 * (a**2 - b**2) / (a**2 + b**2))
+    new = p.update(state, v, h, 0.3)
+    np.testing.assert_allclose(new.factors[0], expected, rtol=20 * np.finfo(dtype).eps)
