@@ -390,7 +390,7 @@ def test_they_can_be_switched_off(used, monkeypatch):
     run(p, made, np.float64)
     assert any(used)
     used.clear()
-    monkeypatch.setattr(_switch, "_installed", lambda: False)
+    monkeypatch.setattr(_switch, "compiled", lambda: False)
     run(p, made, np.float64)
     assert not any(used)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._damping import DAMPING
 from ._switch import available, compiled, wanted
-from .orbits import _rate
+from .orbits import rate_of
 
 PARALLEL = 65_536
 """From this n on all threads share the work."""
@@ -53,7 +53,7 @@ def passes(state: Any, v: Any, h: Any, step: Any, damping: float | None, inplace
     inplace : bool
         Whether the factors are overwritten.
     """
-    rate = _rate(step)
+    rate = rate_of(step)
     if rate is None or not wanted() or not suits(state, v, h):
         return None
     on_host = all(isinstance(x, np.ndarray | np.generic) for x in (state.count, state.pending, state.held))

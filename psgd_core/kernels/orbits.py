@@ -99,7 +99,7 @@ def update(
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
-    rate, (v, h) = _rate(step), _vectors(v, h)
+    rate, (v, h) = rate_of(step), _vectors(v, h)
     if rate is None or not _suits(blocks, gather, held, layout, LARGEST, v, h):
         return None
     if not isinstance(pending, _FLAGS) or (inplace and False in [x.flags.writeable for x in blocks + held]):
@@ -158,7 +158,7 @@ def update_dense(
     inplace: bool,
 ) -> Updated | None:
     """Return what `update` does for a single orbit, whose damping is noise drawn by the count, or None."""
-    rate, (v, h) = _rate(step), _vectors(v, h)
+    rate, (v, h) = rate_of(step), _vectors(v, h)
     if rate is None or layout != _WHOLE or not _suits(blocks, gather, held, layout, DENSE, v, h):
         return None
     if (
@@ -193,7 +193,7 @@ def precondition(blocks: Arrays, gather: Arrays, g: Any, layout: Layout) -> np.n
     return out
 
 
-def _rate(step: Any) -> float | None:
+def rate_of(step: Any) -> float | None:
     """Return the step as a float; None if it is no number in (0, 1), or none that is at hand."""
     if type(step) is not float:
         if not isinstance(step, np.ndarray | np.floating) or step.ndim:
