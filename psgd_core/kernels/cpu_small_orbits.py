@@ -1,8 +1,8 @@
 """An update's arithmetic for orbits of one and of two, everything of an orbit in registers.
 
-`cpu_orbits` works on orbits of any size by loops that each do one thing, and bring every intermediate number
+`cpu_tiles` works on orbits of any size by loops that each do one thing, and bring every intermediate number
 to the cache and back; with one or two members that costs more than the arithmetic. The same operations in the
-same order, but for the damping: a tile in which it is heard is left to `cpu_orbits`.
+same order, but for the damping: a tile in which it is heard is left to `cpu_tiles`.
 
 What is chosen between is read first: a choice between two places in memory would be a gather.
 """

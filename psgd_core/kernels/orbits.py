@@ -25,7 +25,7 @@ DENSE = 128
 """Largest single orbit with a kernel; above, libraries are faster."""
 
 LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
-"""What `OrbitGroup.layout` says, as `cpu_orbits` has it."""
+"""What `OrbitGroup.layout` says, as `cpu_layouts` has it."""
 
 Layout = tuple[tuple[str, int], ...]
 Arrays = tuple[np.ndarray, ...]
