@@ -73,7 +73,7 @@ class Rows(NamedTuple):
         return self.count_at, _NUMBERS[self.dtype](self.damping)
 
 
-class Kernels(NamedTuple):
+class LowRankKernels(NamedTuple):
     """Of a dtype."""
 
     survey: Kernel
@@ -87,11 +87,11 @@ class Kernels(NamedTuple):
 
 
 @cache
-def kernels(dtype: str) -> Kernels:
+def kernels(dtype: str) -> LowRankKernels:
     """Return the kernels for a dtype."""
     t = _NAMES[dtype]
-    names = [name if name == "gram_sum" else f"{name}<{t}>" for name in Kernels._fields]
-    return Kernels(*_cuda.compiled("low_rank.cu", tuple(names)))
+    names = [name if name == "gram_sum" else f"{name}<{t}>" for name in LowRankKernels._fields]
+    return LowRankKernels(*_cuda.compiled("low_rank.cu", tuple(names)))
 
 
 def take(u: Any, v: Any, d: Any, h: Any, p: Any, count: Any, damping: float) -> Rows | None:

@@ -55,7 +55,7 @@ class Size(NamedTuple):
         return _cuda.grid(self.orbits // self.width, device, library)
 
 
-class Kernels(NamedTuple):
+class OrbitKernels(NamedTuple):
     """Of one size of orbits, layout and width."""
 
     measure: Kernel
@@ -71,7 +71,7 @@ def general(dtype: str, width: int) -> tuple[Kernel, ...]:
 
 
 @cache
-def special(dtype: str, size: int, how: str, width: int) -> Kernels:
+def special(dtype: str, size: int, how: str, width: int) -> OrbitKernels:
     """Return the kernels for orbits of a size."""
     key = f"{_NAMES[dtype]}, {size}, {_HOW[how]}"
     names = (
@@ -79,7 +79,7 @@ def special(dtype: str, size: int, how: str, width: int) -> Kernels:
         f"move<{key}, {width}>",
         f"precondition<{key}, {width}>",
     )
-    return Kernels(*_cuda.compiled("orbits.cu", names))
+    return OrbitKernels(*_cuda.compiled("orbits.cu", names))
 
 
 def width(how: str, size: int, count: int, start: int, n: int, itemsize: int, pointers: list[int]) -> int:

@@ -15,7 +15,7 @@ from .._array import Array, eps
 from .._blocks import library_solve, spectral_bound
 
 
-class Coefficients(NamedTuple):
+class Combinations(NamedTuple):
     """What the rows of R make, m = 2 r + 2 k of them for k probes; (m, k) are combinations of them."""
 
     g: Array  # (m, m): the Gram matrix of R
@@ -40,7 +40,7 @@ class FactorMove(NamedTuple):
     size: Array  # 0-d: curvature bound, or norm of the gradient
 
 
-def coefficients(g: Array, r: int) -> Coefficients:
+def coefficients(g: Array, r: int) -> Combinations:
     """Return them from the Gram matrix of R, (m, m)."""
     xp, k = array_api_compat.array_namespace(g), g.shape[0] // 2 - r
     wide = {"dtype": g.dtype, "device": array_api_compat.device(g)}
@@ -52,7 +52,7 @@ def coefficients(g: Array, r: int) -> Coefficients:
     t = library_solve(c.T, g[in_u, in_y])
     b = xp.concat([zero, -t, none, eye])
     gb = g @ b
-    return Coefficients(
+    return Combinations(
         g=g,
         c=c,
         a=a,
@@ -68,7 +68,7 @@ def coefficients(g: Array, r: int) -> Coefficients:
     )
 
 
-def move_of_u(x: Coefficients, measure: str) -> FactorMove:
+def move_of_u(x: Combinations, measure: str) -> FactorMove:
     """Return D.1.2.2, ``(a (a^T V) - b (b^T V)) (I + V^T U)``, with V's columns made orthonormal."""
     in_v, w = slice(x.c.shape[0], 2 * x.c.shape[0]), inverse(x.vv)
     of_a, of_b = w @ x.ga[in_v, :], w @ x.gb[in_v, :]
@@ -76,7 +76,7 @@ def move_of_u(x: Coefficients, measure: str) -> FactorMove:
     return FactorMove(left, _side_by_side(x.a, x.b), _size(x, of_a, of_b, x.vv, measure))
 
 
-def move_of_v(x: Coefficients, measure: str) -> FactorMove:
+def move_of_v(x: Combinations, measure: str) -> FactorMove:
     """Return D.1.2.3, ``(I + V U^T) (a (a^T U) - b (b^T U))``, with U's columns made orthonormal.
 
     Here ``(I + V U^T) a = P h / d`` and ``(I + V U^T) b = y``.
@@ -91,7 +91,7 @@ def _side_by_side(x: Array, y: Array) -> Array:
     return array_api_compat.array_namespace(x).concat([x, y], axis=1)
 
 
-def _size(x: Coefficients, of_a: Array, of_b: Array, other: Array, measure: str) -> Array:
+def _size(x: Combinations, of_a: Array, of_b: Array, other: Array, measure: str) -> Array:
     """Return the size of the generator ``F W^T``, W the factor that stays, ``F = a of_a^T - b of_b^T``."""
     f_a, f_b = of_a @ x.a.T / x.a.shape[1], of_b @ x.b.T / x.a.shape[1]  # as rows over R
     pieces = (f_a - f_b,) if measure == "gradient" else (f_a, f_b)
