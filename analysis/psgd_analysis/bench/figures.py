@@ -30,14 +30,14 @@ def draw(rows: Sequence[Row], overheads: Sequence[Overhead] = ()) -> Any:
     """Return a matplotlib Figure.
 
     Above: at the largest n of each preconditioner, every contender's time for an update and for P g, and the
-    floor. Below: seconds against n, where there is more than one; and what PSGD adds to a
+    floor. Below: seconds against n, where a preconditioner has more than one; and what PSGD adds to a
     gradient step, if that was measured.
     """
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.shown is not None and row.contender != YARDSTICK]
     groups = _largest(shown)
-    several = len({row.setting.n for row in shown}) > 1
+    several = len({_key(row) for row in shown}) > len(groups)
     lines = sum(len(names) for _, names in groups)
     top = max(1.6, 0.6 + 0.21 * lines + 0.16 * len(groups)) if groups or not overheads else 0.0
     bottom = 3.1 if several or overheads else 0.0
@@ -90,12 +90,13 @@ def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -
     """Draw a dot for each contender of each group, and a line where its floor is."""
     at = {(_key(row), row.contender): row for row in rows if row.operation == operation}
     y, ticks, labels, times = 0.0, [], [], []
+    libraries = len({library for (_, _, library, _), _ in groups})
     for key, names in groups:
-        label, _, _, n = key
+        label, _, library, n = key
         y += 0.75
         start, floor = y, 0.0
         ticks.append(y)
-        labels.append(f"{label}, n = {size(n)}")
+        labels.append(f"{label}, n = {size(n)}" + (f", {library}" if libraries > 1 else ""))
         for name in names:
             row = at.get((key, name))
             if row is not None and row.samples is not None:
