@@ -162,7 +162,11 @@ def _overheads(ax: Any, found: Sequence[Overhead]) -> None:
     kept = [one for one in found if one.status == "ok"]
     for i, one in enumerate(kept):
         ax.barh(i, 100 * one.share, height=0.75, color=COLOR.get(one.contender, COLORS["grey"]))
-    names = [f"{one.model.name}, {one.setting.label}: {one.source}" for one in kept]
+    names = [
+        f"{one.model.name}, {one.setting.label}: {one.source}"
+        + ", plain code" * one.contender.endswith("plain code")
+        for one in kept
+    ]
     ax.set_yticks(range(len(kept)), names, fontsize=7.5)
     ax.set_ylim(len(kept), -0.7)
     ax.axvline(5, color="0.3", linewidth=0.9, linestyle=":")
