@@ -244,8 +244,12 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
 def _whitening_floor(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     """Return the plan of `_floor` for gradients ``g = H z``, v drawn apart from z or integrated out."""
     plan = _floor(situation, asked, "gaussian")
-    # a and b do not cancel, so that the sum of their variances stays: twice that of the pairs of one probe
-    return replace(plan, probe=probe, whiten=True, beside=(plan.beside[0],), expect=_twice(plan))
+    # a and b do not cancel even where H is definite, so that slow modes have a floor as well, and must settle
+    run = plan.judged
+    if asked.steps is None and not math.isinf(run.steps.half):
+        run = replace(run, updates=max(run.updates, math.ceil(12 * run.steps.half)))
+    # nor does the sum of their variances shrink: it is twice that of the pairs of one probe
+    return replace(plan, judged=run, probe=probe, whiten=True, beside=(plan.beside[0],), expect=_twice(plan))
 
 
 def _twice(plan: Plan) -> Callable[[Mapping[str, Trace]], Expectation | LinearDescent]:
