@@ -4,6 +4,7 @@ import numpy as np
 import nvrtc
 import pytest
 from emulated import Host, OnDevice, emulator
+from fitted_pairs import leaves, pairs
 from gpu_kernels import KINDS, fitting, orbit_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,20 +56,6 @@ def host(orbits, monkeypatch):
     gpu_orbits.general.cache_clear()
     gpu_orbits.special.cache_clear()
     assert found.intact(), "something was written beside an array"
-
-
-def pairs(n, dtype, count, seed):
-    """Return pairs of an indefinite Hessian with a condition number of about 10."""
-    rng = np.random.default_rng(seed)
-    vectors = np.linalg.qr(rng.standard_normal((n, n)))[0]
-    hessian = (vectors * rng.choice([-1, 1], n) * 10 ** rng.uniform(-0.5, 0.5, n)) @ vectors.T
-    probes = rng.standard_normal((count, n))
-    return [(v.astype(dtype), (hessian @ v).astype(dtype)) for v in probes]
-
-
-def leaves(state):
-    """Return all arrays of a state."""
-    return [x for part in state for x in (leaves(part) if isinstance(part, tuple) else [part])]
 
 
 def plain(p, state, *args, **kwargs):
