@@ -83,6 +83,14 @@ class Sides:
         self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
         return self.scale
 
+    def lengths(self) -> tuple[Array, Array]:
+        """Return |a| and |b| over one unit, without the scale."""
+        vector_norm = array_api_compat.array_namespace(self.a).linalg.vector_norm
+        if self._over is not None and self.scale is None and not self.fixed:
+            return vector_norm(self._over[0]), vector_norm(self._over[1])
+        unit = self.largest[0] + self.largest[1] + self._least
+        return vector_norm(self.a / unit), vector_norm(self.b / unit)
+
     @property
     def unit(self) -> Array:
         """The largest entry of both, or next to nothing where that is 0; (1,)."""
