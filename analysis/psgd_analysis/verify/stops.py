@@ -19,7 +19,7 @@ class Settled:
         d = trace.distance
         if len(d) < 2 * self.records or not d[-1] <= self.bound:
             return False
-        return min(d[-self.records :]) > 0.5 * min(d[: -self.records])
+        return min(d[-self.records :]) >= 0.5 * min(d[: -self.records])  # also where both are 0
 
 
 @dataclass(frozen=True)
