@@ -38,16 +38,20 @@ class Trace:
         Raises
         ------
         ValueError, TypeError
-            If `updates` does not increase, or a name is not a column.
+            If `updates` is not a whole number or does not increase, a name is not a column, or a value not a
+            number.
         """
         if unknown := values.keys() - set(_COLUMNS):
             raise TypeError(f"`values` must be named among {', '.join(_COLUMNS)}, got {sorted(unknown)}")
-        if self.updates and updates <= self.updates[-1]:
+        count = _float("updates", updates)
+        if not count.is_integer():
+            raise ValueError(f"`updates` must be a whole number, got {updates}; give the updates made so far")
+        if self.updates and count <= self.updates[-1]:
             raise ValueError(
                 f"`updates` must increase from record to record, got {updates} after {self.updates[-1]}"
             )
-        row = {column: float(values.get(column, math.nan)) for column in _COLUMNS}
-        self.updates.append(int(updates))
+        row = {column: _float(column, values.get(column, math.nan)) for column in _COLUMNS}
+        self.updates.append(int(count))
         for column, x in row.items():
             getattr(self, column).append(x)
 
@@ -102,13 +106,30 @@ class Trace:
 _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))
 
 
+def _float(name: str, x: Any) -> float:
+    """Return a number, of any library, as a float."""
+    try:
+        if not isinstance(x, str | bytes):
+            return float(x)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"`{name}` must be a number, got {x!r}; give a float or a 0-d array")
+
+
+def _floats(name: str, values: Any) -> np.ndarray:
+    """Return numbers one after another, of any library, as float64."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` must be a sequence of numbers, got {values!r}; give a list or an array")
+    return np.asarray([_float(f"{name}[{i}]", x) for i, x in enumerate(values)], dtype=np.float64)
+
+
 def _encode(x: float) -> float | str | None:
     return x if math.isfinite(x) else None if math.isnan(x) else str(x)
 
 
 def level(values: Iterable[float], fraction: float = 0.2) -> float:
     """Return the level that a curve ends at: the median of its last `fraction` (at least one value)."""
-    x = np.asarray(list(values), dtype=np.float64)
+    x = _floats("values", values)
     if not 0 < fraction <= 1 or x.size == 0:
         raise ValueError(
             f"`fraction` must lie in (0, 1] and `values` not be empty, got {fraction} of {x.size}"
@@ -162,17 +183,18 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
 
     Raises
     ------
-    ValueError
-        If the lengths differ, `updates` is not finite or does not increase, fewer than 4 values are left, or
-        `floor` is negative or not finite.
+    ValueError, TypeError
+        If the lengths differ, `updates` is not finite or does not increase, fewer than 4 values are left,
+        `floor` is negative or not finite, or something is not a number.
     """
-    t, d = (np.asarray(list(x), dtype=np.float64) for x in (updates, distances))
+    t, d = _floats("updates", updates), _floats("distances", distances)
     if t.shape != d.shape or t.ndim != 1:
         raise ValueError(f"`distances` must be as long as `updates`, got {d.shape} for {t.shape}")
     if not np.all(np.isfinite(t)):
         raise ValueError("`updates` must be finite, got NaN or Inf among them; leave those checkpoints out")
     if not np.all(np.diff(t) > 0):
         raise ValueError("`updates` must increase, got a value that is not above the one before; sort them")
+    floor = None if floor is None else _float("floor", floor)
     if floor is not None and not 0 <= floor < math.inf:
         raise ValueError(f"`floor` must be finite and not negative, got {floor}; give 0 for none")
     keep = np.isfinite(d) & (d > 0)

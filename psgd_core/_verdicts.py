@@ -143,7 +143,10 @@ Expectation = LinearToRounding | FallingFloor | Tracks
 
 
 def judge(trace: Trace, expectation: Expectation) -> Verdict:
-    """Return whether the trace is what the expectation says, and why."""
+    """Return whether the trace is what the expectation says, and why.
+
+    What meets a limit up to a relative 1e-6 keeps it, so that no verdict depends on the last bit.
+    """
     return expectation.judge(trace)
 
 

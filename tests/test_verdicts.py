@@ -264,3 +264,33 @@ def test_fit_refuses_updates_and_floors_that_are_no_numbers():
             fit_rate(range(4), d, floor=bad)
     assert fit_rate(range(4), d, floor=0).rate == pytest.approx(math.log(2), rel=1e-12)
     assert fit_rate(range(4), d, floor=2.0).rate == pytest.approx(math.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", ["abc", None, "1.5", b"2", 1j, [1.0]])
+def test_what_is_no_number_is_refused_by_name_and_nothing_is_recorded(bad):
+    with pytest.raises(TypeError, match=r"`distances\[2\]` must be a number"):
+        fit_rate(range(4), [1.0, 0.5, bad, 0.1])
+    with pytest.raises(TypeError, match=r"`updates\[0\]` must be a number"):
+        fit_rate([bad, 1, 2, 3], [1.0, 0.5, 0.2, 0.1])
+    trace = Trace()
+    with pytest.raises(TypeError, match="`distance` must be a number"):
+        trace.record(1, gap=1.0, distance=bad)
+    with pytest.raises(TypeError, match="`updates` must be a number"):
+        trace.record(bad, distance=1.0)
+    assert (len(trace), trace.distance) == (0, [])
+    for values in ("abc", 3.0, None):
+        with pytest.raises(TypeError, match="`distances` must be a sequence of numbers"):
+            fit_rate(range(4), values)
+    if bad is not None:
+        with pytest.raises(TypeError, match="`floor` must be a number"):
+            fit_rate(range(4), [1.0, 0.5, 0.2, 0.1], floor=bad)
+
+
+@pytest.mark.parametrize("updates", [2.5, np.nan, np.inf])
+def test_updates_are_whole_numbers(updates):
+    trace = Trace()
+    trace.record(np.int64(2), distance=1.0)
+    with pytest.raises(ValueError, match="`updates` must be a whole number"):
+        trace.record(updates, distance=0.5)
+    trace.record(np.asarray(3.0), distance=0.5)
+    assert trace.updates == [2, 3]

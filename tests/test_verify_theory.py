@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from psgd_analysis.verify import report
 from psgd_analysis.verify.cases import Case, Sizes, situation_of
 from psgd_analysis.verify.families import OWN
 from psgd_analysis.verify.run import Options, planned, run_case
@@ -75,6 +76,11 @@ def test_a_way_down_of_few_records_is_judged_by_the_whole_curve():
 def test_a_run_that_has_come_to_zero_may_end():
     assert Settled(1e-10)(trace_of([1.0, 1e-3] + [0.0] * 30))
     assert not Settled(1e-10)(trace_of([10.0**-i for i in range(40)]))
+
+
+def test_a_fit_that_starts_at_rounding_has_not_diverged_by_growing_there():
+    assert report.fate(trace_of([1e-16, 5e-16, 9e-16]), "exact", 2.0**-52) == "converges"
+    assert report.fate(trace_of([1e-16, 5e-3, 0.9]), "exact", 2.0**-52) == "diverges"
 
 
 # -- what rounding must not decide ---------------------------------------------------------------------------
