@@ -63,6 +63,10 @@ def test_what_is_refused_first_leaves_no_trace_but_its_count(p, n, dtype, switch
                 refused = after
         assert int(refused.skipped) >= 7
         assert_identical(refused, fresh)
+        # a product of zeros can be used, but says nothing of the scale
+        nothing = p.update(refused, v, np.zeros_like(h), 0.3)
+        assert (int(nothing.count), bool(nothing.pending)) == (1, True)
+        assert not bool(p.update(nothing, v, h, 0.3).pending)
         # the next pair that can be used sets the scale, and the one after it does not
         for pair in ((v, h), (v2, h2)):
             refused, fresh = p.update(refused, *pair, 0.3), p.update(fresh, *pair, 0.3)
