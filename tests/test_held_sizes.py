@@ -80,8 +80,11 @@ def test_in_another_unit_what_is_held_has_its_own_power_of_the_scale(p, geometry
     two = run(p, p.init(6, np.zeros(1)), pairs(6, 8, unit=c**-2))
     p_one = p.matrix(one)
     np.testing.assert_allclose(p.matrix(two) / c**2, p_one, rtol=0, atol=1e-11 * abs(p_one).max())
-    share = c ** (1 / len(p.shape)) if isinstance(p, psgd.Kronecker) else c
-    for x, y in zip(two.held, one.held, strict=True):
+    shares = [c] * len(one.held)
+    if isinstance(p, psgd.Kronecker):  # each factor has a share of its own
+        shares = [abs(q).max() / abs(r).max() for q, r in zip(two.factors, one.factors, strict=True)]
+        assert math.prod(shares) == pytest.approx(c, rel=1e-11)
+    for x, y, share in zip(two.held, one.held, shares, strict=True):
         np.testing.assert_allclose(x, share ** Q_BEFORE[geometry] / c * y, rtol=1e-11)
 
 
