@@ -156,4 +156,3 @@ class Blocks(Preconditioner):
 
     def _reference(self, state: State) -> Array:
         return self.parts[0][1]._reference(state.parts[0])
-

@@ -12,7 +12,7 @@ from torch import Tensor
 class Backward:
     """A context that notices gradients which arrive in ``.grad``.
 
-    Hooks tell what backward accumulated. A gradient that was put there by hand is one where it is another than
+    Hooks tell what backward accumulated. A gradient that was put there by hand is one that is another than
     before and not zero: ``zero_grad(set_to_none=False)`` writes as well.
     """
 
@@ -48,6 +48,6 @@ class Backward:
         return self.arrived or any(
             p.grad is not None
             and (p.grad is not old or p.grad._version != version)
-            and bool((p.grad.detach() != 0).any())
+            and (p.grad.is_sparse or bool((p.grad.detach() != 0).any()))
             for p, (old, version) in zip(self.params, self.before, strict=True)
         )

@@ -101,7 +101,7 @@ def packed(held: dict[str, Any]) -> dict[str, Any]:
 
 def unpacked(saved: dict[str, Any], mover: Any, flat: Any, name: str) -> dict[str, Any]:
     """Return what `packed` was given, for the engine of a group."""
-    template = mapped(mover.engine.outward, mover.start(flat))
+    template = mapped(mover.engine.outward, mover.start(flat)["loop"])
     held = {"loop": mapped(mover.engine.inward, rebuilt(template, saved["loop"], name))}
     if "wide" in saved:
         held["wide"] = rebuilt((flat.vector(),), {"0": saved["wide"]}, name)[0]

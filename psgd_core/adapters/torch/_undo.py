@@ -1,11 +1,15 @@
-"""What a closure changes besides the loss: PyTorch's generators and ``.grad``, and how to put them back."""
+"""What a step changes, and how to put it back: PyTorch's generators, ``.grad``, and the optimiser itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ._flat import Flat
 
 
 class Gradients:
@@ -18,7 +22,7 @@ class Gradients:
         """Put it back."""
         for p, grad, values in self.held:
             p.grad = grad
-            if grad is not None:
+            if grad is not None and values is not None:
                 grad.detach().copy_(values)
 
 
@@ -56,3 +60,50 @@ class Before:
         """Put everything back."""
         self.gradients.restore()
         self.random.restore()
+
+
+class Whole:
+    """A context that a step goes through as a whole or not at all, whatever is raised in it, Ctrl-C as well.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    names : tuple of str
+        Its attributes, besides `state`, that a step replaces.
+    flats : sequence of Flat
+    x : sequence of tensors
+        Their parameters as they are.
+    before : Before or None
+        Where generators and ``.grad`` are, if they can change.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        names: tuple[str, ...],
+        flats: Sequence[Flat],
+        x: Sequence[Tensor],
+        before: Before | None,
+    ) -> None:
+        self.optimizer, self.flats, self.x, self.before = optimizer, flats, x, before
+        self.own = {name: getattr(optimizer, name) for name in names}
+        self.states = dict(optimizer.state)
+        self.drawn = [(it, it.get_state()) for it in self.own.values() if isinstance(it, torch.Generator)]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        for flat, x in zip(self.flats, self.x, strict=True):
+            flat.write(x)
+        self.optimizer.state.clear()
+        self.optimizer.state.update(self.states)
+        self.optimizer.__dict__.update(self.own)
+        for generator, state in self.drawn:
+            generator.set_state(state)
+        if self.before is not None:
+            self.before.restore()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...curvature import Functions
 from ._autograd import evaluate
-from ._flat import Flat
+from ._flat import Flat, once
 
 
 def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn.Module) -> Functions:
@@ -28,7 +28,8 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         Returns the loss, a scalar, without calling backward. The same function every time: no dropout, a
         fixed batch.
     params : iterable of tensors, or a module
-        A module stands for its parameters that require a gradient. On one device.
+        A module stands for its parameters that require a gradient. On one device; tied ones, given twice,
+        count once.
 
     Returns
     -------
@@ -44,10 +45,10 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         not return.
     """
     given = params.parameters() if isinstance(params, torch.nn.Module) else params
-    wanted = [p for p in given if p.requires_grad]
+    wanted = once(p for p in given if p.requires_grad)
     if not wanted:
         raise ValueError("`params` must hold tensors that require a gradient, got none; set requires_grad")
-    flat = Flat(wanted)
+    flat, looked = Flat(wanted), set[tuple[bool, ...]]()
 
     def found(x: Tensor, columns: list[Tensor]) -> Any:
         if tuple(x.shape) != (flat.n,):
@@ -57,7 +58,8 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         before = flat.vector()
         try:
             flat.write(x)
-            return evaluate(closure, wanted, [flat.parts(column) for column in columns], once=True)
+            probes = [flat.parts(column) for column in columns]
+            return evaluate(closure, wanted, probes, once=True, looked=looked)
         finally:
             flat.write(before)
 
