@@ -15,8 +15,8 @@ import psgd_core as psgd
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from psgd_core.adapters.torch import PSGD, functions  # noqa: E402
-from psgd_core.adapters.torch._engines import Engine  # noqa: E402
 from psgd_core.adapters.torch._chance import toss  # noqa: E402
+from psgd_core.adapters.torch._engines import Engine  # noqa: E402
 from psgd_core.curvature import Central, Gaussian, Rademacher, Whitening  # noqa: E402
 from psgd_core.descent import clips  # noqa: E402
 
@@ -324,7 +324,9 @@ def test_parameters_without_gradient_stay_and_have_no_part_in_fitting(rng):
     frozen.requires_grad_(False)
     before = [p.detach().clone() for p in (unused, frozen)]
     optimizer = PSGD([used, unused, frozen], psgd.Diagonal(), weight_decay=0.1)
-    for _ in range(30):
+    with pytest.warns(UserWarning, match=r"No gradient reaches 1 of 3 parameters: number 1 of group 0"):
+        optimizer.step(lambda: torch.sum((used * frozen) ** 2))
+    for _ in range(29):  # and says no more
         optimizer.step(lambda: torch.sum((used * frozen) ** 2))
     assert torch.equal(unused, before[0])
     assert torch.equal(frozen, before[1])

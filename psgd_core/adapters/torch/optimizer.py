@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class PSGD(torch.optim.Optimizer):
     Raises
     ------
     TypeError, ValueError
-        For settings and parameters that cannot be, in one sentence.
+        For settings and parameters that cannot be.
 
     Notes
     -----
@@ -151,7 +152,7 @@ class PSGD(torch.optim.Optimizer):
         shared = [name for name in SHARED if name in param_group]
         if shared:
             raise ValueError(
-                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it holds for all"
+                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it is for all"
             )
         require_settings({**self.defaults, **param_group}, self._source)
         if "params" in param_group:
@@ -193,7 +194,7 @@ class PSGD(torch.optim.Optimizer):
         Returns
         -------
         tensor or None
-            The loss that the closure returned, detached.
+            What the closure returned, detached.
 
         Raises
         ------
@@ -205,8 +206,7 @@ class PSGD(torch.optim.Optimizer):
         """
         if closure is not None and not callable(closure):
             raise TypeError(
-                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; "
-                "evaluate the model inside it"
+                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; pass one"
             )
         if h is not None and v is None:
             raise ValueError("`v` must be given with `h`, got None; they are a pair")
@@ -234,17 +234,18 @@ class PSGD(torch.optim.Optimizer):
             probes = self._draw(flats) if v is None else _pairs.handed_in("v", v, flats)
         known = None if h is None else _pairs.handed_in("h", h, flats)
         found, g, vs, hs = self._asker.ask(closure, flats, x, before, probes, known)
+        listed = _pairs.by_group(found.grads, flats)
         told = tell(groups, found.grads, self._told) if fit else self._told
         moves, waiting = [], set() if fit else set(self._waiting)
         for k, (i, group, flat, mover) in enumerate(zip(indices, groups, flats, movers, strict=True)):
-            used = [part is not None for part in _pairs.by_group(found.grads, flats)[k]]
+            used = [part is not None for part in listed[k]]
             if any(used) and i not in held and not fit:
                 waiting.add(i)  # its first step is one that fits P: the next
             elif any(used):
                 pair = (None if vs is None else vs[k], None if hs is None else hs[k])
                 value = self._asker.value(found.loss, flat) if mover.needs_value else None
-                start = held[i] if i in held else mover.start(flat)
-                new = mover.moved(group, start, flat, x[k], g[k], pair, value, self._iteration)
+                own = held[i] if i in held else mover.start(flat)
+                new = mover.moved(group, own, flat, x[k], g[k], pair, value, self._iteration)
                 moves.append((flat, used, *new))
         for flat, used, moved, new_held in moves:
             flat.write(moved, used)
@@ -262,11 +263,9 @@ class PSGD(torch.optim.Optimizer):
         return bool(chance >= 1 or toss(self._seed, self._iteration) < chance)
 
     def probe(self) -> list[Tensor]:
-        """Return a probe v as a list of tensors like the parameters, from the optimiser's own generator."""
+        """Return a probe v as a list of tensors like the parameters, from the optimiser's generator."""
         if self._probes.k != 1:
-            raise ValueError(
-                f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw your own"
-            )
+            raise ValueError(f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw yours")
         flats = [Flat(group["params"]) for group in self.param_groups]
         return _pairs.columns(self._draw(flats), flats)[0]
 
@@ -304,21 +303,15 @@ class PSGD(torch.optim.Optimizer):
             If something does not fit; nothing is changed then.
         """
         own = _saved.require_own(state_dict)
-        saved, here = state_dict["param_groups"], self.param_groups
-        states, groups = {}, saved
-        if [len(g["params"]) for g in saved] == [len(g["params"]) for g in here]:  # or super() complains
-            groups = [_saved.restored_group(*pair, i) for i, pair in enumerate(zip(saved, here, strict=True))]
-            for i, (old, new) in enumerate(zip(groups, here, strict=True)):
-                held = state_dict["state"].get(old["params"][0])
-                if held is not None:
-                    flat = Flat(new["params"])
-                    mover = Mover(old, flat, self._source, self._engine, None)
-                    states[new["params"][0]] = _saved.unpacked(held, mover, flat, f"group {i}")
+        here = self.param_groups
+        maker = partial(Mover, source=self._source, engine=self._engine, options=None)
+        groups, states = _saved.restored_states(state_dict, here, maker)
         waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]
         generator = _saved.restored_generator(own, self._generator)
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
-        self._iteration, self._seed, self._generator = own["iteration"], own["seed"], generator
+        self._iteration, self._seed = own["iteration"], own["seed"]
+        self._generator = _saved.taken_over(generator, self._generator)
         self._waiting = set(own.get("waiting", waiting))
         self._movers = {}
 
@@ -350,7 +343,6 @@ class PSGD(torch.optim.Optimizer):
 
 _STEPPED = ("_iteration", "_waiting", "_told", "_generator")
 """What a step replaces, besides the state."""
-
 _OWN = (
     *("_source", "_engine", "_probes", "_probability", "_asker", "_options", "_seed", "_iteration"),
     "_waiting",
