@@ -54,6 +54,8 @@ def require_subgroup(name: str, subgroup: PermutationSubgroup, n: int) -> None:
 def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
     """Return products of which the first is asked for twice, and must be the same but for rounding.
 
+    Where JAX traces them there are no numbers to look at.
+
     Raises
     ------
     ValueError
@@ -64,7 +66,7 @@ def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]
     def looking(v: Any) -> Any:
         nonlocal looked
         out = product(v)
-        if not looked and v.shape[1] > 0:
+        if not looked and v.shape[1] > 0 and not _is_traced(out):
             xp = array_api_compat.array_namespace(out)
             again, first = product(v[:, :1]), out[:, :1]
             if bool(xp.all(xp.isfinite(first) & xp.isfinite(again))):  # else it is said where it matters
@@ -78,3 +80,12 @@ def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]
         return out
 
     return looking
+
+
+def _is_traced(x: Any) -> bool:
+    """Whether it stands for an array while JAX traces a function."""
+    if not array_api_compat.is_jax_array(x):
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer)
