@@ -11,7 +11,7 @@ import pytest
 import psgd_core as psgd
 from psgd_core import Blocks, Kronecker, _trees
 from psgd_core._trees import Leaf
-from psgd_core.preconditioners._placement import placed
+from psgd_core.preconditioners.placement import placed
 
 SHAPES = [(6, 4), (6,), (4, 6), (4,), (3, 8), (24,)]  # four of them of one size
 NAMES = ["w", "b", "10.w", "9.w", "a", "Z"]

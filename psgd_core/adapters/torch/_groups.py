@@ -13,7 +13,7 @@ from ..._trees import Leaf
 from ...curvature import Source
 from ...descent import PSGD as Loop
 from ...preconditioners import LowRank, Preconditioner
-from ...preconditioners._placement import placed
+from ...preconditioners.placement import placed
 from ...schedules import require_schedule, value_at
 from ._engines import Engine, Setting
 from ._flat import Flat
