@@ -7,6 +7,7 @@ Everything here is written against the Python array API standard (2022.12 or lat
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +38,11 @@ def namespace(**arrays: Array) -> ModuleType:
             raise TypeError(
                 f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(x).__name__}; "
                 "convert it with the `asarray` of your array library"
+            )
+        if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray | np.matrix):
+            raise TypeError(
+                f"`{name}` must be a plain array, got {type(x).__name__}, whose arithmetic is another; "
+                "fill it, or convert it with numpy.asarray"
             )
     try:
         return array_api_compat.array_namespace(*arrays.values())
@@ -74,6 +80,64 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
             f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "
             "move it with `array_api_compat.to_device`"
         )
+
+
+def require_number(name: str, value: Any) -> float:
+    """Return a real number as a Python float; NumPy's scalars and 0-d arrays at hand are numbers."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if array_api_compat.is_array_api_obj(value) and value.ndim == 0 and _is_real(value) and at_hand(value):
+        return float(value)
+    raise TypeError(f"`{name}` must be a real number, got {_described(value)}; pass a Python float")
+
+
+def require_count(name: str, value: Any, meaning: str) -> int:
+    """Return a positive integer as a Python int; NumPy's integers are integers."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a positive int, got {_described(value)}; {meaning}")
+    return int(value)
+
+
+def scalar_of(name: str, value: Any, like: Array) -> float | Array:
+    """Return a real number as a Python float, or as a 0-d array where its value is not at hand.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : number or 0-d array
+        Of any library where it is at hand; of the library of `like` otherwise.
+    like : array
+        Sets the real dtype of what stays an array.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if not array_api_compat.is_array_api_obj(value) or not _is_real(value):
+        raise TypeError(f"`{name}` must be a real number, got {_described(value)}; pass a Python float")
+    if value.ndim != 0:
+        raise TypeError(
+            f"`{name}` must be a number or a 0-d array, got shape {tuple(value.shape)}; take one element"
+        )
+    if at_hand(value):
+        return float(value)
+    xp = namespace(**{name: value, "h": like})
+    real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
+    return xp.astype(value, real, copy=False)
+
+
+def _is_real(x: Array) -> bool:
+    xp = array_api_compat.array_namespace(x)
+    try:
+        return bool(xp.isdtype(x.dtype, ("real floating", "integral")))
+    except (TypeError, ValueError):  # a dtype outside the standard
+        return False
+
+
+def _described(value: Any) -> str:
+    """Return what a message says of a wrong value: a number as it is, of anything else its type as well."""
+    text = repr(value)
+    shown = text if len(text) <= 40 else text[:37] + "..."
+    return shown if isinstance(value, int | float) else f"{type(value).__name__} {shown}"
 
 
 def eps(x: Array) -> float:
@@ -205,12 +269,17 @@ def known(flag: Array) -> bool | None:
 def finite(x: Array) -> Array:
     """Return whether all elements of x, of shape (n,), are finite: a 0-d bool."""
     if at_hand(x):
-        with np.errstate(all="ignore"):
+        with silent():
             square = x.dot(x) < math.inf  # one pass, and nearly always enough
         if square:
             return square
     xp = array_api_compat.array_namespace(x)
     return xp.max(xp.abs(x)) < math.inf
+
+
+def silent() -> np.errstate:
+    """Return a context in which NumPy says nothing of overflow, division by zero and the like."""
+    return np.errstate(all="ignore")
 
 
 def largest(x: Array) -> Array:

@@ -52,8 +52,8 @@ def _solve(w, b):
 
 
 @njit(**OPTIONS)
-def update(v, h, count, q, held, new_q, new_held, numbers, bits):
-    """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is no pair.
+def update(v, h, count, q, held, new_q, new_held, numbers, bits, squares):
+    """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is unusable.
 
     Parameters
     ----------
@@ -67,6 +67,8 @@ def update(v, h, count, q, held, new_q, new_held, numbers, bits):
         As `cpu_orbits.update` has them; the last two are not for this one.
     bits : array, shape (2,)
         As `cpu_orbits.update` has them.
+    squares : float64 array, shape (2,)
+        ``|a|^2`` and ``|b|^2`` are written to it, in one unit.
     """
     damping, step, root, decay, smallest = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     n, zero, one = v.shape[0], q.dtype.type(0), q.dtype.type(1)
@@ -87,12 +89,14 @@ def update(v, h, count, q, held, new_q, new_held, numbers, bits):
     unit = smallest
     for t in range(n):
         unit = np.fmax(unit, np.fmax(abs(a[t]), abs(b[t])))
-    size = zero
+    square_a, square_b = zero, zero
     for t in range(n):
         a[t] /= unit
         b[t] /= unit
-        size += a[t] * a[t] + b[t] * b[t]
-    bound = unit * np.sqrt(size)
+        square_a += a[t] * a[t]
+        square_b += b[t] * b[t]
+    squares[0], squares[1] = square_a, square_b
+    bound = unit * np.sqrt(square_a + square_b)
     if not bound < infinite:
         new_q[:], new_held[:] = q, held
         return 0

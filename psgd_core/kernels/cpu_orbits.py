@@ -10,7 +10,7 @@ from numba import njit, prange
 
 from .cpu_layouts import fetch, put
 from .cpu_loops import OPTIONS, copy, for_one_and_all, multiply, scale
-from .cpu_tiles import Buffers, directions, images, move, solve_transposed, steps, update_small
+from .cpu_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
 
 TILE = 512
 """Orbits at a time: for s = 2 and float32 their buffers take 50 kB."""
@@ -53,8 +53,14 @@ def _usable(v, h, bits):
 usable, usable_parallel = for_one_and_all(_usable)
 
 
-def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits, mode):
-    """Update all orbits of one size, and return how many were left as they are; -1 if the pair is no pair.
+@njit(**OPTIONS)
+def chunks(count):
+    """Return in how many chunks so many orbits are taken."""
+    return -(-count // CHUNK)
+
+
+def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits, mode, squares):
+    """Update all orbits of one size, and return how many stayed as they are; -1 if the pair is unusable.
 
     Parameters
     ----------
@@ -71,6 +77,8 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
         See `usable`.
     mode : int
         READY, CHECK or TRIAL.
+    squares : float64 array, shape (chunks, 2), zero
+        ``|a|^2`` and ``|b|^2`` are added to it, unless it is a TRIAL.
     """
     if mode == CHECK and usable(v, h, bits) == 0:
         return -1
@@ -78,15 +86,15 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
     smallest, audible, factor = numbers[4], numbers[5], numbers[6]
     rescaled = factor != q.dtype.type(1)
     s, count = q.shape[0], q.shape[2]
-    chunks, left = -(-count // CHUNK), 0
-    for k in prange(chunks):
+    left = 0
+    for k in prange(chunks(count)):
         width = min(TILE, count)
         rows, blocks = np.empty((5, s, width), q.dtype), np.empty((2, s, s, width), q.dtype)
         one = np.empty((4, width), q.dtype)
         own = Buffers(
             rows[0], rows[1], rows[2], rows[3], rows[4], blocks[0], blocks[1],
             np.empty((s, s, width if rescaled else 0), q.dtype),
-            np.empty((s * s + 1, width if s <= 2 else 0), q.dtype),
+            np.empty((s * s + 3, width if s <= 2 else 0), q.dtype),
             one[0], one[1], one[2], one[3], np.empty(width, bits.dtype),
         )  # fmt: skip
         for low in range(k * CHUNK, min(count, (k + 1) * CHUNK), TILE):
@@ -94,7 +102,7 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
             fetch(h, layout, order, start, count, low, high, own.h)
             fetch(v, layout, order, start, count, low, high, own.v)
             if s <= 2 and mode != TRIAL and not rescaled:
-                stay = update_small(q, held, new_q, new_held, low, high, numbers, own)
+                stay = update_small(q, held, new_q, new_held, low, high, numbers, own, squares[k])
                 if stay >= 0:
                     left += stay
                     continue
@@ -113,27 +121,28 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
                 for t in range(high - low):
                     left += 1 if own.mu[t] < 0 else 0
             else:
+                add_squares(high - low, heard, own, squares[k])
                 copy(new_held[low:high], own.inverse[: high - low])
                 left += move(now, first, last, new_q, low, heard, own)
     return left
 
 
 @njit(**OPTIONS)
-def _gather_squares(x, factor, sums):
-    """Add the squares of x times a factor to `sums`: (their largest root, the sum in units of its square)."""
+def _gather_squares(x, sums):
+    """Add the squares of x to `sums`: (their largest root, the sum in units of its square)."""
     largest = sums[0]
     for t in range(x.shape[0]):
-        largest = np.fmax(largest, factor * abs(np.float64(x[t])))
+        largest = np.fmax(largest, abs(np.float64(x[t])))
     if largest > 0:
         total = sums[1] * (sums[0] / largest) ** 2
         for t in range(x.shape[0]):
-            total += (factor * np.float64(x[t]) / largest) ** 2
+            total += (np.float64(x[t]) / largest) ** 2
         sums[0], sums[1] = largest, total
 
 
 @njit(**OPTIONS)
-def norms(v, h, order, start, layout, q, damping, bits, x, y):
-    """Add the squares of ``Q h`` and damping Q to `x`, and those of ``Q^{-T} v`` to `y`, in float64."""
+def norms(v, h, order, start, layout, q, bits, x, y):
+    """Add the squares of ``Q h`` to `x`, and those of ``Q^{-T} v`` to `y`, in float64."""
     s, count = q.shape[0], q.shape[2]
     width = min(TILE, count)
     rows, w = np.zeros((3, s, width), q.dtype), np.zeros((s, s, width), q.dtype)
@@ -147,11 +156,10 @@ def norms(v, h, order, start, layout, q, damping, bits, x, y):
                 now = q[i, j, low:high]
                 multiply(rows[2, i, : high - low], now, rows[0, j], j > 0)
                 copy(w[j, i], now)
-                _gather_squares(now, np.float64(damping), x)
         solve_transposed(w, rows[1], swap)
         for i in range(s):
-            _gather_squares(rows[2, i, : high - low], 1.0, x)
-            _gather_squares(rows[1, i, : high - low], 1.0, y)
+            _gather_squares(rows[2, i, : high - low], x)
+            _gather_squares(rows[1, i, : high - low], y)
 
 
 def _precondition(g, order, start, layout, q, out):

@@ -44,16 +44,19 @@ def single(q, held, v, h, numbers, new):
     q, held, v, h : array, shape (t,)
     numbers
         Those of `cpu_orbits.update`.
-    new : array, shape (2, at least t)
+    new : array, shape (4, at least t)
+        The next Q, what is held next, and the squares of a and b.
     """
     damping, smallest, audible, infinite = numbers[0], numbers[4], numbers[5], numbers.dtype.type(np.inf)
     zero, one, ten = numbers.dtype.type(0), numbers.dtype.type(1), numbers.dtype.type(10)
     rule = (numbers[1], numbers[2], numbers[3], zero, one, ten)
     heard, stay = np.int32(0), np.int32(0)
-    new_q, new_held = new[0], new[1]
+    new_q, new_held, square_a, square_b = new[0], new[1], new[2], new[3]
     for t in range(q.shape[0]):
         now, before = q[t], held[t]
         a, b = now * h[t], v[t] / now
+        square_a[t] = a * a
+        square_b[t] = b * b
         unit = _larger(_larger(abs(a), abs(b)), smallest)
         heard = np.int32(heard + np.int32(damping * abs(now) > audible * unit))
         inverse = one / unit
@@ -81,8 +84,8 @@ def double(q, low, held, v, h, numbers, new):
     v, h : array, shape (2, at least t)
     numbers
         Those of `cpu_orbits.update`.
-    new : array, shape (5, at least t)
-        The blocks' entries in order, then what is held.
+    new : array, shape (7, at least t)
+        The blocks' entries in order, what is held, and the squares of a and b.
     """
     high = low + held.shape[0]
     q_a, q_b, q_c, q_d = q[0, 0, low:high], q[0, 1, low:high], q[1, 0, low:high], q[1, 1, low:high]
@@ -92,6 +95,7 @@ def double(q, low, held, v, h, numbers, new):
     rule = (numbers[1], numbers[2], numbers[3], zero, one, ten)
     heard, stay = np.int32(0), np.int32(0)
     new_a, new_b, new_c, new_d, new_held = new[0], new[1], new[2], new[3], new[4]
+    square_a, square_b = new[5], new[6]
     for t in range(held.shape[0]):
         a, b, c, d, before = q_a[t], q_b[t], q_c[t], q_d[t], held[t]
         h1, h2, v1, v2 = h_1[t], h_2[t], v_1[t], v_2[t]
@@ -103,6 +107,8 @@ def double(q, low, held, v, h, numbers, new):
         factor = below / first
         b2 = (under - factor * right) / (last - factor * beside)
         b1 = (right - beside * b2) / first
+        square_a[t] = a1 * a1 + a2 * a2
+        square_b[t] = b1 * b1 + b2 * b2
         largest = _larger(_larger(abs(a), abs(b)), _larger(abs(c), abs(d)))
         unit = _larger(_larger(abs(a1), abs(a2)), _larger(abs(b1), abs(b2)))
         unit = _larger(unit, smallest)

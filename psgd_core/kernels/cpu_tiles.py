@@ -14,6 +14,7 @@ from numba import njit
 
 from .cpu_loops import (
     OPTIONS,
+    SUMS,
     copy,
     divide,
     eliminate,
@@ -38,7 +39,7 @@ class Buffers(NamedTuple):
     w: Any  # (s, s): what is eliminated; then Q^T noise
     noise: Any  # (s, s): the damping's probes, damping * Q
     q: Any  # (s, s): Q times its automatic scale, in the update that sets it
-    new: Any  # (s^2 + 1,): the next Q and what is held, of small orbits
+    new: Any  # (s^2 + 3,): the next Q, what is held, and the squares of a and b, of small orbits
     unit: Any
     inverse: Any
     size: Any
@@ -132,6 +133,30 @@ def directions(q, low, high, heard, own):
                     multiply(own.w[j, c, :width], now, own.noise[i, c], i > 0)
 
 
+@njit(**SUMS)
+def _total(x):
+    """Return the sum of a tile's numbers, in their dtype."""
+    total = x.dtype.type(0)
+    for t in range(x.shape[0]):
+        total += x[t]
+    return total
+
+
+@njit(**OPTIONS)
+def add_squares(width, heard, own, squares):
+    """Add ``|a|^2``, with the damping's part, and ``|b|^2`` to `squares`, in float64."""
+    for t in range(width):
+        a, b, unit = 0.0, 0.0, np.float64(own.unit[t])
+        for i in range(own.a.shape[0]):
+            a += np.float64(own.a[i, t]) ** 2
+            b += np.float64(own.b[i, t]) ** 2
+            if heard:
+                for j in range(own.a.shape[0]):
+                    a += np.float64(own.noise[i, j, t]) ** 2
+        squares[0] += unit * unit * a
+        squares[1] += unit * unit * b
+
+
 @njit(**OPTIONS)
 def steps(before, bound, after, unit, mu, step, root, decay):
     """Turn the samples' bounds into what is held next, and into ``mu = step (unit / N)^2``; -1: no move."""
@@ -175,7 +200,7 @@ def move(q, low, high, new_q, start, heard, own):
 
 
 @njit(**OPTIONS)
-def update_small(q, held, new_q, new_held, low, high, numbers, own):
+def update_small(q, held, new_q, new_held, low, high, numbers, own, squares):
     """Update a tile of orbits of one or two; return how many stay as they are, -1 if damping is heard."""
     s = q.shape[0]
     if s == 1:
@@ -188,4 +213,6 @@ def update_small(q, held, new_q, new_held, low, high, numbers, own):
         for j in range(s):
             copy(new_q[i, j, low:high], own.new[s * i + j, : high - low])
     copy(new_held[low:high], own.new[s * s, : high - low])
+    squares[0] += _total(own.new[s * s + 1, : high - low])
+    squares[1] += _total(own.new[s * s + 2, : high - low])
     return stay

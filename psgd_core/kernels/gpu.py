@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._array import Array
-from .._damping import DAMPING
+
 from . import _cuda, gpu_orbits
 from ._cuda import Library, View
 from ._switch import wanted

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._damping import DAMPING
+from ._counting import counted
 from ._switch import available, compiled, wanted
 from .orbits import rate_of
 
@@ -41,7 +41,7 @@ def suits(state: Any, *vectors: Any) -> bool:
     return factors and all(x.shape == (n,) for x in arrays[2:])
 
 
-def passes(state: Any, v: Any, h: Any, step: Any, damping: float | None, inplace: bool) -> Passes | None:
+def passes(state: Any, v: Any, h: Any, step: Any, inplace: bool) -> Passes | None:
     """Return the passes of one update, or None if it is not for kernels.
 
     Parameters
@@ -49,27 +49,26 @@ def passes(state: Any, v: Any, h: Any, step: Any, damping: float | None, inplace
     state : LowRankState
     v, h : array, shape (n,)
     step : float or 0-d array
-    damping : float or None
     inplace : bool
         Whether the factors are overwritten.
     """
     rate = rate_of(step)
     if rate is None or not wanted() or not suits(state, v, h):
         return None
-    on_host = all(isinstance(x, np.ndarray | np.generic) for x in (state.count, state.pending, state.held))
+    on_host = all(isinstance(x, np.ndarray | np.generic) for x in state[3:])
     writeable = all(x.flags.writeable for x in (state.u, state.v, state.d, state.held))
     if not on_host or state.held.shape != (2,) or (inplace and not writeable):
         return None
-    return Passes(state, v, h, rate, damping, inplace)
+    return Passes(state, v, h, rate, inplace)
 
 
 class Passes:
     """The passes of one update of ``Q = (I + U V^T) diag(d)`` on the pair (v, h), as `passes` gives them."""
 
-    def __init__(self, state: Any, v: Any, h: Any, step: float, damping: float | None, inplace: bool) -> None:
+    def __init__(self, state: Any, v: Any, h: Any, step: float, inplace: bool) -> None:
         dtype = state.d.dtype
-        if damping is None:
-            damping = DAMPING[dtype.name]
+        self.due = bool(state.pending)  # the pair that sets the scale is not damped
+        damping = 0.0 if self.due else abs(float(state.damping))
         seed = np.uint32(int(state.count) * 0x1F35B1D9 & 0xFFFFFFFF)  # as in `preconditioners._signs`
         self._state, self._inplace, n = state, inplace, state.d.size
         self._ending = "_parallel" if n >= PARALLEL and compiled() else ""
@@ -99,9 +98,7 @@ class Passes:
         x, y = (float(top) for top in np.max(largest, axis=0))
         if not (np.all(np.isfinite(g)) and min(x, y) > 1 / _SAFE and max(x, y) < _SAFE):
             return None
-        if self._state.pending:
-            if not np.any(self._arrays[3]):  # nothing but damping has been seen
-                return None
+        if self.due:
             self._growth = float((g[-1, -1] / g[-2, -2]) ** 0.25)
         self.unit = max(self._growth * x, y / self._growth)
         scales = self._growth / self.unit, 1 / (self._growth * self.unit)
@@ -109,6 +106,11 @@ class Passes:
         g[2 * r :, :] *= np.asarray(scales)[:, None]
         g[:, 2 * r :] *= scales
         return g
+
+    def counted(self, squares: tuple[float, float]) -> dict[str, Any]:
+        """Return the state's counters after the update, for ``|a|^2`` and ``|b|^2``."""
+        h, growth = self._arrays[3], self._growth**2
+        return counted(self._state, moved=True, due=self.due, growth=growth, squares=squares, h=h)
 
     def numerator(self, ph: np.ndarray, pv: np.ndarray) -> tuple[np.floating, ...]:
         """Form what d moves along; return the largest |x P h / d|, |y d P^{-1} v| and |their difference|.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._damping import DAMPING
+from ._counting import counted
 from ._switch import available
 
 PARALLEL = 65_536
@@ -29,8 +29,6 @@ LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
 
 Layout = tuple[tuple[str, int], ...]
 Arrays = tuple[np.ndarray, ...]
-Updated = tuple[Arrays, Arrays, Any, bool]
-"""Blocks, what is held, whether the automatic scale is pending, and whether every orbit moved."""
 
 
 class _Float(NamedTuple):
@@ -61,109 +59,85 @@ def _compiled(name: str) -> Any:
 
 
 @lru_cache
-def _numbers(
-    dtype: np.dtype, damping: float | None, step: float, decay: float, scale: float = 1.0
-) -> np.ndarray:
-    """Return what `cpu_orbits.update` calls `numbers`."""
-    if damping is None:
-        damping = DAMPING[dtype.name]
-    return np.asarray([damping, step, step**0.25, decay, *_FLOATS[dtype].limits, scale], dtype=dtype)
+def _numbers(dtype: np.dtype, damping: float, step: float, decay: float) -> np.ndarray:
+    """Return what `cpu_orbits.update` calls `numbers`, without an automatic scale."""
+    return np.asarray([damping, step, step**0.25, decay, *_FLOATS[dtype].limits, 1.0], dtype=dtype)
 
 
-def update(
-    blocks: Arrays,
-    gather: Arrays,
-    held: Arrays,
-    pending: Any,
-    v: Any,
-    h: Any,
-    step: Any,
-    layout: Layout,
-    damping: float | None,
-    decay: float,
-    inplace: bool,
-) -> Updated | None:
-    """Return what one update leaves, or None if it is not for kernels.
+def update(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, inplace: bool) -> Any:
+    """Return the state after one update, or None if it is not for kernels.
 
     Parameters
     ----------
-    blocks, gather, held, pending
-        Of an `OrbitState`.
+    state : OrbitState
     v, h : array
     step : float or 0-d array
     layout : tuple of (str, int)
         Of its group.
-    damping : float or None
     decay : float
         Of `Running`; -1 stands for `Sample`.
     inplace : bool
         Whether blocks and what is held are overwritten.
     """
+    (blocks, gather), held = state.q, state.held
     rate, (v, h) = rate_of(step), _vectors(v, h)
     if rate is None or not _suits(blocks, gather, held, layout, LARGEST, v, h):
         return None
-    if not isinstance(pending, _FLAGS) or (inplace and False in [x.flags.writeable for x in blocks + held]):
+    if not _counters_fit(state) or (inplace and False in [x.flags.writeable for x in blocks + held]):
         return None
     compiled, kind = _compiled("cpu_orbits"), _FLOATS[v.dtype]
     shared = v.shape[0] >= PARALLEL
     usable = compiled.usable_parallel if shared else compiled.usable
     kernel = compiled.update_parallel if shared else compiled.update
     order = gather[0] if gather else _NO_ORDER
-    numbers, mode, due = _numbers(v.dtype, damping, rate, decay), compiled.CHECK, False
-    if shared or pending:
+    numbers = _numbers(v.dtype, abs(float(state.damping)), rate, decay)
+    mode, due, growth = compiled.CHECK, False, 1.0
+    if shared or state.pending:
         found = usable(v, h, kind.bits)
         if found == 0:
             return None
-        due, mode = bool(pending) and found == 2, compiled.READY
+        due, mode = bool(state.pending) and found == 2, compiled.READY
+    squares = [np.zeros((compiled.chunks(q.shape[2]), 2)) for q in blocks]
     if due:
+        # nothing is damped, and nothing held counts: N is the sample's own bound
+        numbers = _numbers(v.dtype, 0.0, rate, -1.0)
         # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |Q^{-T} v|^2 / |Q h|^2
         x, y = np.zeros((2, 2))
         for (how, start), q in zip(layout, blocks, strict=True):
-            compiled.norms(v, h, order, start, LAYOUTS[how], q, numbers[0], kind.bits, x, y)
-        numbers = _rescaling(numbers, x, y)
+            compiled.norms(v, h, order, start, LAYOUTS[how], q, kind.bits, x, y)
+        numbers, growth = _rescaling(numbers, x, y)
         left = 0
-        for (how, start), q, bound in zip(layout, blocks, held, strict=True):
+        for (how, start), q, bound, own in zip(layout, blocks, held, squares, strict=True):
             where = v, h, order, start, LAYOUTS[how]
-            left += kernel(*where, q, bound, q, bound, numbers, kind.bits, compiled.TRIAL)
+            left += kernel(*where, q, bound, q, bound, numbers, kind.bits, compiled.TRIAL, own)
         if left:  # then nothing moves, and the scale is still to be set
             return None
-        pending = np.zeros_like(pending)
     new_blocks, new_held, left = blocks, held, 0
     if not inplace:
         new_blocks, new_held = tuple(map(np.empty_like, blocks)), tuple(map(np.empty_like, held))
     for i, (how, start) in enumerate(layout):
         found = kernel(
             v, h, order, start, LAYOUTS[how], blocks[i], held[i], new_blocks[i], new_held[i],
-            numbers, kind.bits, mode,
+            numbers, kind.bits, mode, squares[i],
         )  # fmt: skip
         if found < 0:
             return None
         left += found
         mode = compiled.READY
-    return new_blocks, new_held, pending, left == 0
+    a, b = (float(sum(own[:, i].sum() for own in squares)) for i in range(2))
+    counters = counted(state, moved=left == 0, due=due, growth=growth, squares=(a, b), h=h)
+    return state._replace(q=state.q._replace(blocks=new_blocks), held=new_held, **counters)
 
 
-def update_dense(
-    blocks: Arrays,
-    gather: Arrays,
-    held: Arrays,
-    pending: Any,
-    v: Any,
-    h: Any,
-    step: Any,
-    count: Any,
-    layout: Layout,
-    damping: float | None,
-    decay: float,
-    inplace: bool,
-) -> Updated | None:
+def update_dense(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, inplace: bool) -> Any:
     """Return what `update` does for a single orbit, whose damping is noise drawn by the count, or None."""
+    (blocks, gather), held = state.q, state.held
     rate, (v, h) = rate_of(step), _vectors(v, h)
     if rate is None or layout != _WHOLE or not _suits(blocks, gather, held, layout, DENSE, v, h):
         return None
     if (
-        not isinstance(pending, _FLAGS)
-        or pending
+        not _counters_fit(state)
+        or state.pending
         or (inplace and False in [x.flags.writeable for x in blocks + held])
     ):
         return None
@@ -171,11 +145,21 @@ def update_dense(
     if q.shape[0] != n:
         return None
     new_q, new_bound = (q, bound) if inplace else (np.empty_like(q), np.empty_like(bound))
+    squares = np.zeros(2)
     found = _compiled("cpu_dense").update(
-        v, h, int(count), q.reshape(n, n), bound, new_q.reshape(n, n), new_bound,
-        _numbers(v.dtype, damping, rate, decay), _FLOATS[v.dtype].bits,
+        v, h, int(state.count), q.reshape(n, n), bound, new_q.reshape(n, n), new_bound,
+        _numbers(v.dtype, abs(float(state.damping)), rate, decay), _FLOATS[v.dtype].bits, squares,
     )  # fmt: skip
-    return None if found < 0 else ((new_q,), (new_bound,), pending, found == 1)
+    if found < 0:
+        return None
+    a, b = squares.tolist()
+    counters = counted(state, moved=found == 1, due=False, growth=1.0, squares=(a, b), h=h)
+    return state._replace(q=state.q._replace(blocks=(new_q,)), held=(new_bound,), **counters)
+
+
+def _counters_fit(state: Any) -> bool:
+    """Return whether the counters are NumPy's."""
+    return all(isinstance(x, np.ndarray | np.generic) for x in state[2:])
 
 
 def precondition(blocks: Arrays, gather: Arrays, g: Any, layout: Layout) -> np.ndarray | None:
@@ -196,7 +180,7 @@ def precondition(blocks: Arrays, gather: Arrays, g: Any, layout: Layout) -> np.n
 def rate_of(step: Any) -> float | None:
     """Return the step as a float; None if it is no number in (0, 1), or none that is at hand."""
     if type(step) is not float:
-        if not isinstance(step, np.ndarray | np.floating) or step.ndim:
+        if not isinstance(step, np.ndarray | np.floating) or step.ndim or step.dtype.kind != "f":
             return None
         step = float(step)
     return step if 0 < step < 1 else None
@@ -215,11 +199,11 @@ def _vectors(v: Any, h: Any) -> tuple[Any, Any]:
     return v, h
 
 
-def _rescaling(numbers: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the numbers of a kernel with the automatic scale, for what `norms` found; or NaN."""
+def _rescaling(numbers: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the numbers of a kernel with the automatic scale c for what `norms` found, or NaN; and c^2."""
     with np.errstate(all="ignore"):
-        scale = (y[0] ** 0.5 * y[1] ** 0.25) / (x[0] ** 0.5 * x[1] ** 0.25)
-    return np.append(numbers[:-1], numbers.dtype.type(scale))
+        c = numbers.dtype.type((y[0] ** 0.5 * y[1] ** 0.25) / (x[0] ** 0.5 * x[1] ** 0.25))
+        return np.append(numbers[:-1], c), float(c * c)
 
 
 def _suits(  # noqa: PLR0911, PLR0912 -- calls, even of a helper, would double what it costs

@@ -1,4 +1,4 @@
-"""The verbs that every preconditioner shares, and the checks at their door.
+"""What all preconditioners share: the verbs, the checks at their door, and the story of an update.
 
 A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a pair (v, h = H v + noise)::
 
@@ -6,48 +6,111 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
     dQ = E Q:  0.5 grad = proj(a a^T - b b^T)                      left generator,  eq. (11)
     dQ = Q E:  0.5 grad = proj((P h) h^T - v (P^{-1} v)^T)         right generator, eq. (11)
 
+**An update** (`Preconditioner._advance`) checks the pair; sets the scale of Q if that is still due; fits,
+which is the preconditioner's own part (`_fit`): make the generator, bound it, ask the normaliser, move; and
+counts. A preconditioner supplies how it starts, how Q acts and is undone, and `_fit`; scale, damping, counts,
+skipped pairs and donation are done here.
+
+**Scale.** The first usable pair multiplies Q by the c that minimises the criterion at c Q,
+``c^4 = |b|^2 / |a|^2``. Later, ``|a|`` far above ``|b|`` in `SHRINK` pairs in a row, or far below it in
+`GROW`, tells that H has jumped: then the scale is due again, and what the normaliser holds is forgotten.
+Rank-one moves alone would need some ``n log(c) / step`` updates. Growth waits longer, since products that are
+small for a while are nothing rare, and too large a P does harm.
+
+**Damping.** lambda is absolute where it is given. The default is relative to the scale that the first usable
+pair sets, and then stays: fitting ``c H`` is fitting H, bit for bit where Q's scale, ``c^(-1/2)``, is a power
+of two. A pair that sets the scale is not damped itself.
+
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, largest, namespace, require_alike, select, sum_of_squares
-from .._damping import DAMPING
+from .._array import (
+    Array,
+    known,
+    largest,
+    namespace,
+    require_alike,
+    require_count,
+    require_number,
+    scalar_of,
+    select,
+    sum_of_squares,
+)
+from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
 
 State = Any
-"""A NamedTuple of arrays, as the preconditioner documents."""
+"""A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
+
+
+class Counters(NamedTuple):
+    """The fields that end every state; 0-d arrays."""
+
+    damping: Array  # lambda; minus its relative size while the first scale is still to be set
+    pending: Array  # bool: the next usable pair sets the scale
+    off_scale: Array  # int32: pairs in a row for which Q is too large; negative: too small
+    count: Array  # int32: updates done
+    skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
+
+
+class Fit(NamedTuple):
+    """What `Preconditioner._fit` returns."""
+
+    state: State  # with its own part and what the normaliser holds after the move
+    moved: Array  # 0-d bool: whether all of Q moved; where not, some of it was singular, or overflowed
+    growth: Array | float  # what P was multiplied by before the move, where the scale is due; else 1
+    sizes: tuple[Array, Array]  # |a| and |b|, 0-d
 
 
 class Preconditioner(ABC):
     """A preconditioner P = Q^T Q fitted online; see the module's docstring for the rule.
 
-    `update` costs O(n) numbers moved for every preconditioner but `Dense`, and waits for no device.
+    Cost and memory of `update` are each preconditioner's own; none waits for a device.
     """
 
     damping: float | None
 
+    state_type: ClassVar[type]
+    """The NamedTuple of its states."""
+
+    moves_in_parts: ClassVar[bool] = False
+    """Whether `_fit` itself leaves alone what cannot move, so that the rest of Q may."""
+
     # -- to be supplied --------------------------------------------------------------------------------
 
-    @abstractmethod
-    def _start(self, n: int, like: Array, rng: Any) -> State:
-        """Return the state with Q = I (or near), the automatic scale pending."""
+    def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
+        """Return the fields of the state before `Counters`, with Q = I (or near)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it starts")
 
-    @abstractmethod
     def _scaled(self, state: State, scale: float | Array) -> State:
-        """Return `state` with Q multiplied by `scale`, and no automatic scale pending."""
+        """Return `state` with Q multiplied by `scale`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its Q is scaled")
 
-    @abstractmethod
-    def _update(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
-        """Return the state after one update on columns (n, k); no change where `usable` is false.
+    def _fit(
+        self, state: State, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+    ) -> Fit:
+        """Return what one step of fitting on columns (n, k) leaves, O(1) decisions on values but `where`.
 
-        v is None where it is to be integrated out: the mean of ``v v^T`` is I.
+        Parameters
+        ----------
+        state : State
+        v, h : array, shape (n, k)
+            Finite. v is None where it is to be integrated out: the mean of ``v v^T`` is I.
+        damping : array
+            0-d: fit ``M + damping^2 I``; 0 for the pair that sets the scale.
+        due : array
+            0-d bool: whether this pair sets the scale.
+        step : float or 0-d array
         """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
     @abstractmethod
     def size(self, state: State) -> int:
@@ -73,9 +136,12 @@ class Preconditioner(ABC):
     def log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
-    def _fused(self, state: State, v: Array, h: Array, step: Any, inplace: bool) -> State | None:
+    def _fused(self, state: State, v: Array | None, h: Array, step: Any, inplace: bool) -> State | None:
         """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
         return None
+
+    def _require_shapes(self, state: State) -> None:  # noqa: B027 -- a new group may leave it to the verbs
+        """Raise unless the arrays of `state` have the shapes that this configuration gives them."""
 
     # -- the same for all ------------------------------------------------------------------------------
 
@@ -89,22 +155,37 @@ class Preconditioner(ABC):
         like : array
             Sets the namespace, dtype (float32 or float64) and device of the state; its values do not matter.
         scale : float, optional
-            Q starts at ``scale * I``. Without it the first usable pair sets the scale, to the minimiser of
-            the criterion over multiples of the start (``P = |v| / |h|`` from the identity).
+            Q starts at ``scale * I``, and the default damping is relative to it. Without it the first usable
+            pair sets the scale, to the minimiser of the criterion over multiples of the start
+            (``P = |v| / |h|`` from the identity).
         rng : generator, optional
             A generator for starts that are drawn at random (`LowRank`); others have nothing to draw.
         """
         require_like(like)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"`n` must be a positive int, got {n!r}; it is the number of parameters")
-        state = self._start(n, like, rng)
-        if scale is None:
-            return state
-        if isinstance(scale, int | float) and not 0 < scale < float("inf"):
-            raise ValueError(
-                f"`scale` must be positive and finite, got {scale}; leave it out to set it automatically"
-            )
-        return self._scaled(state, scale)
+        n = require_count("n", n, "it is the number of parameters")
+        if scale is not None:
+            scale = require_number("scale", scale)
+            if not 0 < scale < float("inf"):
+                raise ValueError(
+                    f"`scale` must be positive and finite, got {scale}; leave it out to set it automatically"
+                )
+        return self._begin(n, like, scale, rng)
+
+    def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> State:
+        """Return the state that `init` describes."""
+        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        damping = -default_damping(like) if self.damping is None else float(self.damping)
+        if scale is not None and damping < 0:
+            damping = max(-damping / scale**2, float(xp.finfo(like.dtype).smallest_normal))
+        counters = Counters(
+            damping=xp.full((), damping, dtype=like.dtype, device=device),
+            pending=xp.full((), scale is None, dtype=xp.bool, device=device),
+            off_scale=xp.zeros((), dtype=xp.int32, device=device),
+            count=xp.zeros((), dtype=xp.int32, device=device),
+            skipped=xp.zeros((), dtype=xp.int32, device=device),
+        )
+        state = self.state_type(*self._start(n, like, rng), *counters)
+        return state if scale is None else self._scaled(state, scale)
 
     def update(
         self, state: State, v: Array | None, h: Array, step: float | Array, *, inplace: bool = False
@@ -121,19 +202,20 @@ class Preconditioner(ABC):
             None for v, it is integrated out: ``E[v v^T] = I`` in its place, exactly. That is for whitening,
             where h is a gradient that v has no part in, and P tends to ``E[h h^T]^{-1/2}``.
         step : float or 0-d array
-            The step size in (0, 1), relative to the largest that is stable.
+            The step size in (0, 1), relative to the largest that is stable. Numbers, and arrays whose value
+            is at hand, are refused outside; for an array on a device the pair is skipped and counted.
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
+        self._require_state(state)
         fused = self._fused(state, v, h, step, inplace)
         if fused is not None:
             return fused
+        # check the pair and the step
         xp, v, h = self._pair(state, v, h)
-        if isinstance(step, int | float):
-            if not 0 < step < 1:
-                raise ValueError(f"`step` must lie in (0, 1), got {step}; 0.1 is a good start")
-        else:
-            step = xp.astype(step, xp.abs(h).dtype)
+        rate = scalar_of("step", step, h)
+        if isinstance(rate, float) and not 0 < rate < 1:
+            raise ValueError(f"`step` must lie in (0, 1), got {step}; 0.1 is a good start")
         if inplace and array_api_compat.is_jax_namespace(xp):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
@@ -142,9 +224,52 @@ class Preconditioner(ABC):
         if v is not None:
             v_max = largest(v)
             usable = usable & xp.isfinite(v_max) & (v_max > 0)
+        if not isinstance(rate, float):
+            usable = usable & (rate > 0) & (rate < 1)
+            rate = xp.where(usable, rate, xp.full_like(rate, 0.5))
+        if v is not None:
             v = select(usable, v, zero)
-        new = self._update(state, v, select(usable, h, zero), usable, step)
+        new = self._advance(state, v, select(usable, h, zero), usable, rate)
         return _store(state, new) if inplace else _detach(state, new)
+
+    def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
+        """Return the state after one update on columns (n, k); no change where `usable` is false."""
+        xp = array_api_compat.array_namespace(h)
+        # is the scale due?
+        seen = usable & (largest(h) > 0)
+        due = state.pending & seen
+        if known(due) is not False:
+            state = state._replace(held=_mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
+        damping = xp.where(usable & ~due, xp.abs(state.damping), xp.zeros_like(state.damping))
+        # fit
+        found = self._fit(state, v, h, damping, due, step)
+        complete = usable & found.moved
+        moves = usable & (found.moved | ~due) if self.moves_in_parts else complete
+        new = _chosen(moves, found.state, state)
+        # count
+        passed, set_now = xp.astype(complete, xp.int32), due & complete
+        off_scale, jumped = self._watched(state, found.sizes, seen, due)
+        return new._replace(
+            damping=_settled(state.damping, found.growth, set_now),
+            pending=(state.pending & ~set_now) | jumped,
+            off_scale=off_scale,
+            count=state.count + passed,
+            skipped=state.skipped + (1 - passed),
+        )
+
+    def _watched(
+        self, state: State, sizes: tuple[Array, Array], seen: Array, due: Array
+    ) -> tuple[Array, Array]:
+        """Return how many pairs in a row say that Q is off its scale, and whether that is enough."""
+        a, b = sizes
+        xp, run = array_api_compat.array_namespace(a), state.off_scale
+        zero, one = xp.zeros_like(run), xp.ones_like(run)
+        large, small = a > FAR * b, b > FAR * a
+        after = xp.where(large, xp.maximum(run, zero) + one, zero)
+        after = xp.where(small, xp.minimum(run, zero) - one, after)
+        after = xp.where((large | small) & ~seen, run, after)  # a product of nothing does not count
+        jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
+        return xp.where(due | jumped, zero, after), jumped
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
@@ -153,6 +278,7 @@ class Preconditioner(ABC):
 
     def matrix(self, state: State) -> Array:
         """Return P as a dense (n, n) matrix: for tests and small problems."""
+        self._require_state(state)
         return self.precondition(state, eye(self.size(state), self._reference(state)))
 
     def criterion(self, state: State, v: Array, h: Array) -> Array:
@@ -168,6 +294,7 @@ class Preconditioner(ABC):
 
         The verbs do not look at values; call this at checkpoints.
         """
+        self._require_state(state)
         xp = array_api_compat.array_namespace(self._reference(state))
         for name, leaf in _leaves(type(state).__name__, state):
             if xp.isdtype(leaf.dtype, ("real floating", "complex floating")) and not bool(
@@ -182,19 +309,24 @@ class Preconditioner(ABC):
                 "`state` must hold an invertible Q, got a singular one; go back to an earlier state"
             )
 
-    def _damping(self, x: Array) -> float:
-        """Return the damping for the dtype of `x`."""
-        if self.damping is not None:
-            return self.damping
-        return DAMPING[
-            "float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"
-        ]
-
     def _reference(self, state: State) -> Array:
         """Return an array of the state that sets dtype and device."""
         return next(leaf for _, leaf in _leaves("state", state) if leaf.ndim > 0)
 
+    def _require_state(self, state: State) -> None:
+        """Raise unless `state` is one of this preconditioner's."""
+        if type(state) is not self.state_type:
+            raise TypeError(
+                f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
+                f"{type(state).__name__}; make one with `init`"
+            )
+        for name, leaf in _leaves("state", state):
+            if not array_api_compat.is_array_api_obj(leaf):
+                raise TypeError(f"`{name}` must be an array, got {type(leaf).__name__}; make one with `init`")
+        self._require_shapes(state)
+
     def _vectors(self, state: State, name: str, x: Array) -> None:
+        self._require_state(state)
         require_vectors(name, x, self.size(state))
         require_alike(name, x, "state", self._reference(state))
 
@@ -221,13 +353,28 @@ class Preconditioner(ABC):
         return namespace(v=v), v, h
 
 
+def default_damping(x: Array) -> float:
+    """Return the relative damping for the dtype of `x`."""
+    return DAMPING["float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"]
+
+
 def require_damping(damping: float | None) -> None:
     """Raise unless `damping` is None or a finite number that is not negative."""
-    if damping is not None and not 0 <= damping < float("inf"):
+    if damping is not None and not 0 <= require_number("damping", damping) < float("inf"):
         raise ValueError(
-            f"`damping` must be None or a finite number >= 0, got {damping}; "
-            f"None takes {DAMPING['float32']} in float32 and {DAMPING['float64']} in float64, 0 none"
+            f"`damping` must be None or a finite number >= 0, got {damping}; None takes {DAMPING['float32']} "
+            f"in float32 and {DAMPING['float64']} in float64 of the first pair's scale, 0 none"
         )
+
+
+def _settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
+    """Return lambda after an update: the relative one gets its scale when P does, ``lambda P`` stays."""
+    if known(set_now) is False:
+        return damping
+    xp = array_api_compat.array_namespace(damping)
+    least = float(xp.finfo(damping.dtype).smallest_normal)
+    found = xp.maximum(-damping / growth, xp.full_like(damping, least))
+    return xp.where(set_now & (damping < 0), found, damping)
 
 
 def _leaves(name: str, tree: Any) -> list[tuple[str, Array]]:
@@ -238,29 +385,47 @@ def _leaves(name: str, tree: Any) -> list[tuple[str, Array]]:
     return [leaf for key, part in zip(names, tree, strict=True) for leaf in _leaves(f"{name}.{key}", part)]
 
 
+def _mapped(function: Callable[..., Array], *trees: Any) -> Any:
+    """Return the tree of `function` at the arrays of nested tuples of the same structure."""
+    first = trees[0]
+    if not isinstance(first, tuple):
+        return function(*trees)
+    parts = [_mapped(function, *each) for each in zip(*trees, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def _chosen(flag: Array, new: State, old: State) -> State:
+    """Return `new` where the 0-d flag is true, else `old`."""
+    value = known(flag)
+    if value is not None:
+        return new if value else old
+    return _mapped(lambda x, y: x if x is y else select(flag, x, y), new, old)
+
+
 def _detach(old: State, new: State) -> State:
     """Copy what `new` shares with `old`, so that consuming the one in place leaves the other alone.
 
     An update that moves only some of its arrays shares the others where the flags are known (NumPy). Index
     arrays stay shared: nothing writes to them.
     """
-    if isinstance(old, tuple):
-        parts = [_detach(o, n) for o, n in zip(old, new, strict=True)]
-        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
-    if old is not new or new.ndim == 0:
-        return new
-    xp = array_api_compat.array_namespace(new)
-    floating = xp.isdtype(new.dtype, ("real floating", "complex floating"))
-    return xp.asarray(new, copy=True) if floating else new
+
+    def apart(old: Array, new: Array) -> Array:
+        if old is not new or new.ndim == 0:
+            return new
+        xp = array_api_compat.array_namespace(new)
+        floating = xp.isdtype(new.dtype, ("real floating", "complex floating"))
+        return xp.asarray(new, copy=True) if floating else new
+
+    return _mapped(apart, old, new)
 
 
 def _store(old: State, new: State) -> State:
     """Write `new` into the buffers of `old` and return `old`'s structure."""
-    if isinstance(old, tuple):
-        parts = [_store(o, n) for o, n in zip(old, new, strict=True)]
-        return type(old)(*parts) if hasattr(old, "_fields") else tuple(parts)
-    if old.ndim == 0:
-        return new
-    if old is not new:
+
+    def stored(old: Array, new: Array) -> Array:
+        if old.ndim == 0 or old is new:
+            return new
         old[...] = new
-    return old
+        return old
+
+    return _mapped(stored, old, new)

@@ -24,6 +24,10 @@ class Factor(ABC):
     def start(self, s: int, like: Array) -> Array:
         """Return the identity."""
 
+    def shape(self, s: int) -> tuple[int, ...]:
+        """Return the shape of an element."""
+        return (s, s)
+
     @abstractmethod
     def steps(self, s: int) -> int:
         """Return how many parts take a step of their own."""

@@ -161,6 +161,10 @@ class Diagonal(Factor):
         xp = array_api_compat.array_namespace(like)
         return xp.ones(s, dtype=like.dtype, device=array_api_compat.device(like))
 
+    def shape(self, s: int) -> tuple[int, ...]:
+        """Return (s,)."""
+        return (s,)
+
     def steps(self, s: int) -> int:
         """Return s."""
         return s
@@ -219,6 +223,10 @@ class Normalization(Factor):
         xp = array_api_compat.array_namespace(like)
         ones = xp.ones(s, dtype=like.dtype, device=array_api_compat.device(like))
         return xp.stack([ones, xp.zeros_like(ones)])
+
+    def shape(self, s: int) -> tuple[int, ...]:
+        """Return (2, s)."""
+        return (2, s)
 
     def steps(self, s: int) -> int:
         """Return 1."""

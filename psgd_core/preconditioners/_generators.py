@@ -131,17 +131,25 @@ class Generator(NamedTuple):
             return scaled
         return scaled._replace(grams=(outer(scaled.x, scaled.u), outer(scaled.y, scaled.w)))
 
-    def rescaled(self, c: Array, degree: int) -> Generator:
-        """Return what ``Q c`` would have made, if x goes with c^degree, and y with c^(degree - 2)."""
-        x, y = _times(self.x, c, degree), _times(self.y, c, degree - 2)
+    def rescaled(self, c: Array, up: int, down: int) -> Generator:
+        """Return what the block times c would have made, if x goes with c^up, and y with c^down."""
+        x, y = _times(self.x, c, up), _times(self.y, c, down)
         return self._replace(
             x=x,
-            u=x if self.u is self.x else _times(self.u, c, degree),
+            u=x if self.u is self.x else _times(self.u, c, up),
             y=y,
-            w=y if self.w is self.y else _times(self.w, c, degree - 2),
-            qu=None if self.qu is None else _times(self.qu, c, degree + 1),
-            qw=None if self.qw is None else _times(self.qw, c, degree - 1),
+            w=y if self.w is self.y else _times(self.w, c, down),
+            qu=None if self.qu is None else _times(self.qu, c, up + 1),
+            qw=None if self.qw is None else _times(self.qw, c, down + 1),
         )
+
+    def lengths(self) -> tuple[Array, Array]:
+        """Return the sizes of both terms, per block, (c,), as lengths: |x| and |y| of a symmetric one."""
+        xp = array_api_compat.array_namespace(self.x)
+        if self.symmetric:
+            return xp.sqrt(_square(self.x)), xp.sqrt(_square(self.y))
+        plus, minus = _square(self.x) * _square(self.u), _square(self.y) * _square(self.w)
+        return plus**0.25, minus**0.25
 
     def matrix(self) -> Array:
         """Return E, (s, s, c)."""

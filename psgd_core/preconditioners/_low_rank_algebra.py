@@ -30,6 +30,8 @@ class Combinations(NamedTuple):
     pv: Array  # (m, k): d P^{-1} v
     uu: Array  # (r, r): the Gram matrix of U
     vv: Array  # (r, r): the Gram matrix of V
+    length_a: Array  # 0-d: |a|
+    length_b: Array  # 0-d: |b|
 
 
 class FactorMove(NamedTuple):
@@ -65,7 +67,15 @@ def coefficients(g: Array, r: int) -> Combinations:
         pv=xp.concat([-library_solve(c, gb[in_v, :]), -t, none, eye]),
         uu=g[in_u, in_u],
         vv=g[in_v, in_v],
+        length_a=_length(xp, a, ga),
+        length_b=_length(xp, b, gb),
     )
+
+
+def _length(xp, x: Array, gx: Array) -> Array:
+    """Return the norm of combinations x of the rows, from ``R R^T x``."""
+    square = xp.sum(x * gx)
+    return xp.sqrt(xp.maximum(square, xp.zeros_like(square)))
 
 
 def move_of_u(x: Combinations, measure: str) -> FactorMove:

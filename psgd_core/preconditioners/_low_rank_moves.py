@@ -31,6 +31,8 @@ class Move(NamedTuple):
     size_w: Array  # 0-d: the same of the factor, U or V, that moves
     uu: Array  # (r, r): the Gram matrix of U before the move
     vv: Array  # (r, r): the Gram matrix of V before the move
+    length_a: Array  # 0-d: |a| and |b|, in the unit
+    length_b: Array
 
 
 def diagonal_right(
@@ -62,6 +64,8 @@ def diagonal_right(
         size_w=xp.astype(turn_u * of_u.size + (1 - turn_u) * of_v.size, u.dtype),
         uu=small.uu,
         vv=small.vv,
+        length_a=small.length_a,
+        length_b=small.length_b,
     )
     return move, unit
 
@@ -119,6 +123,8 @@ def diagonal_left(
         size_w=xp.astype(size_w, dtype),
         uu=g[:r, :r],
         vv=g[r:, r:],
+        length_a=xp.sqrt(xp.sum(plus)),
+        length_b=xp.sqrt(xp.sum(minus)),
     )
     return move, unit
 

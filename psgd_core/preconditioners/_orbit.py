@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
@@ -11,10 +12,10 @@ import numpy as np
 from .. import _blocks, kernels
 from .._array import Array, known
 from ..groups.orbits import OrbitBlocks, OrbitGroup
-from ._base import Preconditioner, require_damping
-from ._generators import Pair
+from ._base import Fit, Preconditioner, require_damping
+from ._generators import Generator, Pair
 from ._signs import signs
-from .geometries import GEOMETRIES, require_geometry, root_of
+from .geometries import GEOMETRIES, Geometry, require_geometry, root_of
 from .normalizers import Normalizer, Running, Sample
 
 
@@ -23,9 +24,11 @@ class OrbitState(NamedTuple):
 
     q: OrbitBlocks  # Q (P under QUAD4P and PRO4P): per orbit size s an (s, s, c) array
     held: tuple[Array, ...]  # what the normaliser holds: per orbit size (c,), or one 0-d array per group
-    pending: Array  # 0-d bool: the automatic scale is still to be set
-    count: Array  # 0-d int32: updates done
-    skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe)
+    damping: Array  # these five: see `Counters`
+    pending: Array
+    off_scale: Array
+    count: Array
+    skipped: Array
 
 
 class _Given(NamedTuple):
@@ -36,6 +39,16 @@ class _Given(NamedTuple):
     hs: tuple[Array, ...]
     vs: tuple[Array, ...]
     drawn: bool  # whether v was given
+
+
+class _Found(NamedTuple):
+    """What an update leaves of it."""
+
+    blocks: tuple[Array, ...]
+    held: tuple[Array, ...]
+    moved: Array  # 0-d bool: whether all of them moved
+    growth: Array | float  # what P was multiplied by, where the scale is due
+    sizes: tuple[list[Array], list[Array]]  # |a| and |b| orbit by orbit
 
 
 PIECE = 2**16
@@ -57,8 +70,9 @@ class OrbitPreconditioner(Preconditioner):
         How Q moves, by default dQ = E Q: see `psgd_core.preconditioners.geometries` for all of them, and
         `psgd_core.convergence.stable_step` for the steps that they allow.
     damping : float, optional
-        lambda in ``H^2 + lambda^2 I``, absolute: P stays below 1 / lambda. None takes 1e-9 in float32 and
-        1e-16 in float64; 0 switches it off.
+        lambda in ``H^2 + lambda^2 I``, absolute: P tends to at most 1 / lambda, about which single probes
+        leave it. None takes 1e-9 in float32 and 1e-16 in float64, relative to the first pair's scale; 0
+        switches it off.
     """
 
     normalizer: Normalizer = field(default_factory=Running, kw_only=True)
@@ -67,6 +81,8 @@ class OrbitPreconditioner(Preconditioner):
     damping: float | None = field(default=None, kw_only=True)
     exact_damping: ClassVar[bool] = True
     """Damping in expectation (s more probes per orbit), rather than by noise on h (for one large orbit)."""
+    state_type: ClassVar[type] = OrbitState
+    moves_in_parts: ClassVar[bool] = True
 
     @property
     def group(self) -> OrbitGroup:
@@ -90,66 +106,65 @@ class OrbitPreconditioner(Preconditioner):
         """Return n."""
         return self.group.size(state.q)
 
-    def _start(self, n: int, like: Array, rng: Any) -> OrbitState:
+    def _require_shapes(self, state: OrbitState) -> None:
+        blocks = state.q.blocks
+        shapes = tuple(tuple(block.shape) for block in blocks)
+        n = sum(shape[0] * shape[-1] for shape in shapes if shape)
+        if shapes != _shapes(self.group, n):
+            raise ValueError(
+                f"`state` must be one of this {type(self).__name__}, got blocks of shapes {shapes}; "
+                "make one with `init`"
+            )
+
+    def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
         q = self.group.identity(n, like)
         shapes = [(block.shape[2],) for block in q.blocks] if self.steps == "orbit" else [()]
-        return OrbitState(
-            q=q,
-            held=tuple(xp.zeros(shape, dtype=like.dtype, device=device) for shape in shapes),
-            pending=xp.asarray(True, device=device),
-            count=xp.zeros((), dtype=xp.int32, device=device),
-            skipped=xp.zeros((), dtype=xp.int32, device=device),
-        )
+        return q, tuple(xp.zeros(shape, dtype=like.dtype, device=device) for shape in shapes)
 
     def _scaled(self, state: OrbitState, scale: float | Array) -> OrbitState:
-        xp = array_api_compat.array_namespace(state.pending)
         factor = scale * scale if GEOMETRIES[self.geometry].fits_p else scale
-        q = state.q._replace(blocks=tuple(block * factor for block in state.q.blocks))
-        return state._replace(q=q, pending=xp.zeros_like(state.pending))
+        return state._replace(q=state.q._replace(blocks=tuple(block * factor for block in state.q.blocks)))
 
-    def _update(
-        self, state: OrbitState, v: Array | None, h: Array, usable: Array, step: float | Array
-    ) -> OrbitState:
-        xp = array_api_compat.array_namespace(h)
-        due = state.pending & usable & (xp.max(xp.abs(h)) > 0)
-        given = _Given(state.q.blocks, state.held, *self._probes(state, v, h, usable), v is not None)
+    def _fit(
+        self, state: OrbitState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+    ) -> Fit:
+        hs, vs = self._probes(state, v, h, damping)
+        given = _Given(state.q.blocks, state.held, hs, vs, v is not None)
         parts = [given]
         if known(due) is False and self.steps == "orbit":  # then orbits have nothing to do with each other
             parts = _pieces(given)
-        found = [self._fit(part, usable, due, step) for part in parts]
-        complete = usable
-        for _, _, moved in found:
-            complete = complete & moved
-        passed = xp.astype(complete, xp.int32)
-        return OrbitState(
-            q=state.q._replace(blocks=_joined(given.blocks, [blocks for blocks, _, _ in found])),
-            held=_joined(given.held, [held for _, held, _ in found]),
-            pending=state.pending & ~(due & complete),
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
+        found = [self._fit_blocks(part, damping, due, step) for part in parts]
+        moved = found[0].moved
+        for part in found[1:]:
+            moved = moved & part.moved
+        return Fit(
+            state=state._replace(
+                q=state.q._replace(blocks=_joined(given.blocks, [part.blocks for part in found])),
+                held=_joined(given.held, [part.held for part in found]),
+            ),
+            moved=moved,
+            growth=found[0].growth,
+            sizes=(
+                norm_of([x for part in found for x in part.sizes[0]]),
+                norm_of([x for part in found for x in part.sizes[1]]),
+            ),
         )
 
-    def _fit(
-        self, given: _Given, usable: Array, due: Array, step: float | Array
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
-        """Return (blocks, held, whether all moved) after one update of these blocks."""
-        xp, k = array_api_compat.array_namespace(usable), given.hs[0].shape[1]
+    def _fit_blocks(self, given: _Given, damping: Array, due: Array, step: float | Array) -> _Found:
+        """Return what one update of these blocks leaves; those that are singular or overflow stay."""
+        xp, k = array_api_compat.array_namespace(damping), given.hs[0].shape[1]
         geometry, blocks = GEOMETRIES[self.geometry], given.blocks
-        damped = self._damped(given.hs, usable)
+        # make the generators
         parts = [
             geometry.generator(Pair(q, k, h=x, v=y, single=k == 1 and given.drawn))
-            for q, x, y in zip(blocks, damped, given.vs, strict=True)
+            for q, x, y in zip(blocks, self._damped(given.hs, damping), given.vs, strict=True)
         ]
+        # set the scale
+        growth: Array | float = 1.0
         if known(due) is not False:
-            # the automatic scale: the minimiser over c of the criterion at c Q, c^4 = |y|^2 / |x|^2
-            norm_x, norm_y = norm_of([e.x for e in parts]), norm_of([e.y for e in parts])
-            one = xp.ones_like(norm_x)
-            scale = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
-            parts = [e.rescaled(scale, geometry.degree) for e in parts]
-            blocks = tuple(q * scale * scale if geometry.fits_p else q * scale for q in blocks)
-
-        # per orbit in units of its largest entry: no square overflows or vanishes
+            blocks, parts, growth = _rescaled(geometry, blocks, parts, due)
+        # bound them, per orbit in units of its largest entry: no square overflows or vanishes
         units = [e.unit() for e in parts]
         parts = [e.in_units(unit) for e, unit in zip(parts, units, strict=True)]
         sizes = [
@@ -157,13 +172,8 @@ class OrbitPreconditioner(Preconditioner):
         ]
         if self.steps == "group":
             sizes = [xp.max(xp.concat(sizes))]
-        # a singular or overflowing block: better to keep it than to spoil it; the others move
-        finite = [xp.isfinite(size) for size in sizes]
-        complete = usable
-        for flags in finite:
-            complete = complete & xp.all(flags)
-        moves = [usable & flags & (complete | ~due) for flags in finite]
-
+        flags = [xp.isfinite(size) for size in sizes]
+        # ask the normaliser, and move
         new_blocks, held = [], []
         for i, (q, unit, e) in enumerate(zip(blocks, units, parts, strict=True)):
             j = i if self.steps == "orbit" else 0
@@ -172,33 +182,35 @@ class OrbitPreconditioner(Preconditioner):
             ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
             new = geometry.move(q, e, step * ratio * ratio)
             # what is not finite is not asked about: no library's decompositions are
-            new = geometry.retract(_choose(moves[j], new, given.blocks[i]))
-            new_blocks.append(_choose(moves[j], new, given.blocks[i]))
+            new = geometry.retract(_choose(flags[j], new, given.blocks[i]))
+            new_blocks.append(_choose(flags[j], new, given.blocks[i]))
             if j == i:
-                held.append(_choose(moves[j], after, given.held[j]))
-        return tuple(new_blocks), tuple(held), complete
+                held.append(_choose(flags[j], after, given.held[j]))
+        moved = xp.all(flags[0])
+        for flag in flags[1:]:
+            moved = moved & xp.all(flag)
+        lengths = [e.lengths() for e in parts]
+        return _Found(
+            tuple(new_blocks),
+            tuple(held),
+            moved,
+            growth,
+            (
+                [unit * a for unit, (a, _) in zip(units, lengths, strict=True)],
+                [unit * b for unit, (_, b) in zip(units, lengths, strict=True)],
+            ),
+        )
 
     def _fused(self, state: OrbitState, v: Array, h: Array, step: Any, inplace: bool) -> OrbitState | None:
         decay = self._kernel_decay
         if decay is None:
             return None
-        q, held, pending, count, skipped = state
-        layout = self.group.layout(q)
-        kernel: Any = kernels.orbits.update
-        arrays: tuple[Any, ...] = (q.blocks, q.gather, held, pending, v, h, step)
-        if not self.exact_damping:
-            kernel, arrays = kernels.orbits.update_dense, (*arrays, count)
-        found = kernels.through(h, kernel, arrays, layout, self.damping, decay, inplace)
-        if found is not None:
-            blocks, held, pending, complete = found
-            if complete:
-                return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count + 1, skipped)
-            return OrbitState(OrbitBlocks(blocks, q.gather), held, pending, count, skipped + 1)
-        if self.exact_damping and type(h) is not np.ndarray:
-            on_gpu = kernels.gpu.update(state, layout, v, h, step, self.damping, decay, inplace)
-            if on_gpu is not None:
-                return OrbitState(OrbitBlocks(on_gpu[0], q.gather), on_gpu[1], *on_gpu[2])
-        return None
+        layout = self.group.layout(state.q)
+        kernel = kernels.orbits.update if self.exact_damping else kernels.orbits.update_dense
+        found = kernels.through(h, kernel, (state, v, h, step), layout, decay, inplace)
+        if found is None and self.exact_damping and type(h) is not np.ndarray:
+            found = kernels.gpu.update(state, layout, v, h, step, decay, inplace)
+        return found
 
     @property
     def _kernel_decay(self) -> float | None:
@@ -210,11 +222,10 @@ class OrbitPreconditioner(Preconditioner):
         return -1.0 if isinstance(self.normalizer, Sample) else None
 
     def _probes(
-        self, state: OrbitState, v: Array | None, h: Array, usable: Array
+        self, state: OrbitState, v: Array | None, h: Array, damping: Array
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Return (h, v) by orbits; without v, columns whose mean ``v v^T`` is I."""
         if self.damping != 0 and not self.exact_damping:
-            damping = self._damping(h) * array_api_compat.array_namespace(h).astype(usable, h.dtype)
             h = h + damping * signs(state.count, h)
         hs, scale = self.group.split(state.q, h), h.shape[1] ** 0.5
         if v is None:
@@ -223,15 +234,15 @@ class OrbitPreconditioner(Preconditioner):
             vs = self.group.split(state.q, v)
         return hs, vs
 
-    def _damped(self, hs: tuple[Array, ...], usable: Array) -> tuple[Array, ...]:
+    def _damped(self, hs: tuple[Array, ...], damping: Array) -> tuple[Array, ...]:
         """Return h by orbits with the damping, where it is exact.
 
         ``E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I``: s more probes, all with v = 0.
         """
         if self.damping == 0 or not self.exact_damping:
             return hs
-        xp = array_api_compat.array_namespace(hs[0])
-        size = self._damping(hs[0]) * xp.astype(usable, hs[0].dtype) * hs[0].shape[1] ** 0.5
+        xp = array_api_compat.array_namespace(damping)
+        size = damping * hs[0].shape[1] ** 0.5
         more = [size * _blocks.identity(x.shape[0], x.shape[2], x) for x in hs]
         return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True))
 
@@ -268,6 +279,7 @@ class OrbitPreconditioner(Preconditioner):
 
     def log_det(self, state: OrbitState) -> Array:
         """Return ``log det P = 2 log |det Q|``, a 0-d array."""
+        self._require_state(state)
         log_det = self.group.log_det(state.q)
         return log_det if GEOMETRIES[self.geometry].fits_p else 2 * log_det
 
@@ -276,6 +288,30 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
+
+
+@lru_cache(maxsize=256)
+def _shapes(group: OrbitGroup, n: int) -> tuple[tuple[int, ...], ...] | None:
+    """Return the shapes of the blocks on R^n, None where the group has no such n."""
+    try:
+        return tuple((s, s, c) for s, c in group.orbit_sizes(n))
+    except ValueError:
+        return None
+
+
+def _rescaled(
+    geometry: Geometry, blocks: tuple[Array, ...], parts: list[Generator], due: Array
+) -> tuple[tuple[Array, ...], list[Generator], Array]:
+    """Return blocks and generators at c Q, least in the criterion where `due`, and c^2, by which P grew."""
+    xp = array_api_compat.array_namespace(due)
+    norm_x, norm_y = norm_of([e.x for e in parts]), norm_of([e.y for e in parts])
+    one = xp.ones_like(norm_x)  # c^4 = |y|^2 / |x|^2
+    if geometry.fits_p:
+        growth = xp.where(due, norm_y, one) / xp.where(due, norm_x, one)
+        return tuple(q * growth for q in blocks), [e.rescaled(growth, 1, 0) for e in parts], growth
+    c = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
+    parts = [e.rescaled(c, geometry.degree, geometry.degree - 2) for e in parts]
+    return tuple(q * c for q in blocks), parts, c * c
 
 
 def _pieces(given: _Given) -> list[_Given]:

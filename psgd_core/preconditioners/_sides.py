@@ -13,7 +13,7 @@ from typing import NamedTuple
 import array_api_compat
 
 from .. import _blocks, _triangular
-from .._array import Array, known, largest
+from .._array import Array, known, largest, silent
 
 
 class Place(NamedTuple):
@@ -83,6 +83,14 @@ class Sides:
         self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
         return self.scale
 
+    def lengths(self) -> tuple[Array, Array]:
+        """Return |a| and |b| over one unit, without the scale."""
+        vector_norm = array_api_compat.array_namespace(self.a).linalg.vector_norm
+        if self._over is not None and self.scale is None and not self.fixed:
+            return vector_norm(self._over[0]), vector_norm(self._over[1])
+        unit = self.largest[0] + self.largest[1] + self._least
+        return vector_norm(self.a / unit), vector_norm(self.b / unit)
+
     @property
     def unit(self) -> Array:
         """The largest entry of both, or next to nothing where that is 0; (1,)."""
@@ -137,7 +145,8 @@ def _norms(a: Array) -> Array:
     """Return the norm of each row, without overflow, in the dtype of a."""
     xp = array_api_compat.array_namespace(a)
     if array_api_compat.is_numpy_namespace(xp):
-        total = xp.sum(_blocks.square(a), axis=1)
+        with silent():  # what overflows is done again below, in a unit
+            total = xp.sum(_blocks.square(a), axis=1)
         limits = xp.finfo(total.dtype)
         if known(xp.all(total > limits.smallest_normal / limits.eps**2) & xp.all(xp.isfinite(total))):
             return xp.astype(xp.sqrt(total), a.dtype)

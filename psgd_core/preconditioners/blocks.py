@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
@@ -36,6 +36,8 @@ class Blocks(Preconditioner):
         What the blocks were made for, as `of` remembers it: optimisers put the blocks in the order of the
         parameters they meet, or refuse them. Names are "" where there are none.
     """
+
+    state_type: ClassVar[type] = BlocksState
 
     parts: tuple[tuple[int, Preconditioner], ...]
     arrays: tuple[_trees.Leaf, ...] | None = None
@@ -94,27 +96,36 @@ class Blocks(Preconditioner):
         """Return n."""
         return self.n
 
-    def _start(self, n: int, like: Array, rng: Any) -> BlocksState:
+    def _require_shapes(self, state: BlocksState) -> None:
+        if len(state.parts) != len(self.parts):
+            raise ValueError(
+                f"`state` must be one of {len(self.parts)} blocks, got {len(state.parts)}; "
+                "make one with `init`"
+            )
+        for (n, p), part in zip(self.parts, state.parts, strict=True):
+            p._require_state(part)
+            if p.size(part) != n:
+                raise ValueError(
+                    f"`state` must have a block of {n} parameters for {p!r}, got one of {p.size(part)}; "
+                    "make one with `init`"
+                )
+
+    def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
         if n != self.n:
             raise ValueError(f"`n` must be the number of parameters of all blocks, {self.n}, got {n}")
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
         return BlocksState(
-            parts=tuple(p.init(size, like, rng=rng) for size, p in self.parts),
+            parts=tuple(p.init(size, like, scale=scale, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
         )
 
-    def _scaled(self, state: BlocksState, scale: float | Array) -> BlocksState:
-        return state._replace(
-            parts=tuple(p._scaled(part, scale) for (_, p), part in zip(self.parts, state.parts, strict=True))
-        )
-
-    def _update(
+    def _advance(
         self, state: BlocksState, v: Array | None, h: Array, usable: Array, step: float | Array
     ) -> BlocksState:
         xp, start, parts = array_api_compat.array_namespace(h), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             here = slice(start, start + n)
-            parts.append(p._update(part, None if v is None else v[here, :], h[here, :], usable, step))
+            parts.append(p._advance(part, None if v is None else v[here, :], h[here, :], usable, step))
             start += n
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
 

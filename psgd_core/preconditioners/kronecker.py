@@ -27,7 +27,7 @@ import array_api_compat
 
 from .. import _blocks
 from .._array import Array, known, largest, namespace, select
-from ._base import Preconditioner, require_damping
+from ._base import Fit, Preconditioner, require_damping
 from ._factors import FACTORS
 from ._orbit import norm_of
 from ._sides import Sides
@@ -44,9 +44,11 @@ class KroneckerState(NamedTuple):
 
     factors: tuple[Array, ...]  # one per dimension that is not 1, as its group has it
     held: tuple[Array, ...]  # what the normaliser holds for each: (1,), or (s,) for a diagonal one; real
-    pending: Array  # 0-d bool: the automatic scale is still to be set
-    count: Array  # 0-d int32: updates done
-    skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe)
+    damping: Array  # these five: see `Counters`; real
+    pending: Array
+    off_scale: Array
+    count: Array
+    skipped: Array
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Kronecker(Preconditioner):
         As for the other preconditioners; "triangular", "affine" and "normalization" move in "EQ" alone, and
         those that fit P itself are not for products.
     damping : float, optional
-        lambda, absolute: a noise of that size on h bounds P by 1 / lambda. None takes 1e-9 in float32 and
-        1e-16 in float64; 0 switches it off.
+        lambda, absolute: a noise of that size on h, for which P tends to at most 1 / lambda. None takes 1e-9
+        in float32 and 1e-16 in float64, relative to the first pair's scale; 0 switches it off.
     """
 
     shape: tuple[int, ...]
@@ -89,6 +91,8 @@ class Kronecker(Preconditioner):
     normalizer: Normalizer = field(default_factory=Running, kw_only=True)
     geometry: str = field(default="EQ", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
+
+    state_type: ClassVar[type] = KroneckerState
 
     # they follow from the fields, and are asked for in every call
     _active: ClassVar[tuple[Dimension, ...]]
@@ -165,62 +169,69 @@ class Kronecker(Preconditioner):
             return real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
         return super().init(n, like, scale=scale)
 
-    def _start(self, n: int, like: Array, rng: Any) -> KroneckerState:
+    def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        return KroneckerState(
-            factors=tuple(group.start(place.s, like) for place, group, _ in self._active),
-            held=tuple(
-                xp.zeros((group.steps(place.s),), dtype=like.dtype, device=device)
-                for place, group, _ in self._active
-            ),
-            pending=xp.asarray(True, device=device),
-            count=xp.zeros((), dtype=xp.int32, device=device),
-            skipped=xp.zeros((), dtype=xp.int32, device=device),
+        factors = tuple(group.start(place.s, like) for place, group, _ in self._active)
+        held = tuple(
+            xp.zeros((group.steps(place.s),), dtype=like.dtype, device=device)
+            for place, group, _ in self._active
         )
+        return factors, held
+
+    def _require_shapes(self, state: KroneckerState) -> None:
+        shapes = tuple(tuple(q.shape) for q in state.factors)
+        if shapes != tuple(group.shape(place.s) for place, group, _ in self._active):
+            raise ValueError(
+                f"`state` must be one of this Kronecker{self.shape}, got factors of shapes {shapes}; "
+                "make one with `init`"
+            )
 
     def _scaled(self, state: KroneckerState, scale: float | Array) -> KroneckerState:
-        xp = array_api_compat.array_namespace(state.pending)
-        root = scale ** (1 / len(state.factors))
-        return state._replace(
-            factors=tuple(q * root for q in state.factors), pending=xp.zeros_like(state.pending)
-        )
+        first, *rest = state.factors
+        return state._replace(factors=(first * scale, *rest))
 
-    def _update(
-        self, state: KroneckerState, v: Array | None, h: Array, usable: Array, step: float | Array
-    ) -> KroneckerState:
+    def _fit(
+        self,
+        state: KroneckerState,
+        v: Array | None,
+        h: Array,
+        damping: Array,
+        due: Array,
+        step: float | Array,
+    ) -> Fit:
         xp, k, d = array_api_compat.array_namespace(h), h.shape[1], len(state.factors)
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
-        due = state.pending & usable
-        if known(due) is not False:
-            due = due & (largest(h) > 0)
         if self.damping != 0:
-            h = h + signs(state.count, h) * (self._damping(held[0]) * xp.astype(usable, held[0].dtype))
+            h = h + signs(state.count, h) * damping
+        # a and b, which all factors see
         acts = acting(self._runs, factors)
         a = along(self._runs, acts, h, "apply")
         if v is None:  # B_i in a form of their own
             sides = [Sides(a, columns, fixed=True) for columns in self._integrated(factors, k)]
         else:
             sides = [Sides(a, along(self._runs, acts, v, "solve_transpose"))] * d
-        if known(due) is not False:  # the automatic scale
+        # set the scale
+        scale = xp.ones_like(damping)
+        if known(due) is not False:
             scale = sides[0].balance(due)
-            factors = tuple(q * scale ** (1 / d) for q in factors)
+            factors = (factors[0] * scale, *factors[1:])
             for other in sides:
                 other.scale = scale
-
+        # make the generators, and bound them
         generators, units, sizes = [], [], []
         for (place, group, around), q, side in zip(self._active, factors, sides, strict=True):
             e, unit = group.generator(geometry, q, side, place, around, k)
             generators.append(e)
             units.append(unit)
             sizes.append(unit * xp.sqrt(group.size(e, self.normalizer.measure)))
-        # of all factors at once: a normaliser takes entry by entry
+        # ask the normaliser, for all factors at once: it takes entry by entry
         unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
-        usable = usable & xp.all(xp.isfinite(size))
+        moves = xp.all(xp.isfinite(size))
         scale_n, new_bound = self.normalizer.scale(bound, size, step / d)
         some = scale_n > 0
         ratio = xp.where(some, unit, 0 * scale_n) / xp.where(some, scale_n, xp.ones_like(scale_n))
-        mu, new_bound = (step / d) * ratio * ratio, select(usable, new_bound, bound)
-
+        mu = (step / d) * ratio * ratio
+        # move
         moved, new_held, start = [], [], 0
         for (_, group, _), q, old, e, part in zip(
             self._active, factors, state.factors, generators, held, strict=True
@@ -228,24 +239,16 @@ class Kronecker(Preconditioner):
             stop = start + part.shape[0]
             new = group.moved(geometry, q, e, mu[start:stop])
             if geometry.retracts:  # what is not finite is not asked about: no library's decompositions are
-                new = group.retracted(geometry, select(usable, new, old))
+                new = group.retracted(geometry, select(moves, new, old))
             moved.append(new)
             new_held.append(new_bound[start:stop])
             start = stop
+        # share the scale evenly; what is held goes with a factor's own
         moved, shifts = _balanced(xp, moved)
-        if geometry.degree > 1:  # what is held goes with the factor's scale
-            new_held = [
-                select(usable, x * shift ** (geometry.degree - 1), old)
-                for x, shift, old in zip(new_held, shifts, held, strict=True)
-            ]
-        passed = xp.astype(usable, xp.int32)
-        return KroneckerState(
-            factors=tuple(select(usable, q, old) for q, old in zip(moved, state.factors, strict=True)),
-            held=tuple(new_held),
-            pending=state.pending & ~(due & usable),
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
+        if geometry.degree > 1:
+            new_held = [x * shift ** (geometry.degree - 1) for x, shift in zip(new_held, shifts, strict=True)]
+        new = state._replace(factors=tuple(moved), held=tuple(new_held))
+        return Fit(new, moves, scale * scale, sides[0].lengths())
 
     def _integrated(self, factors: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         """Return for each factor columns B with mean ``E[B_i B_i^T]`` over all v, up to what its group sees.
@@ -302,6 +305,7 @@ class Kronecker(Preconditioner):
 
     def log_det(self, state: KroneckerState) -> Array:
         """Return ``log det P = 2 sum_i (n / s_i) log |det Q_i|``, a 0-d array."""
+        self._require_state(state)
         total = None
         for (place, group, _), q in zip(self._active, state.factors, strict=True):
             part = 2 * (self.n // place.s) * group.log_det(q)
@@ -324,11 +328,16 @@ class Kronecker(Preconditioner):
 
 
 def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Array]]:
-    """Return the factors with equal largest entries, the same product, and what each was multiplied by."""
+    """Return the factors with about equal largest entries, the same product, and what each was multiplied by.
+
+    By powers of two, so that nothing is rounded, and what is fitted to a multiple of H is a multiple.
+    """
     sizes = xp.stack([largest(q) for q in factors])
     if len(factors) == 1:
         return factors, [xp.ones_like(sizes[0])]
-    logs = xp.log(sizes)
-    shifts = xp.exp(xp.mean(logs) - logs)
-    shifts = xp.where(xp.isfinite(shifts) & (shifts > 0), shifts, xp.ones_like(shifts))
+    logs = xp.log2(sizes)
+    powers = xp.round(xp.mean(logs) - logs)
+    powers = xp.concat([powers[:1] - xp.sum(powers), powers[1:]])
+    powers = xp.where(xp.all(xp.isfinite(powers)), powers, xp.zeros_like(powers))
+    shifts = 2.0**powers
     return [q * shifts[i] for i, q in enumerate(factors)], [shifts[i] for i in range(len(factors))]

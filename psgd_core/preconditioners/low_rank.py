@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
 
@@ -12,7 +12,7 @@ from .. import kernels
 from .._array import Array, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Preconditioner, require_damping
+from ._base import Fit, Preconditioner, require_damping
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
@@ -37,9 +37,11 @@ class LowRankState(NamedTuple):
     v: Array  # (r, n): the paper's V, transposed
     d: Array  # (n,)
     held: Array  # (2,): what the normaliser holds for the updates that move U, and for those that move V
-    pending: Array  # 0-d bool: the automatic scale is still to be set
-    count: Array  # 0-d int32: updates done; even ones move U, odd ones V
-    skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe)
+    damping: Array  # these five: see `Counters`
+    pending: Array
+    off_scale: Array
+    count: Array  # even updates move U, odd ones V
+    skipped: Array
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ class LowRank(Preconditioner):
     normalizer : Normalizer
         What the step is divided by: `Running` (default), `Sample` or `Gradient`.
     damping : float, optional
-        lambda, absolute: a noise of that size on h bounds P by 1 / lambda. None takes 1e-9 in float32 and
-        1e-16 in float64; 0 switches it off.
+        lambda, absolute: a noise of that size on h, for which P tends to at most 1 / lambda. None takes 1e-9
+        in float32 and 1e-16 in float64, relative to the first pair's scale; 0 switches it off.
     """
+
+    state_type: ClassVar[type] = LowRankState
 
     rank: int = 10
     diagonal: Literal["right", "left"] = "right"
@@ -83,16 +87,16 @@ class LowRank(Preconditioner):
         """Return n."""
         return state.d.shape[0]
 
-    def _start(self, n: int, like: Array, rng: Any) -> LowRankState:
+    def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         if self.rank >= n:
             raise ValueError(
                 f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
             )
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        count = xp.zeros((), dtype=xp.int32, device=device)
         shape = (self.rank, n)
         if rng is None:
             blank = xp.zeros(shape, dtype=like.dtype, device=device)
+            count = xp.zeros((), dtype=xp.int32, device=device)
             u, v = signs(count + START_U, blank), signs(count + START_V, blank)
         elif array_api_compat.is_jax_array(rng):  # a key serves once: both factors from one draw
             both = normal(rng, (2 * self.rank, n), like)
@@ -100,66 +104,57 @@ class LowRank(Preconditioner):
         else:
             u, v = normal(rng, shape, like), normal(rng, shape, like)
         small = (START / max(self.rank * n, 1)) ** 0.5
-        return LowRankState(
-            u=u * small,
-            v=v * small,
-            d=xp.ones(n, dtype=like.dtype, device=device),
-            held=xp.zeros(2, dtype=like.dtype, device=device),
-            pending=xp.asarray(True, device=device),
-            count=count,
-            skipped=count,
-        )
+        d = xp.ones(n, dtype=like.dtype, device=device)
+        return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
+
+    def _require_shapes(self, state: LowRankState) -> None:
+        shapes = tuple(tuple(x.shape) for x in state[:3])
+        if shapes[2:] != ((shapes[0][-1],),) or shapes[:2] != ((self.rank, *shapes[2]),) * 2:
+            raise ValueError(
+                f"`state` must be one of rank {self.rank}, got U, V and d of shapes {shapes}; "
+                "make one with `init`"
+            )
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
-        xp = array_api_compat.array_namespace(state.d)
-        return state._replace(d=state.d * scale, pending=xp.zeros_like(state.pending))
+        return state._replace(d=state.d * scale)
 
-    def _update(
-        self, state: LowRankState, v: Array | None, h: Array, usable: Array, step: float | Array
-    ) -> LowRankState:
+    def _fit(
+        self, state: LowRankState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+    ) -> Fit:
         if v is None:
             raise ValueError(
                 "`v` must be given to LowRank, got None: its moves are made from probes; draw some, or take "
                 "`curvature.basis`, n of them, which integrate it out"
             )
-        xp, dtype, d = array_api_compat.array_namespace(v), v.dtype, state.d
-        seen = xp.max(xp.abs(h)) > 0
+        xp, d = array_api_compat.array_namespace(v), state.d
         if self.damping != 0:
-            h = h + self._damping(v) * xp.astype(usable, dtype) * signs(state.count, h)
+            h = h + damping * signs(state.count, h)
         p, h = v.T, h.T  # probes and products as rows
-
-        due = state.pending & usable & seen
+        # set the scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
+        scale = xp.ones_like(damping)
         if known(due) is not False:
-            # the automatic scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
-            d = d * xp.where(due, _best_scale(xp, d * h, p / d), xp.ones_like(d[0]))
-
+            scale = xp.where(due, _best_scale(xp, d * h, p / d), scale)
+            d = d * scale
+        # make the generators, and bound them together
         turn_u = state.count % 2 == 0
         wide_turn = xp.astype(turn_u, wide_dtype(xp))
         move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
         size = unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
-        usable = usable & xp.isfinite(size)
+        # ask the normaliser, and move d and one factor
         held = select(turn_u, state.held[0], state.held[1])
         scale_n, after = self.normalizer.scale(held, size, step)
         some = scale_n > 0
         ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
         mu = step * ratio * ratio
-
         u = state.u - mu * move.u if move.u.shape[0] else state.u
         v = state.v - mu * move.v if move.v.shape[0] else state.v
+        # renew the gauge of U and V
         drifted = state.count % REGAUGE == REGAUGE - 1
         if self.rank and known(drifted) is not False:
             u, v = regauge(u, v, move, drifted)
-        moves = xp.stack([turn_u, ~turn_u])  # which of the two bounds is renewed
-        passed = xp.astype(usable, xp.int32)
-        return LowRankState(
-            u=select(usable, u, state.u),
-            v=select(usable, v, state.v),
-            d=select(usable, d * (1 - mu * move.d), state.d),
-            held=xp.where(usable & moves, after, state.held),
-            pending=state.pending & ~(due & usable),
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
+        which = xp.stack([turn_u, ~turn_u])  # of the two bounds, the one that is renewed
+        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=xp.where(which, after, state.held))
+        return Fit(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
 
     def _fused(
         self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
@@ -174,7 +169,7 @@ class LowRank(Preconditioner):
         self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
     ) -> LowRankState | None:
         """Return the state after one update by the kernels' passes over n, None where they do not apply."""
-        passes = kernels.low_rank.passes(state, v, h, step, self.damping, inplace)
+        passes = kernels.low_rank.passes(state, v, h, step, inplace)
         g = None if passes is None else passes.gram()
         if passes is None or g is None:
             return None
@@ -187,17 +182,19 @@ class LowRank(Preconditioner):
         if not size < float("inf"):
             return None
         moved = 0 if turn_u else 1  # which of the two bounds is renewed
-        scale_n, after = self.normalizer.scale(state.held[moved], size, passes.step)
+        before = state.held.dtype.type(0) if passes.due else state.held[moved]
+        scale_n, after = self.normalizer.scale(before, size, passes.step)
         mu = passes.step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
         drifted = self.rank and count % REGAUGE == REGAUGE - 1
         new_u, new_v, d = passes.write(
             move.left, move.right, mu, turn_u=turn_u, gauge=gauge(small.uu, small.vv) if drifted else None
         )
         held = state.held if inplace else state.held.copy()
+        if passes.due:
+            held[:] = 0
         held[moved] = after
-        return state._replace(
-            u=new_u, v=new_v, d=d, held=held, pending=state.pending & False, count=state.count + 1
-        )
+        squares = float(small.length_a) ** 2, float(small.length_b) ** 2
+        return state._replace(u=new_u, v=new_v, d=d, held=held, **passes.counted(squares))
 
     def _queued(
         self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
@@ -206,8 +203,7 @@ class LowRank(Preconditioner):
         from ..kernels import gpu_low_rank
         from ._low_rank_queued import queued_update
 
-        damping = self._damping(h)
-        rows = None if v is None else gpu_low_rank.take(state.u, state.v, state.d, h, v, state.count, damping)
+        rows = None if v is None else gpu_low_rank.take(state, h, v)
         if rows is None:
             return None
         found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
@@ -246,6 +242,7 @@ class LowRank(Preconditioner):
 
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
+        self._require_state(state)
         xp = array_api_compat.array_namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 
