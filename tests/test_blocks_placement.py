@@ -172,6 +172,45 @@ def test_ordered_dicts_come_back_from_vectors_as_they_are():
     assert all(np.array_equal(back[key], tree[key]) for key in tree)
 
 
+# -- the loop --------------------------------------------------------------------------------------------
+
+
+TREE = {"w": np.ones((2, 3)), "b": np.ones((3, 2)), "a": np.ones(3)}
+
+
+def curved(tree):
+    """A quadratic with curvatures of their own for each element."""
+    return {k: np.arange(1.0, x.size + 1).reshape(x.shape) * x for k, x in tree.items()}
+
+
+@pytest.mark.parametrize("made_of", [OrderedDict(TREE), list(TREE.items()), dict(reversed(TREE.items()))])
+def test_minimize_puts_blocks_on_their_parameters(made_of):
+    blocks = Blocks.of(made_of, lambda shape: Kronecker(shape, "diagonal"))
+    found = psgd.minimize(
+        lambda t: 0.5 * sum(np.sum(x * g) for x, g in zip(t.values(), curved(t).values(), strict=True)),
+        TREE,
+        grad=curved,
+        preconditioner=blocks,
+        maxiter=300,
+    )
+    there = found.optimizer.preconditioner
+    assert shapes_of(there) == [(3,), (3, 2), (2, 3)]  # the order of sorted keys
+    assert there.n == there.size(found.state)
+    assert found.fun < 1e-10
+
+
+def test_the_loop_in_the_users_hands_refuses_another_order():
+    loop = psgd.PSGD(preconditioner=Blocks.of(OrderedDict(TREE)))
+    with pytest.raises(ValueError, match=r"must have its blocks in the order of the parameters, a .*got w "):
+        loop.init(TREE)
+    with pytest.raises(ValueError, match="must not have its dimensions in another order"):
+        psgd.PSGD(preconditioner=Kronecker((3, 2))).init(TREE["w"])
+    ready = psgd.PSGD(preconditioner=Blocks.of(TREE))
+    x, state = ready.update(ready.init(TREE), TREE, curved(TREE))
+    assert x["w"].shape == (2, 3)
+    assert int(state.count) == 1
+
+
 # -- PyTorch ---------------------------------------------------------------------------------------------
 
 

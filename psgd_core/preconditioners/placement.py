@@ -57,6 +57,20 @@ def placed(preconditioner: Preconditioner, leaves: Sequence[Leaf]) -> Preconditi
     )
 
 
+def require_placed(preconditioner: Preconditioner, leaves: Sequence[Leaf]) -> None:
+    """Raise ValueError unless `placed` returns a preconditioner as it is.
+
+    For those who leave it, and its state, in the user's hands: the order must be one for both.
+    """
+    there = placed(preconditioner, leaves)
+    if there is not preconditioner:
+        assert isinstance(preconditioner, Blocks)
+        raise ValueError(
+            f"`preconditioner` must have its blocks in the order of the parameters, {_text(leaves)}, got "
+            f"{_text(preconditioner.arrays or ())}; make them by Blocks.of of the same tree"
+        )
+
+
 def _order(blocks: Blocks, own: Sequence[Leaf], leaves: Sequence[Leaf]) -> list[int] | None:
     """Return which block is for each of the leaves; None if there is no telling."""
     if sorted(leaf.shape for leaf in own) != sorted(leaf.shape for leaf in leaves):
