@@ -13,6 +13,7 @@ from .._array import eps
 from .._trees import Tree
 from ..curvature import Exact, Forward, Probes, Source
 from ..preconditioners import Dense, LowRank, Preconditioner
+from ..preconditioners.placement import placed
 from ..schedules import Schedule
 from . import _inputs
 from ._loop import Progress, Run
@@ -141,6 +142,7 @@ def minimize(
         probability=probability,
         **({} if clip is _KEEP else {"clip": clip}),
     )
+    optimizer = replace(optimizer, preconditioner=placed(optimizer.preconditioner, layout.leaves()))
     if known.functions.hvp is None and isinstance(optimizer.source, Exact):
         optimizer = replace(optimizer, source=Forward())
     _require_values(optimizer, fun, sample)

@@ -12,6 +12,7 @@ from .._array import Array, finite, known, require_alike, select
 from .._trees import Tree
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
+from ..preconditioners.placement import require_placed
 from ..schedules import Schedule, require_schedule, value_at
 from .clips import Chain, Clip, Norm, Point
 
@@ -131,6 +132,7 @@ class PSGD:
             For `Secant`, which evaluates one gradient beside x, in direction v.
         """
         layout = _trees.structure(x, "x")
+        require_placed(self.preconditioner, layout.leaves())
         flat = layout.flatten(x, "x")
         xp, device = array_api_compat.array_namespace(flat), array_api_compat.device(flat)
         count = xp.zeros((), dtype=xp.int32, device=device)
