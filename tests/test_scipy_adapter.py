@@ -392,9 +392,10 @@ def test_unknown_options_are_named():
 
 
 def test_not_finite_is_said():
+    options = {"clip": None, "nonfinite": "stop"}
     with np.errstate(all="ignore"):
         result = minimize(
-            lambda x: np.log(x).sum(), [1.0], jac=lambda x: 1 / x, method=psgd_method, options={"clip": None}
+            lambda x: np.log(x).sum(), [1.0], jac=lambda x: 1 / x, method=psgd_method, options=options
         )
     assert result.status == 3
     assert not result.success

@@ -200,8 +200,8 @@ def _require_progress(resume: Any, x: Array) -> None:
     require_alike("resume.x", resume.x, "x0", x)
     if resume.x.shape != x.shape:
         raise ValueError(
-            f"`resume` must be of a run with as many parameters as x0, {x.shape[0]}, got {resume.x.shape[0]}; "
-            "start from the same x0"
+            f"`resume` must have as many parameters as x0, {x.shape[0]}, got {resume.x.shape[0]}; "
+            "give the x0 of its run"
         )
 
 
