@@ -205,7 +205,7 @@ class Run:
         size = float(xp.max(xp.abs(self.here.g)))
         hint = f"it is what the schedule returned at iteration {nit}"
         lr = real("lr", value_at(optimizer.lr, nit), "[0, inf)", hint)
-        step = real("step", value_at(optimizer.step_size, nit), "(0, 1)", hint)
+        step = real("step", value_at(optimizer.step_size, nit), "[0, 1)", hint)
         row = (nit, float(self.here.value), size, lr, step, known.nfev, known.njev, known.nhev)
         for name, number in zip(COLUMNS, row, strict=True):
             self.history[name].append(number)
