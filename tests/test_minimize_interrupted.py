@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -59,7 +59,8 @@ def plain(fuse):
 
 
 def positions(rng):
-    return copy.deepcopy(rng.bit_generator.state)
+    """Return where a generator stands, as bytes."""
+    return pickle.dumps(rng.bit_generator.state)
 
 
 @pytest.mark.parametrize("bits", [np.random.PCG64, np.random.MT19937, np.random.Philox])
@@ -69,19 +70,19 @@ def test_a_generator_is_put_back_wherever_it_fails(case, bits):
     rng = np.random.Generator(bits(3))
     before = positions(rng)
     want = psgd.minimize(x0=START, rng=rng, **case(whole))
-    np.testing.assert_equal(positions(rng) == before, False)  # a run that ends has drawn
+    assert positions(rng) != before  # a run that ends has drawn
     assert whole.calls > 8
     for at in range(1, whole.calls + 1):
         rng, x0 = np.random.Generator(bits(3)), START.copy()
         with pytest.raises(RuntimeError, match="blown"):
             psgd.minimize(x0=x0, rng=rng, **case(Fuse(at)))
-        np.testing.assert_equal(positions(rng), before)
+        assert positions(rng) == before
         np.testing.assert_array_equal(x0, START)
     again = psgd.minimize(x0=x0, rng=rng, **case(Fuse(0)))  # as if nothing had been
     np.testing.assert_array_equal(again.x, want.x)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, FloatingPointError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StopIteration, GeneratorExit])
 def test_whatever_is_raised_passes_as_it_is(error):
     for at in (1, 5, 9):
         rng = np.random.default_rng(3)
