@@ -30,7 +30,7 @@ def as_float(value: Any) -> float | None:
     if not isinstance(value, numbers.Real) and not _holds(value, ("integral", "real floating")):
         return None
     try:
-        return float(value)
+        return float(value.detach() if array_api_compat.is_torch_array(value) else value)
     except OverflowError:  # a Python int beyond all floats
         return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError):  # traced, or without values
@@ -90,6 +90,8 @@ def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
     if not array_api_compat.is_array_api_obj(value) or value.ndim != 0:
         return False
     if array_api_compat.is_numpy_array(value):
+        if isinstance(value, np.ndarray) and type(value) is not np.ndarray:  # masked, for one
+            return False
         letters = {"integral": "iu", "real floating": "f"}
         return value.dtype.kind in "".join(letters[kind] for kind in kinds)
     return array_api_compat.array_namespace(value).isdtype(value.dtype, kinds)

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from .. import _trees
-from .._array import Array, namespace
+from .._array import Array, namespace, require_alike
 from .._numbers import as_float, real, shown
 from .._trees import Tree
 from ..curvature import Functions
@@ -33,9 +34,7 @@ def as_clip(clip: Any) -> Clip:
 def rate(name: str, schedule: Schedule, t: Any, x: Array) -> float | Array:
     """Return a schedule's value at t, as a number or in the dtype of x, which it must not decide."""
     value = value_at(schedule, t)
-    if not array_api_compat.is_array_api_obj(value):
-        return value
-    if array_api_compat.is_numpy_array(value):
+    if not array_api_compat.is_array_api_obj(value) or array_api_compat.is_numpy_array(value):
         return real(name, value, "(-inf, inf)", "it is what the schedule returned")
     xp = namespace(**{"x": x, name: value})
     return xp.astype(value, x.dtype)
@@ -54,6 +53,31 @@ def value_like(value: Any, like: Array, name: str = "value") -> Array:
     if found is None:
         raise TypeError(f"`{name}` must be a real number, got {shown(value)}; sum over the elements")
     return xp.asarray(found, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def as_flag(name: str, flag: Any) -> bool | Array:
+    """Return a bool, or a 0-d array of them, which is not asked for its value."""
+    if isinstance(flag, bool | np.bool_):
+        return bool(flag)
+    scalar = array_api_compat.is_array_api_obj(flag) and flag.ndim == 0
+    if scalar and array_api_compat.array_namespace(flag).isdtype(flag.dtype, "bool"):
+        return flag
+    raise TypeError(f"`{name}` must be a bool or a 0-d array of bool, got {shown(flag)}; compare first")
+
+
+def require_state(state: Any) -> None:
+    """Raise TypeError unless `state` is one of `PSGD`."""
+    if not hasattr(state, "preconditioner") or not isinstance(state, tuple):
+        raise TypeError(f"`state` must be a PSGDState, got {shown(state)}; start from `init`")
+
+
+def require_probes(v: Any, x: Array) -> None:
+    """Raise unless v has the shape (n,) or (n, k), and is an array as x."""
+    namespace(v=v)
+    if v.ndim not in (1, 2) or v.shape[0] != x.shape[0]:
+        n = x.shape[0]
+        raise ValueError(f"`v` must have shape ({n},) or ({n}, k), got {tuple(v.shape)}; one row a parameter")
+    require_alike("v", v, "x", x)
 
 
 def vectors(layout: _trees.Structure, tree: Tree, name: str) -> Array:

@@ -124,10 +124,10 @@ def minimize(
     """
     if bounds is not None:
         raise ValueError(
-            f"`bounds` must be None, got {bounds!r}; PSGD has no constraints: transform the variables"
+            f"`bounds` must be None, got {shown(bounds)}; PSGD has no constraints: transform the variables"
         )
-    if nonfinite not in ("stop", "skip"):
-        raise ValueError(f"`nonfinite` must be 'stop' or 'skip', got {shown(nonfinite)}")
+    if not isinstance(nonfinite, str) or nonfinite not in ("skip", "stop"):
+        raise ValueError(f"`nonfinite` must be 'skip' or 'stop', got {shown(nonfinite)}")
     for name, function in (("sample", sample), ("callback", callback)):
         if function is not None and not callable(function):
             raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function")

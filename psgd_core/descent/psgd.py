@@ -96,7 +96,7 @@ class PSGD:
             "every": whole("every", self.every, 1, "1 fits P in every step"),
             "clip": _doors.as_clip(self.clip),
         }
-        if self.decay not in ("decoupled", "l2"):
+        if not isinstance(self.decay, str) or self.decay not in ("decoupled", "l2"):
             raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {shown(self.decay)}")
         if as_float(self.probability) == 1:
             kept["probability"] = 1.0
@@ -172,13 +172,18 @@ class PSGD:
         -----
         A gradient or value that is not finite moves nothing and is counted in ``state.skipped``.
         """
+        _doors.require_state(state)
         layout = _trees.structure(x, "x")
         flat, slope = layout.flatten(x, "x"), layout.flatten(g, "g")
         require_alike("g", slope, "x", flat)
         here, usable, state = self.observe(state, Point(flat, slope, self._value(value, state.value)))
         if pair is not None:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"`pair` must be (v, h), got {shown(pair)}; give the probe and its product")
             v = None if pair[0] is None else _doors.vectors(layout, pair[0], "v")
             pair = (v, _doors.vectors(layout, pair[1], "h"))
+        if fit is not None:
+            fit = _doors.as_flag("fit", fit)
         flat, state = self.advance(state, here, usable, pair, fit)
         return layout.unflatten(flat), state
 
@@ -205,12 +210,17 @@ class PSGD:
         fit : bool or 0-d bool array
             Whether to fit P in this step. A Python bool saves the pair; an array only decides what is kept.
         """
+        _doors.require_state(state)
+        if not isinstance(functions, Functions):
+            raise TypeError(f"`functions` must be a Functions, got {shown(functions)}; give it the gradient")
         layout = _trees.structure(x, "x")
         flat, functions = layout.flatten(x, "x"), _doors.on_vectors(functions, layout)
         value, g = functions.value_and_gradient(flat)
         trial = Point(flat, g, self._value(value, state.value))
         here, usable, state = self.observe(state, trial)
-        pair = None
+        if v is not None:
+            _doors.require_probes(v, flat)
+        pair, fit = None, _doors.as_flag("fit", fit)
         if fit is not False:
             pair, state = self.ask(state, trial, here, functions, v)
         flat, state = self.advance(state, here, usable, pair, None if isinstance(fit, bool) else fit)
