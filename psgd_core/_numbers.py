@@ -25,9 +25,8 @@ _WORDS = {
 
 def as_float(value: Any) -> float | None:
     """Return a real number as a float; None for what is none: bool, text, complex, arrays with a shape."""
-    if isinstance(value, bool | np.bool_):
-        return None
-    if not isinstance(value, numbers.Real) and not _holds(value, ("integral", "real floating")):
+    plain = isinstance(value, numbers.Real) and not isinstance(value, bool | np.generic)
+    if not plain and not _holds(value, ("integral", "real floating")):
         return None
     try:
         return float(value.detach() if array_api_compat.is_torch_array(value) else value)

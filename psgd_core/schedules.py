@@ -35,10 +35,11 @@ def value_at(schedule: Schedule, t: int | Array) -> float | Array:
     if not callable(schedule):
         return schedule
     value = schedule(t)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
     if array_api_compat.is_array_api_obj(value) and value.ndim == 0:
         return value
+    found = as_float(value)
+    if found is not None:
+        return found
     raise TypeError(f"a schedule must return a number or a 0-d array, got {shown(value)}; see {schedule!r}")
 
 

@@ -70,10 +70,10 @@ class Functions:
     def value_and_gradient(self, x: Array) -> tuple[Array | None, Array]:
         """Return (value or None, gradient) at x."""
         if self.both is None:
-            value = None if self.value is None else owned(self.value(owned(x)))
+            value = None if self.value is None else _number("value", self.value(owned(x)))
             return value, self.gradient_at(x)
         value, g = pair_of("both", self.both(owned(x)))
-        return owned(value), _kept("both", g, x)
+        return _number("both", value), _kept("both", g, x)
 
     def products(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x times v, of shape (n,) or (n, k) as v.
@@ -103,6 +103,12 @@ def pair_of(name: str, found: Any) -> tuple[Any, Any]:
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise TypeError(f"`{name}` must return (value, gradient), got {shown(found)}; return the two")
     return found[0], found[1]
+
+
+def _number(name: str, found: Any) -> Any:
+    """Return the value that a function returned, a copy where it is an array."""
+    require_plain(name, found)
+    return owned(found)
 
 
 def _kept(name: str, found: Array, like: Array) -> Array:
