@@ -1,4 +1,4 @@
-"""Numbers at the doors of the loop: of every kind and library, taken as Python's, or refused in one sentence."""
+"""Numbers at the doors of the loop: of every kind and library, taken as Python's or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_what_is_no_number_is_refused(name, kind):
 def test_what_is_out_of_range_is_refused(name, value):
     if value is None and name in ("step", "tol", "maxiter"):
         pytest.skip("None takes the default")
-    if name in INTS and value == 10**400:
+    if name in INTS and isinstance(value, int) and value > 0:
         pytest.skip("as good an int as any")
     refused(name, lambda: {**REALS, **INTS}[name](value))
 
@@ -237,10 +237,11 @@ def refuse_returned(name, call):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 @pytest.mark.parametrize("kind", [np.matrix([[-1.2, 1.0]]), np.matrix([[-1.2], [1.0]])])
 def test_matrices_are_refused(kind):
     """Their ``x * x`` is another product than that of the arrays in their place."""
-    refused("x0", lambda: psgd.minimize(lambda x: np.sum(x), kind, grad=lambda x: x))
+    refused("x0", lambda: psgd.minimize(np.sum, kind, grad=lambda x: x))
     refuse_returned("hessian", lambda: run(hess=np.matrix(np.eye(2))))
 
 
@@ -303,4 +304,6 @@ def test_shapes_that_are_not_those_of_x(shape):
 )
 def test_what_a_value_must_not_be(returned):
     refuse_returned("fun", lambda: psgd.minimize(lambda x: returned, [-1.2, 1.0], grad=rosen_der))
-    refuse_returned("fun", lambda: psgd.minimize(lambda x: returned, [-1.2, 1.0], jac=True))
+    pair = isinstance(returned, tuple)
+    for both in ((*returned, 0) if pair else returned, (returned, np.ones(2))):
+        refuse_returned("fun", lambda both=both: psgd.minimize(lambda x: both, [-1.2, 1.0], jac=True))
