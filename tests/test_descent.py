@@ -290,18 +290,20 @@ def test_trust_radius_halves_the_step_that_was_made_not_the_radius_or_the_wish(b
 
     memory = judge(clip.init(unit), 0, 9.0)
     for wish, makes, f in (
-        (4.0, 4.0, 8.0),  # the first sets the radius, and reaches it: 8 from here on
+        (4.0, 4.0, 8.5),  # the first sets the radius, and reaches it: 8 from here on
+        (7.0, 7.0, 8.0),  # inside, and down: the radius stays
         (3.0, 3.0, 9.5),  # inside, and up: half of 3, not of 8
         (20.0, 1.5, 7.0),  # at the limit, and down: 3
         (20.0, 3.0, 9.5),  # cut down to 3, and up: half of 3, not of 20
-        (0.5, 0.5, 9.5),  # inside 1.5, and up: half of 0.5
+        (20.0, 1.5, 9.5),
+        (0.5, 0.5, 9.5),  # inside 0.75, and up: half of 0.5
         (9.0, 0.25, 6.0),
         (9.0, 0.5, 5.0),
     ):
         made, memory = step(memory, wish)
         assert made == pytest.approx(makes, rel=16 * backend.eps)
         memory = judge(memory, 1, f)
-    assert int(memory.rejected) == 3
+    assert int(memory.rejected) == 4
 
 
 def test_a_start_that_is_not_finite_moves_nothing(backend):
