@@ -25,6 +25,8 @@ _WORDS = {
 
 def as_float(value: Any) -> float | None:
     """Return a real number as a float; None for what is none: bool, text, complex, arrays with a shape."""
+    if type(value) is float:
+        return value
     plain = isinstance(value, numbers.Real) and not isinstance(value, bool | np.generic)
     if not plain and not _holds(value, ("integral", "real floating")):
         return None
