@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from ._array import Array, require_alike, require_float, select
 
@@ -89,6 +90,7 @@ class Structure:
                     f"`{name}` must have shape {self.shape}, got {tuple(tree.shape)}; "
                     "give it the shape of the parameters"
                 )
+            require_plain(name, tree)
             return [tree]
         if type(tree) is not self.kind or len(tree) != len(self.keys):
             raise TypeError(
@@ -233,3 +235,28 @@ def where(condition: Array, new: Tree, old: Tree) -> Tree:
         parts = [where(condition, n, o) for n, o in zip(new, old, strict=True)]
         return type(old)(*parts) if hasattr(old, "_fields") else tuple(parts)
     return select(condition, new, old)
+
+
+def require_plain(name: str, x: Array) -> None:
+    """Raise TypeError for NumPy's masked arrays, matrices and other subclasses, which compute otherwise."""
+    if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
+        raise TypeError(
+            f"`{name}` must be a plain NumPy array, got {type(x).__name__}; "
+            "convert it with `numpy.asarray`, after filling what is masked"
+        )
+
+
+def owned(tree: Tree) -> Tree:
+    """Return copies of the arrays in nested tuples, for one owner to keep; JAX's, immutable, as they are."""
+    if type(tree) is np.ndarray:  # asked first: a small function costs no more than this
+        return tree.copy()
+    if isinstance(tree, tuple):
+        parts = [owned(part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    if array_api_compat.is_torch_array(tree):
+        return tree.clone()  # in the graph of autograd, where there is one
+    if isinstance(tree, np.generic) or array_api_compat.is_jax_array(tree):
+        return tree
+    if not array_api_compat.is_array_api_obj(tree):
+        return tree
+    return array_api_compat.array_namespace(tree).asarray(tree, copy=True)

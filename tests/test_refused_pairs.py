@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from registry import PRECONDITIONERS, arrays, draw_pairs
+from registry import PRECONDITIONERS, arrays, core, draw_pairs, to_numpy, without_jax
 
 import psgd_core as psgd
 from psgd_core import kernels
@@ -121,3 +121,31 @@ def test_a_pair_that_a_singular_q_makes_unusable_leaves_the_scale_pending(p, n, 
         whole = {name: getattr(fresh, name) for name in ("q", "u", "v", "factors") if hasattr(fresh, name)}
         mended = p.update(after._replace(**whole), v, h, 0.3)
         assert_identical(mended, p.update(fresh, v, h, 0.3))
+
+
+@without_jax
+@core
+def test_other_libraries_do_as_numpy_does(backend, row):
+    p, n = row.preconditioner, row.n
+    v, h = (backend.asarray(x[0]) for x in draw_pairs(n, 1, 2))
+    start = p.init(n, v)
+    late = p.update(start, v, h * float("nan"), 0.3)
+    assert bool(late.pending)
+    assert_identical(
+        to_numpy_state(backend, p.update(late, v, h, 0.3)),
+        to_numpy_state(backend, p.update(start, v, h, 0.3)),
+    )
+
+
+def to_numpy_state(backend, state):
+    return type(state)(*to_numpy(backend, state))
+
+
+def test_the_scale_is_that_of_the_usable_pair():
+    """sqrt(|v| / |h|) on the identity, whatever was refused before: 1e-4 here, not 1, and not NaN."""
+    p = psgd.Dense(damping=0.0)
+    v, h = np.array([3.0, 4.0]), np.array([4e8, 3e8])
+    state = p.init(2, v)
+    state = p.update(state, v, np.array([1.0, np.nan]), 1e-12)
+    state = p.update(state, v, h, 1e-12)
+    np.testing.assert_allclose(p.matrix(state), 1e-8 * np.eye(2), rtol=1e-9, atol=1e-17)
