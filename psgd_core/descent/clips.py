@@ -149,8 +149,8 @@ class Running(Clip):
 
     def init(self, x: Array) -> RunningMemory:
         """Return the memory to start with."""
-        zero = array_api_compat.array_namespace(x).zeros_like(x[0])
-        return RunningMemory(zero, zero)
+        xp = array_api_compat.array_namespace(x)
+        return RunningMemory(xp.zeros_like(x[0]), xp.zeros_like(x[0]))
 
     def limit(self, memory: RunningMemory, move: Array) -> tuple[Array, RunningMemory]:
         """Return (the move within its limit, memory)."""
@@ -210,9 +210,9 @@ class TrustRadius(Clip):
         xp = array_api_compat.array_namespace(x)
         zero = xp.zeros_like(x[0])
         return TrustMemory(
-            best=Point(x, xp.zeros_like(x), xp.full_like(zero, float("inf"))),
+            best=Point(xp.asarray(x, copy=True), xp.zeros_like(x), xp.full_like(zero, float("inf"))),
             radius=zero,
-            length=zero,
+            length=xp.zeros_like(zero),
             bound=zero > 0,
             rejected=xp.zeros((), dtype=xp.int32, device=array_api_compat.device(x)),
         )

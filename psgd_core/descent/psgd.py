@@ -133,7 +133,6 @@ class PSGD:
         layout = _trees.structure(x, "x")
         flat = layout.flatten(x, "x")
         xp, device = array_api_compat.array_namespace(flat), array_api_compat.device(flat)
-        count = xp.zeros((), dtype=xp.int32, device=device)
         if functions is not None:
             functions = _on_vectors(functions, layout)
         return PSGDState(
@@ -142,8 +141,8 @@ class PSGD:
             clip=self._clip.init(flat),
             source=self.source.init(functions, flat, v),
             value=xp.full_like(flat[0], float("nan")),
-            count=count,
-            skipped=count,
+            count=xp.zeros((), dtype=xp.int32, device=device),
+            skipped=xp.zeros((), dtype=xp.int32, device=device),
         )
 
     def update(
@@ -295,12 +294,7 @@ class PSGD:
 
     def _average(self, state: PSGDState, g: Array) -> Array:
         """Return the momentum after g."""
-        if self.momentum == 0:
-            return g
-        xp = array_api_compat.array_namespace(g)
-        t = xp.astype(state.count, g.dtype)
-        weight = xp.minimum(t / (t + 1), 0 * t + self.momentum)
-        return weight * state.momentum + (1 - weight) * g
+        return averaged(state.momentum, g, state.count, self.momentum) if self.momentum > 0 else g
 
     @property
     def _clip(self) -> Clip:
@@ -321,6 +315,14 @@ class PSGD:
         if array_api_compat.is_array_api_obj(value):
             return xp.reshape(xp.astype(value, like.dtype), ())
         return xp.asarray(value, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
+    """Return the mean of the gradients after g, the one before being `past` and of `count` of them."""
+    xp = array_api_compat.array_namespace(g)
+    t = xp.astype(count, g.dtype)
+    weight = xp.minimum(t / (t + 1), 0 * t + momentum)
+    return weight * past + (1 - weight) * g
 
 
 def _vectors(layout: _trees.Structure, tree: Tree, name: str) -> Array:

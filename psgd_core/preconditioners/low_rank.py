@@ -107,7 +107,7 @@ class LowRank(Preconditioner):
             held=xp.zeros(2, dtype=like.dtype, device=device),
             pending=xp.asarray(True, device=device),
             count=count,
-            skipped=count,
+            skipped=xp.zeros_like(count),
         )
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:

@@ -20,10 +20,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..._array import Array
 
 
-@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Layout:
-    """How a leaf becomes a vector; static: a pytree without leaves.
+    """How a leaf becomes a vector.
 
     Parameters
     ----------
@@ -60,14 +59,14 @@ class Layout:
             flat = xp.permute_dims(xp.reshape(flat, (*self.splits, *local)), order)
         return xp.reshape(flat, shape)
 
-    def tree_flatten(self) -> tuple[tuple, Layout]:
-        """Return no leaves, and the layout as structure."""
-        return (), self
+    def note(self) -> dict[str, tuple]:
+        """Return the layout as a pytree without leaves: static under jit, and of types that every saver takes."""
+        return {"x".join(map(str, self.splits)): ()} if self.splits else {}
 
     @classmethod
-    def tree_unflatten(cls, layout: Layout, leaves: tuple) -> Layout:
-        """Return the layout."""
-        return layout
+    def noted(cls, note: dict[str, tuple]) -> Layout:
+        """Return the layout of a `note`."""
+        return cls(tuple(int(s) for key in note for s in key.split("x")))
 
 
 def sharding_of(x: Any) -> Any:
@@ -109,7 +108,7 @@ def _axes(x: Any) -> tuple[tuple[str, ...], ...]:
 
 
 def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
-    """Return ``make()``, new arrays, where `params` lie; nothing is made on one device and moved.
+    """Return ``make()``, new arrays, where `params` lie, committed to a device if they are.
 
     Parameters
     ----------
@@ -122,10 +121,20 @@ def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
     arrays = jax.tree.leaves(params)
     sharded = [x for x in arrays if isinstance(sharding_of(x), NamedSharding)]
     if not sharded:
-        places = [x.devices() for x in arrays if isinstance(x, jax.Array) and sharding_of(x) is not None]
-        alone = len(places) == len(arrays) and all(len(p) == 1 and p == places[0] for p in places)
-        with jax.default_device(next(iter(places[0]))) if alone else nullcontext():
-            return make()
+        placed = [x for x in arrays if isinstance(x, jax.Array) and sharding_of(x) is not None]
+        committed = [x for x in placed if x.committed]
+        devices = {device for x in committed or placed[:1] for device in x.devices()}
+        if len(devices) > 1:
+            raise ValueError(
+                f"`params` must lie on one device or on one mesh, got {sorted(map(str, devices))}; "
+                "place them with jax.device_put and a NamedSharding"
+            )
+        device = next(iter(devices), None)
+        with jax.default_device(device) if device is not None else nullcontext():
+            made = make()
+        if not committed:
+            return made
+        return jax.tree.map(lambda x: jax.device_put(x, device) if isinstance(x, jax.Array) else x, made)
     shapes = jax.eval_shape(make)
     shardings = jax.tree.map(lambda _: NamedSharding(sharding_of(sharded[0]).mesh, PartitionSpec()), shapes)
     if leaves is not None:

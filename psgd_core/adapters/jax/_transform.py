@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ...descent import PSGD, clips
@@ -80,14 +81,23 @@ def scale_by_psgd(
     loop = PSGD(
         lr=1.0,
         step_size=_constant(step),
-        momentum=momentum,
+        momentum=0.0 if isinstance(momentum, jax.Array) else momentum,
         clip=clip,
-        every=every,
+        every=1 if isinstance(every, jax.Array) else every,
         probability=_constant(probability),
     )
     require_clip(loop._clip, per_leaf=per_leaf)
-    rng = jax.random.PRNGKey(key or 0) if key is None or isinstance(key, int) else key
-    it = Rule(given, loop, rng, sampler or jax.random.normal, scale, per_leaf, engine_named(engine))
+    it = Rule(
+        preconditioner=given,
+        loop=loop,
+        momentum=momentum,
+        every=every,
+        key=_key(key),
+        sampler=sampler or jax.random.normal,
+        scale=scale,
+        per_leaf=per_leaf,
+        engine=engine_named(engine),
+    )
     return optax.GradientTransformationExtraArgs(it.init, it.update)
 
 
@@ -139,6 +149,21 @@ def psgd(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _key(key: Any) -> jax.Array:
+    """Return a JAX key, of a new type, of what stands for one."""
+    key = 0 if key is None else key
+    try:
+        dtype, ndim = jnp.result_type(key), jnp.ndim(key)
+        if ndim == 0 and jnp.issubdtype(dtype, jnp.integer):
+            return jax.random.key(key)
+        typed = key if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+        if typed.ndim == 0:
+            return typed
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise TypeError(f"`key` must be an int or one JAX key, got {key!r}; pass jax.random.key(0)")
 
 
 def _constant(value: Any) -> Any:
