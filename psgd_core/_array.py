@@ -76,6 +76,15 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
         )
 
 
+def device_of(x: Array) -> Any:
+    """Return the device for new arrays beside x: None, the default, where JAX is free to move x.
+
+    JAX moves what nobody has put on a device (it calls it uncommitted) to the arrays that it is used with; an
+    array made with ``device=`` stays, and so would all that is computed with it.
+    """
+    return None if getattr(x, "committed", True) is False else array_api_compat.device(x)
+
+
 def eps(x: Array) -> float:
     """Return the rounding unit of the dtype of `x` as a Python float."""
     return float(array_api_compat.array_namespace(x).finfo(x.dtype).eps)

@@ -77,4 +77,4 @@ def _kind(leaf: Any) -> tuple[Any, Any]:
 
 def _is_hidden(x: Any) -> bool:
     """Whether x is an empty node that optax puts in the place of parameters."""
-    return type(x).__module__.partition(".")[0] == "optax" and jax.tree.structure(x).num_leaves == 0
+    return type(x).__module__.partition(".")[0] == "optax" and not jax.tree.leaves(x)

@@ -48,7 +48,7 @@ class Rule:
     every: int | jax.Array
     key: jax.Array
     sampler: Callable[..., jax.Array]
-    scale: float | jax.Array | None
+    scale: Any  # a float, an array or None
     per_leaf: bool
     engine: Engine
 

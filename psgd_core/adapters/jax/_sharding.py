@@ -60,7 +60,7 @@ class Layout:
         return xp.reshape(flat, shape)
 
     def note(self) -> dict[str, tuple]:
-        """Return the layout as a pytree without leaves: static under jit, and of types that every saver takes."""
+        """Return the layout as a pytree without leaves: static under jit, of types that every saver takes."""
         return {"x".join(map(str, self.splits)): ()} if self.splits else {}
 
     @classmethod
