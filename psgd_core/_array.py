@@ -82,7 +82,8 @@ def device_of(x: Array) -> Any:
     JAX moves what nobody has put on a device (it calls it uncommitted) to the arrays that it is used with; an
     array made with ``device=`` stays, and so would all that is computed with it.
     """
-    return None if getattr(x, "committed", True) is False else array_api_compat.device(x)
+    device = array_api_compat.device(x)  # None where x is being traced
+    return None if device is None or getattr(x, "committed", True) is False else device
 
 
 def eps(x: Array) -> float:
