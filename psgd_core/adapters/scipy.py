@@ -30,7 +30,7 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
-from .._array import to_host
+from .._array import device_of, to_host
 from ..curvature import Central, Forward
 from ..descent import minimize
 from ..preconditioners import Preconditioner
@@ -96,7 +96,7 @@ def as_linear_operator(
             f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "
             "via_host=True to copy every vector to its device and back"
         )
-    xp, device, dtype = array_api_compat.array_namespace(like), array_api_compat.device(like), like.dtype
+    xp, device, dtype = array_api_compat.array_namespace(like), device_of(like), like.dtype
 
     def product(verbs: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
         def multiply(x: np.ndarray) -> np.ndarray:

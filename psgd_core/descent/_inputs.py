@@ -11,7 +11,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _trees
-from .._array import Array, require_alike
+from .._array import Array, device_of, require_alike
 from .._trees import Structure, Tree
 from ..curvature import Functions, product_with
 
@@ -120,7 +120,7 @@ def scalar(value: Any, like: Array) -> Array:
                 f"`fun` must return a scalar, got shape {tuple(value.shape)}; sum over the elements"
             )
         return xp.astype(xp.reshape(xp.asarray(value), ()), like.dtype)
-    return xp.asarray(value, dtype=like.dtype, device=array_api_compat.device(like))
+    return xp.asarray(value, dtype=like.dtype, device=device_of(like))
 
 
 def vector(tree: Tree, layout: Structure, like: Array, name: str) -> Array:

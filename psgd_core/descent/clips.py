@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps
+from .._array import Array, device_of, eps
 from .._trees import where
 
 
@@ -214,7 +214,7 @@ class TrustRadius(Clip):
             radius=zero,
             length=xp.zeros_like(zero),
             bound=zero > 0,
-            rejected=xp.zeros((), dtype=xp.int32, device=array_api_compat.device(x)),
+            rejected=xp.zeros((), dtype=xp.int32, device=device_of(x)),
         )
 
     def judge(self, memory: TrustMemory, here: Point, usable: Array) -> tuple[Point, Array, TrustMemory]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, finite, known, require_alike, select
+from .._array import Array, device_of, finite, known, require_alike, select
 from .._trees import Tree
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
@@ -132,7 +132,7 @@ class PSGD:
         """
         layout = _trees.structure(x, "x")
         flat = layout.flatten(x, "x")
-        xp, device = array_api_compat.array_namespace(flat), array_api_compat.device(flat)
+        xp, device = array_api_compat.array_namespace(flat), device_of(flat)
         if functions is not None:
             functions = _on_vectors(functions, layout)
         return PSGDState(
@@ -314,7 +314,7 @@ class PSGD:
         xp = array_api_compat.array_namespace(like)
         if array_api_compat.is_array_api_obj(value):
             return xp.reshape(xp.astype(value, like.dtype), ())
-        return xp.asarray(value, dtype=like.dtype, device=array_api_compat.device(like))
+        return xp.asarray(value, dtype=like.dtype, device=device_of(like))
 
 
 def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:

@@ -9,7 +9,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks, kernels
-from .._array import Array, known
+from .._array import Array, device_of, known
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Preconditioner, require_damping
 from ._generators import Pair
@@ -91,7 +91,7 @@ class OrbitPreconditioner(Preconditioner):
         return self.group.size(state.q)
 
     def _start(self, n: int, like: Array, rng: Any) -> OrbitState:
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         q = self.group.identity(n, like)
         shapes = [(block.shape[2],) for block in q.blocks] if self.steps == "orbit" else [()]
         return OrbitState(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array
+from .._array import Array, device_of
 from ._base import Preconditioner, State
 from .kronecker import Kronecker
 
@@ -77,7 +77,7 @@ class Blocks(Preconditioner):
     def _start(self, n: int, like: Array, rng: Any) -> BlocksState:
         if n != self.n:
             raise ValueError(f"`n` must be the number of parameters of all blocks, {self.n}, got {n}")
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         return BlocksState(
             parts=tuple(p.init(size, like, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
