@@ -68,7 +68,7 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
             f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
             "convert it with `astype`"
         )
-    here, there = array_api_compat.device(x), array_api_compat.device(other)
+    here, there = device_of(x), device_of(other)
     if here != there and here is not None and there is not None:
         raise ValueError(
             f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "

@@ -101,17 +101,31 @@ class Rule:
                 "`probe` must be given with `hvp`, got None; pass the v of the product H v, or both as "
                 "hvp=(v, H v), or a function of v"
             )
-        if asks and any(map(is_explicit, jax.tree.leaves(updates))):
-            probe = completed(self._draw(updates, state) if probe is None else probe)
-            asks, hvp = False, hvp(probe)  # not inside, where shardings are no longer part of types
-        if not asks:
-            probe = None if probe is None else leaves.cut(probe, "probe")
-            hvp = None if hvp is None else leaves.cut(hvp, "hvp")
-        if type(self.engine) is not Engine:
+        compiled = type(self.engine) is Engine
+        if asks and compiled:
+            probe, hvp = self._asked(updates, state, probe, hvp)
+            asks = _asks(hvp, updates)
+        if asks or not compiled:
             return self._update(updates, state, probe, hvp)
-        if asks:
-            return self._update(updates, jax.tree.map(jnp.asarray, state), probe, hvp)
-        return self._compiled(updates, state, probe, hvp)
+        probe = None if probe is None else leaves.cut(probe, "probe")
+        return self._compiled(updates, state, probe, None if hvp is None else leaves.cut(hvp, "hvp"))
+
+    def _asked(
+        self, updates: Tree, state: ScaleByPSGDState, probe: Tree, hvp: Callable[[Tree], Tree]
+    ) -> tuple[Tree, Any]:
+        """Return (v, H v) where the function can be asked at once, (v, the function) where it is traced.
+
+        Outside ``jit`` it is asked in updates that fit P alone, and what is left to do is compiled. On meshes
+        with explicit axes it is not for the inside, where shardings are no longer part of types.
+        """
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((updates, state)))
+        if traced and not any(map(is_explicit, jax.tree.leaves(updates))):
+            return probe, hvp
+        due = None if traced else self._due(state)
+        if due is not None and not bool(due):
+            return None, None
+        probe = completed(self._draw(updates, state) if probe is None else probe)
+        return probe, hvp(probe)
 
     @cached_property
     def _compiled(self) -> Callable:
