@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import array_api_compat
@@ -119,39 +120,40 @@ def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
         The field with a tree for each of the params, to be sharded like them; all else is whole everywhere.
     """
     arrays = jax.tree.leaves(params)
+    placed = [x for x in arrays if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
+    committed = [x for x in placed if x.committed]
+    places = {frozenset(x.devices()) for x in committed or placed[:1]}
+    if len(places) > 1:
+        raise ValueError(
+            "`params` must lie on one device or on one mesh, got "
+            f"{sorted(sorted(map(str, place)) for place in places)}; place them with jax.device_put"
+        )
     sharded = [x for x in arrays if isinstance(sharding_of(x), NamedSharding)]
     if not sharded:
-        placed = [x for x in arrays if isinstance(x, jax.Array) and sharding_of(x) is not None]
-        committed = [x for x in placed if x.committed]
-        devices = {device for x in committed or placed[:1] for device in x.devices()}
-        if len(devices) > 1:
-            raise ValueError(
-                f"`params` must lie on one device or on one mesh, got {sorted(map(str, devices))}; "
-                "place them with jax.device_put and a NamedSharding"
-            )
-        device = next(iter(devices), None)
+        device = min(next(iter(places), ()), key=lambda device: device.id, default=None)
         with jax.default_device(device) if device is not None else nullcontext():
             made = make()
         if not committed:
             return made
         return jax.tree.map(lambda x: jax.device_put(x, device) if isinstance(x, jax.Array) else x, made)
+    mesh = sharding_of(sharded[0]).mesh
     shapes = jax.eval_shape(make)
-    shardings = jax.tree.map(lambda _: NamedSharding(sharding_of(sharded[0]).mesh, PartitionSpec()), shapes)
+    shardings = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
     if leaves is not None:
-        alike = jax.tree.map(_state_shardings, params, getattr(shapes, leaves))
+        alike = jax.tree.map(partial(_state_shardings, mesh), params, getattr(shapes, leaves))
         shardings = shardings._replace(**{leaves: alike})
     if any(isinstance(x, jax.core.Tracer) for x in arrays):  # traced, yet known: explicit axes
         return jax.sharding.auto_axes(make, out_sharding=shardings)()
     return jax.jit(make, out_shardings=shardings)()
 
 
-def _state_shardings(x: Any, state: Any) -> Any:
+def _state_shardings(mesh: Any, x: Any, state: Any) -> Any:
     """Return the shardings of a leaf's state: last axes as long as the leaf sharded as it is, others whole.
 
     An axis whose length the shards do not divide cannot be, and is whole on each device: the pairs of `XMat`
     and `Butterfly` need n to be a multiple of twice the number of shards.
     """
-    mesh, shards = sharding_of(x).mesh, layout_of(x).shards
+    shards = layout_of(x).shards
     names = tuple(name for names in _axes(x) for name in names)
 
     def one(part: Any) -> NamedSharding:
