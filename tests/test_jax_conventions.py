@@ -1,4 +1,4 @@
-"""What JAX's users take for granted: donation, placement, one compilation, optax's wrappers, models as params."""
+"""What JAX's users take for granted: donation, placement, one compilation, optax's wrappers, models."""
 
 from __future__ import annotations
 
@@ -145,14 +145,15 @@ def test_a_fresh_state_is_donated_twice_and_compiled_once(make):
     assert step._cache_size() == 1
 
 
-@optimizers
-@pytest.mark.parametrize("committed", [False, True], ids=["free", "put"])
-def test_a_step_changes_no_type(make, committed):
+@pytest.mark.parametrize(
+    ("name", "committed"), [(name, False) for name in OPTIMIZERS] + [("default", True), ("one vector", True)]
+)
+def test_a_step_changes_no_type(name, committed):
     def types(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type, x.committed, x.sharding), tree)
 
     p = jax.device_put(start(), jax.devices()[0]) if committed else start()
-    optimizer = make()
+    optimizer = OPTIMIZERS[name]()
     state = optimizer.init(p)
     assert {x.committed for x in jax.tree.leaves(state)} == {committed}
     _, grad, hvp, probe = adapter.value_grad_hvp(loss)(p, jax.random.key(0))
@@ -177,7 +178,8 @@ for optimizer in (optax.with_extra_args_support(optax.adam(0.1)), make(0.1), mak
     updates, state = optimizer.update(grad, state, p, hvp=hvp, probe=probe)
     assert updates["a"].devices() == {there}, updates["a"].devices()
     p = jax.device_put(p, there)
-    assert {d for leaf in jax.tree.leaves(optimizer.init(p)) if leaf.committed for d in leaf.devices()} == {there}
+    put = [leaf for leaf in jax.tree.leaves(optimizer.init(p)) if leaf.committed]
+    assert {device for leaf in put for device in leaf.devices()} == {there}
     with jax.default_device(there):
         state = optimizer.init({"a": jnp.ones(4), "b": jnp.ones((2, 2))})
     assert {d for leaf in jax.tree.leaves(state) for d in leaf.devices()} == {there}
@@ -193,9 +195,11 @@ except ValueError as error:
 
 
 def test_on_several_devices():
-    """Free parameters go where the data are, as with optax's own; in a process with devices to choose from."""
+    """Free parameters go where the data are, as with optax's own; in a process with several devices."""
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, env=env, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "`params` must lie on one device or on one mesh" in done.stdout
 
@@ -205,11 +209,6 @@ def test_on_several_devices():
 PLAIN = functools.partial(adapter.scale_by_psgd, psgd.Diagonal(), momentum=0.5)
 MASK = {"w": True, "v": False}  # a prefix: hides a subtree
 LABELS = {"w": "ours", "v": {"b": "others", "c": "ours"}}
-
-
-def with_products(steps):
-    """Return MultiSteps as what it is: `masked` takes it for a transformation without extra arguments."""
-    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
 
 
 HIDING = {
@@ -239,7 +238,6 @@ HIDING = {
         ),
         ["w"],
     ),
-    "accumulated": (lambda: optax.masked(with_products(optax.MultiSteps(PLAIN(), 1)), MASK), ["w"]),
 }
 
 
@@ -249,7 +247,7 @@ def leaves_named(tree, names):
 
 @pytest.mark.parametrize(("make", "names"), HIDING.values(), ids=HIDING.keys())
 def test_hidden_parameters(make, names):
-    """What is seen moves as if it were alone, from whole trees of products; functions get whole trees of v."""
+    """What is seen moves as if it were alone, from whole trees of products; functions get whole trees."""
     optimizer, p = make(), start()
     _, grad, hvp, probe = adapter.value_grad_hvp(loss)(p, jax.random.key(3))
     alone = PLAIN()
@@ -265,7 +263,7 @@ def test_hidden_parameters(make, names):
         asked.append(v)
         return product(p)(v)
 
-    given = {"hvp": lambda v: product(p)(v), "probe": probe}
+    given = {"hvp": product(p), "probe": probe}
     equal(seen(optimizer.update(grad, state, p, **given)[0]), expected, rtol=1e-4)
     outside = optimizer.update(grad, state, p, hvp=ask)[0]
     inside = jax.jit(lambda: optimizer.update(grad, state, p, hvp=ask)[0])()
@@ -291,9 +289,7 @@ def test_a_function_where_nobody_knows_what_is_hidden():
     optimizer = PLAIN()
     hidden = {"w": jnp.ones(3), "b": optax.MaskedNode()}
     state = optimizer.init(hidden)
-    with pytest.raises(
-        ValueError, match=r"`probe` must be given where `hvp` is a function and param.* got None"
-    ):
+    with pytest.raises(ValueError, match=r"`probe` must be given where `hvp` is a function and .* got None"):
         optimizer.update(hidden, state, hvp=lambda v: v)
     whole = {"w": jnp.ones(3), "b": jnp.ones(2)}
     seen = []
@@ -420,10 +416,11 @@ MODELS = {
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_products_of_models_are_no_functions(make):
     model, x = make(), jnp.asarray([1.0, 2.0])
-    f = lambda m: (
-        jnp.sum(((m[0] if isinstance(m, list) else m)(x) - 1) ** 4)
-        + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(m))
-    )
+
+    def f(m):
+        y = (m[0] if isinstance(m, list) else m)(x)
+        return jnp.sum((y - 1) ** 4) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(m))
+
     optimizer = adapter.psgd(0.05, psgd.Diagonal())
     _, grad, hvp, probe = adapter.value_grad_hvp(f)(model, jax.random.key(0))
     update = functools.partial(optimizer.update, grad, optimizer.init(model), model)
@@ -517,9 +514,14 @@ def test_seeds_under_vmap():
         equal(jax.tree.map(lambda x: x[seed], many), run(seed), rtol=1e-4)  # noqa: B023
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_leaves_of_16_bits_beside_none_and_numbers(dtype):
-    p = {"half": jnp.ones((2, 2), dtype), "none": None, "number": jnp.asarray(2.0), "all": [jnp.ones(3), ()]}
+def test_leaves_of_16_bits_beside_none_and_numbers():
+    p = {
+        "half": jnp.ones((2, 2), "float16"),
+        "brain": jnp.ones(3, "bfloat16"),
+        "none": None,
+        "number": jnp.asarray(2.0),
+        "all": [jnp.ones(3), ()],
+    }
     f = lambda p: sum(jnp.sum(x.astype("float32") ** 4) for x in jax.tree.leaves(p))  # noqa: E731
     optimizer = adapter.psgd(0.1, psgd.XMat())
     state = optimizer.init(p)
@@ -528,14 +530,12 @@ def test_leaves_of_16_bits_beside_none_and_numbers(dtype):
         before = jax.tree.map(lambda x: (x.shape, x.dtype), (p, state))
         p, state = step(p, state, key)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), (p, state)) == before
-    assert f(p) < 4 + 16 + 3
+    assert f(p) < 4 + 3 + 16 + 3
     assert {str(x.dtype) for x in jax.tree.leaves(state)} == {"float32", "int32", "bool", "uint32"}
 
 
 def test_leaves_of_8_bits_are_refused():
-    with pytest.raises(
-        TypeError, match=r"`params\['x'\]` must be an array of real floats, got float8_e4m3fn"
-    ):
+    with pytest.raises(TypeError, match=r"`params\['x'\]` must be an array of real floats, got float8"):
         PLAIN().init({"x": jnp.ones(3, "float8_e4m3fn")})
 
 

@@ -46,7 +46,7 @@ def scale_by_psgd(
         As in `psgd_core.PSGD`. A norm is that of all leaves together. `TrustRadius` is refused: it takes
         steps back.
     key : int or JAX key
-        Draws what is not given; 0 by default.
+        Draws what is not given; 0 by default. The state holds its data, which any saver takes.
     sampler : callable
         ``sampler(key, shape, dtype)`` of these probes; `jax.random.normal` by default.
     scale : float, optional
@@ -65,7 +65,8 @@ def scale_by_psgd(
         probe v, in the structure of the gradients (or with a leading axis of k probes), as `value_grad_hvp`
         returns them; or ``hvp=(v, H v)``; or ``hvp`` a function of v, which is called only in updates that
         fit P (under ``lax.cond``) and draws v itself. Without it the gradient whitens: h = g.
-        Leaves of 16 bits have a float32 state.
+        Leaves of 16 bits have a float32 state. Under `optax.masked` and what is made of it (`partition`)
+        products and probes may be of all parameters, and a function gets a v of all, zero where hidden.
 
     Raises
     ------
@@ -125,8 +126,8 @@ def psgd(
     learning_rate : float or optax schedule
         1 is Newton's step once P is fitted (0.1 and less where gradients are noisy).
     preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
-        As in `scale_by_psgd`. `optax.inject_hyperparams` may inject step and probability, besides learning
-        rate and decay; momentum and every are its ``static_args``.
+        As in `scale_by_psgd`. `optax.inject_hyperparams` may inject all numbers among them; a preconditioner
+        that is a function is one of its ``static_args``.
     weight_decay : float or optax schedule
         w, decoupled.
     mask : pytree of bools, or callable
