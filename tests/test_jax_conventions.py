@@ -532,6 +532,15 @@ def test_leaves_of_16_bits_beside_none_and_numbers():
     assert {str(x.dtype) for x in jax.tree.leaves(state)} == {"float32", "int32", "bool", "uint32"}
 
 
+@pytest.mark.parametrize("leaf", [2.0, np.arange(3), jnp.ones(2, bool), "text", jnp.tanh, 3 + 0j])
+def test_leaves_that_have_no_derivatives(leaf):
+    p = {"x": jnp.ones(2), "other": leaf}
+    with pytest.raises(TypeError, match="`params` must hold arrays of floats alone, got"):
+        adapter.value_grad_hvp(lambda p: jnp.sum(p["x"] ** 2))(p, jax.random.key(0))
+    with pytest.raises(TypeError, match=r"`params\['other'\]` must be an array of real floats, got"):
+        PLAIN().init(p)
+
+
 def test_leaves_of_8_bits_are_refused():
     with pytest.raises(TypeError, match=r"`params\['x'\]` must be an array of real floats, got float8"):
         PLAIN().init({"x": jnp.ones(3, "float8_e4m3fn")})
