@@ -74,7 +74,7 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
             f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
             "convert it with `astype`"
         )
-    here, there = array_api_compat.device(x), array_api_compat.device(other)
+    here, there = device_of(x), device_of(other)
     if here != there and here is not None and there is not None:
         raise ValueError(
             f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "
@@ -138,6 +138,16 @@ def _described(value: Any) -> str:
     text = repr(value)
     shown = text if len(text) <= 40 else text[:37] + "..."
     return shown if isinstance(value, int | float) else f"{type(value).__name__} {shown}"
+
+
+def device_of(x: Array) -> Any:
+    """Return the device for new arrays beside x: None, the default, where JAX is free to move x.
+
+    JAX moves what nobody has put on a device (it calls it uncommitted) to the arrays that it is used with; an
+    array made with ``device=`` stays, and so would all that is computed with it.
+    """
+    device = array_api_compat.device(x)  # None where x is being traced
+    return None if device is None or getattr(x, "committed", True) is False else device
 
 
 def eps(x: Array) -> float:

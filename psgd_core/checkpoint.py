@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ._array import Array, to_host
+from ._array import Array, device_of, to_host
 from ._checked_file import CheckpointError, opened, write
 from ._fingerprint import Misfit, compare, fingerprint
 
@@ -239,7 +239,7 @@ def _moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any
 
     In `dtype`, or its own for None; every value is kept.
     """
-    xp, device = array_api_compat.array_namespace(target), array_api_compat.device(target)
+    xp, device = array_api_compat.array_namespace(target), device_of(target)
     if dtype is None:
         dtype = xp.asarray(np.zeros(0, dtype=x.dtype)).dtype  # JAX may have no 64 bits
     wanted = _dtype_name(dtype)

@@ -9,6 +9,7 @@ Only functions of psgd_core count. The update traced is the third: the scale is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,7 @@ def updates(p: psgd.Preconditioner) -> Callable[[], None]:
 def torch_step() -> Callable[[], None]:
     """Return a step of the PyTorch adapter with XMat and an exact product."""
     import torch
+
     from psgd_core.adapters.torch import PSGD
 
     weight, scale = torch.nn.Parameter(torch.zeros(N)), torch.linspace(1, 2, N)
@@ -77,7 +79,7 @@ def torch_step() -> Callable[[], None]:
 def row(name: str, calls: list[tuple[str, str, int]]) -> str:
     """Return a row of the table."""
     files = [file for file, _, _ in calls]
-    changes = sum(a != b for a, b in zip(files, files[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(files))
     return f"{name:24} {len(calls):6} {len({c[:2] for c in calls}):10} {len(set(files)):6} {changes:8}"
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
-from .._array import to_host
+from .._array import device_of, to_host
 from .._numbers import shown
 from ..curvature import Central, Forward
 from ..descent import minimize
@@ -99,7 +99,7 @@ def as_linear_operator(
         )
     xp, device, dtype = (
         array_api_compat.array_namespace(like),
-        array_api_compat.device(like),
+        device_of(like),
         to_host(like).dtype,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps
+from .._array import Array, device_of, eps
 from .._numbers import real
 from .._trees import owned
 from .functions import Functions
@@ -228,7 +228,7 @@ class Whitening(Source):
         if v.ndim == 1:
             return v, g
         xp, k = array_api_compat.array_namespace(g), v.shape[1]
-        first = xp.arange(k, device=array_api_compat.device(g)) == 0
+        first = xp.arange(k, device=device_of(g)) == 0
         return v, k**0.5 * g[:, None] * xp.astype(first, g.dtype)[None, :]
 
 

@@ -9,7 +9,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _trees
-from .._array import Array, namespace, require_alike
+from .._array import Array, device_of, namespace, require_alike
 from .._numbers import as_float, real, shown
 from .._trees import Tree
 from ..curvature import Functions
@@ -52,7 +52,7 @@ def value_like(value: Any, like: Array, name: str = "value") -> Array:
     found = as_float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
     if found is None:
         raise TypeError(f"`{name}` must be a real number, got {shown(value)}; sum over the elements")
-    return xp.asarray(found, dtype=like.dtype, device=array_api_compat.device(like))
+    return xp.asarray(found, dtype=like.dtype, device=device_of(like))
 
 
 def as_flag(name: str, flag: Any) -> bool | Array:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps
+from .._array import Array, device_of, eps
 from .._numbers import real, shown
 from .._trees import owned, where
 
@@ -149,8 +149,8 @@ class Running(Clip):
 
     def init(self, x: Array) -> RunningMemory:
         """Return the memory to start with."""
-        zero = array_api_compat.array_namespace(x).zeros_like(x[0])
-        return RunningMemory(zero, zero)
+        xp = array_api_compat.array_namespace(x)
+        return RunningMemory(xp.zeros_like(x[0]), xp.zeros_like(x[0]))
 
     def limit(self, memory: RunningMemory, move: Array) -> tuple[Array, RunningMemory]:
         """Return (the move within its limit, memory)."""
@@ -209,9 +209,9 @@ class TrustRadius(Clip):
         return TrustMemory(
             best=Point(owned(x), xp.zeros_like(x), xp.full_like(zero, float("inf"))),
             radius=zero,
-            length=zero,
+            length=xp.zeros_like(zero),
             bound=zero > 0,
-            rejected=xp.zeros((), dtype=xp.int32, device=array_api_compat.device(x)),
+            rejected=xp.zeros((), dtype=xp.int32, device=device_of(x)),
         )
 
     def judge(self, memory: TrustMemory, here: Point, usable: Array) -> tuple[Point, Array, TrustMemory]:

@@ -10,7 +10,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _trees
-from .._array import Array, finite, known, require_alike, select
+from .._array import Array, device_of, finite, known, require_alike, select
 from .._numbers import as_float, real, shown, whole
 from .._trees import Tree, owned
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
@@ -131,8 +131,7 @@ class PSGD:
         layout = _trees.structure(x, "x")
         require_placed(self.preconditioner, layout.leaves())
         flat = layout.flatten(x, "x")
-        xp, device = array_api_compat.array_namespace(flat), array_api_compat.device(flat)
-        count = xp.zeros((), dtype=xp.int32, device=device)
+        xp, device = array_api_compat.array_namespace(flat), device_of(flat)
         if functions is not None:
             functions = _doors.on_vectors(functions, layout)
         return PSGDState(
@@ -141,8 +140,8 @@ class PSGD:
             clip=self._clip.init(flat),
             source=self.source.init(functions, flat, v),
             value=xp.full_like(flat[0], float("nan")),
-            count=count,
-            skipped=count,
+            count=xp.zeros((), dtype=xp.int32, device=device),
+            skipped=xp.zeros((), dtype=xp.int32, device=device),
         )
 
     def update(
@@ -314,12 +313,7 @@ class PSGD:
 
     def _average(self, state: PSGDState, g: Array) -> Array:
         """Return the momentum after g."""
-        if self.momentum == 0:
-            return g
-        xp = array_api_compat.array_namespace(g)
-        t = xp.astype(state.count, g.dtype)
-        weight = xp.minimum(t / (t + 1), 0 * t + self.momentum)
-        return weight * state.momentum + (1 - weight) * g
+        return averaged(state.momentum, g, state.count, self.momentum) if self.momentum > 0 else g
 
     @property
     def _clip(self) -> Clip:
@@ -335,3 +329,11 @@ class PSGD:
                 "value, or use clips.Running"
             )
         return _doors.value_like(value, like)
+
+
+def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
+    """Return the mean of the gradients after g, the one before being `past` and of `count` of them."""
+    xp = array_api_compat.array_namespace(g)
+    t = xp.astype(count, g.dtype)
+    weight = xp.minimum(t / (t + 1), 0 * t + momentum)
+    return weight * past + (1 - weight) * g

@@ -34,6 +34,7 @@ import array_api_compat
 
 from .._array import (
     Array,
+    device_of,
     known,
     largest,
     namespace,
@@ -164,21 +165,22 @@ class Preconditioner(ABC):
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
         if scale is not None:
-            scale = require_number("scale", scale)
-            if not 0 < scale < float("inf"):
+            scale = scalar_of("scale", scale, like)
+            if isinstance(scale, float) and not 0 < scale < float("inf"):
                 raise ValueError(
                     f"`scale` must be positive and finite, got {scale}; leave it out to set it automatically"
                 )
         return self._begin(n, like, scale, rng)
 
-    def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> State:
+    def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> State:
         """Return the state that `init` describes."""
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        damping = -default_damping(like) if self.damping is None else float(self.damping)
-        if scale is not None and damping < 0:
-            damping = max(-damping / scale**2, float(xp.finfo(like.dtype).smallest_normal))
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        start = -default_damping(like) if self.damping is None else float(self.damping)
+        damping = xp.full((), start, dtype=like.dtype, device=device)
+        if scale is not None:
+            damping = _settled(damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device))
         counters = Counters(
-            damping=xp.full((), damping, dtype=like.dtype, device=device),
+            damping=damping,
             pending=xp.full((), scale is None, dtype=xp.bool, device=device),
             off_scale=xp.zeros((), dtype=xp.int32, device=device),
             count=xp.zeros((), dtype=xp.int32, device=device),

@@ -11,7 +11,7 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array
+from .._array import Array, device_of
 from ..kernels import gpu_low_rank as passes
 from ..kernels.gpu_low_rank import Rows
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
@@ -68,7 +68,7 @@ def queued_update(
     # by how much the factors change, as rows over R
     drifted = state.count % regauge == regauge - 1
     rate = xp.astype(mu, g.dtype)
-    eye = xp.eye(2 * r, 2 * r + 2, dtype=g.dtype, device=array_api_compat.device(g))
+    eye = xp.eye(2 * r, 2 * r + 2, dtype=g.dtype, device=device_of(g))
     square = eye[:r, :r]
     changes = []
     gauges = gauge(small.uu, small.vv) if r else (square, square)
@@ -92,7 +92,7 @@ def queued_update(
 def queued_product(rows: Rows) -> Array:
     """Return ``P g`` from rows with g for h and d for p: ``P g / d = x + U s + V U^T (x + U s)``."""
     xp, r = array_api_compat.array_namespace(rows.d), rows.r
-    one = xp.ones((), dtype=rows.d.dtype, device=array_api_compat.device(rows.d))
+    one = xp.ones((), dtype=rows.d.dtype, device=device_of(rows.d))
     g = passes.gram(rows, one)
     s = g[r : 2 * r, 2 * r]  # V^T x
     w = g[:r, 2 * r] + g[:r, :r] @ s

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array
+from .._array import Array, device_of
 from ._base import Preconditioner, State
 from .kronecker import Kronecker
 
@@ -110,10 +110,10 @@ class Blocks(Preconditioner):
                     "make one with `init`"
                 )
 
-    def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
+    def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:
             raise ValueError(f"`n` must be the number of parameters of all blocks, {self.n}, got {n}")
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         return BlocksState(
             parts=tuple(p.init(size, like, scale=scale, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),

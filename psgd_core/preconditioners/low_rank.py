@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
-from .._array import Array, known, select, wide_dtype
+from .._array import Array, device_of, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Fit, Preconditioner, require_damping
@@ -92,7 +92,7 @@ class LowRank(Preconditioner):
             raise ValueError(
                 f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
             )
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         shape = (self.rank, n)
         if rng is None:
             blank = xp.zeros(shape, dtype=like.dtype, device=device)
