@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._array import Array
-
 from . import _cuda, gpu_orbits
 from ._cuda import Library, View
 from ._switch import wanted
 from .gpu_orbits import ITEMSIZE, LARGEST, Size
+from .orbits import rate_of
 
 Layout = tuple[tuple[str, int], ...]
 
 UNGATHERED = {"direct": 1, "shifted": 2}
 """Largest orbits with kernels where no index is read: no group has larger ones, but GL(n) for n below 5."""
 
-FLAGS = ("bool", "int32", "int32")
-"""Dtypes of pending, count and skipped."""
+COUNTERS = ("damping", "pending", "off_scale", "count", "skipped")
+"""The fields that end a state."""
 
 
 class _Seen(NamedTuple):
@@ -34,7 +34,7 @@ class _Seen(NamedTuple):
     h: View
     sizes: list[Size]
     held: list[View]
-    flags: list[View]
+    counters: list[View]
     step: float | int  # a pointer if it is an int
     kept: Any  # what that points to
 
@@ -44,10 +44,8 @@ def on_gpu(x: Any) -> bool:
     return type(x) is not np.ndarray and _cuda.library_of(x) is not None and wanted()
 
 
-def update(
-    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
-) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]] | None:
-    """Return (blocks, held, (pending, count, skipped)) after one update, or None if it is not for kernels.
+def update(state: Any, layout: Layout, v: Any, h: Any, step: Any, decay: float, inplace: bool) -> Any:
+    """Return the state after one update, or None if it is not for kernels.
 
     The arguments are those of `orbits.update`. A step that is a 0-d array is read on the device.
     """
@@ -59,21 +57,20 @@ def update(
         seen = _look(library, state, layout, like, library.view(h), step)
         if seen is None:
             return None
-        flags = [library.empty((), kind, like.device) for kind in FLAGS]
+        counters = [library.empty((), x.dtype, like.device) for x in seen.counters]
         blocks, held = list(state.q.blocks), list(state.held)
         if not inplace:
             blocks = [library.empty(x.q.shape, x.q.dtype, x.q.device) for x in seen.sizes]
             held = [library.empty(x.shape, x.dtype, x.device) for x in seen.held]
         new = _pointers(library, blocks), _pointers(library, held)
-        if damping is None:
-            damping = DAMPING[like.dtype]
         gpu_orbits.update(
-            library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.flags],
-            _pointers(library, flags), seen.step, damping, decay,
+            library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.counters],
+            _pointers(library, counters), seen.step, decay,
         )  # fmt: skip
         if inplace:
             library.written(*blocks, *held)
-    return tuple(blocks), tuple(held), tuple(flags)
+    q = state.q._replace(blocks=tuple(blocks))
+    return state._replace(q=q, held=tuple(held), **dict(zip(COUNTERS, counters, strict=True)))
 
 
 def precondition(state: Any, layout: Layout, g: Any) -> Array | None:
@@ -101,20 +98,20 @@ def _look(library: Library, state: Any, layout: Layout, v: View, h: View | None,
     They do not look where they read and write, so everything they rely on is looked at here.
     """
     held = [x for x in map(library.view, state.held) if x is not None]
-    flags = [x for x in map(library.view, (state.pending, state.count, state.skipped)) if x is not None]
-    if h is None or h[1:] != v[1:] or [x[1:] for x in flags] != [((), kind, v.device) for kind in FLAGS]:
+    counters = [x for x in (library.view(getattr(state, name)) for name in COUNTERS) if x is not None]
+    kinds = (v.dtype, "bool", "int32", "int32", "int32")
+    if h is None or h[1:] != v[1:] or [x[1:] for x in counters] != [((), kind, v.device) for kind in kinds]:
         return None
     sizes = _sizes(library, state, layout, v, [v.pointer, h.pointer, *(x.pointer for x in held)])
     if sizes is None or [x[1:] for x in held] != [((x.orbits,), *v[2:]) for x in sizes]:
         return None
-    kept = step
-    if isinstance(step, int | float):
-        step = float(step) if 0 < step < 1 else None
-    else:
-        seen = library.view(step)
-        kept = None if seen is None or seen[1::2] != ((), v.device) else library.cast(step, v.dtype)
-        step = None if kept is None else _pointers(library, [kept])[0]
-    return None if step is None else _Seen(v, h, sizes, held, flags, step, kept)
+    seen, kept, rate = library.view(step), None, None
+    if seen is None:
+        rate = rate_of(step)
+    elif seen.dtype in ITEMSIZE and seen[1::2] == ((), v.device):
+        kept = library.cast(step, v.dtype)
+        (rate,) = _pointers(library, [kept])
+    return None if rate is None else _Seen(v, h, sizes, held, counters, rate, kept)
 
 
 def _sizes(

@@ -2,8 +2,8 @@
 //
 // inspect    is the pair finite, and is v not zero?                            reads v, h
 // measure    |Q h| and |Q^{-T} v|, where the automatic scale is pending        else returns at once
-// settle     the flags, the scale and the step, for the others to read
-// move       one step of each orbit                                            reads q, v, h, held; writes q, held
+// settle     whether it is due and what it is, the damping and the step, for the others to read
+// move       one step of each orbit, and |a| and |b| of all                    reads q, v, h, held; writes q, held
 // finish     the state's counters
 //
 // Nothing is decided on the host. Sums over blocks are taken in the order of the blocks; what is atomic is
@@ -12,14 +12,15 @@
 enum { DIRECT, SHIFTED, MIRRORED, GATHERED };  // as cpu_orbits.py has them
 enum { NOT_FINITE = 1, SOME_V = 2, SOME_H = 4 };
 enum { LARGEST_BLOCK = 256 };
+enum { FAR = 10, SHRINK = 8, GROW = 64 };  // as psgd_core/_scale.py has them
 
 // At the start of the work space; zero before the first kernel.
 struct Control {
     unsigned int flags;
-    int due;                   // whether this update sets the scale
-    double scale, step, root;  // root: step^{1/4}
-    Count left;                // orbits that did not move
-    int go;                    // whether any is to move
+    int due;                            // whether this update sets the scale
+    double scale, damping, step, root;  // root: step^{1/4}
+    Count left;                         // orbits that did not move
+    int go;                             // whether any is to move
 };
 
 // A norm as unit sqrt(sum): no square overflows, in float64 either.
@@ -70,6 +71,63 @@ template <class T, int W> __global__ void inspect(Index n, const T *__restrict__
     if (found) atomicOr(&flags, found);
     __syncthreads();
     if (threadIdx.x == 0) atomicOr(&control->flags, flags);
+}
+
+// -- norms ------------------------------------------------------------------------------------------------
+
+__device__ inline void include(Norm &norm, double x) {
+    x = magnitude(x);
+    if (x == 0.0) return;
+    if (!is_number(x)) {
+        norm.sum = x - x;  // NaN, and stays
+    } else if (x > norm.unit) {
+        const double ratio = norm.unit / x;
+        norm.sum = 1.0 + norm.sum * ratio * ratio;
+        norm.unit = x;
+    } else {
+        const double ratio = x / norm.unit;
+        norm.sum += ratio * ratio;
+    }
+}
+
+__device__ inline Norm joined(const Norm &x, const Norm &y) {
+    if (y.unit > x.unit) return joined(y, x);
+    if (!(x.unit > 0.0)) return Norm{0.0, x.sum + y.sum};
+    if (x.unit == y.unit) return Norm{x.unit, x.sum + y.sum};
+    const double ratio = y.unit / x.unit;
+    return Norm{x.unit, x.sum + y.sum * ratio * ratio};
+}
+
+__device__ inline double value_of(const Norm &x) { return x.unit * sqrt(x.sum); }
+
+// The norm of squares in units of `unit`. Those of floats need no unit in float64; then joining them divides nothing.
+__device__ inline Norm norm_of(float unit, float square) { return Norm{1.0, double(unit) * unit * square}; }
+__device__ inline Norm norm_of(double unit, double square) { return Norm{unit, square}; }
+
+// Join the norms of a block's threads in the order of a binary tree; thread 0 gets the result.
+__device__ inline void join_threads(Norm &x, Norm &y) {
+    __shared__ Norm all_x[LARGEST_BLOCK], all_y[LARGEST_BLOCK];
+    all_x[threadIdx.x] = x;
+    all_y[threadIdx.x] = y;
+    for (unsigned int half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) {
+            all_x[threadIdx.x] = joined(all_x[threadIdx.x], all_x[threadIdx.x + half]);
+            all_y[threadIdx.x] = joined(all_y[threadIdx.x], all_y[threadIdx.x + half]);
+        }
+    }
+    __syncthreads();
+    x = all_x[0];
+    y = all_y[0];
+}
+
+// Join what the blocks of one kernel have left behind them, in their order; all threads of one block.
+__device__ inline void join_parts(int blocks, const Norm *parts, Norm &x, Norm &y) {
+    for (int k = threadIdx.x; k < blocks; k += blockDim.x) {
+        x = joined(x, parts[2 * k]);
+        y = joined(y, parts[2 * k + 1]);
+    }
+    join_threads(x, y);
 }
 
 // -- orbits in registers ----------------------------------------------------------------------------------
@@ -154,12 +212,13 @@ __device__ inline void images(const T (&q)[S][S], const T (&h)[S], const T (&v)[
 
 template <class T> struct Rule {
     T damping, decay, step, root, scale;  // decay: of Running, -1 for Sample; scale: 1 unless it is due
-    bool due;
+    bool due;                             // then damping is 0
 };
 
-// Move Q, and return whether it moved; if not, q and `held` are as they were.
+// Move Q, and return whether it moved; if not, q and `held` are as they were. |a| and |b| are joined to x and y.
 template <class T, int S>
-__device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held, const Rule<T> &rule) {
+__device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held, const Rule<T> &rule, Norm &x,
+                               Norm &y) {
     T a[S], b[S], size = T(0), unit = Limits<T>::tiny();
     images<T, S>(q, h, v, a, b);
 #pragma unroll
@@ -172,28 +231,26 @@ __device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held
 #pragma unroll
         for (int j = 0; j < S; ++j) size = larger(size, magnitude(q[i][j]));
     }
-    if (rule.due) size *= rule.scale;
     const bool heard = rule.damping * size > Limits<T>::heard() * unit;
     if (heard) unit = larger(unit, rule.damping * size);
     const T inverse = T(1) / unit, noise = rule.damping * inverse;
 
-    T square = T(0), ph[S];
+    T square_a = T(0), square_b = T(0), ph[S];
 #pragma unroll
     for (int i = 0; i < S; ++i) {
         a[i] *= inverse;
         b[i] *= inverse;
         v[i] *= inverse;
-        square += a[i] * a[i];
-        square += b[i] * b[i];
+        square_a += a[i] * a[i];
+        square_b += b[i] * b[i];
         if (heard)
 #pragma unroll
-            for (int j = 0; j < S; ++j) {
-                const T x = (rule.due ? q[i][j] * rule.scale : q[i][j]) * noise;
-                square += x * x;
-            }
+            for (int j = 0; j < S; ++j) square_a += (q[i][j] * noise) * (q[i][j] * noise);
     }
-    const T bound = unit * root_of(square);
+    const T bound = unit * root_of(square_a + square_b);
     if (!is_number(bound)) return false;
+    x = joined(x, norm_of(unit, square_a));
+    y = joined(y, norm_of(unit, square_b));
     if (rule.due)
 #pragma unroll
         for (int i = 0; i < S; ++i)
@@ -247,48 +304,9 @@ __device__ inline bool step_of(T (&q)[S][S], const T (&h)[S], T (&v)[S], T &held
 
 // -- the automatic scale ----------------------------------------------------------------------------------
 
-__device__ inline void include(Norm &norm, double x) {
-    x = magnitude(x);
-    if (x == 0.0) return;
-    if (!is_number(x)) {
-        norm.sum = x - x;  // NaN, and stays
-    } else if (x > norm.unit) {
-        const double ratio = norm.unit / x;
-        norm.sum = 1.0 + norm.sum * ratio * ratio;
-        norm.unit = x;
-    } else {
-        const double ratio = x / norm.unit;
-        norm.sum += ratio * ratio;
-    }
-}
-
-__device__ inline Norm joined(const Norm &x, const Norm &y) {
-    if (y.unit > x.unit) return joined(y, x);
-    if (!(x.unit > 0.0)) return Norm{0.0, x.sum + y.sum};
-    const double ratio = y.unit / x.unit;
-    return Norm{x.unit, x.sum + y.sum * ratio * ratio};
-}
-
-// Join the norms of a block's threads in the order of a binary tree; thread 0 gets the result.
-__device__ inline void join_threads(Norm &x, Norm &y) {
-    __shared__ Norm all_x[LARGEST_BLOCK], all_y[LARGEST_BLOCK];
-    all_x[threadIdx.x] = x;
-    all_y[threadIdx.x] = y;
-    for (unsigned int half = blockDim.x / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) {
-            all_x[threadIdx.x] = joined(all_x[threadIdx.x], all_x[threadIdx.x + half]);
-            all_y[threadIdx.x] = joined(all_y[threadIdx.x], all_y[threadIdx.x + half]);
-        }
-    }
-    __syncthreads();
-    x = all_x[0];
-    y = all_y[0];
-}
-
 template <class T, int S, int HOW>
 __global__ void measure(Index n, Index start, Index count, const T *__restrict__ v, const T *__restrict__ h,
-                        const Index *__restrict__ order, const T *__restrict__ q, T damping,
+                        const Index *__restrict__ order, const T *__restrict__ q,
                         const bool *__restrict__ pending, const Control *control, Norm *parts) {
     if (!*pending || !usable(control)) return;
     Norm x = {0.0, 0.0}, y = {0.0, 0.0};
@@ -301,7 +319,6 @@ __global__ void measure(Index n, Index start, Index count, const T *__restrict__
         for (int i = 0; i < S; ++i) {
             include(x, a[i]);
             include(y, b[i]);
-            for (int j = 0; j < S; ++j) include(x, damping * now[0][i][j]);
         }
     }
     join_threads(x, y);
@@ -313,26 +330,27 @@ __global__ void measure(Index n, Index start, Index count, const T *__restrict__
 
 // One block. `step_at` is null, or where the step is.
 template <class T>
-__global__ void settle(int blocks, const Norm *__restrict__ parts, const bool *__restrict__ pending, double step,
-                       double root, const T *__restrict__ step_at, Control *control) {
-    const bool due = *pending && usable(control) && (control->flags & SOME_H);  // of all threads, or of none
-    Norm x = {0.0, 0.0}, y = {0.0, 0.0};
-    if (due) {
-        for (int k = threadIdx.x; k < blocks; k += blockDim.x) {
-            x = joined(x, parts[2 * k]);
-            y = joined(y, parts[2 * k + 1]);
-        }
-        join_threads(x, y);
+__global__ void settle(int blocks, const Norm *__restrict__ parts, const T *__restrict__ damping,
+                       const bool *__restrict__ pending, double step, double root, const T *__restrict__ step_at,
+                       Control *control) {
+    if (step_at) {
+        step = *step_at;
+        root = sqrt(sqrt(step));
     }
+    const bool taken = usable(control) && step > 0.0 && step < 1.0;
+    const bool due = *pending && taken && (control->flags & SOME_H);  // of all threads, or of none
+    Norm x = {0.0, 0.0}, y = {0.0, 0.0};
+    if (due) join_parts(blocks, parts, x, y);
     if (threadIdx.x == 0) {
         // the minimiser over c of the criterion at c Q: c^4 = |y|^2 / |x|^2, and then |c x| = |y / c|
-        const double root_x = sqrt(x.unit * sqrt(x.sum)), root_y = sqrt(y.unit * sqrt(y.sum));
+        const double root_x = sqrt(value_of(x)), root_y = sqrt(value_of(y));
         control->scale = due ? root_y / root_x : 1.0;
         control->due = due;
         // Where the scale is due all orbits move or none does: no bound is above 2 |c x|, so that says which.
-        control->go = usable(control) && (!due || is_number(T(2.0 * root_x * root_y) + T(control->scale)));
-        control->step = step_at ? double(*step_at) : step;
-        control->root = step_at ? sqrt(sqrt(double(*step_at))) : root;
+        control->go = taken && (!due || is_number(T(2.0 * root_x * root_y) + T(control->scale)));
+        control->damping = due ? T(0) : magnitude(*damping);
+        control->step = step;
+        control->root = root;
     }
 }
 
@@ -340,16 +358,16 @@ __global__ void settle(int blocks, const Norm *__restrict__ parts, const bool *_
 
 template <class T, int S, int HOW, int W>
 __global__ void move(Index n, Index start, Index count, const T *__restrict__ v, const T *__restrict__ h,
-                     const Index *__restrict__ order, const T *q, const T *held, T *new_q, T *new_held, T damping,
-                     T decay, Control *control) {
+                     const Index *__restrict__ order, const T *q, const T *held, T *new_q, T *new_held, T decay,
+                     Control *control, Norm *parts) {
     __shared__ unsigned int stays;
-    const bool go = control->go;
-    if (!go && q == new_q) return;
-    const Rule<T> rule = {damping,         decay, T(control->step), T(control->root), T(control->scale),
-                          control->due != 0};
+    const bool go = control->go, due = control->due;
+    if (!go && !due && q == new_q) return;
+    const Rule<T> rule = {T(control->damping), decay, T(control->step), T(control->root), T(control->scale), due};
     if (threadIdx.x == 0) stays = 0;
     __syncthreads();
     unsigned int own = 0;
+    Norm x = {0.0, 0.0}, y = {0.0, 0.0};
     for (Index t = first_item() * W; t < count; t += all_items() * W) {
         T now[W][S][S], hs[W][S], vs[W][S];
         Pack<T, W> bound = fetch<W>(held + t);
@@ -358,7 +376,8 @@ __global__ void move(Index n, Index start, Index count, const T *__restrict__ v,
         members<T, S, HOW, W>(v, n, order, start, count, t, vs);
 #pragma unroll
         for (int w = 0; w < W; ++w) {
-            const bool moved = go && step_of<T, S>(now[w], hs[w], vs[w], bound.at[w], rule);
+            if (due) bound.at[w] = T(0);  // what was held is of another scale
+            const bool moved = go && step_of<T, S>(now[w], hs[w], vs[w], bound.at[w], rule, x, y);
             own += moved ? 0 : 1;
         }
         store<W>(new_held + t, bound);
@@ -373,15 +392,37 @@ __global__ void move(Index n, Index start, Index count, const T *__restrict__ v,
             }
     }
     if (own) atomicAdd(&stays, own);
-    __syncthreads();
-    if (threadIdx.x == 0 && stays) atomicAdd(&control->left, Count(stays));
+    join_threads(x, y);
+    if (threadIdx.x == 0) {
+        if (stays) atomicAdd(&control->left, Count(stays));
+        parts[2 * blockIdx.x] = x;
+        parts[2 * blockIdx.x + 1] = y;
+    }
 }
 
-// The counters of the state; one thread.
-__global__ void finish(const Control *control, const bool *pending, const int *count, const int *skipped,
-                       bool *new_pending, int *new_count, int *new_skipped) {
-    const bool complete = control->go && !control->left;
-    *new_pending = *pending && !(control->due && complete);
+// How many pairs in a row say that Q is off its scale: positive where it is too large, negative where too small.
+template <class T> __device__ inline int run_after(int run, T a, T b, bool seen) {
+    const bool large = a > T(FAR) * b, small = b > T(FAR) * a;
+    if (!large && !small) return 0;
+    if (!seen) return run;  // a product of nothing does not count
+    return large ? (run > 0 ? run : 0) + 1 : (run < 0 ? run : 0) - 1;
+}
+
+// The counters of the state; one block. Where some orbits did not move, |a| and |b| are not known.
+template <class T>
+__global__ void finish(int blocks, const Norm *__restrict__ parts, const Control *control, const T *damping,
+                       const bool *pending, const int *off_scale, const int *count, const int *skipped,
+                       T *new_damping, bool *new_pending, int *new_off_scale, int *new_count, int *new_skipped) {
+    const bool complete = control->go && !control->left, due = control->due;
+    Norm x = {0.0, 0.0}, y = {0.0, 0.0};
+    if (complete && !due) join_parts(blocks, parts, x, y);
+    if (threadIdx.x != 0) return;
+    const int run = run_after(*off_scale, T(value_of(x)), T(value_of(y)), (control->flags & SOME_H) != 0);
+    const bool jumped = run >= SHRINK || run <= -GROW;
+    const T growth = T(control->scale) * T(control->scale), lambda = *damping;
+    *new_damping = due && complete && lambda < T(0) ? larger(-lambda / growth, Limits<T>::tiny()) : lambda;
+    *new_pending = (*pending && !(due && complete)) || jumped;
+    *new_off_scale = jumped ? 0 : run;
     *new_count = *count + (complete ? 1 : 0);
     *new_skipped = *skipped + (complete ? 0 : 1);
 }
