@@ -9,6 +9,7 @@ every array that one gets.
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,7 @@ import array_api_compat
 from .._array import Array, followed
 
 THREADS = 256
-"""Of a block; a power of two, at most what ``orbits.cu`` and ``low_rank.cu`` set apart room for."""
+"""Of a block; a power of two, at most what ``norms.cuh`` sets apart room for."""
 
 BLOCKS = 16
 """Per multiprocessor at most: threads take more than one item where there are more."""
@@ -200,9 +201,12 @@ def _processors(device: int) -> int:
 
 @cache
 def source(name: str) -> str:
-    """Return the CUDA C++ source of that name, with what all share in front."""
-    folder = files(__package__) / "cuda"
-    return "\n".join((folder / part).read_text(encoding="utf-8") for part in ("common.cuh", name))
+    """Return the CUDA C++ source of that name, with the files it includes in their places."""
+
+    def text(part: str) -> str:
+        return (files(__package__) / "cuda" / part).read_text(encoding="utf-8")
+
+    return re.sub(r'^#include "(.+)"\n', lambda found: text(found[1]), text(name), flags=re.MULTILINE)
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._scale import FAR, GROW, SHRINK
 from . import _cuda
 from ._cuda import Kernel, Library, View
 
@@ -145,7 +146,8 @@ def update(
         before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
         args = (*x.where(n), *before, new[0][i], new[1][i], _CAST[dtype](decay), control, at)
         kernel.move((count,), (_cuda.THREADS,), args)
-    finish((1,), (_cuda.THREADS,), (total, first, control, *counters, *new_counters))
+    limits = (FAR, np.int32(SHRINK), np.int32(GROW))
+    finish((1,), (_cuda.THREADS,), (total, first, control, *limits, *counters, *new_counters))
 
 
 def precondition(
