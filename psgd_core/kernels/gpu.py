@@ -16,7 +16,6 @@ from . import _cuda, gpu_orbits
 from ._cuda import Library, View
 from ._switch import wanted
 from .gpu_orbits import ITEMSIZE, LARGEST, Size
-from .orbits import rate_of
 
 Layout = tuple[tuple[str, int], ...]
 
@@ -35,8 +34,7 @@ class _Seen(NamedTuple):
     sizes: list[Size]
     held: list[View]
     counters: list[View]
-    step: float | int  # a pointer if it is an int
-    kept: Any  # what that points to
+    step: float | Array
 
 
 def on_gpu(x: Any) -> bool:
@@ -62,10 +60,10 @@ def update(state: Any, layout: Layout, v: Any, h: Any, step: Any, decay: float, 
         if not inplace:
             blocks = [library.empty(x.q.shape, x.q.dtype, x.q.device) for x in seen.sizes]
             held = [library.empty(x.shape, x.dtype, x.device) for x in seen.held]
-        new = _pointers(library, blocks), _pointers(library, held)
+        new = [library.pointer(x) for x in blocks], [library.pointer(x) for x in held]
         gpu_orbits.update(
             library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.counters],
-            _pointers(library, counters), seen.step, decay,
+            [library.pointer(x) for x in counters], seen.step, decay,
         )  # fmt: skip
         if inplace:
             library.written(*blocks, *held)
@@ -84,12 +82,8 @@ def precondition(state: Any, layout: Layout, g: Any) -> Array | None:
         if sizes is None:
             return None
         out = library.empty(seen.shape, seen.dtype, seen.device)
-        gpu_orbits.precondition(library, layout, sizes, seen, *_pointers(library, [out]))
+        gpu_orbits.precondition(library, layout, sizes, seen, library.pointer(out))
     return out
-
-
-def _pointers(library: Library, arrays: list[Any]) -> list[int]:
-    return [x.pointer for x in map(library.view, arrays) if x is not None]
 
 
 def _look(library: Library, state: Any, layout: Layout, v: View, h: View | None, step: Any) -> _Seen | None:
@@ -105,13 +99,8 @@ def _look(library: Library, state: Any, layout: Layout, v: View, h: View | None,
     sizes = _sizes(library, state, layout, v, [v.pointer, h.pointer, *(x.pointer for x in held)])
     if sizes is None or [x[1:] for x in held] != [((x.orbits,), *v[2:]) for x in sizes]:
         return None
-    seen, kept, rate = library.view(step), None, None
-    if seen is None:
-        rate = rate_of(step)
-    elif seen.dtype in ITEMSIZE and seen[1::2] == ((), v.device):
-        kept = library.cast(step, v.dtype)
-        (rate,) = _pointers(library, [kept])
-    return None if rate is None else _Seen(v, h, sizes, held, counters, rate, kept)
+    rate = _cuda.step_of(library, step, v.dtype, v.device)
+    return None if rate is None else _Seen(v, h, sizes, held, counters, rate)
 
 
 def _sizes(

@@ -2,8 +2,8 @@
 
 The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu_orbits`, and decide on the device what that one
 asks the host: whether the pair is usable, whether the automatic scale is due and what it is, how many orbits
-stay behind, whether Q is off its scale. So an update is queued and never waited for. What cannot be known while writing in place is
-found out before: a first pass reads v and h.
+stay behind, whether H has jumped. So an update is queued and never waited for. What cannot be known while
+writing in place is found out before: a first pass reads v and h.
 
 These kernels have been compiled, and their source has been run by an emulator of blocks and threads on the
 host (see the tests); they have not yet run on a GPU.
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._array import Array
 from .._scale import FAR, GROW, SHRINK
 from . import _cuda
 from ._cuda import Kernel, Library, View
@@ -102,7 +103,7 @@ def update(
     h: View,
     counters: list[int],
     new_counters: list[int],
-    step: float | int,
+    step: float | Array,
     decay: float,
 ) -> None:
     """Queue one update.
@@ -118,8 +119,8 @@ def update(
     v, h : View
     counters, new_counters : lists of pointers
         To damping, pending, off_scale, count and skipped.
-    step : float or pointer
-        A pointer if it is an int; what is there may be no step, and then the pair is skipped.
+    step : float or array
+        0-d, of the pair's dtype and on its device; the pair is skipped if it is outside (0, 1).
     decay : float
         That of `Running`, or -1 for `Sample`.
     """
@@ -130,17 +131,16 @@ def update(
     blocks = [x.blocks(device, library) for x in sizes]
     total = np.int32(sum(blocks))
     work = library.zeros(HEAD + PART * int(total), device)
-    view = library.view(work)
-    assert view is not None
-    control, first = view.pointer, view.pointer + 8 * HEAD
+    control = library.pointer(work)
+    first = control + 8 * HEAD
     places = [first + 8 * PART * sum(blocks[:i]) for i in range(len(blocks))]
     damping, pending, *_ = counters
 
     inspect((_cuda.grid(n // wide, device, library),), (_cuda.THREADS,), (n, v.pointer, h.pointer, control))
     for x, kernel, count, at in zip(sizes, kernels, blocks, places, strict=True):
-        before = (v.pointer, h.pointer, x.order, x.q.pointer)
-        kernel.measure((count,), (_cuda.THREADS,), (*x.where(n), *before, pending, control, at))
-    given = (np.float64(0), np.float64(0), step) if isinstance(step, int) else (step, step**0.25, 0)
+        pair = (v.pointer, h.pointer, x.order, x.q.pointer)
+        kernel.measure((count,), (_cuda.THREADS,), (*x.where(n), *pair, pending, control, at))
+    given = (step, step**0.25, 0) if isinstance(step, float) else (0.0, 0.0, library.pointer(step))
     settle((1,), (_cuda.THREADS,), (total, first, damping, pending, *given, control))
     for i, (x, kernel, count, at) in enumerate(zip(sizes, kernels, blocks, places, strict=True)):
         before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
