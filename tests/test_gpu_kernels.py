@@ -3,7 +3,7 @@
 import numpy as np
 import nvrtc
 import pytest
-from emulated import Host, OnDevice, emulator
+from emulated import OnDevice, emulated_device, emulator
 from fitted_pairs import leaves, pairs
 from gpu_kernels import KINDS, fitting, orbit_kernels
 from hypothesis import given, settings
@@ -43,19 +43,10 @@ def orbits():
 
 
 @pytest.fixture
-def host(orbits, monkeypatch):
-    """A device with small blocks, so that few orbits take several, and threads several orbits."""
-    found = Host()
-    orbits.schedule = 0
-    orbits.launched.clear()
-    monkeypatch.setattr(_cuda, "compiled", orbits.compiled)
-    monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
-    monkeypatch.setattr(_cuda, "THREADS", 8)
-    monkeypatch.setattr(_cuda, "BLOCKS", 1)
-    yield found
-    gpu_orbits.general.cache_clear()
-    gpu_orbits.special.cache_clear()
-    assert found.intact(), "something was written beside an array"
+def host(monkeypatch):
+    """A device on which threads take several orbits."""
+    with emulated_device(monkeypatch, threads=8) as found:
+        yield found
 
 
 def plain(p, state, *args, **kwargs):

@@ -4,19 +4,18 @@ import sys
 
 import numpy as np
 import pytest
-from emulated import FakeCupy
+from emulated import FakeCupy, forget_kernels
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
-from psgd_core.kernels import _cuda, gpu_low_rank, gpu_orbits
+from psgd_core.kernels import _cuda, gpu_low_rank
 
 
 def forget():
     """Forget what was compiled and asked of a device."""
     for function in (_cuda.compiled, _cuda._processors, _cuda._have_cupy):
         function.cache_clear()
-    for function in (gpu_orbits.general, gpu_orbits.special, gpu_low_rank.kernels):
-        function.cache_clear()
+    forget_kernels()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import nvrtc
 import pytest
-from emulated import Host, OnDevice, emulator
+from emulated import emulated_device, emulator
 from gpu_kernels import low_rank_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,17 +41,10 @@ def low_rank():
 
 
 @pytest.fixture
-def host(low_rank, monkeypatch):
-    """A device with small blocks, so that few columns take several of them, and threads several columns."""
-    found = Host()
-    low_rank.schedule = 0
-    monkeypatch.setattr(_cuda, "compiled", low_rank.compiled)
-    monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
-    monkeypatch.setattr(_cuda, "THREADS", 16)
-    monkeypatch.setattr(_cuda, "BLOCKS", 1)
-    yield found
-    gpu_low_rank.kernels.cache_clear()
-    assert found.intact(), "something was written beside an array"
+def host(monkeypatch):
+    """A device on which threads take several columns."""
+    with emulated_device(monkeypatch, threads=16) as found:
+        yield found
 
 
 class Case:
