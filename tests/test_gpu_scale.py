@@ -50,17 +50,18 @@ def counters(state):
     return bool(state.pending), int(state.off_scale), int(state.count), int(state.skipped)
 
 
+def wide(tree):
+    """Return a state in NumPy, with its floats in float64."""
+    if isinstance(tree, tuple):
+        parts = map(wide, tree)
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return np.array(tree, np.float64 if tree.dtype.kind == "f" else tree.dtype)
+
+
 def matrix(p, state):
     """Return P in float64."""
-    wide = [np.array(x, np.float64 if x.dtype.kind == "f" else x.dtype) for x in leaves(state)]
-    if hasattr(state, "q"):
-        blocks, gather = len(state.q.blocks), len(state.q.gather)
-        q = type(state.q)(tuple(wide[:blocks]), tuple(wide[blocks : blocks + gather]))
-        held = len(state.held)
-        parts = [q, tuple(wide[blocks + gather : blocks + gather + held]), *wide[blocks + gather + held :]]
-        wide = parts
     with kernels.off():
-        return p.matrix(type(state)(*wide))
+        return p.matrix(wide(state))
 
 
 def assert_on_one_path(p, got, expected, updates):
@@ -170,6 +171,28 @@ def test_pairs_off_the_scale_are_counted_in_a_row(p, host):
     factors = [20, 20, 3, 20, 0.01, 0.01, 0.0, 0.01, 20, np.nan, 0.2, 0.0, -20]
     expected = [1, 2, 0, 1, -1, -2, -2, -3, 1, 0, 0, 0, 1]
     assert watched(p, host, state, factors) == [(x, False) for x in expected]
+
+
+@every_kind
+@pytest.mark.parametrize("j", range(N))
+def test_every_entry_of_a_pair_has_its_part_in_the_comparison(p, j, host):
+    ones, one = np.ones(N), np.eye(N)[j]
+    start = p.init(N, like=ones, scale=1.0)
+    for size, found in ((50.0, 1), (25.0, 0)):  # sqrt(N - 1 + size^2) against 10 sqrt(N)
+        bumped = ones + (size - 1) * one
+        for v, h, expected in ((ones, bumped, found), (bumped, ones, -found)):
+            got = on_device(p, host, start, v, h)
+            assert counters(got) == counters(plain(p, start, v, h, 0.2)) == (False, expected, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "p", [psgd.XMat(damping=30.0), psgd.Diagonal(damping=30.0), psgd.LowRank(0, damping=30.0)]
+)
+def test_the_damping_has_its_part_too(p, host):
+    v = np.ones(N)
+    start = p.init(N, like=v, scale=1.0)
+    got = on_device(p, host, start, v, v)
+    assert counters(got) == counters(plain(p, start, v, v, 0.2)) == (False, 1, 1, 0)
 
 
 @pytest.mark.parametrize("p", UNIT)
