@@ -174,6 +174,19 @@ def test_pairs_off_the_scale_are_counted_in_a_row(p, host):
 
 
 @every_kind
+@pytest.mark.parametrize("run", [7, -40])
+@pytest.mark.parametrize("bad", [{"v": np.nan}, {"h": np.inf}, {"v": 0.0}, {"v": 0.0, "h": 0.0}])
+def test_a_pair_that_is_none_ends_a_row_as_in_the_plain_code(p, bad, run, host):
+    ((v, h),) = pairs(N, "float64", 1, seed=11)
+    state = p.init(N, like=v, scale=1.0)._replace(off_scale=np.asarray(run, np.int32))
+    for name, value in bad.items():
+        (v if name == "v" else h)[slice(None) if value == 0.0 else 5] = value
+    got = on_device(p, host, state, v, h)
+    assert counters(got) == counters(plain(p, state, v, h, 0.2))
+    assert (got.count, got.skipped, got.pending) == (0, 1, False)
+
+
+@every_kind
 @pytest.mark.parametrize("j", range(N))
 def test_every_entry_of_a_pair_has_its_part_in_the_comparison(p, j, host):
     ones, one = np.ones(N), np.eye(N)[j]

@@ -230,21 +230,57 @@ def test_low_rank_updates_are_those_of_the_plain_code(library, r, n, dtype, monk
         np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
 
 
+def of_kind(kind, n):
+    """Return a preconditioner that has kernels."""
+    return psgd.LowRank(10) if kind == "low rank" else KINDS[kind](n)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_jump_of_the_hessian_sets_the_scale_where_the_plain_code_does(library, kind, dtype):
+    n = fitting(kind, 5000)
+    p, made = of_kind(kind, n), pairs(library, n, dtype, 84, seed=5)
+    state = plain = p.init(n, like=made[0][0])
+    for i, (v, h) in enumerate(made):
+        product = 1e9 * h if 3 <= i < 15 else h
+        state = p.update(state, v, product, 0.3, inplace=i % 2 == 1)
+        with kernels.off():
+            plain = p.update(plain, v, product, 0.3)
+        counted = [int(x) for x in state[-4:]]
+        assert counted == [int(x) for x in plain[-4:]]
+        assert counted[0] == (i in (3 + 8 - 1, 15 + 64 - 1))
+    np.testing.assert_allclose(float(state.damping), float(plain.damping), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
+@pytest.mark.parametrize("step", [0.0, 1.0, -1.0, np.nan])
+def test_a_step_on_the_device_that_is_none_is_skipped_and_counted(library, kind, step):
+    n = fitting(kind, 1000)
+    p, ((v, h),) = of_kind(kind, n), pairs(library, n, "float32", 1, seed=6)
+    state = p.update(p.init(n, like=v), v, h, library.asarray(np.float64(0.3)))
+    assert [int(x) for x in state[-2:]] == [1, 0]
+    after = p.update(state, v, h, library.asarray(np.float64(step)))
+    assert [int(x) for x in after[-2:]] == [1, 1]
+    for x, y in zip(leaves(after)[:-1], leaves(state)[:-1], strict=True):
+        np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
 def test_nothing_waits_for_the_device(library, kind):
     n = fitting(kind, 100_000)
-    p = psgd.LowRank(10) if kind == "low rank" else KINDS[kind](n)
+    p = of_kind(kind, n)
     made = pairs(library, n, "float32", 4, seed=3)
     with library.stream():
+        step = library.asarray(np.float32(0.3))
         for _ in range(2):  # the first time compiles, and fills the stream's pool of memory
             state = run(p, n, made)
-            p.precondition(state, made[0][1])
+            p.precondition(p.update(state, *made[0], step), made[0][1])
         state = p.init(n, like=made[0][0])
         library.wait()
         with library.strictly():
             library.occupy()
             for i, (v, h) in enumerate(made):
-                state = p.update(state, v, h, 0.3, inplace=i % 2 == 1)
+                state = p.update(state, v, h, step if i > 1 else 0.3, inplace=i % 2 == 1)
             p.precondition(state, made[0][1])
             assert library.busy()
 
