@@ -181,11 +181,11 @@ def test_kernels_leave_alone_what_they_would_misread(spoiled):
     p = psgd.LowRank(3)
     state, pair = started(p, 12, np.float64)
     assert p._fused(*spoiled(state, *pair()), 0.1, False) is None
-    assert kernels.low_rank.passes(state, *pair(), 1.5, None, False) is None
-    assert kernels.low_rank.passes(state, *pair(), np.ones(2), None, False) is None
+    assert kernels.low_rank.passes(state, *pair(), 1.5, False) is None
+    assert kernels.low_rank.passes(state, *pair(), np.ones(2), False) is None
     state.d.flags.writeable = False
-    assert kernels.low_rank.passes(state, *pair(), 0.1, None, True) is None
-    assert kernels.low_rank.passes(state, *pair(), 0.1, None, False) is not None
+    assert kernels.low_rank.passes(state, *pair(), 0.1, True) is None
+    assert kernels.low_rank.passes(state, *pair(), 0.1, False) is not None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -179,8 +179,8 @@ def test_an_update_is_the_dense_one(shape, seed, k, dtype):
         expected = product.conj().T @ product
     new = p.update(state, v, h, step)
     np.testing.assert_allclose(p.matrix(new), expected, atol=1e-11 * abs(expected).max())
-    sizes = [abs(q).max() for q in new.factors]
-    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-10)
+    sizes = [abs(q).max() for q in new.factors]  # shared evenly, up to a power of two each
+    assert max(sizes) <= 2.0 ** len(sizes) * min(sizes)
 
 
 @pytest.mark.parametrize("geometry", OF_Q)
@@ -379,7 +379,8 @@ def test_factors_stay_balanced_and_bad_pairs_are_left_out(rng):
     state = state._replace(factors=(1e6 * state.factors[0], 1e-6 * state.factors[1]))
     v, h = rng.standard_normal((2, 6))
     new = p.update(state, v, h, 0.1)
-    assert abs(new.factors[0]).max() == pytest.approx(abs(new.factors[1]).max())
+    sizes = [abs(q).max() for q in new.factors]
+    assert max(sizes) <= 2 * min(sizes)
     bad = h.copy()
     bad[2] = np.nan
     same = p.update(state, v, bad, 0.1)

@@ -47,10 +47,10 @@ def test_pieces_make_no_difference(kind, size, singular, backend, monkeypatch):
     with np.errstate(all="ignore"):
         expected = run(backend, KINDS[kind], v, h)
         calls = []
-        fit = _orbit.OrbitPreconditioner._fit
+        fit = _orbit.OrbitPreconditioner._fit_blocks
         monkeypatch.setattr(_orbit, "PIECE", size)
         monkeypatch.setattr(
-            _orbit.OrbitPreconditioner, "_fit", lambda *args: (calls.append(1), fit(*args))[1]
+            _orbit.OrbitPreconditioner, "_fit_blocks", lambda *args: (calls.append(1), fit(*args))[1]
         )
         got = run(backend, KINDS[kind], v, h)
     if size == 1 and backend.name.startswith(("numpy", "torch")) and kind != "one step for all":

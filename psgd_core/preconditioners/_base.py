@@ -6,20 +6,20 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
     dQ = E Q:  0.5 grad = proj(a a^T - b b^T)                      left generator,  eq. (11)
     dQ = Q E:  0.5 grad = proj((P h) h^T - v (P^{-1} v)^T)         right generator, eq. (11)
 
-**An update** (`Preconditioner._advance`) checks the pair; sets the scale of Q if that is still due; fits, which
-is the preconditioner's own part (`_fit`): make the generator, bound it, ask the normaliser, move; and counts. A
-preconditioner supplies how it starts, how Q acts and is undone, and `_fit`; scale, damping, counts, skipped
-pairs and donation are done here.
+**An update** (`Preconditioner._advance`) checks the pair; sets the scale of Q if that is still due; fits,
+which is the preconditioner's own part (`_fit`): make the generator, bound it, ask the normaliser, move; and
+counts. A preconditioner supplies how it starts, how Q acts and is undone, and `_fit`; scale, damping, counts,
+skipped pairs and donation are done here.
 
-**Scale.** The first usable pair multiplies Q by the c that minimises the criterion at c Q, ``c^4 = |b|^2 /
-|a|^2``. Later, ``|a|`` far above ``|b|`` in `SHRINK` pairs in a row, or far below it in `GROW`, tells that H has
-jumped: then the scale is due again, and what the normaliser holds is forgotten. Rank-one moves alone
-would need some ``n log(c) / step`` updates. Growth waits longer, since products that are small for a while are
-nothing rare, and too large a P does harm.
+**Scale.** The first usable pair multiplies Q by the c that minimises the criterion at c Q,
+``c^4 = |b|^2 / |a|^2``. Later, ``|a|`` far above ``|b|`` in `SHRINK` pairs in a row, or far below it in
+`GROW`, tells that H has jumped: then the scale is due again, and what the normaliser holds is forgotten.
+Rank-one moves alone would need some ``n log(c) / step`` updates. Growth waits longer, since products that are
+small for a while are nothing rare, and too large a P does harm.
 
 **Damping.** lambda is absolute where it is given. The default is relative to the scale that the first usable
-pair sets, and then stays: fitting ``c H`` is fitting H, bit for bit where Q's scale, ``c^(-1/2)``, is a power of
-two. A pair that sets the scale is not damped itself.
+pair sets, and then stays: fitting ``c H`` is fitting H, bit for bit where Q's scale, ``c^(-1/2)``, is a power
+of two. A pair that sets the scale is not damped itself.
 
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
@@ -50,12 +50,13 @@ from ..groups._base import eye, require_like, require_vectors
 State = Any
 """A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
 
+
 class Counters(NamedTuple):
     """The fields that end every state; 0-d arrays."""
 
     damping: Array  # lambda; minus its relative size while the first scale is still to be set
     pending: Array  # bool: the next usable pair sets the scale
-    off_scale: Array  # int32: pairs in a row for which Q is too large, or minus those for which it is too small
+    off_scale: Array  # int32: pairs in a row for which Q is too large; negative: too small
     count: Array  # int32: updates done
     skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
 
@@ -139,7 +140,7 @@ class Preconditioner(ABC):
         """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
         return None
 
-    def _require_shapes(self, state: State) -> None:
+    def _require_shapes(self, state: State) -> None:  # noqa: B027 -- a new group may leave it to the verbs
         """Raise unless the arrays of `state` have the shapes that this configuration gives them."""
 
     # -- the same for all ------------------------------------------------------------------------------
@@ -231,9 +232,7 @@ class Preconditioner(ABC):
         new = self._advance(state, v, select(usable, h, zero), usable, rate)
         return _store(state, new) if inplace else _detach(state, new)
 
-    def _advance(
-        self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array
-    ) -> State:
+    def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
         """Return the state after one update on columns (n, k); no change where `usable` is false."""
         xp = array_api_compat.array_namespace(h)
         # is the scale due?

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
@@ -32,6 +32,8 @@ class Blocks(Preconditioner):
     parts : tuple of (int, Preconditioner)
         Number of parameters of each block, in their order, and what preconditions it.
     """
+
+    state_type: ClassVar[type] = BlocksState
 
     parts: tuple[tuple[int, Preconditioner], ...]
 
@@ -73,6 +75,20 @@ class Blocks(Preconditioner):
     def size(self, state: BlocksState) -> int:
         """Return n."""
         return self.n
+
+    def _require_shapes(self, state: BlocksState) -> None:
+        if len(state.parts) != len(self.parts):
+            raise ValueError(
+                f"`state` must be one of {len(self.parts)} blocks, got {len(state.parts)}; "
+                "make one with `init`"
+            )
+        for (n, p), part in zip(self.parts, state.parts, strict=True):
+            p._require_state(part)
+            if p.size(part) != n:
+                raise ValueError(
+                    f"`state` must have a block of {n} parameters for {p!r}, got one of {p.size(part)}; "
+                    "make one with `init`"
+                )
 
     def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
         if n != self.n:

@@ -191,7 +191,13 @@ class Kronecker(Preconditioner):
         return state._replace(factors=(first * scale, *rest))
 
     def _fit(
-        self, state: KroneckerState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+        self,
+        state: KroneckerState,
+        v: Array | None,
+        h: Array,
+        damping: Array,
+        due: Array,
+        step: float | Array,
     ) -> Fit:
         xp, k, d = array_api_compat.array_namespace(h), h.shape[1], len(state.factors)
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
@@ -322,7 +328,7 @@ class Kronecker(Preconditioner):
 
 
 def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Array]]:
-    """Return the factors with nearly equal largest entries, the same product, and what each was multiplied by.
+    """Return the factors with about equal largest entries, the same product, and what each was multiplied by.
 
     By powers of two, so that nothing is rounded, and what is fitted to a multiple of H is a multiple.
     """

@@ -87,7 +87,7 @@ class LowRank(Preconditioner):
         """Return n."""
         return state.d.shape[0]
 
-    def _start(self, n: int, like: Array, rng: Any) -> LowRankState:
+    def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         if self.rank >= n:
             raise ValueError(
                 f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
