@@ -178,7 +178,9 @@ class Preconditioner(ABC):
         start = -default_damping(like) if self.damping is None else float(self.damping)
         damping = xp.full((), start, dtype=like.dtype, device=device)
         if scale is not None:
-            damping = _settled(damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device))
+            damping = _settled(
+                damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device)
+            )
         counters = Counters(
             damping=damping,
             pending=xp.full((), scale is None, dtype=xp.bool, device=device),

@@ -12,7 +12,7 @@ from .. import kernels
 from .._array import Array, device_of, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Fit, Preconditioner, require_damping
+from ._base import Fit, Preconditioner, _settled, require_damping
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
@@ -207,7 +207,20 @@ class LowRank(Preconditioner):
         if rows is None:
             return None
         found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
-        return None if found is None else LowRankState(*found)
+        if found is None:
+            return None
+        xp, (fit, usable, seen, due) = array_api_compat.array_namespace(state.d), found
+        # count, as in `_advance`
+        complete = usable & fit.moved
+        passed, set_now = xp.astype(complete, xp.int32), due & complete
+        off_scale, jumped = self._watched(state, fit.sizes, seen, due)
+        return fit.state._replace(
+            damping=_settled(state.damping, fit.growth, set_now),
+            pending=(state.pending & ~set_now) | jumped,
+            off_scale=off_scale,
+            count=state.count + passed,
+            skipped=state.skipped + (1 - passed),
+        )
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
@@ -216,7 +229,7 @@ class LowRank(Preconditioner):
             from ..kernels import gpu_low_rank
             from ._low_rank_queued import queued_product
 
-            rows = gpu_low_rank.take(state.u, state.v, state.d, g, state.d, state.count, 0.0)
+            rows = gpu_low_rank.take(state, g, state.d)
             fused = None if rows is None else queued_product(rows)
         else:
             fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
