@@ -130,7 +130,9 @@ def _forgery(where: Any) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{where!r} was not written by psgd_core.save ({reason}); do not use it") from error
+        raise CheckpointError(
+            f"{where!r} was not written by psgd_core.save ({reason}); do not use it"
+        ) from error
 
 
 def _stored(archive: ZipFile, size: int) -> list[Stored]:
@@ -142,7 +144,9 @@ def _stored(archive: ZipFile, size: int) -> list[Stored]:
         f"{name}.npy" for name in (MARKER, *map(str, range(len(entries) - 1)))
     ]:
         raise ValueError("its entries have other names")
-    if any(x.compress_type != ZIP_STORED or x.compress_size != x.file_size or x.flag_bits & 1 for x in entries):
+    if any(
+        x.compress_type != ZIP_STORED or x.compress_size != x.file_size or x.flag_bits & 1 for x in entries
+    ):
         raise ValueError("its entries are not stored as they are")
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries are longer than the file")

@@ -156,7 +156,9 @@ def _parts(tree: Any) -> tuple[str, str, dict[str, Any]] | None:
 def _describe(name: str, tree: Any, leaves: list[Array], depth: int = 0) -> dict[str, Any]:
     """Return `tree` as JSON, its arrays as their place in `leaves`."""
     if depth > _DEEPEST:
-        raise TypeError(f"`state` must nest at most {_DEEPEST} deep, got more; does a part of it hold itself?")
+        raise TypeError(
+            f"`state` must nest at most {_DEEPEST} deep, got more; does a part of it hold itself?"
+        )
     if array_api_compat.is_array_api_obj(tree):
         dtype = _dtype_name(tree.dtype)
         if dtype not in _DTYPES:
@@ -168,7 +170,9 @@ def _describe(name: str, tree: Any, leaves: list[Array], depth: int = 0) -> dict
         shape, order = list(tree.shape), _axis_order(tree)
         return {"array": len(leaves) - 1, "dtype": dtype, "shape": shape, "order": order}
     if type(tree) is int and tree.bit_length() > _LONGEST:
-        raise TypeError(f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; store it as text")
+        raise TypeError(
+            f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; store it as text"
+        )
     if type(tree) in _VALUES:
         return {"value": tree}
     found = _parts(tree)
@@ -181,9 +185,7 @@ def _describe(name: str, tree: Any, leaves: list[Array], depth: int = 0) -> dict
     for key in parts:
         if type(key) is not str:
             raise TypeError(f"`{name}` must have str keys, got {key!r}; convert it to str")
-    described = {
-        key: _describe(f"{name}.{key}", part, leaves, depth + 1) for key, part in parts.items()
-    }
+    described = {key: _describe(f"{name}.{key}", part, leaves, depth + 1) for key, part in parts.items()}
     return {"kind": kind, "class": class_name, "parts": described}
 
 
