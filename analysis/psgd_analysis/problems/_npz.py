@@ -125,11 +125,11 @@ def _header(stream: IO[bytes]) -> Header:
     elif version == (2, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
     else:  # (3, 0) is for names of fields, which numbers have not
-        raise Wrong(f"is not a valid .npy file of numbers: version {version}")
+        raise ValueError(f"version {version} of the format, which no numbers have")
     if dtype.hasobject:
-        raise Wrong("is not a valid .npy file of numbers: it holds Python objects, which are not read")
+        raise ValueError("it holds Python objects, which are not read")
     if any(count < 0 for count in shape):
-        raise Wrong(f"is not a valid .npy file: its shape is {shape}")
+        raise ValueError(f"its shape is {shape}")
     return Header(dtype, shape, fortran)
 
 
@@ -140,7 +140,7 @@ def _data(stream: IO[bytes], header: Header) -> np.ndarray:
     while at < len(into):
         part = stream.read(min(2**20, len(into) - at))
         if not part:
-            raise Wrong("is not a valid .npy file: it ends too early")
+            raise ValueError("it ends too early")
         into[at : at + len(part)] = part
         at += len(part)
     if header.fortran:
@@ -169,6 +169,7 @@ def _sparse(members: _Members, check: Check) -> np.ndarray:
     layouts = {"coo": _coo, "csr": _compressed, "csc": _compressed, "bsr": _compressed, "dia": _dia}
     _require(word in layouts, f"its 'format' is {word!r}")
     _require_numbers(members.header("data").dtype)
+    require_entries(rows, math.prod(members.header("data").shape))
     i, j, x = layouts[word](members, rows)
     require_entries(rows, x.size)
     h = np.zeros((rows, rows))
@@ -193,9 +194,8 @@ def _compressed(members: _Members, n: int) -> Entries:
     _require(min(height, width) > 0 and n % height == n % width == 0, "its blocks do not fit its shape")
     j, starts = _indices(members, "indices", n // width), _integers(members, "indptr")
     _require(starts.size == n // height + 1, f"its 'indptr' has {starts.size} entries")
-    _require(
-        starts[0] == 0 and bool(np.all(starts[1:] >= starts[:-1])), "its 'indptr' does not ascend from 0"
-    )
+    ascends = starts[0] == 0 and bool(np.all(starts[1:] >= starts[:-1]))
+    _require(ascends, "its 'indptr' does not ascend from 0")
     _require(starts[-1] == j.size == x.shape[0], "its 'indptr', 'indices' and 'data' differ in length")
     i = np.repeat(np.arange(starts.size - 1), np.diff(starts.astype(np.int64)))
     if dimensions == 3:
@@ -206,14 +206,15 @@ def _compressed(members: _Members, n: int) -> Entries:
 
 
 def _dia(members: _Members, n: int) -> Entries:
-    offsets, x = _integers(members, "offsets").astype(np.int64), _values(members, 2)
+    offsets, x = _integers(members, "offsets"), _values(members, 2)
     _require(offsets.size == x.shape[0], "its 'offsets' and 'data' differ in length")
     _require(len(set(offsets.tolist())) == offsets.size, "its 'offsets' are not all different")
-    _require(bool(np.all((offsets > -n) & (offsets < n))), f"its 'offsets' lie outside of {n} rows")
+    inside = offsets.size == 0 or (int(offsets.min()) > -n and int(offsets.max()) < n)
+    _require(inside, f"its 'offsets' lie outside of {n} rows")
     j = np.broadcast_to(np.arange(x.shape[1]), x.shape)
-    i = j - offsets[:, None]
-    inside = (i >= 0) & (i < n) & (j < n)
-    return i[inside], j[inside], x[inside]
+    i = j - offsets.astype(np.int64)[:, None]
+    kept = (i >= 0) & (i < n) & (j < n)
+    return i[kept], j[kept], x[kept]
 
 
 def _integers(members: _Members, name: str) -> np.ndarray:

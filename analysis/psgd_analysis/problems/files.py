@@ -81,7 +81,8 @@ def load_hessian(
         h = _require_hessian(_READERS[ending](path, key))
         if not singular_ok:
             _require_invertible(h)
-        placed = put(h, like)
+        with np.errstate(over="ignore"):
+            placed = put(h, like)
         if not _finite(placed):
             raise Wrong(f"must fit into {placed.dtype}, got up to {np.max(np.abs(h)):.2g}; scale it")
     except Wrong as error:
