@@ -50,7 +50,7 @@ def verify(
         list[str] | None, typer.Option("--setting", help="In which settings; repeatable. See --list.")
     ] = None,
     hessian: Annotated[
-        Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx or .mtx.gz.")
+        Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
     n: Annotated[
