@@ -18,7 +18,7 @@ from forgery import ARRAY, forge, header_of, refused
 
 from psgd_core.checkpoint import CheckpointError, load, save
 
-# -- forged files: whatever is wrong with them -----------------------------------------------------------------
+# -- forged files: whatever is wrong with them ---------------------------------------------------------------
 
 
 JUNK = [
@@ -84,7 +84,7 @@ def test_a_header_changed_anywhere_loads_or_is_refused(tmp_path):
     for state in loaded:
         assert type(state) is tuple
         assert np.array_equal(state[0], np.arange(3.0))
-        assert state[1] is None or type(state[1]) in (bool, int, float, str)
+        assert all(x is None or type(x) in (bool, int, float, str) for x in state[1:])
 
 
 @pytest.mark.parametrize(
