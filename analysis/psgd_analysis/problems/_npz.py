@@ -73,7 +73,8 @@ class _Members:
     """The arrays of a `.npz` file."""
 
     def __init__(self, archive: ZipFile, length: int) -> None:
-        self._archive, self._entries = archive, {}
+        self._archive = archive
+        self._entries: dict[str, ZipInfo] = {}
         for entry in archive.infolist():
             if entry.filename in self._entries:
                 raise Wrong(f"holds {entry.filename!r} twice; write it again")
@@ -136,12 +137,12 @@ def _header(stream: IO[bytes]) -> Header:
 def _data(stream: IO[bytes], header: Header) -> np.ndarray:
     """Return the data that follow a header whose length has been compared."""
     array = np.empty(math.prod(header.shape), header.dtype)
-    into, at = memoryview(array.view(np.uint8)) if array.size else memoryview(b""), 0
+    into, at = array.view(np.uint8), 0
     while at < len(into):
         part = stream.read(min(2**20, len(into) - at))
         if not part:
             raise ValueError("it ends too early")
-        into[at : at + len(part)] = part
+        into[at : at + len(part)] = np.frombuffer(part, np.uint8)
         at += len(part)
     if header.fortran:
         return array.reshape(header.shape[::-1]).T
@@ -197,7 +198,7 @@ def _compressed(members: _Members, n: int) -> Entries:
     ascends = starts[0] == 0 and bool(np.all(starts[1:] >= starts[:-1]))
     _require(ascends, "its 'indptr' does not ascend from 0")
     _require(starts[-1] == j.size == x.shape[0], "its 'indptr', 'indices' and 'data' differ in length")
-    i = np.repeat(np.arange(starts.size - 1), np.diff(starts.astype(np.int64)))
+    i = np.repeat(np.arange(starts.size - 1), starts[1:].astype(np.int64) - starts[:-1].astype(np.int64))
     if dimensions == 3:
         down, across = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
         i = (i[:, None, None] * height + down).ravel()

@@ -34,7 +34,8 @@ def spectrum(
         ),
     ] = None,
     hessian: Annotated[
-        Path | None, typer.Option(help="A symmetric matrix of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2.")
+        Path | None,
+        typer.Option(help="A symmetric matrix of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of a .npz file.")] = None,
     n: Annotated[
