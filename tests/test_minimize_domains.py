@@ -219,7 +219,9 @@ def test_a_resumed_run_repeats_a_whole_one_also_outside(settings, cut):
 # -- nothing to find -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [{}, {"hvp": lambda x, v: 0 * v}, {"hess": np.zeros((2, 2))}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{}, {"hvp": lambda x, v: 0 * v}, {"hess": np.zeros((2, 2))}], ids=["none", "hvp", "hess"]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "p", [psgd.Dense(), psgd.LowRank(1), psgd.Diagonal()], ids=lambda p: type(p).__name__

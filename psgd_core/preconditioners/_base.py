@@ -238,42 +238,19 @@ class Preconditioner(ABC):
 
     def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
         """Return the state after one update on columns (n, k); no change where `usable` is false."""
-        xp = array_api_compat.array_namespace(h)
+        xp, start = array_api_compat.array_namespace(h), state
         # is the scale due?
         seen = usable & (largest(h) > 0)
         due = state.pending & seen
         if known(due) is not False:
-            state = state._replace(held=_mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
+            start = state._replace(held=_mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
         damping = xp.where(usable & ~due, xp.abs(state.damping), xp.zeros_like(state.damping))
         # fit
-        found = self._fit(state, v, h, damping, due, step)
+        found = self._fit(start, v, h, damping, due, step)
         complete = usable & found.moved
         moves = usable & (found.moved | ~due) if self.moves_in_parts else complete
-        new = _chosen(moves, found.state, state)
         # count
-        passed, set_now = xp.astype(complete, xp.int32), due & complete
-        off_scale, jumped = self._watched(state, found.sizes, seen, due)
-        return new._replace(
-            damping=_settled(state.damping, found.growth, set_now),
-            pending=(state.pending & ~set_now) | jumped,
-            off_scale=off_scale,
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
-
-    def _watched(
-        self, state: State, sizes: tuple[Array, Array], seen: Array, due: Array
-    ) -> tuple[Array, Array]:
-        """Return how many pairs in a row say that Q is off its scale, and whether that is enough."""
-        a, b = sizes
-        xp, run = array_api_compat.array_namespace(a), state.off_scale
-        zero, one = xp.zeros_like(run), xp.ones_like(run)
-        large, small = a > FAR * b, b > FAR * a
-        after = xp.where(large, xp.maximum(run, zero) + one, zero)
-        after = xp.where(small, xp.minimum(run, zero) - one, after)
-        after = xp.where((large | small) & ~seen, run, after)  # a product of nothing does not count
-        jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
-        return xp.where(due | jumped, zero, after), jumped
+        return _chosen(moves, found.state, state)._replace(**_counted(state, found, complete, seen, due))
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
@@ -369,6 +346,37 @@ def require_damping(damping: float | None) -> None:
             f"`damping` must be None or a finite number >= 0, got {damping}; None takes {DAMPING['float32']} "
             f"in float32 and {DAMPING['float64']} in float64 of the first pair's scale, 0 none"
         )
+
+
+def _counted(state: State, found: Fit, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
+    """Return the counters after an update.
+
+    Parameters
+    ----------
+    state : State
+        Before it.
+    found : Fit
+    complete, seen, due : array
+        0-d bools: whether the pair was usable and all of Q moved; whether h was not zero; whether the scale
+        was due.
+    """
+    (a, b), run = found.sizes, state.off_scale
+    xp = array_api_compat.array_namespace(run)
+    zero, one = xp.zeros_like(run), xp.ones_like(run)
+    # how many pairs in a row say that Q is off its scale; those that are skipped, or nothing, do not count
+    large, small = a > FAR * b, b > FAR * a
+    after = xp.where(large, xp.maximum(run, zero) + one, zero)
+    after = xp.where(small, xp.minimum(run, zero) - one, after)
+    after = xp.where(complete & (seen | ~(large | small)), after, run)
+    jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
+    passed, set_now = xp.astype(complete, xp.int32), due & complete
+    return {
+        "damping": _settled(state.damping, found.growth, set_now),
+        "pending": (state.pending & ~set_now) | jumped,
+        "off_scale": xp.where(set_now | jumped, zero, after),
+        "count": state.count + passed,
+        "skipped": state.skipped + (1 - passed),
+    }
 
 
 def _settled(damping: Array, growth: Array | float, set_now: Array) -> Array:

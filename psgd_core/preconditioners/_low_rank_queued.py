@@ -96,15 +96,15 @@ def queued_update(
     u, v, d = passes.rewrite(
         xp.concat([*changes, ends]), rows, reading, mu, total, usable & moved, which, inplace=inplace
     )
-    held = xp.where(usable & moved & xp.stack([turn_u, ~turn_u]), after, before)
+    renewed = xp.where(xp.stack([turn_u, ~turn_u]), after, before)
+    held = xp.where(usable & moved, renewed, state.held)
     if inplace:
         state.held[...] = held
         held = state.held
-    none = xp.zeros_like(small.length_a)
-    sizes = xp.where(usable, small.length_a, none), xp.where(usable, small.length_b, none)
-    return Queued(
-        Fit(state._replace(u=u, v=v, d=d, held=held), moved, total * total, sizes), usable, seen, due
+    fit = Fit(
+        state._replace(u=u, v=v, d=d, held=held), moved, total * total, (small.length_a, small.length_b)
     )
+    return Queued(fit, usable, seen, due)
 
 
 def queued_product(rows: Rows) -> Array:

@@ -12,7 +12,7 @@ from .. import kernels
 from .._array import Array, device_of, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Fit, Preconditioner, _settled, require_damping
+from ._base import Fit, Preconditioner, _counted, require_damping
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
@@ -209,18 +209,8 @@ class LowRank(Preconditioner):
         found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
         if found is None:
             return None
-        xp, (fit, usable, seen, due) = array_api_compat.array_namespace(state.d), found
-        # count, as in `_advance`
-        complete = usable & fit.moved
-        passed, set_now = xp.astype(complete, xp.int32), due & complete
-        off_scale, jumped = self._watched(state, fit.sizes, seen, due)
-        return fit.state._replace(
-            damping=_settled(state.damping, fit.growth, set_now),
-            pending=(state.pending & ~set_now) | jumped,
-            off_scale=off_scale,
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
+        fit, usable, seen, due = found
+        return fit.state._replace(**_counted(state, fit, usable & fit.moved, seen, due))
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""

@@ -175,7 +175,8 @@ __global__ void finish(int blocks, const Norm *__restrict__ parts, const Control
     if (complete && !due) join_parts(blocks, parts, x, y);
     if (threadIdx.x != 0) return;
     const bool seen = control->flags & SOME_H;
-    const int run = run_after(*off_scale, T(value_of(x)), T(value_of(y)), T(far), seen);
+    const int before = *off_scale;
+    const int run = complete ? run_after(before, T(value_of(x)), T(value_of(y)), T(far), seen) : before;
     const bool jumped = run >= shrink || run <= -grow;
     const T growth = T(control->scale) * T(control->scale), lambda = *damping;
     *new_damping = due && complete && lambda < T(0) ? larger(-lambda / growth, Limits<T>::tiny()) : lambda;
