@@ -1,0 +1,335 @@
+"""What the fuzzer hands to calls, and how it judges what comes back.
+
+An `Odd` value stands in the place of a clean argument. Where its call is accepted, it must give what the call
+with plain inputs gives; where there is no plain input for it, the call must be refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
+from fractions import Fraction
+from importlib.util import find_spec
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+torch: Any = __import__("torch") if find_spec("torch") else None
+jax: Any = __import__("jax") if find_spec("jax") else None
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A value in the place of a clean argument."""
+
+    name: str
+    make: Callable[[Any], Any]
+    plain: Callable[[Any], Any] | None = None
+    """What it may stand for, made from the clean argument; None: it must be refused."""
+
+
+def same(clean: Any) -> Any:
+    return clean
+
+
+def _all(kind: str, values: list[Any], plain: Callable[[Any], Any] | None = None) -> list[Odd]:
+    return [Odd(f"{kind} {i}: {_shown(x)}", lambda _, x=x: x, plain) for i, x in enumerate(values)]
+
+
+def _shown(x: Any) -> str:
+    try:
+        return f"{type(x).__name__} {x!r}"[:60]
+    except ValueError:  # integers of more digits than Python prints
+        return f"{type(x).__name__}, long"
+
+
+class OwnFloat(float):
+    """A float of somebody's own."""
+
+
+class OwnArray(np.ndarray):
+    """An array of somebody's own."""
+
+
+class Falsy:
+    """Neither a number nor an array, and raises where it is asked."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("asked for its truth")
+
+    def __float__(self) -> float:
+        raise RuntimeError("asked for its value")
+
+
+NOTHING = _all(
+    "no number",
+    ["0.25", b"0.25", "", [0.25], (0.25,), {0.25}, {}, object(), float, len, 1j, 0.25 + 0j, np.complex64(0.25),
+     np.datetime64("2020-01-01"), np.timedelta64(1, "s"), np.ma.masked, np.array("0.25"), np.array(None),
+     np.array([]), np.array([0.25]), np.array([[0.25]]), np.ones((2, 2)), Ellipsis, NotImplemented, "x" * 300,
+     np.void(b"1234"), np.array(0.25 + 0j), range(3), Falsy(), np.array([True, False]), iter([0.25])],
+)  # fmt: skip
+"""For arguments that take numbers; None is added where it means nothing."""
+
+if torch:
+    NOTHING += _all("no number", [torch.tensor([0.25]), torch.ones(2, 2), torch.tensor(0.25 + 0j), torch.float32])
+    NOTHING += _all("no number", [torch.tensor(0.25).to_sparse(), torch.empty((), device="meta")])
+if jax:
+    NOTHING += _all("no number", [jax.numpy.asarray([0.25]), jax.numpy.asarray(0.25 + 0j)])
+
+BOOLS = _all("bool", [True, False, np.True_, np.False_, np.array(True)] + ([torch.tensor(True)] if torch else []))
+OUTSIDE = _all(
+    "outside",
+    [float("nan"), float("inf"), -float("inf"), -0.25, np.float32("nan"), np.float64("nan"), np.float32("inf"),
+     np.array(np.nan), np.array(-0.25, dtype="f4"), -(10**400), Fraction(-(10**400)), -1, np.int64(-1),
+     np.longdouble("nan"), np.float16("inf"), np.array(np.inf, dtype=">f8")],
+)  # fmt: skip
+NO_STEPS = NOTHING + BOOLS + OUTSIDE + _all("outside", [0, 1, 0.0, -0.0, 1.0, 1.5, np.float32(1.5), np.array(1.5), 10**400,
+    Fraction(10**400), 10**5000, Fraction(5, 4), np.int64(1), np.uint8(0), np.array(0), np.array(1, dtype="i8"), None, Decimal(2)])  # fmt: skip
+NO_SCALES = NOTHING + BOOLS + OUTSIDE + _all("outside", [0, -0.0, np.float32(0), np.array(0), 10**400, 10**5000, 1e-320, 1e-200, 1e200])
+
+
+def _numbers() -> list[Odd]:
+    makers: list[Callable[[Any], Any]] = [
+        np.float16, np.float32, np.float64, np.longdouble, OwnFloat, Fraction, Decimal, np.array,
+        lambda c: np.array(c, dtype="f4"), lambda c: np.array(c, dtype="f2"), lambda c: np.array(c, dtype=">f8"),
+        lambda c: np.array(c, dtype="g"), lambda c: np.array(c, dtype=object), lambda c: np.ma.array(c),
+        lambda c: np.array(c).view(OwnArray), lambda c: np.array([c])[0], lambda c: np.broadcast_to(c, ()),
+    ]  # fmt: skip
+    if torch:
+        makers += [
+            torch.tensor, lambda c: torch.tensor(c, dtype=torch.float64), lambda c: torch.tensor(c, dtype=torch.bfloat16),
+            lambda c: torch.tensor(c, requires_grad=True), lambda c: torch.nn.Parameter(torch.tensor(c)),
+            lambda c: torch.tensor([c])[0],
+        ]  # fmt: skip
+    if jax:
+        makers += [jax.numpy.asarray, lambda c: jax.numpy.asarray(c, dtype="bfloat16")]
+    return [Odd(f"number {i}: {_shown(make(0.25))}", make, same) for i, make in enumerate(makers)]
+
+
+NUMBERS = _numbers()
+"""Exact in every dtype where the clean number is; all of them stand for it."""
+
+STEPS, SCALES = NUMBERS + NO_STEPS, NUMBERS + NO_SCALES + _all("none", [None], lambda _: None)
+FLAGS = _all("flag", [np.True_], lambda _: True) + _all("flag", [np.False_], lambda _: False)
+FLAGS += [x for x in NOTHING] + _all("no flag", [1, 0, None, "yes", np.array([1, 2]), np.array(True)])
+COUNTS = [
+    Odd(f"count {t.__name__}", t, same) for t in (np.int64, np.int8, np.uint16, np.intc, lambda c: np.array(c))
+]
+COUNTS += NOTHING + BOOLS + OUTSIDE + [Odd("float", float), Odd("text", str), Odd("np.float64", np.float64)]
+COUNTS += _all("outside", [0, None, 10**30, 10**5000, 2**62, 2.5, np.float32(1)])
+
+
+# -- arrays --------------------------------------------------------------------------------------------------
+
+
+def _unaligned(x: np.ndarray) -> np.ndarray:
+    raw = np.zeros(x.nbytes + 1, dtype=np.uint8)
+    found = raw[1:].view(x.dtype).reshape(x.shape)
+    found[...] = x
+    return found
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def _other_float(x: Any) -> Any:
+    return x.astype({"f": "d", "d": "f", "F": "D", "D": "F"}[x.dtype.char])
+
+
+_LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "copy": np.copy,
+    "read-only": _read_only,
+    "strided": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "reversed": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "Fortran": np.asfortranarray,
+    "unaligned": _unaligned,
+    "own class": lambda x: x.copy().view(OwnArray),
+    "wide strides": lambda x: np.stack([x, x], axis=-1)[..., 0],
+    "frombuffer": lambda x: np.frombuffer(x.tobytes(), dtype=x.dtype).reshape(x.shape),
+}
+_NO_ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda x: x.tolist(), "tuple": lambda x: tuple(x.tolist()), "number": lambda x: 1.0, "0-d": lambda x: x.reshape(-1)[:1].reshape(()),
+    "scalar": lambda x: x.dtype.type(1), "text": lambda x: "abc", "dict": lambda x: {"a": x}, "object()": lambda x: object(),
+    "matrix": lambda x: np.matrix(x), "masked": np.ma.array, "masked some": lambda x: np.ma.masked_greater(x, 0), "masked 1": lambda x: np.ma.masked,
+    "object": lambda x: x.astype(object), "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")), "half": lambda x: np.real(x).astype("f2"),
+    "longdouble": lambda x: np.real(x).astype("g"), "int": lambda x: np.ones(x.shape, int), "bool": lambda x: np.ones(x.shape, bool),
+    "text array": lambda x: np.full(x.shape, "a"), "dates": lambda x: np.zeros(x.shape, "M8[s]"), "other float": _other_float,
+    "records": lambda x: np.zeros(x.shape, "f4,f4"), "memoryview": lambda x: memoryview(x.copy()), "class": lambda x: np.ndarray,
+    "recarray": lambda x: np.rec.array([(1.0,)] * len(x)), "generator": iter, "Falsy": lambda x: Falsy(), "bytes": lambda x: x.tobytes(),
+    "uint8": lambda x: np.ones(x.shape, "u1"),
+}  # fmt: skip
+_NO_SHAPES: dict[str, Callable[[Any], Any]] = {
+    "longer": lambda x: np.concatenate([x, x]), "shorter": lambda x: x[:-1], "empty": lambda x: x[:0], "one": lambda x: x[:1] if len(x) > 1 else x[:0],
+    "no columns": lambda x: x.reshape(len(x), -1)[:, :0], "3-d": lambda x: x.reshape(len(x), -1)[:, :, None], "row": lambda x: np.concatenate([x, x])[None],
+}  # fmt: skip
+
+
+def _on_torch(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def made(x: Any) -> Any:
+        found = make(x.numpy())
+        try:
+            return torch.from_numpy(found) if type(found) is np.ndarray else found
+        except TypeError:
+            return found
+    return made
+
+
+def vectors(library: str, *, shapes: bool = True) -> list[Odd]:
+    """Return what may stand in the place of an array of this library."""
+    if library == "numpy":
+        odd = [Odd(name, make, same) for name, make in _LAYOUTS.items()]
+        odd += [Odd(name, make) for name, make in _NO_ARRAYS.items()]
+        odd += [Odd(name, make) for name, make in _NO_SHAPES.items()] if shapes else []
+        if torch:
+            odd.append(Odd("torch", lambda x: torch.from_numpy(x.copy())))
+        return odd + ([Odd("jax", lambda x: jax.numpy.asarray(x))] if jax else [])
+    if library == "torch":
+        odd = [Odd(n, _on_torch(_LAYOUTS[n]), same) for n in ("copy", "strided", "Fortran", "wide strides")]
+        odd += [
+            Odd("gradient", lambda x: x.clone().requires_grad_(), same),
+            Odd("Parameter", lambda x: torch.nn.Parameter(x.clone()), same),
+            Odd("conj", lambda x: torch.conj(x), same),
+            Odd("negative view", lambda x: torch._neg_view(-x), same),
+            Odd("sparse", lambda x: x.to_sparse()),
+            Odd("meta", lambda x: x.to("meta")),
+            Odd("bfloat16", lambda x: x.real.to(torch.bfloat16)),
+            Odd("numpy", lambda x: x.numpy().copy()),
+        ]
+        names = [n for n in _NO_ARRAYS if n not in ("scalar", "class", "other float")]
+        odd += [Odd(n, _on_torch(_NO_ARRAYS[n])) for n in names]
+        return odd + ([Odd(n, _on_torch(m)) for n, m in _NO_SHAPES.items()] if shapes else [])
+    on_jax = lambda make: lambda x: (lambda y: jax.numpy.asarray(y) if type(y) is np.ndarray and y.dtype.char in "fdil?e" else y)(make(np.asarray(x)))  # noqa: E501, E731
+    odd = [Odd("numpy", np.asarray), Odd("bfloat16", lambda x: x.real.astype("bfloat16"))]
+    odd += [Odd(n, on_jax(m)) for n, m in _NO_ARRAYS.items() if n not in ("scalar", "other float", "dates")]
+    return odd + ([Odd(n, on_jax(m)) for n, m in _NO_SHAPES.items()] if shapes else [])
+
+
+# -- states --------------------------------------------------------------------------------------------------
+
+
+def paths(tree: Any, here: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+    """Return where the arrays of a nested tuple are, and its inner tuples."""
+    if not isinstance(tree, tuple):
+        return [here]
+    inner = [path for i, part in enumerate(tree) for path in paths(part, (*here, i))]
+    return inner + ([here] if here else [])
+
+
+def replaced(tree: Any, path: tuple[int, ...], function: Callable[[Any], Any]) -> Any:
+    """Return the nested tuple with what is at `path` replaced by the function of it."""
+    if not path:
+        return function(tree)
+    parts = list(tree)
+    parts[path[0]] = replaced(parts[path[0]], path[1:], function)
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def states(library: str, others: dict[str, Any]) -> list[tuple[str, Callable[[Any, Any], Any], bool]]:
+    """Return (name, make, fair): make(state, path) is an odd state, fair whether it may stand for the state."""
+    found = [(f"other: {name}", lambda s, _, x=x: x, False) for name, x in others.items()]
+    for name, make in {
+        "None": lambda s, _: None, "tuple": lambda s, _: tuple(s), "list": lambda s, _: list(s), "dict": lambda s, _: s._asdict(),
+        "array": lambda s, _: np.ones(3), "class": lambda s, _: type(s), "text": lambda s, _: "state", "shorter": lambda s, _: tuple(s)[:-1],
+    }.items():  # fmt: skip
+        found.append((name, make, False))
+    leaf: dict[str, Callable[[Any], Any]] = {
+        "None": lambda x: None, "text": lambda x: "a", "list": lambda x: [1.0], "number": lambda x: 1.5, "cut": lambda x: x[:-1] if isinstance(x, tuple) or x.ndim else np.ones(2),
+        "tuple": lambda x: (x,), "object()": lambda x: object(), "empty": lambda x: () if isinstance(x, tuple) else np.ones((0, 3)),
+        "twice": lambda x: (*x, *x, x) if isinstance(x, tuple) else x[None],
+    }  # fmt: skip
+    found += [(f"leaf {n}", lambda s, p, m=m: replaced(s, p, m), False) for n, m in leaf.items()]
+    if library != "numpy":
+        return found
+    wrong = {n: _NO_ARRAYS[n] for n in ("object", "big-endian", "half", "masked", "text array", "dates", "bool", "uint8")}
+    wrong["longdouble"], wrong["complex"] = _NO_ARRAYS["longdouble"], lambda x: x.astype("F")
+    wrong["int16"], wrong["other float"] = lambda x: x.astype("i2"), lambda x: x.astype("f4" if x.dtype == "f8" else "f8")
+    if torch:
+        wrong["torch"] = lambda x: torch.from_numpy(np.array(x))
+    right = {n: _LAYOUTS[n] for n in ("copy", "read-only", "unaligned", "own class", "wide strides", "Fortran")}
+    for table, fair in ((wrong, False), (right, True)):
+        for n, m in table.items():
+            found.append((f"leaf {n}", lambda s, p, m=m: replaced(s, p, lambda x: x if isinstance(x, tuple) else m(np.asarray(x))), fair))  # fmt: skip
+    return found
+
+
+# -- the oracle ----------------------------------------------------------------------------------------------
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return what nested tuples, lists, dicts and dataclasses hold."""
+    if isinstance(tree, tuple | list):
+        return [x for part in tree for x in leaves(part)]
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return [x for f in fields(tree) for x in leaves(getattr(tree, f.name))]
+    return [x for part in tree.values() for x in leaves(part)] if isinstance(tree, dict) else [tree]
+
+
+def _is_array(x: Any) -> bool:
+    return array_api_compat.is_array_api_obj(x)
+
+
+def frozen(tree: Any) -> list[Any]:
+    """Return copies of all arrays within, to compare with later."""
+    return [_bytes(x) for x in leaves(tree)]
+
+
+def _bytes(x: Any) -> Any:
+    if isinstance(x, np.ndarray):
+        return x.tobytes() if x.dtype != object else None
+    if torch and isinstance(x, torch.Tensor):
+        strided = x.layout == torch.strided and x.device.type == "cpu"
+        return x.detach().resolve_conj().resolve_neg().clone().view(-1).tolist() if strided and x.is_contiguous() else None
+    return None
+
+
+def differ(got: Any, plain: Any, eps: float) -> str | None:
+    """Return how two answers differ by more than rounding, None where they do not."""
+    got, plain = leaves(got), leaves(plain)
+    if len(got) != len(plain):
+        return f"{len(got)} parts for {len(plain)}"
+    for x, y in zip(got, plain, strict=True):
+        if not _is_array(y):
+            if type(x) is not type(y) or not (x == y or x is y or (x != x and y != y)):
+                return f"{x!r} for {y!r}"
+            continue
+        if not _is_array(x) or array_api_compat.array_namespace(x) is not array_api_compat.array_namespace(y):
+            return f"{type(x)} for {type(y)}"
+        if x.dtype != y.dtype or x.shape != y.shape:
+            return f"{x.dtype} {x.shape} for {y.dtype} {y.shape}"
+        x, y = (np.asarray(z.detach() if torch and isinstance(z, torch.Tensor) else z) for z in (x, y))
+        top = float(np.nanmax(np.abs(y), initial=0.0)) if y.dtype.kind in "fc" else 0.0
+        if not np.allclose(x, y, rtol=1e5 * eps, atol=1e4 * eps * (top if np.isfinite(top) else 1), equal_nan=True):
+            return f"values: {x} for {y}"
+    return None
+
+
+def judged(call: Callable[..., Any], odd: dict[str, Any], plain: dict[str, Any] | None, eps: float, *, consumes: bool = False) -> str:  # fmt: skip
+    """Return "right", "refused", or in a sentence what is wrong about `call` with the arguments `odd`."""
+    before = frozen(list(odd.values()))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            got = call(**odd)
+        except (TypeError, ValueError) as error:
+            if frozen(list(odd.values())) != before:
+                return "refused, and an argument has changed"
+            own = "`" in str(error) and len(str(error)) < 700
+            return "refused" if own else f"leaked {type(error).__name__}: {str(error)[:150]}"
+        except Exception as error:
+            return f"raised {type(error).__name__}: {str(error)[:150]}"
+        if plain is None:
+            return f"accepted: {got!r}"[:300]
+        if not consumes and frozen(list(odd.values())) != before:
+            return "an argument has changed"
+        try:
+            expected = call(**plain)
+        except (TypeError, ValueError) as error:
+            return f"accepted, plain inputs are refused: {error}"[:300]
+    wrong = differ(got, expected, eps)
+    return "right" if wrong is None else f"wrong: {wrong}"[:300]

@@ -1,0 +1,198 @@
+"""Calls with odd arguments: each is answered as with plain ones, or refused in a sentence of this package's.
+
+``PSGD_FUZZ_CALLS=20000 pytest -s tests/test_fuzz.py`` makes about so many calls, and prints how they ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from functools import cache
+
+import fuzzing
+import numpy as np
+import pytest
+from fuzzing import Odd, jax, same, torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from registry import GROUPS
+
+import psgd_core as psgd
+from psgd_core import kernels
+
+CALLS = int(os.environ.get("PSGD_FUZZ_CALLS", "4000"))
+TABLE: dict[tuple[str, str], Counter[str]] = {}
+
+PRECONDITIONERS = {
+    "Diagonal": (psgd.Diagonal(), 6),
+    "XMat": (psgd.XMat(), 7),
+    "Butterfly": (psgd.Butterfly(), 6),
+    "Sparse": (psgd.Sparse(GROUPS["three orbit sizes"]), 6),
+    "Dense": (psgd.Dense(), 6),
+    "Dense, QUAD4P": (psgd.Dense(geometry="QUAD4P"), 6),
+    "XMat, Lyapunov, per group": (psgd.XMat(geometry="Lyapunov", steps="group"), 6),
+    "LowRank": (psgd.LowRank(2), 6),
+    "LowRank, left": (psgd.LowRank(2, diagonal="left"), 6),
+    "Kronecker": (psgd.Kronecker((2, 3)), 6),
+    "Kronecker, complex": (psgd.Kronecker((2, 3), "dense"), 6),
+    "Blocks": (psgd.Blocks(((2, psgd.Diagonal()), (4, psgd.Kronecker((2, 2))))), 6),
+}
+LIBRARIES = ["numpy", *(["torch"] if torch else []), *(["jax"] if jax else [])]
+SHARES = {"numpy": 5, "torch": 3, "jax": 0.15}
+"""Calls of a library in proportion: JAX without jit takes some tens of milliseconds for an update."""
+
+ON_STATE = ("matrix", "log_det", "check", "size")
+ON_VECTOR = {"precondition": "g", "apply": "x", "apply_transpose": "x", "solve": "x", "solve_transpose": "x"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    """Print how the calls ended."""
+    yield
+    print(f"\n{'':42}{'calls':>8}{'right':>8}{'refused':>9}{'else':>6}")
+    total: Counter[str] = Counter()
+    for (name, library), found in TABLE.items():
+        total += found
+        print(_line(f"{name}, {library}", found))
+    print(_line("all", total))
+
+
+def _line(name, found):
+    calls, right, refused = sum(found.values()), found["right"], found["refused"]
+    return f"{name:42}{calls:8}{right:8}{refused:9}{calls - right - refused:6}"
+
+
+@cache
+def array(library, name, *key):
+    """A fixed array with normal entries on a library, in the dtype of the name."""
+    shape, seed = key
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape)
+    if name.startswith("complex"):
+        x = x + 1j * rng.standard_normal(shape)
+    x = x.astype(name)
+    return {"numpy": np.asarray, "torch": torch and torch.from_numpy, "jax": jax and jax.numpy.asarray}[library](x)
+
+
+@cache
+def fitted(name, library, dtype, updates):
+    p, n = PRECONDITIONERS[name]
+    state = p.init(n, like=array(library, dtype, n, 0))
+    for i in range(updates):
+        state = p.update(state, array(library, dtype, n, i), array(library, dtype, n, i + 50), 0.1)
+    return state
+
+
+@cache
+def odd_states(name, library, dtype):
+    others = {
+        other: fitted(other, library, dtype if other.endswith("complex") or not dtype.startswith("complex") else "float32", 2)
+        for other in PRECONDITIONERS
+        if other.split(",")[0] != name.split(",")[0] and not (other.endswith("complex"))
+    }
+    p, n = PRECONDITIONERS[name]
+    if isinstance(p, psgd.LowRank):
+        others["rank 3"] = psgd.LowRank(3, diagonal=p.diagonal).init(n, like=array(library, dtype, n, 0))
+    if isinstance(p, psgd.Kronecker):
+        others["another shape"] = psgd.Kronecker((3, 2)).init(n, like=array(library, dtype, n, 0))
+    for elsewhere in LIBRARIES:
+        if elsewhere != library:
+            others[elsewhere] = fitted(name, elsewhere, dtype if elsewhere != "jax" else "float32", 2)
+    return fuzzing.states(library, others)
+
+
+def dtypes(name, library):
+    real = ["float32"] if library == "jax" else ["float32", "float64"]
+    return ["complex64"] if name.endswith("complex") else real
+
+
+@st.composite
+def calls(draw, name, library):
+    """Draw (what it says, function, odd arguments, plain arguments or None, whether it consumes its state)."""
+    p, n = PRECONDITIONERS[name]
+    dtype = draw(st.sampled_from(dtypes(name, library)))
+    k = draw(st.sampled_from([None, None, 1, 2]))
+    shape = n if k is None else (n, k)
+    verb = draw(st.sampled_from(["init", "update", "update", "update", "criterion", *ON_VECTOR, *ON_STATE]))
+    like = array(library, dtype, shape, 7)
+    arrays = fuzzing.vectors(library)
+    if verb == "init":
+        clean = {"n": n, "like": like, "scale": 0.5, "rng": None}
+        kinds = {"n": fuzzing.COUNTS, "like": fuzzing.vectors(library, shapes=False), "scale": fuzzing.SCALES}
+        if library == "numpy":
+            kinds["rng"] = fuzzing.NOTHING + fuzzing.BOOLS if isinstance(p, psgd.LowRank) else [Odd("any", lambda _: "x", same)]
+    else:
+        clean = {"state": fitted(name, library, dtype, draw(st.sampled_from([0, 2, 5])))}
+        kinds = {"state": None}
+    if verb in ("update", "criterion"):
+        clean |= {"v": like, "h": array(library, dtype, shape, 8)}
+        kinds |= {"v": arrays, "h": arrays}
+    if verb == "update":
+        clean |= {"step": 0.25, "inplace": draw(st.sampled_from([False, False, library != "jax"]))}
+        kinds |= {"step": fuzzing.STEPS, "inplace": fuzzing.FLAGS}
+    if verb in ON_VECTOR:
+        clean[ON_VECTOR[verb]] = like
+        kinds[ON_VECTOR[verb]] = arrays
+    chosen = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=2, unique=True))
+    odd, plain, said = {}, {}, []
+    for argument, value in clean.items():
+        odd[argument], plain[argument] = _copied(value), _copied(value)
+        if argument not in chosen:
+            continue
+        if argument == "state":
+            what, make, fair = draw(st.sampled_from(odd_states(name, library, dtype)))
+            path = draw(st.sampled_from(fuzzing.paths(value)))
+            odd["state"] = make(odd["state"], path)
+            if not fair:
+                plain = None
+            said.append(f"state: {what} at {path}")
+        else:
+            one = draw(st.sampled_from(kinds[argument]))
+            odd[argument] = one.make(value)
+            said.append(f"{argument}: {one.name}")
+            if one.plain is None:
+                plain = None
+            elif plain is not None:
+                plain[argument] = one.plain(value)
+        if plain is None:
+            plain = None
+            break
+    for argument, value in clean.items():
+        odd.setdefault(argument, _copied(value))
+    off = draw(st.booleans())
+    said = f"{name}, {library} {dtype}, k = {k}, {verb}({'; '.join(said)}){', kernels off' if off else ''}"
+
+    def call(**arguments):
+        with kernels.off() if off else contextlib.nullcontext():
+            return getattr(p, verb)(**arguments)
+
+    return said, call, odd, plain, float(np.finfo(dtype).eps), bool(clean.get("inplace"))
+
+
+def _copied(value):
+    if isinstance(value, tuple):
+        parts = [_copied(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return value.clone() if torch and isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", PRECONDITIONERS)
+def test_verbs(name, library):
+    count = max(10, int(CALLS * SHARES[library] / sum(SHARES.values()) / len(PRECONDITIONERS)))
+    ended, faults = TABLE.setdefault((name, library), Counter()), []
+
+    @settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(calls(name, library))
+    def fuzz(drawn):
+        said, call, odd, plain, eps, consumes = drawn
+        found = fuzzing.judged(call, odd, plain, eps, consumes=consumes)
+        ended[found if found in ("right", "refused") else "else"] += 1
+        if found not in ("right", "refused"):
+            faults.append(f"{said}: {found}")
+
+    fuzz()
+    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
