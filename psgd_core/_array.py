@@ -39,10 +39,10 @@ def namespace(**arrays: Array) -> ModuleType:
                 f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(x).__name__}; "
                 "convert it with the `asarray` of your array library"
             )
-        if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray | np.matrix):
+        if _is_special(x):
             raise TypeError(
                 f"`{name}` must be a plain array, got {type(x).__name__}, whose arithmetic is another; "
-                "fill it, or convert it with numpy.asarray"
+                "fill it, make it dense, or convert it with the `asarray` of its library"
             )
     try:
         return array_api_compat.array_namespace(*arrays.values())
@@ -83,19 +83,42 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
 
 
 def require_number(name: str, value: Any) -> float:
-    """Return a real number as a Python float; NumPy's scalars and 0-d arrays at hand are numbers."""
-    if isinstance(value, Real) and not isinstance(value, bool):
+    """Return a real number as a Python float; NumPy's scalars and 0-d arrays at hand are numbers.
+
+    What is too large for a float is infinite: no range that anything has to lie in holds it.
+    """
+    if isinstance(value, float):
         return float(value)
-    if array_api_compat.is_array_api_obj(value) and value.ndim == 0 and _is_real(value) and at_hand(value):
+    if not _is_number(value):
+        if not _is_real(value) or (value.ndim == 0 and not at_hand(value)):
+            raise TypeError(f"`{name}` must be a real number, got {described(value)}; pass a Python float")
+        _require_scalar(name, value)
+    try:
         return float(value)
-    raise TypeError(f"`{name}` must be a real number, got {_described(value)}; pass a Python float")
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
-def require_count(name: str, value: Any, meaning: str) -> int:
-    """Return a positive integer as a Python int; NumPy's integers are integers."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"`{name}` must be a positive int, got {_described(value)}; {meaning}")
+def _require_scalar(name: str, value: Array) -> None:
+    if value.ndim != 0:
+        raise TypeError(
+            f"`{name}` must be a number or a 0-d array, got shape {tuple(value.shape)}; take one element"
+        )
+
+
+def require_count(name: str, value: Any, meaning: str, least: int = 1) -> int:
+    """Return an integer from `least` on as a Python int; NumPy's integers are integers."""
+    if not (_is_number(value) and isinstance(value, Integral)) or value < least:
+        wanted = "a positive int" if least == 1 else f"an int >= {least}"
+        raise ValueError(f"`{name}` must be {wanted}, got {described(value)}; {meaning}")
     return int(value)
+
+
+def require_flag(name: str, value: Any) -> bool:
+    """Return a truth value as a Python bool; NumPy's are truth values, numbers are not."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"`{name}` must be True or False, got {described(value)}")
 
 
 def scalar_of(name: str, value: Any, like: Array) -> float | Array:
@@ -110,22 +133,23 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
     like : array
         Sets the real dtype of what stays an array.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    if not array_api_compat.is_array_api_obj(value) or not _is_real(value):
-        raise TypeError(f"`{name}` must be a real number, got {_described(value)}; pass a Python float")
-    if value.ndim != 0:
-        raise TypeError(
-            f"`{name}` must be a number or a 0-d array, got shape {tuple(value.shape)}; take one element"
-        )
-    if at_hand(value):
-        return float(value)
+    if not _is_real(value) or at_hand(value):
+        return require_number(name, value)
+    _require_scalar(name, value)
     xp = namespace(**{name: value, "h": like})
     real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
     return xp.astype(value, real, copy=False)
 
 
-def _is_real(x: Array) -> bool:
+def _is_number(value: Any) -> bool:
+    """Return whether it is a real number; truth values are none, and NumPy's durations only look like one."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.timedelta64)
+
+
+def _is_real(x: Any) -> bool:
+    """Return whether it is an array of real numbers whose arithmetic is that of its library."""
+    if not array_api_compat.is_array_api_obj(x) or _is_special(x):
+        return False
     xp = array_api_compat.array_namespace(x)
     try:
         return bool(xp.isdtype(x.dtype, ("real floating", "integral")))
@@ -133,10 +157,25 @@ def _is_real(x: Array) -> bool:
         return False
 
 
-def _described(value: Any) -> str:
+def _is_special(x: Array) -> bool:
+    """Return whether an array's arithmetic is not that of its library: masked, matrices, sparse tensors."""
+    if isinstance(x, np.ndarray):
+        return type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray | np.matrix)
+    if not array_api_compat.is_torch_array(x):
+        return False
+    import torch
+
+    return x.layout is not torch.strided
+
+
+def described(value: Any) -> str:
     """Return what a message says of a wrong value: a number as it is, of anything else its type as well."""
-    text = repr(value)
-    shown = text if len(text) <= 40 else text[:37] + "..."
+    try:
+        text = repr(value)
+    except Exception:  # it is somebody else's, and Python does not print integers of thousands of digits
+        text = "of no repr"
+    shown = " ".join(text.split())
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
     return shown if isinstance(value, int | float) else f"{type(value).__name__} {shown}"
 
 

@@ -34,11 +34,13 @@ import array_api_compat
 
 from .._array import (
     Array,
+    described,
     known,
     largest,
     namespace,
     require_alike,
     require_count,
+    require_flag,
     require_number,
     scalar_of,
     select,
@@ -46,6 +48,7 @@ from .._array import (
 )
 from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
+from ._form import Form, counters_form, form_of, is_real, named, require_form, require_one_library
 
 State = Any
 """A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
@@ -113,7 +116,7 @@ class Preconditioner(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
     @abstractmethod
-    def size(self, state: State) -> int:
+    def _size(self, state: State) -> int:
         """Return n."""
 
     @abstractmethod
@@ -140,10 +143,25 @@ class Preconditioner(ABC):
         """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
         return None
 
-    def _require_shapes(self, state: State) -> None:  # noqa: B027 -- a new group may leave it to the verbs
-        """Raise unless the arrays of `state` have the shapes that this configuration gives them."""
+    def _form(self, own: Form, real: Any) -> Form:
+        """Return the form (see `_form`) that the fields before `Counters` must have; `own` if anything goes.
+
+        Parameters
+        ----------
+        own : tuple
+            The form that they have, with anything in it. This may fail with a TypeError, ValueError or
+            IndexError: then it is not one that `init` makes.
+        real : dtype
+            That of the damping.
+        """
+        return own
 
     # -- the same for all ------------------------------------------------------------------------------
+
+    def size(self, state: State) -> int:
+        """Return n."""
+        self._require_state(state)
+        return self._size(state)
 
     def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> State:
         """Return the state to start from: Q a multiple of the identity, or close to it.
@@ -163,12 +181,18 @@ class Preconditioner(ABC):
         """
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
+        limits = array_api_compat.array_namespace(like).finfo(like.dtype)
         if scale is not None:
-            scale = require_number("scale", scale)
-            if not 0 < scale < float("inf"):
+            given, scale = scale, require_number("scale", scale)
+            if not float(limits.smallest_normal) ** 0.5 <= scale <= float(limits.max) ** 0.5:
                 raise ValueError(
-                    f"`scale` must be positive and finite, got {scale}; leave it out to set it automatically"
+                    f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
+                    f"{described(given)}; leave it out to set it automatically"
                 )
+        if self.damping is not None and self.damping > float(limits.max):
+            raise ValueError(
+                f"`damping` must be finite in {like.dtype}, got {described(self.damping)}; None takes a small one"
+            )
         return self._begin(n, like, scale, rng)
 
     def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> State:
@@ -208,6 +232,8 @@ class Preconditioner(ABC):
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
         self._require_state(state)
+        if inplace is not False:
+            inplace = require_flag("inplace", inplace)
         fused = self._fused(state, v, h, step, inplace)
         if fused is not None:
             return fused
@@ -215,7 +241,7 @@ class Preconditioner(ABC):
         xp, v, h = self._pair(state, v, h)
         rate = scalar_of("step", step, h)
         if isinstance(rate, float) and not 0 < rate < 1:
-            raise ValueError(f"`step` must lie in (0, 1), got {step}; 0.1 is a good start")
+            raise ValueError(f"`step` must lie in (0, 1), got {described(step)}; 0.1 is a good start")
         if inplace and array_api_compat.is_jax_namespace(xp):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
@@ -279,7 +305,7 @@ class Preconditioner(ABC):
     def matrix(self, state: State) -> Array:
         """Return P as a dense (n, n) matrix: for tests and small problems."""
         self._require_state(state)
-        return self.precondition(state, eye(self.size(state), self._reference(state)))
+        return self.precondition(state, eye(self._size(state), self._reference(state)))
 
     def criterion(self, state: State, v: Array, h: Array) -> Array:
         """Return ``h^T P h + v^T P^{-1} v``, averaged over the probes (eq. (3)), a 0-d array."""
@@ -296,7 +322,7 @@ class Preconditioner(ABC):
         """
         self._require_state(state)
         xp = array_api_compat.array_namespace(self._reference(state))
-        for name, leaf in _leaves(type(state).__name__, state):
+        for name, leaf in named(type(state).__name__, state):
             if xp.isdtype(leaf.dtype, ("real floating", "complex floating")) and not bool(
                 xp.all(xp.isfinite(leaf))
             ):
@@ -311,7 +337,7 @@ class Preconditioner(ABC):
 
     def _reference(self, state: State) -> Array:
         """Return an array of the state that sets dtype and device."""
-        return next(leaf for _, leaf in _leaves("state", state) if leaf.ndim > 0)
+        return next(leaf for _, leaf in named("state", state) if leaf.ndim > 0)
 
     def _require_state(self, state: State) -> None:
         """Raise unless `state` is one of this preconditioner's."""
@@ -320,14 +346,30 @@ class Preconditioner(ABC):
                 f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
                 f"{type(state).__name__}; make one with `init`"
             )
-        for name, leaf in _leaves("state", state):
-            if not array_api_compat.is_array_api_obj(leaf):
-                raise TypeError(f"`{name}` must be an array, got {type(leaf).__name__}; make one with `init`")
-        self._require_shapes(state)
+        leaves: list[Any] = []
+        self._require_form(state, form_of(state, leaves))
+        require_one_library("state", state, leaves)
+
+    def _require_form(self, state: State, seen: Form) -> None:
+        """Raise unless `state`, of the right class, has a form that `init` makes."""
+        own, real = seen[1:-5], seen[-5][0]
+        if len(seen[-5]) != 2 or not is_real(real):
+            raise TypeError(
+                f"`state.damping` must be float32 or float64, got {described(state.damping)}; make a state "
+                "with `init`"
+            )
+        try:
+            wanted = self._form(own, real)
+        except (TypeError, ValueError, IndexError):  # it has not even the structure
+            raise ValueError(
+                f"`state` must be one that `init` of this {type(self).__name__} makes, got one of another "
+                "structure; make one with `init`"
+            ) from None
+        require_form("state", seen, (self.state_type, *wanted, *counters_form(state.damping)))
 
     def _vectors(self, state: State, name: str, x: Array) -> None:
         self._require_state(state)
-        require_vectors(name, x, self.size(state))
+        require_vectors(name, x, self._size(state))
         require_alike(name, x, "state", self._reference(state))
 
     def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Any, Array | None, Array]:
@@ -362,7 +404,7 @@ def require_damping(damping: float | None) -> None:
     """Raise unless `damping` is None or a finite number that is not negative."""
     if damping is not None and not 0 <= require_number("damping", damping) < float("inf"):
         raise ValueError(
-            f"`damping` must be None or a finite number >= 0, got {damping}; None takes {DAMPING['float32']} "
+            f"`damping` must be None or a finite number >= 0, got {described(damping)}; None takes {DAMPING['float32']} "
             f"in float32 and {DAMPING['float64']} in float64 of the first pair's scale, 0 none"
         )
 
@@ -375,14 +417,6 @@ def _settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
     least = float(xp.finfo(damping.dtype).smallest_normal)
     found = xp.maximum(-damping / growth, xp.full_like(damping, least))
     return xp.where(set_now & (damping < 0), found, damping)
-
-
-def _leaves(name: str, tree: Any) -> list[tuple[str, Array]]:
-    """Return the arrays of a nested NamedTuple with their names."""
-    if not isinstance(tree, tuple):
-        return [(name, tree)]
-    names = getattr(tree, "_fields", range(len(tree)))
-    return [leaf for key, part in zip(names, tree, strict=True) for leaf in _leaves(f"{name}.{key}", part)]
 
 
 def _mapped(function: Callable[..., Array], *trees: Any) -> Any:

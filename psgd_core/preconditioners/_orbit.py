@@ -13,6 +13,7 @@ from .. import _blocks, kernels
 from .._array import Array, known
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Fit, Preconditioner, require_damping
+from ._form import Form, is_index
 from ._generators import Generator, Pair
 from ._signs import signs
 from .geometries import GEOMETRIES, Geometry, require_geometry, root_of
@@ -102,19 +103,13 @@ class OrbitPreconditioner(Preconditioner):
             )
         require_geometry(self.geometry)
 
-    def size(self, state: OrbitState) -> int:
-        """Return n."""
+    def _size(self, state: OrbitState) -> int:
         return self.group.size(state.q)
 
-    def _require_shapes(self, state: OrbitState) -> None:
-        blocks = state.q.blocks
-        shapes = tuple(tuple(block.shape) for block in blocks)
-        n = sum(shape[0] * shape[-1] for shape in shapes if shape)
-        if shapes != _shapes(self.group, n):
-            raise ValueError(
-                f"`state` must be one of this {type(self).__name__}, got blocks of shapes {shapes}; "
-                "make one with `init`"
-            )
+    def _form(self, own: Form, real: Any) -> Form:
+        (_, (_, *blocks), (_, *gather)), _ = own
+        n = sum(s * c for _, (s, _, c) in blocks)
+        return _form(self.group, n, self.steps, real, gather[0][0] if gather else None)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
@@ -291,12 +286,13 @@ class OrbitPreconditioner(Preconditioner):
 
 
 @lru_cache(maxsize=256)
-def _shapes(group: OrbitGroup, n: int) -> tuple[tuple[int, ...], ...] | None:
-    """Return the shapes of the blocks on R^n, None where the group has no such n."""
-    try:
-        return tuple((s, s, c) for s, c in group.orbit_sizes(n))
-    except ValueError:
-        return None
+def _form(group: OrbitGroup, n: int, steps: str, real: Any, index: Any) -> Form:
+    """Return the form of Q and of what is held on R^n; ValueError where the group has no such n."""
+    sizes = group.orbit_sizes(n)
+    order = ((index, (n,)),) * 2 if index is not None and is_index(index) else ()
+    held = [(real, (c,)) for _, c in sizes] if steps == "orbit" else [(real, ())]
+    blocks = [(real, (s, s, c)) for s, c in sizes]
+    return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
 
 
 def _rescaled(

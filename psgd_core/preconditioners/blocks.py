@@ -9,8 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array
+from .._array import Array, described, require_alike
 from ._base import Preconditioner, State
+from ._form import Form, counters_form, require_form
 from .kronecker import Kronecker
 
 
@@ -72,23 +73,25 @@ class Blocks(Preconditioner):
         """Number of parameters."""
         return sum(n for n, _ in self.parts)
 
-    def size(self, state: BlocksState) -> int:
-        """Return n."""
+    def _size(self, state: BlocksState) -> int:
         return self.n
 
-    def _require_shapes(self, state: BlocksState) -> None:
-        if len(state.parts) != len(self.parts):
+    def _require_form(self, state: BlocksState, seen: Form) -> None:
+        if type(state.parts) is not tuple or len(state.parts) != len(self.parts):
             raise ValueError(
-                f"`state` must be one of {len(self.parts)} blocks, got {len(state.parts)}; "
-                "make one with `init`"
+                f"`state.parts` must be a tuple of {len(self.parts)} states, got "
+                f"{described(state.parts)}; make a state with `init`"
             )
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             p._require_state(part)
-            if p.size(part) != n:
+            if p._size(part) != n:
                 raise ValueError(
-                    f"`state` must have a block of {n} parameters for {p!r}, got one of {p.size(part)}; "
+                    f"`state` must have a block of {n} parameters for {p!r}, got one of {p._size(part)}; "
                     "make one with `init`"
                 )
+            require_alike("state", p._reference(part), "state", self._reference(state))
+        *_, count = counters_form(self._reference(state))
+        require_form("state.skipped", seen[2], count)
 
     def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
         if n != self.n:
@@ -131,6 +134,7 @@ class Blocks(Preconditioner):
 
     def log_det(self, state: BlocksState) -> Array:
         """Return ``log det P``, the sum over the blocks, a 0-d array."""
+        self._require_state(state)
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
         total = values[0]
         for value in values[1:]:

@@ -29,6 +29,7 @@ from .. import _blocks
 from .._array import Array, known, largest, namespace, select
 from ._base import Fit, Preconditioner, require_damping
 from ._factors import FACTORS
+from ._form import Form, is_complex_of
 from ._orbit import norm_of
 from ._sides import Sides
 from ._signs import signs
@@ -155,8 +156,7 @@ class Kronecker(Preconditioner):
 
     # -- what the base class asks for ------------------------------------------------------------------
 
-    def size(self, state: KroneckerState) -> int:
-        """Return n."""
+    def _size(self, state: KroneckerState) -> int:
         return self.n
 
     def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> KroneckerState:
@@ -178,13 +178,12 @@ class Kronecker(Preconditioner):
         )
         return factors, held
 
-    def _require_shapes(self, state: KroneckerState) -> None:
-        shapes = tuple(tuple(q.shape) for q in state.factors)
-        if shapes != tuple(group.shape(place.s) for place, group, _ in self._active):
-            raise ValueError(
-                f"`state` must be one of this Kronecker{self.shape}, got factors of shapes {shapes}; "
-                "make one with `init`"
-            )
+    def _form(self, own: Form, real: Any) -> Form:
+        dtype = own[0][1][0]
+        dtype = dtype if is_complex_of(dtype, real) else real
+        factors = [(dtype, group.shape(place.s)) for place, group, _ in self._active]
+        held = [(real, (group.steps(place.s),)) for place, group, _ in self._active]
+        return (tuple, *factors), (tuple, *held)
 
     def _scaled(self, state: KroneckerState, scale: float | Array) -> KroneckerState:
         first, *rest = state.factors

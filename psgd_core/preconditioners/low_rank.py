@@ -13,6 +13,7 @@ from .._array import Array, known, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Fit, Preconditioner, require_damping
+from ._form import Form
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
@@ -83,8 +84,7 @@ class LowRank(Preconditioner):
                 "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
             )
 
-    def size(self, state: LowRankState) -> int:
-        """Return n."""
+    def _size(self, state: LowRankState) -> int:
         return state.d.shape[0]
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
@@ -107,13 +107,10 @@ class LowRank(Preconditioner):
         d = xp.ones(n, dtype=like.dtype, device=device)
         return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
 
-    def _require_shapes(self, state: LowRankState) -> None:
-        shapes = tuple(tuple(x.shape) for x in state[:3])
-        if shapes[2:] != ((shapes[0][-1],),) or shapes[:2] != ((self.rank, *shapes[2]),) * 2:
-            raise ValueError(
-                f"`state` must be one of rank {self.rank}, got U, V and d of shapes {shapes}; "
-                "make one with `init`"
-            )
+    def _form(self, own: Form, real: Any) -> Form:
+        _, (n,) = own[2]
+        factor = real, (self.rank, n)
+        return factor, factor, (real, (n,)), (real, (2,))
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
         return state._replace(d=state.d * scale)
