@@ -23,12 +23,14 @@ import scipy.linalg
 import psgd_core as psgd
 from psgd_analysis import figures, problems
 from psgd_core import convergence
+from psgd_core.preconditioners import Fit
 
 # %% [markdown]
 # ## The state
 #
-# A NamedTuple of arrays, which makes it a JAX pytree and lets `psgd.save` write it. The counts are what a
-# user wants to know of a run.
+# A NamedTuple of arrays, which makes it a JAX pytree and lets `psgd.save` write it: what is special here,
+# then `held`, what the normaliser holds, then the counters, which are the base class's
+# (`psgd_core.preconditioners.Counters` says what they are).
 
 
 # %%
@@ -36,27 +38,31 @@ class TriangularState(NamedTuple):
     """State of `Triangular`."""
 
     q: Any  # (n, n): Q, lower triangular with a positive diagonal
-    pending: Any  # 0-d bool: the automatic scale is still to be set
-    count: Any  # 0-d int32: updates done
-    skipped: Any  # 0-d int32: pairs left out
+    held: Any  # 0-d: the running bound
+    damping: Any
+    pending: Any
+    off_scale: Any
+    count: Any
+    skipped: Any
 
 
 # %% [markdown]
 # ## The preconditioner
 #
-# A frozen dataclass without arrays. The base class checks arguments, skips pairs that are not finite, and
-# supplies `init`, `update`, `precondition`, `matrix`, `criterion` and `check`. What is left to say is what
-# is special here:
+# A frozen dataclass without arrays. The base class checks arguments and pairs, sets the scale, damps,
+# counts, and supplies `init`, `update`, `precondition`, `matrix`, `criterion` and `check`. What is left to
+# say is what is special here:
 #
-# - how to start, and what a multiple of the start is;
-# - one update. With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is `a a^T - b b^T`
+# - how to start, and what a multiple of `Q` is;
+# - how to fit. With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is `a a^T - b b^T`
 #   (eq. (11)), projected on the group's Lie algebra: here, its lower triangle. The move `Q <- (I - step G /
 #   N) Q` stays in the group, as a product of lower triangular matrices;
 # - how `Q` acts.
 #
-# `N` is the sum of the Frobenius norms of `a a^T` and `b b^T`. It bounds the norm of the gradient,
-# projected or not, so with `step` below 1 the diagonal of `I - step G / N` stays positive. The code asks
-# the array library for what it needs, in the words of the array API standard, and never for a value: so it
+# `N` comes from the normaliser, which is told the sum of the Frobenius norms of `a a^T` and `b b^T`. It
+# bounds the norm of the gradient, projected or not, so with `step` below 1 the diagonal of `I - step G / N`
+# stays positive. All of it is in units of the largest entry, so that no square overflows. The code asks the
+# array library for what it needs, in the words of the array API standard, and never for a value: so it
 # also runs on PyTorch tensors, on CuPy arrays, and under `jax.jit`.
 
 
@@ -66,35 +72,38 @@ class Triangular(psgd.Preconditioner):
     """Q lower triangular; its limit is ``|H|^{-1}``, and Q the one triangular factor of it."""
 
     damping: float | None = None
+    normalizer: psgd.normalizers.Normalizer = psgd.normalizers.Running()
+
+    state_type = TriangularState
 
     def _start(self, n, like, rng):
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        zero = xp.zeros((), dtype=xp.int32, device=device)
-        eye = xp.eye(n, dtype=like.dtype, device=device)
-        return TriangularState(eye, xp.asarray(True, device=device), zero, zero)
+        return xp.eye(n, dtype=like.dtype, device=device), xp.zeros((), dtype=like.dtype, device=device)
 
     def _scaled(self, state, scale):
-        xp = array_api_compat.array_namespace(state.q)
-        return state._replace(q=state.q * scale, pending=xp.zeros_like(state.pending))
+        return state._replace(q=state.q * scale)
 
-    def _update(self, state, v, h, usable, step):
-        xp, k = array_api_compat.array_namespace(v), v.shape[1]
-        h = h + self._damping(v) * xp.where(v < 0, -xp.ones_like(v), xp.ones_like(v))
-        a, b = state.q @ h, xp.linalg.solve(xp.matrix_transpose(state.q), v)
-        alpha, beta = xp.sum(a * a), xp.sum(b * b)
-        # the first pair sets the scale: c Q with the least criterion has c^4 = |b|^2 / |a|^2
-        scale = xp.where(state.pending, (beta / alpha) ** 0.25, xp.ones_like(alpha))
-        q, a, b = state.q * scale, a * scale, b / scale
+    def _fit(self, state, v, h, damping, due, step):
+        xp, (n, k), q = array_api_compat.array_namespace(h), h.shape, state.q
+        if v is None:  # whitening: the mean of v v^T is I
+            v = k**0.5 * xp.eye(n, dtype=h.dtype, device=array_api_compat.device(h))
+        h = h + damping * xp.where(h < 0, -xp.ones_like(h), xp.ones_like(h))
+        a, b = q @ h, xp.linalg.solve(xp.matrix_transpose(q), v)
+        # the pair that sets the scale: c Q has the least criterion for c^4 = |b|^2 / |a|^2
+        length_a, length_b = norm(xp, a), norm(xp, b)
+        one = xp.ones_like(length_a)
+        scale = xp.where(due, (length_b / xp.where(due, length_a, one)) ** 0.5, one)
+        q, a, b = q * scale, a * scale, b / scale
+        # the generator over unit^2, and its bound
+        unit = xp.maximum(xp.max(xp.abs(a)), xp.max(xp.abs(b)))
+        a, b = a / unit, b / unit
         aa, bb = a @ xp.matrix_transpose(a) / k, b @ xp.matrix_transpose(b) / k
-        gradient, size = xp.tril(aa - bb), xp.linalg.matrix_norm(aa) + xp.linalg.matrix_norm(bb)
-        moved = q - step / size * (gradient @ q)
-        passed = xp.astype(usable, xp.int32)
-        return TriangularState(
-            q=xp.where(usable, moved, state.q),
-            pending=state.pending & ~usable,
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
+        size = unit * (xp.linalg.matrix_norm(aa) + xp.linalg.matrix_norm(bb)) ** 0.5
+        bound, held = self.normalizer.scale(state.held, size, step)
+        # the move
+        moved = q - step * (unit / bound) ** 2 * (xp.tril(aa - bb) @ q)
+        new = state._replace(q=moved, held=held)
+        return Fit(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
 
     def size(self, state):
         return state.q.shape[0]
@@ -119,6 +128,13 @@ class Triangular(psgd.Preconditioner):
     def _solve(q, x):
         xp = array_api_compat.array_namespace(q)
         return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
+
+
+def norm(xp, x):
+    """The Euclidean norm of all entries, without overflow."""
+    unit = xp.max(xp.abs(x))
+    unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+    return unit * xp.linalg.vector_norm(x / unit)
 
 
 # %% [markdown]
@@ -212,5 +228,4 @@ assert np.allclose(result.x, 1)
 # %% [markdown]
 # To bring a group into the package, put it into a file of `psgd_core/preconditioners/`, export it, and add
 # a row to the table in `tests/registry.py`: that row buys every property that the others are tested for, on
-# every array library. What this page leaves out and they have is the normaliser (see *Steps and schedules*)
-# and scaling that keeps squares of products as large as 1e30 from overflowing float32.
+# every array library.

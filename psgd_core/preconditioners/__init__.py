@@ -1,7 +1,7 @@
 """Groups fitted online: `init`, `update`, `precondition`, and the verbs on Q and P."""
 
 from . import normalizers
-from ._base import Preconditioner
+from ._base import Counters, Fit, Preconditioner
 from ._orbit import OrbitPreconditioner, OrbitState
 from .blocks import Blocks, BlocksState
 from .kronecker import Kronecker, KroneckerState
@@ -12,8 +12,10 @@ __all__ = [
     "Blocks",
     "BlocksState",
     "Butterfly",
+    "Counters",
     "Dense",
     "Diagonal",
+    "Fit",
     "Kronecker",
     "KroneckerState",
     "LowRank",
