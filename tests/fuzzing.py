@@ -164,9 +164,10 @@ _NO_ARRAYS: dict[str, Callable[[Any], Any]] = {
     "recarray": lambda x: np.rec.array([(1.0,)] * len(x)), "generator": iter, "Falsy": lambda x: Falsy(), "bytes": lambda x: x.tobytes(),
     "uint8": lambda x: np.ones(x.shape, "u1"),
 }  # fmt: skip
+NO_COLUMNS = "no columns"
 _NO_SHAPES: dict[str, Callable[[Any], Any]] = {
     "longer": lambda x: np.concatenate([x, x]), "shorter": lambda x: x[:-1], "empty": lambda x: x[:0], "one": lambda x: x[:1] if len(x) > 1 else x[:0],
-    "no columns": lambda x: x.reshape(len(x), -1)[:, :0], "3-d": lambda x: x.reshape(len(x), -1)[:, :, None], "row": lambda x: np.concatenate([x, x])[None],
+    NO_COLUMNS: lambda x: x.reshape(len(x), -1)[:, :0], "3-d": lambda x: x.reshape(len(x), -1)[:, :, None], "row": lambda x: np.concatenate([x, x])[None],
 }  # fmt: skip
 
 
@@ -180,12 +181,12 @@ def _on_torch(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return made
 
 
-def vectors(library: str, *, shapes: bool = True) -> list[Odd]:
+def vectors(library: str) -> list[Odd]:
     """Return what may stand in the place of an array of this library."""
     if library == "numpy":
         odd = [Odd(name, make, same) for name, make in _LAYOUTS.items()]
         odd += [Odd(name, make) for name, make in _NO_ARRAYS.items()]
-        odd += [Odd(name, make) for name, make in _NO_SHAPES.items()] if shapes else []
+        odd += [Odd(name, make) for name, make in _NO_SHAPES.items()]
         if torch:
             odd.append(Odd("torch", lambda x: torch.from_numpy(x.copy())))
         return odd + ([Odd("jax", lambda x: jax.numpy.asarray(x))] if jax else [])
@@ -203,11 +204,18 @@ def vectors(library: str, *, shapes: bool = True) -> list[Odd]:
         ]
         names = [n for n in _NO_ARRAYS if n not in ("scalar", "class", "other float")]
         odd += [Odd(n, _on_torch(_NO_ARRAYS[n])) for n in names]
-        return odd + ([Odd(n, _on_torch(m)) for n, m in _NO_SHAPES.items()] if shapes else [])
+        return odd + [Odd(n, _on_torch(m)) for n, m in _NO_SHAPES.items()]
     on_jax = lambda make: lambda x: (lambda y: jax.numpy.asarray(y) if type(y) is np.ndarray and y.dtype.char in "fdil?e" else y)(make(np.asarray(x)))  # noqa: E501, E731
     odd = [Odd("numpy", np.asarray), Odd("bfloat16", lambda x: x.real.astype("bfloat16"))]
     odd += [Odd(n, on_jax(m)) for n, m in _NO_ARRAYS.items() if n not in ("scalar", "other float", "dates")]
-    return odd + ([Odd(n, on_jax(m)) for n, m in _NO_SHAPES.items()] if shapes else [])
+    return odd + [Odd(n, on_jax(m)) for n, m in _NO_SHAPES.items()]
+
+
+def likes(library: str) -> list[Odd]:
+    """Return what may stand in the place of `like`, whose shape does not matter, nor its library."""
+    fair = ("0-d", "scalar", *_NO_SHAPES) if library == "numpy" else ("0-d", *_NO_SHAPES)
+    left_out = ("other float", "meta", "numpy", "torch", "jax")
+    return [Odd(x.name, x.make, same) if x.name in fair else x for x in vectors(library) if x.name not in left_out]
 
 
 # -- states --------------------------------------------------------------------------------------------------
@@ -228,6 +236,16 @@ def replaced(tree: Any, path: tuple[int, ...], function: Callable[[Any], Any]) -
     parts = list(tree)
     parts[path[0]] = replaced(parts[path[0]], path[1:], function)
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def _within(tree: Any, path: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the path of an array: the first one below, or of all where there is none."""
+    arrays = [p for p in paths(tree) if not isinstance(_at(tree, p), tuple)]
+    return next((p for p in arrays if p[: len(path)] == path), arrays[0])
+
+
+def _at(tree: Any, path: tuple[int, ...]) -> Any:
+    return _at(tree[path[0]], path[1:]) if path else tree
 
 
 def states(library: str, others: dict[str, Any]) -> list[tuple[str, Callable[[Any, Any], Any], bool]]:
@@ -254,8 +272,13 @@ def states(library: str, others: dict[str, Any]) -> list[tuple[str, Callable[[An
     right = {n: _LAYOUTS[n] for n in ("copy", "read-only", "unaligned", "own class", "wide strides", "Fortran")}
     for table, fair in ((wrong, False), (right, True)):
         for n, m in table.items():
-            found.append((f"leaf {n}", lambda s, p, m=m: replaced(s, p, lambda x: x if isinstance(x, tuple) else m(np.asarray(x))), fair))  # fmt: skip
+            found.append((f"leaf {n}", lambda s, p, m=m: replaced(s, _within(s, p), lambda x: m(np.asarray(x))), fair))  # fmt: skip
     return found
+
+
+def foreign(others: dict[str, Any]) -> list[tuple[str, Callable[[Any, Any], Any], bool]]:
+    """Return states of the same preconditioner on other libraries."""
+    return [(f"on {name}", lambda s, _, x=x: x, False) for name, x in others.items()]
 
 
 # -- the oracle ----------------------------------------------------------------------------------------------
@@ -281,11 +304,16 @@ def frozen(tree: Any) -> list[Any]:
 
 def _bytes(x: Any) -> Any:
     if isinstance(x, np.ndarray):
-        return x.tobytes() if x.dtype != object else None
+        return np.asarray(x).tobytes() if x.dtype != object else None
     if torch and isinstance(x, torch.Tensor):
         strided = x.layout == torch.strided and x.device.type == "cpu"
         return x.detach().resolve_conj().resolve_neg().clone().view(-1).tolist() if strided and x.is_contiguous() else None
     return None
+
+
+def unchanged(made: Any, clean: Any) -> bool:
+    """Return whether an odd state is one as it should be after all."""
+    return list(map(type, leaves(made))) == list(map(type, leaves(clean))) and differ(made, clean, 0.0) is None
 
 
 def differ(got: Any, plain: Any, eps: float) -> str | None:

@@ -78,28 +78,38 @@ def array(library, name, *key):
 @cache
 def fitted(name, library, dtype, updates):
     p, n = PRECONDITIONERS[name]
+    if library == "jax":  # compiling an update for every shape takes a minute
+        return _mapped(jax.numpy.asarray, fitted(name, "numpy", dtype, updates))
     state = p.init(n, like=array(library, dtype, n, 0))
     for i in range(updates):
         state = p.update(state, array(library, dtype, n, i), array(library, dtype, n, i + 50), 0.1)
     return state
 
 
+def _group(name):
+    """The group of a row; X-matrices and butterflies have orbits of the same sizes."""
+    return name.split(",")[0].replace("Butterfly", "XMat")
+
+
 @cache
 def odd_states(name, library, dtype):
+    real = "float32" if dtype.startswith("complex") else dtype
     others = {
-        other: fitted(other, library, dtype if other.endswith("complex") or not dtype.startswith("complex") else "float32", 2)
+        other: fitted(other, library, real, 2)
         for other in PRECONDITIONERS
-        if other.split(",")[0] != name.split(",")[0] and not (other.endswith("complex"))
+        if not other.endswith("complex") and _group(other) != _group(name)
     }
     p, n = PRECONDITIONERS[name]
     if isinstance(p, psgd.LowRank):
         others["rank 3"] = psgd.LowRank(3, diagonal=p.diagonal).init(n, like=array(library, dtype, n, 0))
     if isinstance(p, psgd.Kronecker):
         others["another shape"] = psgd.Kronecker((3, 2)).init(n, like=array(library, dtype, n, 0))
-    for elsewhere in LIBRARIES:
-        if elsewhere != library:
-            others[elsewhere] = fitted(name, elsewhere, dtype if elsewhere != "jax" else "float32", 2)
-    return fuzzing.states(library, others)
+    elsewhere = {
+        other: fitted(name, other, dtype if other != "jax" or dtype[0] == "c" else "float32", 2)
+        for other in LIBRARIES
+        if other != library
+    }
+    return fuzzing.states(library, others), fuzzing.foreign(elsewhere)
 
 
 def dtypes(name, library):
@@ -119,7 +129,7 @@ def calls(draw, name, library):
     arrays = fuzzing.vectors(library)
     if verb == "init":
         clean = {"n": n, "like": like, "scale": 0.5, "rng": None}
-        kinds = {"n": fuzzing.COUNTS, "like": fuzzing.vectors(library, shapes=False), "scale": fuzzing.SCALES}
+        kinds = {"n": fuzzing.COUNTS, "like": fuzzing.likes(library), "scale": fuzzing.SCALES}
         if library == "numpy":
             kinds["rng"] = fuzzing.NOTHING + fuzzing.BOOLS if isinstance(p, psgd.LowRank) else [Odd("any", lambda _: "x", same)]
     else:
@@ -141,25 +151,28 @@ def calls(draw, name, library):
         if argument not in chosen:
             continue
         if argument == "state":
-            what, make, fair = draw(st.sampled_from(odd_states(name, library, dtype)))
+            own, foreign = odd_states(name, library, dtype)
+            what, make, fair = draw(st.sampled_from(own + foreign))
             path = draw(st.sampled_from(fuzzing.paths(value)))
             odd["state"] = make(odd["state"], path)
-            if not fair:
+            if (what, make, fair) in foreign and verb in ON_STATE:  # nothing that it has to agree with
+                plain["state"] = odd["state"]
+            elif not fair and not (type(odd["state"]) is type(value) and fuzzing.unchanged(odd["state"], value)):
                 plain = None
             said.append(f"state: {what} at {path}")
         else:
             one = draw(st.sampled_from(kinds[argument]))
             odd[argument] = one.make(value)
             said.append(f"{argument}: {one.name}")
-            if one.plain is None:
+            if verb in ON_VECTOR and one.name == fuzzing.NO_COLUMNS:  # their product is no columns, too
+                plain[argument] = odd[argument]
+            elif one.plain is None:
                 plain = None
             elif plain is not None:
                 plain[argument] = one.plain(value)
         if plain is None:
-            plain = None
             break
-    for argument, value in clean.items():
-        odd.setdefault(argument, _copied(value))
+    odd = {argument: odd[argument] if argument in odd else _copied(value) for argument, value in clean.items()}
     off = draw(st.booleans())
     said = f"{name}, {library} {dtype}, k = {k}, {verb}({'; '.join(said)}){', kernels off' if off else ''}"
 
@@ -167,16 +180,27 @@ def calls(draw, name, library):
         with kernels.off() if off else contextlib.nullcontext():
             return getattr(p, verb)(**arguments)
 
-    return said, call, odd, plain, float(np.finfo(dtype).eps), bool(clean.get("inplace"))
+    return said, call, odd, plain, float(np.finfo(dtype).eps), _is_true(odd.get("inplace"))
 
 
-def _copied(value):
-    if isinstance(value, tuple):
-        parts = [_copied(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    return value.clone() if torch and isinstance(value, torch.Tensor) else value
+def _is_true(flag):
+    return isinstance(flag, bool | np.bool_) and bool(flag)
+
+
+def _mapped(function, tree):
+    if not isinstance(tree, tuple):
+        return function(tree)
+    parts = [_mapped(function, part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def _copied(tree):
+    def copy(x):
+        if isinstance(x, np.ndarray):
+            return x.copy()
+        return x.clone() if torch and isinstance(x, torch.Tensor) else x
+
+    return _mapped(copy, tree)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -189,16 +189,16 @@ class Preconditioner(ABC):
                     f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
                     f"{described(given)}; leave it out to set it automatically"
                 )
-        if self.damping is not None and self.damping > float(limits.max):
-            raise ValueError(
-                f"`damping` must be finite in {like.dtype}, got {described(self.damping)}; None takes a small one"
-            )
         return self._begin(n, like, scale, rng)
 
     def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> State:
         """Return the state that `init` describes."""
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
         damping = -default_damping(like) if self.damping is None else float(self.damping)
+        if damping > float(xp.finfo(like.dtype).max):
+            raise ValueError(
+                f"`damping` must be finite in {like.dtype}, got {damping}; None takes a small one"
+            )
         if scale is not None and damping < 0:
             damping = max(-damping / scale**2, float(xp.finfo(like.dtype).smallest_normal))
         counters = Counters(

@@ -109,6 +109,8 @@ class OrbitPreconditioner(Preconditioner):
     def _form(self, own: Form, real: Any) -> Form:
         (_, (_, *blocks), (_, *gather)), _ = own
         n = sum(s * c for _, (s, _, c) in blocks)
+        if n < 1:
+            raise ValueError("a state of nothing")
         return _form(self.group, n, self.steps, real, gather[0][0] if gather else None)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
@@ -263,6 +265,7 @@ class OrbitPreconditioner(Preconditioner):
 
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
+        self._require_state(state)
         if not GEOMETRIES[self.geometry].fits_p:
             q, layout = state.q, self.group.layout(state.q)
             fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)

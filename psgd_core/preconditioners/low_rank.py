@@ -208,6 +208,7 @@ class LowRank(Preconditioner):
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
+        self._require_state(state)
         first = self.diagonal == "right"
         if first and kernels.gpu.on_gpu(g):
             from ..kernels import gpu_low_rank
@@ -223,19 +224,21 @@ class LowRank(Preconditioner):
 
     def apply(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply, state.d, diagonal_first=self.diagonal == "right")
+        return self._act(state, x, _A.apply, diagonal_first=self.diagonal == "right")
 
     def apply_transpose(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^T x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply_transpose, state.d, diagonal_first=self.diagonal == "left")
+        return self._act(state, x, _A.apply_transpose, diagonal_first=self.diagonal == "left")
 
     def solve(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^{-1} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve, 1 / state.d, diagonal_first=self.diagonal == "left")
+        return self._act(state, x, _A.solve, inverse=True, diagonal_first=self.diagonal == "left")
 
     def solve_transpose(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^{-T} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve_transpose, 1 / state.d, diagonal_first=self.diagonal == "right")
+        return self._act(
+            state, x, _A.solve_transpose, inverse=True, diagonal_first=self.diagonal == "right"
+        )
 
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
@@ -243,8 +246,11 @@ class LowRank(Preconditioner):
         xp = array_api_compat.array_namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 
-    def _act(self, state: LowRankState, x: Array, verb: Callable, d: Array, *, diagonal_first: bool) -> Array:
+    def _act(
+        self, state: LowRankState, x: Array, verb: Callable, *, diagonal_first: bool, inverse: bool = False
+    ) -> Array:
         self._vectors(state, "x", x)
+        d = 1 / state.d if inverse else state.d
         d = d if x.ndim == 1 else d[:, None]
         return verb(_factor(state), d * x) if diagonal_first else d * verb(_factor(state), x)
 
