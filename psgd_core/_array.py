@@ -20,6 +20,9 @@ Array = Any
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
 
+MOST = 2**48
+"""Elements that an array may have: nothing holds more, and products of two numbers below are no surprise."""
+
 CHUNK = 256
 """Columns summed at a time where float32 is the widest float: equal terms, all rounded the same way, cost a
 sum of 2048 of them 3e-5 (measured, JAX on CPU), and one of 256 only 2e-6."""
@@ -48,8 +51,8 @@ def namespace(**arrays: Array) -> ModuleType:
         return array_api_compat.array_namespace(*arrays.values())
     except TypeError:
         pass
-    kinds = {name: type(x) for name, x in arrays.items()}
-    listed = ", ".join(f"`{name}`: {kind.__module__}.{kind.__name__}" for name, kind in kinds.items())
+    first = {type(x): name for name, x in reversed(arrays.items())}  # one of each kind: there may be many
+    listed = ", ".join(f"`{name}`: {kind.__module__}.{kind.__name__}" for kind, name in reversed(first.items()))
     raise TypeError(f"all arrays must come from one library, got {listed}; convert them first")
 
 
@@ -107,10 +110,11 @@ def _require_scalar(name: str, value: Array) -> None:
 
 
 def require_count(name: str, value: Any, meaning: str, least: int = 1) -> int:
-    """Return an integer from `least` on as a Python int; NumPy's integers are integers."""
-    if not (_is_number(value) and isinstance(value, Integral)) or value < least:
+    """Return an integer from `least` to `MOST` as a Python int; NumPy's integers are integers."""
+    if not (_is_number(value) and isinstance(value, Integral)) or not least <= value <= MOST:
         wanted = "a positive int" if least == 1 else f"an int >= {least}"
-        raise ValueError(f"`{name}` must be {wanted}, got {described(value)}; {meaning}")
+        bound = f", at most {MOST}" if _is_number(value) and value > MOST else ""
+        raise ValueError(f"`{name}` must be {wanted}{bound}, got {described(value)}; {meaning}")
     return int(value)
 
 

@@ -176,7 +176,7 @@ def _on_torch(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         found = make(x.numpy())
         try:
             return torch.from_numpy(found) if type(found) is np.ndarray else found
-        except TypeError:
+        except (TypeError, ValueError):  # a dtype that it has not
             return found
     return made
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .._array import MOST, described
+
 
 @dataclass(frozen=True)
 class Permutation:
@@ -86,15 +88,17 @@ class Permutation:
 
 
 def size_of(n: Any, name: str = "n") -> int:
+    """Return a number of indices as an int, whatever has an index of its own."""
     try:
-        n = operator.index(n)
-    except TypeError:
-        raise TypeError(
-            f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`"
-        ) from None
-    if n < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {n}")
-    return n
+        found = None if isinstance(n, bool | np.bool_ | np.timedelta64) else operator.index(n)
+    except Exception:  # of arrays, and whatever somebody's own raises
+        found = None
+    if found is None:
+        raise TypeError(f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`")
+    if not 1 <= found <= MOST:
+        bound = "at least 1" if found < 1 else f"at most {MOST}"
+        raise ValueError(f"`{name}` must be {bound}, got {described(found)}")
+    return found
 
 
 def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
@@ -346,18 +347,19 @@ class Preconditioner(ABC):
                 f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
                 f"{type(state).__name__}; make one with `init`"
             )
-        leaves: list[Any] = []
-        self._require_form(state, form_of(state, leaves))
-        require_one_library("state", state, leaves)
+        others: list[Any] = []
+        seen = form_of(state, others)
+        if others:
+            require_one_library("state", state)
+            self._require_form(seen)
+        else:  # of NumPy, whose dtypes can be compared with any other
+            _require_form(self, seen)
 
-    def _require_form(self, state: State, seen: Form) -> None:
-        """Raise unless `state`, of the right class, has a form that `init` makes."""
+    def _require_form(self, seen: Form) -> None:
+        """Raise unless the form of a state, of the right class, is one that `init` makes."""
         own, real = seen[1:-5], seen[-5][0]
-        if len(seen[-5]) != 2 or not is_real(real):
-            raise TypeError(
-                f"`state.damping` must be float32 or float64, got {described(state.damping)}; make a state "
-                "with `init`"
-            )
+        if not is_real(real):
+            real = "float32 or float64"
         try:
             wanted = self._form(own, real)
         except (TypeError, ValueError, IndexError):  # it has not even the structure
@@ -365,7 +367,7 @@ class Preconditioner(ABC):
                 f"`state` must be one that `init` of this {type(self).__name__} makes, got one of another "
                 "structure; make one with `init`"
             ) from None
-        require_form("state", seen, (self.state_type, *wanted, *counters_form(state.damping)))
+        require_form("state", seen, (self.state_type, *wanted, *counters_form(seen[-5:], real)))
 
     def _vectors(self, state: State, name: str, x: Array) -> None:
         self._require_state(state)
@@ -393,6 +395,12 @@ class Preconditioner(ABC):
         elif v.shape[1] == 0:
             raise ValueError("`v` must hold at least one probe, got shape (n, 0); skip the update instead")
         return namespace(v=v), v, h
+
+
+@lru_cache(maxsize=1024)
+def _require_form(p: Preconditioner, seen: Form) -> None:
+    """Do what `Preconditioner._require_form` does, once for each form that is right."""
+    p._require_form(seen)
 
 
 def default_damping(x: Array) -> float:

@@ -6,42 +6,42 @@ states that one configuration makes for the same n, dtype and library have equal
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from .._array import Array, namespace
+from .._array import namespace
 
 Form = tuple[Any, ...]
 
-_OF_NUMPY = (np.ndarray, np.bool_, np.int32, np.float32, np.float64)
-_NUMPYS = np.dtype(np.bool_), np.dtype(np.int32)
+_OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
-def form_of(tree: Any, leaves: list[Any]) -> Form:
-    """Return the form of nested tuples, and append what is no tuple to `leaves`; of no array it is its class."""
-    kind = type(tree)
-    if kind in _OF_NUMPY:
-        leaves.append(tree)
-        return tree.dtype, tree.shape
-    if isinstance(tree, tuple):
-        return (kind, *[form_of(part, leaves) for part in tree])
-    leaves.append(tree)
-    if not array_api_compat.is_array_api_obj(tree):
-        return (kind,)
-    return tree.dtype, tuple(tree.shape)
+def form_of(tree: tuple[Any, ...], others: list[Any]) -> Form:
+    """Return the form of nested tuples, and append what is neither a tuple nor of NumPy to `others`.
+
+    Of what is no array it is ``(class,)``. This is asked for in every call.
+    """
+    found: list[Any] = [type(tree)]
+    for part in tree:
+        if type(part) in _OF_NUMPY:
+            found.append((part.dtype, part.shape))
+        elif isinstance(part, tuple):
+            found.append(form_of(part, others))
+        else:
+            others.append(part)
+            is_array = array_api_compat.is_array_api_obj(part)
+            found.append((part.dtype, tuple(part.shape)) if is_array else (type(part),))
+    return tuple(found)
 
 
-def require_one_library(name: str, tree: Any, leaves: list[Any]) -> None:
+def require_one_library(name: str, tree: Any) -> None:
     """Raise unless the leaves of a tree are arrays of one library and, of PyTorch, on one device."""
-    kinds = set(map(type, leaves))
-    if kinds.issubset(_OF_NUMPY):
-        return
-    namespace(**dict(named(name, tree)))
-    devices = {str(x.device) for x in leaves if array_api_compat.is_torch_array(x)}
+    leaves = dict(named(name, tree))
+    namespace(**leaves)
+    devices = {str(x.device) for x in leaves.values() if array_api_compat.is_torch_array(x)}
     if len(devices) > 1:
         raise ValueError(f"`{name}` must be on one device, got {', '.join(sorted(devices))}; move it to one")
 
@@ -71,31 +71,22 @@ def _described(form: Form) -> str:
     return getattr(form[0], "__name__", str(form[0])) + (f" of shape {form[1]}" if len(form) > 1 else "")
 
 
-def counters_form(like: Array) -> Form:
-    """Return the forms of `Counters` whose damping has the dtype and library of an array."""
-    if type(like) in _OF_NUMPY:
-        return _of_counters(like.dtype, *_NUMPYS)
-    xp = array_api_compat.array_namespace(like)
-    return _of_counters(like.dtype, xp.bool, xp.int32)
+def counters_form(seen: Form, real: Any) -> Form:
+    """Return the forms that the counters must have where those of `seen` are there."""
+    wanted = (real, "bool", "int32", "int32", "int32")[-len(seen) :]
+    return tuple((x[0] if _name(x[0]) == _name(y) else y, ()) for x, y in zip(seen, wanted, strict=True))
 
 
-def _of_counters(real: Any, flag: Any, index: Any) -> Form:
-    return (real, ()), (flag, ()), (index, ()), (index, ()), (index, ())
-
-
-@lru_cache(maxsize=64)
 def is_real(dtype: Any) -> bool:
     """Return whether it is float32 or float64, in the machine's order of bytes."""
     return _name(dtype) in _COMPLEX
 
 
-@lru_cache(maxsize=64)
 def is_complex_of(dtype: Any, real: Any) -> bool:
     """Return whether a dtype is the complex one of a real one."""
     return _COMPLEX.get(_name(real)) == _name(dtype)
 
 
-@lru_cache(maxsize=64)
 def is_index(dtype: Any) -> bool:
     """Return whether it is int32 or int64."""
     return _name(dtype) in ("int32", "int64")

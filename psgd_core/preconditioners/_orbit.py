@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
@@ -111,7 +110,11 @@ class OrbitPreconditioner(Preconditioner):
         n = sum(s * c for _, (s, _, c) in blocks)
         if n < 1:
             raise ValueError("a state of nothing")
-        return _form(self.group, n, self.steps, real, gather[0][0] if gather else None)
+        sizes = self.group.orbit_sizes(n)
+        order = ((gather[0][0], (n,)),) * 2 if gather and is_index(gather[0][0]) else ()
+        held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
+        blocks = [(real, (s, s, c)) for s, c in sizes]
+        return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
@@ -286,16 +289,6 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
-
-
-@lru_cache(maxsize=256)
-def _form(group: OrbitGroup, n: int, steps: str, real: Any, index: Any) -> Form:
-    """Return the form of Q and of what is held on R^n; ValueError where the group has no such n."""
-    sizes = group.orbit_sizes(n)
-    order = ((index, (n,)),) * 2 if index is not None and is_index(index) else ()
-    held = [(real, (c,)) for _, c in sizes] if steps == "orbit" else [(real, ())]
-    blocks = [(real, (s, s, c)) for s, c in sizes]
-    return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
 
 
 def _rescaled(

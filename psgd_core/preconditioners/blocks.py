@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, described, require_alike
+from .._array import Array, require_alike
 from ._base import Preconditioner, State
 from ._form import Form, counters_form, require_form
 from .kronecker import Kronecker
@@ -76,22 +76,32 @@ class Blocks(Preconditioner):
     def _size(self, state: BlocksState) -> int:
         return self.n
 
-    def _require_form(self, state: BlocksState, seen: Form) -> None:
-        if type(state.parts) is not tuple or len(state.parts) != len(self.parts):
-            raise ValueError(
-                f"`state.parts` must be a tuple of {len(self.parts)} states, got "
-                f"{described(state.parts)}; make a state with `init`"
-            )
-        for (n, p), part in zip(self.parts, state.parts, strict=True):
-            p._require_state(part)
+    def _require_state(self, state: BlocksState) -> None:
+        super()._require_state(state)
+        first = self._reference(state)
+        for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
             if p._size(part) != n:
                 raise ValueError(
-                    f"`state` must have a block of {n} parameters for {p!r}, got one of {p._size(part)}; "
-                    "make one with `init`"
+                    f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
+                    f"{p._size(part)}; make a state with `init`"
                 )
-            require_alike("state", p._reference(part), "state", self._reference(state))
-        *_, count = counters_form(self._reference(state))
-        require_form("state.skipped", seen[2], count)
+            require_alike(f"state.parts.{i}", p._reference(part), "state.parts.0", first)
+
+    def _require_form(self, seen: Form) -> None:
+        _, parts, skipped = seen
+        if parts[0] is not tuple or len(parts) != len(self.parts) + 1:
+            raise ValueError(
+                f"`state.parts` must be a tuple of {len(self.parts)} states, got another number; "
+                "make a state with `init`"
+            )
+        for i, ((_, p), part) in enumerate(zip(self.parts, parts[1:], strict=True)):
+            if part[0] is not p.state_type:
+                raise TypeError(
+                    f"`state.parts.{i}` must be a {p.state_type.__name__}, got {part[0].__name__}; make a "
+                    "state with `init`"
+                )
+            p._require_form(part)
+        require_form("state.skipped", skipped, *counters_form((skipped,), None))
 
     def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
         if n != self.n:

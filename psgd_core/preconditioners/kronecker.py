@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, known, largest, namespace, select
+from .._array import Array, known, largest, namespace, require_count, select
 from ._base import Fit, Preconditioner, require_damping
 from ._factors import FACTORS
 from ._form import Form, is_complex_of
@@ -161,7 +161,7 @@ class Kronecker(Preconditioner):
 
     def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> KroneckerState:
         """Return the state to start from, Q a multiple of the identity; `like` may be complex."""
-        if n != self.n:
+        if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
         xp = namespace(like=like)
         if _blocks.is_complex(like):  # the base class checks real ones
@@ -320,8 +320,9 @@ class Kronecker(Preconditioner):
 
     def _flat(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Return x as a vector or columns, and the shape it came in."""
-        shape = tuple(getattr(x, "shape", ()))
-        if shape == self.shape and shape != (self.n,) and array_api_compat.is_array_api_obj(x):
+        shape = tuple(x.shape) if array_api_compat.is_array_api_obj(x) else ()
+        if shape == self.shape and shape != (self.n,):
+            namespace(x=x)
             return array_api_compat.array_namespace(x).reshape(x, (self.n,)), shape
         return x, shape
 
