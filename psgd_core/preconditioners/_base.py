@@ -32,6 +32,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from .._array import (
     Array,
@@ -247,6 +248,8 @@ class Preconditioner(ABC):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
             )
+        if inplace:
+            _require_writeable(state)
         usable, zero = xp.isfinite(largest(h)), xp.zeros_like(h)
         if v is not None:
             v_max = largest(v)
@@ -459,6 +462,19 @@ def _detach(old: State, new: State) -> State:
         return xp.asarray(new, copy=True) if floating else new
 
     return _mapped(apart, old, new)
+
+
+def _require_writeable(state: State) -> None:
+    """Raise unless `_store` may write into all arrays of the state: it is all of them or none."""
+    for name, x in named("state", state):
+        read_only = isinstance(x, np.ndarray) and not x.flags.writeable
+        recorded = array_api_compat.is_torch_array(x) and x.requires_grad
+        if x.ndim > 0 and (read_only or recorded):
+            kind = "one that autograd records" if recorded else "a read-only one"
+            raise ValueError(
+                f"`{name}` must be an array that can be written to for `inplace`, got {kind}; "
+                "leave `inplace` out, or copy it"
+            )
 
 
 def _store(old: State, new: State) -> State:

@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .._array import namespace
+from .._array import is_array, namespace
 
 Form = tuple[Any, ...]
 
@@ -32,8 +32,7 @@ def form_of(tree: tuple[Any, ...], others: list[Any]) -> Form:
             found.append(form_of(part, others))
         else:
             others.append(part)
-            is_array = array_api_compat.is_array_api_obj(part)
-            found.append((part.dtype, tuple(part.shape)) if is_array else (type(part),))
+            found.append((part.dtype, tuple(part.shape)) if is_array(part) else (type(part),))
     return tuple(found)
 
 

@@ -111,7 +111,9 @@ class OrbitPreconditioner(Preconditioner):
         if n < 1:
             raise ValueError("a state of nothing")
         sizes = self.group.orbit_sizes(n)
-        order = ((gather[0][0], (n,)),) * 2 if gather and is_index(gather[0][0]) else ()
+        order: Form = ()
+        if gather or type(self.group).split is OrbitGroup.split:
+            order = ((gather[0][0] if is_index(gather[0][0]) else "int64", (n,)),) * 2
         held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
         blocks = [(real, (s, s, c)) for s, c in sizes]
         return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, known, largest, namespace, require_count, select
+from .._array import Array, is_array, known, largest, namespace, require_count, select
 from ._base import Fit, Preconditioner, require_damping
 from ._factors import FACTORS
 from ._form import Form, is_complex_of
@@ -320,7 +320,7 @@ class Kronecker(Preconditioner):
 
     def _flat(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Return x as a vector or columns, and the shape it came in."""
-        shape = tuple(x.shape) if array_api_compat.is_array_api_obj(x) else ()
+        shape = tuple(x.shape) if is_array(x) else ()
         if shape == self.shape and shape != (self.n,):
             namespace(x=x)
             return array_api_compat.array_namespace(x).reshape(x, (self.n,)), shape
