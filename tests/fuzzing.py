@@ -122,6 +122,20 @@ COUNTS += NOTHING + BOOLS + OUTSIDE + [Odd("float", float), Odd("text", str), Od
 COUNTS += _all("outside", [0, None, 10**30, 10**5000, 2**62, 2.5, np.float32(1)])
 
 
+_ANY = NOTHING + BOOLS + OUTSIDE + _all("outside", [0, None, 10**5000, "EQU", np.array("EQ"), np.array(["EQ", "QE"])])
+_PERM = _all("no permutation", [(0, 0, 1), (0, 1), (0, 1, 3), (0, 1, -1), (0.0, 1.0, 2.0), ((0, 1), (2,)), "012", np.array([2**63, 0, 1], dtype="u8"), (True, False, True), (10**30, 0, 1), np.ma.array([1, 0, 2], mask=[1, 0, 0]), [["a"]], (None, 1, 2), np.zeros(3, "M8[s]")])
+_PERM += [Odd(f"perm {i}", m, same) for i, m in enumerate([list, np.array, lambda c: np.array(c, dtype="u1"), lambda c: np.array(c, dtype=">i4"), lambda c: np.array(c, dtype="i8")])]
+KINDS = {
+    "count": COUNTS,
+    "scale": NUMBERS + [x for x in _ANY if "outside" not in x.name or "inf" not in x.name and x.name.split(": ")[1] != "int 0"],
+    "decay": NUMBERS + NO_STEPS,
+    "perm": _PERM + NOTHING + BOOLS + OUTSIDE,
+    "perms": [Odd(x.name, lambda c, x=x: (*c, x.make(c[-1])), None if x.plain is None else same) for x in _PERM] + NOTHING,
+    "shape": [Odd(x.name, lambda c, x=x: (x.make(2), *c[1:]), None if x.plain is None else same) for x in COUNTS] + NOTHING,
+    None: _ANY,
+}
+"""What may stand in the place of an argument, by its kind."""
+
 # -- arrays --------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +279,7 @@ def states(library: str, others: dict[str, Any]) -> list[tuple[str, Callable[[An
     if library != "numpy":
         return found
     wrong = {n: _NO_ARRAYS[n] for n in ("object", "big-endian", "half", "masked", "text array", "dates", "bool", "uint8")}
+    wrong["bool"], wrong["uint8"] = lambda x: x.astype(bool), lambda x: x.astype("u1")
     wrong["longdouble"], wrong["complex"] = _NO_ARRAYS["longdouble"], lambda x: x.astype("F")
     wrong["int16"], wrong["other float"] = lambda x: x.astype("i2"), lambda x: x.astype("f4" if x.dtype == "f8" else "f8")
     if torch:

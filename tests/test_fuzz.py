@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
+from typing import Any, NamedTuple
 
 import fuzzing
 import numpy as np
@@ -44,6 +46,17 @@ SHARES = {"numpy": 5, "torch": 3, "jax": 0.15}
 
 ON_STATE = ("matrix", "log_det", "check", "size")
 ON_VECTOR = {"precondition": "g", "apply": "x", "apply_transpose": "x", "solve": "x", "solve_transpose": "x"}
+
+
+class Call(NamedTuple):
+    """One call with odd arguments."""
+
+    said: str
+    function: Callable[..., Any]
+    odd: dict[str, Any]
+    plain: dict[str, Any] | None  # None: it must be refused
+    eps: float
+    consumes: bool  # whether it may write into its state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,7 +132,7 @@ def dtypes(name, library):
 
 @st.composite
 def calls(draw, name, library):
-    """Draw (what it says, function, odd arguments, plain arguments or None, whether it consumes its state)."""
+    """Draw a call of one of a preconditioner's verbs with one or two odd arguments."""
     p, n = PRECONDITIONERS[name]
     dtype = draw(st.sampled_from(dtypes(name, library)))
     k = draw(st.sampled_from([None, None, 1, 2]))
@@ -180,7 +193,7 @@ def calls(draw, name, library):
         with kernels.off() if off else contextlib.nullcontext():
             return getattr(p, verb)(**arguments)
 
-    return said, call, odd, plain, float(np.finfo(dtype).eps), _is_true(odd.get("inplace"))
+    return Call(said, call, odd, plain, float(np.finfo(dtype).eps), _is_true(odd.get("inplace")))
 
 
 def _is_true(flag):
@@ -203,20 +216,151 @@ def _copied(tree):
     return _mapped(copy, tree)
 
 
+def fuzz(name, library, drawn, count):
+    """Judge `count` calls, and show all that end in neither of the two good ways."""
+    ended, faults = TABLE.setdefault((name, library), Counter()), []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(drawn)
+    def judge(call):
+        found = fuzzing.judged(call.function, call.odd, call.plain, call.eps, consumes=call.consumes)
+        ended[found if found in ("right", "refused") else "else"] += 1
+        if found not in ("right", "refused"):
+            faults.append(f"{call.said}: {found}")
+
+    judge()
+    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", PRECONDITIONERS)
 def test_verbs(name, library):
-    count = max(10, int(CALLS * SHARES[library] / sum(SHARES.values()) / len(PRECONDITIONERS)))
-    ended, faults = TABLE.setdefault((name, library), Counter()), []
+    share = SHARES[library] / sum(SHARES.values()) / len(PRECONDITIONERS)
+    fuzz(name, library, calls(name, library), max(10, int(CALLS * share)))
 
-    @settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(calls(name, library))
-    def fuzz(drawn):
-        said, call, odd, plain, eps, consumes = drawn
-        found = fuzzing.judged(call, odd, plain, eps, consumes=consumes)
-        ended[found if found in ("right", "refused") else "else"] += 1
-        if found not in ("right", "refused"):
-            faults.append(f"{said}: {found}")
 
-    fuzz()
-    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+# -- constructors, and what works on values alone ------------------------------------------------------------
+
+K = psgd.PermutationSubgroup
+FUNCTIONS = {
+    "LowRank": (psgd.LowRank, {"rank": (2, "count"), "diagonal": ("left", None), "damping": (0.25, "scale"), "normalizer": (psgd.normalizers.Sample(), None)}),
+    "XMat": (psgd.XMat, {"normalizer": (psgd.normalizers.Sample(), None), "steps": ("group", None), "geometry": ("QE", None), "damping": (0.25, "scale")}),
+    "Sparse": (psgd.Sparse, {"subgroup": (K.flip(4), None)}),
+    "Kronecker": (psgd.Kronecker, {"shape": ((2, 3), "shape"), "factors": (("dense", "diagonal"), None), "max_size": (7, "count"), "max_skew": (0.25, "scale"), "geometry": ("EQ", None)}),
+    "Blocks": (psgd.Blocks, {"parts": (((2, psgd.XMat()),), None)}),
+    "Running": (psgd.normalizers.Running, {"decay": (0.25, "decay")}),
+    "AffineNormalization": (psgd.groups.AffineNormalization, {"n": (3, "count")}),
+    "PermutationSubgroup": (K, {"n": (3, "count"), "generators": (((1, 0, 2),), "perms")}),
+    "flip": (K.flip, {"n": (4, "count")}),
+    "half_shift": (K.half_shift, {"n": (4, "count")}),
+    "cyclic": (K.cyclic, {"n": (4, "count"), "order": (2, "count")}),
+    "dihedral": (K.dihedral, {"n": (4, "count"), "order": (2, "count")}),
+    "neighbour_swap": (K.neighbour_swap, {"n": (4, "count")}),
+    "on_blocks": (K.on_blocks, {"n": (4, "count"), "block_permutations": (((1, 0),), "perms")}),
+    "from_generators": (K.from_generators, {"generators": (((1, 0, 2),), "perms")}),
+    "from_elements": (K.from_elements, {"elements": (((0, 1, 2), (1, 0, 2)), "perms")}),
+    "conjugate": (K.cyclic(3, 3).conjugate, {"perm": ((1, 0, 2), "perm")}),
+    "join": (K.cyclic(3, 3).join, {"other": (K.flip(3), None)}),
+    "is_subgroup_of": (K.cyclic(3, 3).is_subgroup_of, {"other": (K.flip(3), None)}),
+    "same_orbits": (K.cyclic(3, 3).same_orbits, {"other": (K.flip(3), None)}),
+    "contains": (K.cyclic(3, 3).__contains__, {"sigma": ((1, 0, 2), "perm")}),
+    "elements": (K.cyclic(3, 3).elements, {"limit": (5, "count")}),
+}  # fmt: skip
+"""Functions with clean arguments, and the kind of each."""
+
+NONE_STANDS = {("XMat", "damping"), ("LowRank", "damping"), ("dihedral", "order")}
+
+
+@st.composite
+def makings(draw, name):
+    """Draw a call of a function with one odd argument."""
+    function, arguments = FUNCTIONS[name]
+    chosen = draw(st.sampled_from(list(arguments)))
+    clean = {key: value for key, (value, _) in arguments.items()}
+    kind = arguments[chosen][1]
+    one = draw(st.sampled_from(fuzzing.KINDS[kind]))
+    odd, plain = clean | {chosen: one.make(clean[chosen])}, None
+    if odd[chosen] is None and (name, chosen) in NONE_STANDS:
+        plain = clean | {chosen: None}
+    elif one.plain is not None:
+        plain = clean | {chosen: one.plain(clean[chosen])}
+    return Call(f"{name}({chosen}: {one.name})", function, odd, plain, 1e-16, False)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_constructors(name):
+    fuzz(name, "values", makings(name), max(10, CALLS // 8 // len(FUNCTIONS)))
+
+
+# -- the verbs of groups -------------------------------------------------------------------------------------
+
+GROUP_ROWS = {
+    "DiagonalGroup": psgd.groups.DiagonalGroup(),
+    "XMatGroup": psgd.groups.XMatGroup(),
+    "ButterflyGroup": psgd.groups.ButterflyGroup(),
+    "GeneralLinear": psgd.groups.GeneralLinear(),
+    "SparseGroup": psgd.groups.SparseGroup(GROUPS["three orbit sizes"]),
+    "LowRankFixedV": psgd.groups.LowRankFixedV(),
+    "LowRankFixedU": psgd.groups.LowRankFixedU(),
+    "AffineNormalization": psgd.groups.AffineNormalization(6),
+}
+
+
+@cache
+def element(name, library, dtype):
+    group = GROUP_ROWS[name]
+    if isinstance(group, psgd.groups.AffineNormalization):
+        x = array(library, dtype, 6, 1)
+        return psgd.groups.AffineElement(x, x * x + 1)
+    if isinstance(group, psgd.groups.OrbitGroup):
+        return group.project(array(library, dtype, (6, 6), 2))
+    return group.element(array(library, dtype, (6, 2), 3), array(library, dtype, (6, 2), 4), 0.5)
+
+
+@st.composite
+def products(draw, name, library):
+    """Draw a call of one of a group's verbs with one odd argument."""
+    group, dtype = GROUP_ROWS[name], draw(st.sampled_from(dtypes(name, library)))
+    a = element(name, library, dtype)
+    affine = isinstance(group, psgd.groups.AffineNormalization)
+    verb = draw(st.sampled_from(["compose", "inverse", "apply", "apply_transpose", "solve", "solve_transpose", "matrix", "log_det", "project"]))  # fmt: skip
+    clean = {"a": a}
+    if verb == "compose":
+        clean["b"] = a
+    if verb.startswith(("apply", "solve")):
+        clean["x"] = array(library, dtype, 7 if affine else 6, 5)
+    if verb == "project":
+        clean = {"generator": array(library, dtype, (7, 7) if affine else (6, 6), 6)}
+        clean |= {"a": a} if name.startswith("LowRank") else {}
+    chosen = draw(st.sampled_from(list(clean)))
+    odd, plain = {key: _copied(value) for key, value in clean.items()}, dict(clean)
+    if chosen in ("a", "b"):
+        what, make, fair = draw(st.sampled_from(fuzzing.states(library, {})))
+        path = draw(st.sampled_from(fuzzing.paths(a)))
+        odd[chosen] = make(odd[chosen], path)
+        said = f"{what} at {path}"
+        if not fair and not (type(odd[chosen]) is type(a) and fuzzing.unchanged(odd[chosen], a)):
+            plain = None
+    else:
+        one = draw(st.sampled_from(fuzzing.vectors(library)))
+        odd[chosen], said = one.make(clean[chosen]), one.name
+        if chosen == "x" and one.name == fuzzing.NO_COLUMNS:
+            plain[chosen] = odd[chosen]
+        elif one.plain is None:
+            plain = None
+        else:
+            plain[chosen] = one.plain(clean[chosen])
+    said = f"{name}, {library} {dtype}, {verb}({chosen}: {said})"
+    return Call(said, getattr(group, verb), odd, plain, float(np.finfo(dtype).eps), False)
+
+
+@pytest.mark.parametrize("library", [x for x in LIBRARIES if x != "jax"])
+@pytest.mark.parametrize("name", GROUP_ROWS)
+def test_groups(name, library):
+    fuzz(name, library, products(name, library), max(10, CALLS // 16 // len(GROUP_ROWS)))

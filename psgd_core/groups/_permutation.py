@@ -101,18 +101,31 @@ def size_of(n: Any, name: str = "n") -> int:
     return found
 
 
+def listed(name: str, perms: Any) -> tuple[Any, ...]:
+    """Return an iterable of permutations as a tuple."""
+    try:
+        return tuple(perms)
+    except TypeError:
+        raise TypeError(
+            f"`{name}` must be a sequence of permutations, each of n integers, got {described(perms)}"
+        ) from None
+
+
 def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
     if isinstance(sigma, Permutation):
         sigma = sigma.indices()
-    array = np.asarray(sigma)
+    try:
+        array = np.asarray(sigma)
+    except Exception:  # rows of several lengths, and whatever somebody's own raises
+        array = np.asarray(None)
     if array.ndim != 1 or array.size == 0 or array.size != (n or array.size):
         wanted = "n >= 1" if n is None else f"{n}"
         raise ValueError(f"`{name}` must be a sequence of {wanted} integers, got shape {array.shape}")
     if array.dtype.kind not in "iu":
         raise TypeError(f"`{name}` must hold integers, got {array.dtype}; convert it with `astype`")
     n = array.size
+    outside = (array < 0) | (array >= n)  # before anything large could wrap around
     array = array.astype(np.int64)
-    outside = (array < 0) | (array >= n)
     if np.any(outside):
         i = int(np.argmax(outside))
         raise ValueError(f"`{name}` must be a permutation of range({n}), got {array[i]} at entry {i}")

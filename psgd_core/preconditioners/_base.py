@@ -50,6 +50,7 @@ from .._array import (
 )
 from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
+from .normalizers import Normalizer
 from ._form import Form, counters_form, form_of, is_real, named, require_form, require_one_library
 
 State = Any
@@ -411,11 +412,20 @@ def default_damping(x: Array) -> float:
     return DAMPING["float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"]
 
 
-def require_damping(damping: float | None) -> None:
-    """Raise unless `damping` is None or a finite number that is not negative."""
-    if damping is not None and not 0 <= require_number("damping", damping) < float("inf"):
+def settle_options(p: Any) -> None:
+    """Raise unless a preconditioner's damping and normaliser are such; the damping becomes a Python float."""
+    if not isinstance(p.normalizer, Normalizer):
+        raise TypeError(
+            f"`normalizer` must be a Normalizer, got {described(p.normalizer)}; "
+            "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
+        )
+    if p.damping is None:
+        return
+    damping, given = require_number("damping", p.damping), p.damping
+    object.__setattr__(p, "damping", damping)
+    if not 0 <= damping < float("inf"):
         raise ValueError(
-            f"`damping` must be None or a finite number >= 0, got {described(damping)}; None takes {DAMPING['float32']} "
+            f"`damping` must be None or a finite number >= 0, got {described(given)}; None takes {DAMPING['float32']} "
             f"in float32 and {DAMPING['float64']} in float64 of the first pair's scale, 0 none"
         )
 

@@ -9,9 +9,9 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks, kernels
-from .._array import Array, known
+from .._array import Array, described, known
 from ..groups.orbits import OrbitBlocks, OrbitGroup
-from ._base import Fit, Preconditioner, require_damping
+from ._base import Fit, Preconditioner, settle_options
 from ._form import Form, is_index
 from ._generators import Generator, Pair
 from ._signs import signs
@@ -90,15 +90,10 @@ class OrbitPreconditioner(Preconditioner):
         raise NotImplementedError(f"{type(self).__name__} does not say which group it is on")
 
     def __post_init__(self) -> None:
-        require_damping(self.damping)
-        if not isinstance(self.normalizer, Normalizer):
-            raise TypeError(
-                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
-                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-            )
-        if self.steps not in ("orbit", "group"):
+        settle_options(self)
+        if not isinstance(self.steps, str) or self.steps not in ("orbit", "group"):
             raise ValueError(
-                f"`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), got {self.steps!r}"
+                f"`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), got {described(self.steps)}"
             )
         require_geometry(self.geometry)
 

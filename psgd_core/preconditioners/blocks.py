@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, require_alike
+from .._array import Array, described, require_alike, require_count
 from ._base import Preconditioner, State
 from ._form import Form, counters_form, require_form
 from .kronecker import Kronecker
@@ -43,16 +43,15 @@ class Blocks(Preconditioner):
         if not good or not all(
             isinstance(part, tuple | list)
             and len(part) == 2
-            and isinstance(part[0], int)
-            and part[0] > 0
             and isinstance(part[1], Preconditioner)
             for part in self.parts
         ):
             raise TypeError(
-                f"`parts` must hold pairs (number of parameters, Preconditioner), got {self.parts!r}; "
+                f"`parts` must hold pairs (number of parameters, Preconditioner), got {described(self.parts)}; "
                 "Blocks.of makes them from a tree of parameters"
             )
-        object.__setattr__(self, "parts", tuple((n, p) for n, p in self.parts))
+        sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
+        object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
 
     @classmethod
     def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner] = Kronecker) -> Blocks:

@@ -26,8 +26,8 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, is_array, known, largest, namespace, require_count, select
-from ._base import Fit, Preconditioner, require_damping
+from .._array import Array, described, is_array, known, largest, namespace, require_count, require_number, select
+from ._base import Fit, Preconditioner, settle_options
 from ._factors import FACTORS
 from ._form import Form, is_complex_of
 from ._orbit import norm_of
@@ -100,28 +100,31 @@ class Kronecker(Preconditioner):
     _runs: ClassVar[tuple[Run, ...]]
 
     def __post_init__(self) -> None:
-        require_damping(self.damping)
+        settle_options(self)
         require_geometry(self.geometry)
-        if not isinstance(self.shape, tuple | list) or not all(
-            isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in self.shape
+        if not isinstance(self.shape, tuple | list):
+            raise ValueError(
+                f"`shape` must be a tuple of positive ints, got {described(self.shape)}; it is a tensor's"
+            )
+        wrong = f"`shape` must be a tuple of positive ints, got {described(self.shape)}"
+        shape = tuple(require_count(f"shape[{i}]", s, wrong) for i, s in enumerate(self.shape))
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "max_size", require_count("max_size", self.max_size, "inf is not needed", 0))
+        object.__setattr__(self, "max_skew", require_number("max_skew", self.max_skew))
+        if not self.max_skew >= 0:
+            raise ValueError(f"`max_skew` must be >= 0, got {self.max_skew}; inf has no say")
+        given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else self.factors
+        names = (AUTOMATIC, "identity", *FACTORS)
+        if (
+            not isinstance(given, tuple | list)
+            or len(given) != len(self.shape)
+            or not all(isinstance(name, str) and name in names for name in given)
         ):
             raise ValueError(
-                f"`shape` must be a tuple of positive ints, got {self.shape!r}; it is a tensor's"
-            )
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if not isinstance(self.normalizer, Normalizer):
-            raise TypeError(
-                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
-                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-            )
-        given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else tuple(self.factors)
-        names = (AUTOMATIC, "identity", *FACTORS)
-        if len(given) != len(self.shape) or any(name not in names for name in given):
-            raise ValueError(
                 f"`factors` must be one of {', '.join(map(repr, names))}, or a tuple of these, one for "
-                f"each of the {len(self.shape)} dimensions, got {self.factors!r}"
+                f"each of the {len(self.shape)} dimensions, got {described(self.factors)}"
             )
-        object.__setattr__(self, "factors", self.factors if isinstance(self.factors, str) else given)
+        object.__setattr__(self, "factors", self.factors if isinstance(self.factors, str) else tuple(given))
         if GEOMETRIES[self.geometry].fits_p:
             raise ValueError(
                 f"`geometry` must not be {self.geometry!r} for a Kronecker product: it fits P, and the move "

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
-from .._array import Array, known, select, wide_dtype
+from .._array import Array, described, known, require_count, select, wide_dtype
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Fit, Preconditioner, require_damping
+from ._base import Fit, Preconditioner, settle_options
 from ._form import Form
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
@@ -73,16 +73,11 @@ class LowRank(Preconditioner):
     damping: float | None = None
 
     def __post_init__(self) -> None:
-        require_damping(self.damping)
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
-            raise ValueError(f"`rank` must be an int >= 0, got {self.rank!r}; 0 leaves the diagonal alone")
-        if self.diagonal not in MOVES:
-            raise ValueError(f"`diagonal` must be 'right' or 'left', got {self.diagonal!r}")
-        if not isinstance(self.normalizer, Normalizer):
-            raise TypeError(
-                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
-                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-            )
+        settle_options(self)
+        rank = require_count("rank", self.rank, "0 leaves the diagonal alone", least=0)
+        object.__setattr__(self, "rank", rank)
+        if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
+            raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
 
     def _size(self, state: LowRankState) -> int:
         return state.d.shape[0]
