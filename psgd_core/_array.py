@@ -98,7 +98,7 @@ def require_number(name: str, value: Any) -> float:
     if isinstance(value, float):
         return float(value)
     if not _is_number(value):
-        if not _is_real(value) or (value.ndim == 0 and not at_hand(value)):
+        if not holds_reals(value) or (value.ndim == 0 and not at_hand(value)):
             raise TypeError(f"`{name}` must be a real number, got {described(value)}; pass a Python float")
         _require_scalar(name, value)
     try:
@@ -142,7 +142,7 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
     like : array
         Sets the real dtype of what stays an array.
     """
-    if not _is_real(value) or at_hand(value):
+    if not holds_reals(value) or at_hand(value):
         return require_number(name, value)
     _require_scalar(name, value)
     xp = namespace(**{name: value, "h": like})
@@ -155,7 +155,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool | np.timedelta64)
 
 
-def _is_real(x: Any) -> bool:
+def holds_reals(x: Any) -> bool:
     """Return whether it is an array of real numbers whose arithmetic is that of its library."""
     if not is_array(x) or _is_special(x):
         return False
@@ -164,6 +164,12 @@ def _is_real(x: Any) -> bool:
         return bool(xp.isdtype(x.dtype, ("real floating", "integral")))
     except (TypeError, ValueError):  # a dtype outside the standard
         return False
+
+
+def holds_integers(x: Array) -> bool:
+    """Return whether an array holds integers, in the machine's order of bytes."""
+    xp = array_api_compat.array_namespace(x)
+    return x.dtype in (xp.int32, xp.int64)
 
 
 def _is_special(x: Array) -> bool:

@@ -129,7 +129,7 @@ KINDS = {
     "count": COUNTS,
     "scale": NUMBERS + [x for x in _ANY if "outside" not in x.name or "inf" not in x.name and x.name.split(": ")[1] != "int 0"],
     "decay": NUMBERS + NO_STEPS,
-    "perm": _PERM + NOTHING + BOOLS + OUTSIDE,
+    "perm": _PERM + [x for x in NOTHING if "range" not in x.name] + BOOLS + OUTSIDE,
     "perms": [Odd(x.name, lambda c, x=x: (*c, x.make(c[-1])), None if x.plain is None else same) for x in _PERM] + NOTHING,
     "shape": [Odd(x.name, lambda c, x=x: (x.make(2), *c[1:]), None if x.plain is None else same) for x in COUNTS] + NOTHING,
     None: _ANY,
@@ -178,6 +178,9 @@ _NO_ARRAYS: dict[str, Callable[[Any], Any]] = {
     "recarray": lambda x: np.rec.array([(1.0,)] * len(x)), "generator": iter, "Falsy": lambda x: Falsy(), "bytes": lambda x: x.tobytes(),
     "uint8": lambda x: np.ones(x.shape, "u1"),
 }  # fmt: skip
+ELSEWHERE = ("other float", "numpy", "torch", "jax")
+"""Fair where nothing has to agree with it."""
+
 NO_COLUMNS = "no columns"
 _NO_SHAPES: dict[str, Callable[[Any], Any]] = {
     "longer": lambda x: np.concatenate([x, x]), "shorter": lambda x: x[:-1], "empty": lambda x: x[:0], "one": lambda x: x[:1] if len(x) > 1 else x[:0],
@@ -228,7 +231,7 @@ def vectors(library: str) -> list[Odd]:
 def likes(library: str) -> list[Odd]:
     """Return what may stand in the place of `like`, whose shape does not matter, nor its library."""
     fair = ("0-d", "scalar", *_NO_SHAPES) if library == "numpy" else ("0-d", *_NO_SHAPES)
-    left_out = ("other float", "meta", "numpy", "torch", "jax")
+    left_out = ("meta", *ELSEWHERE)
     return [Odd(x.name, x.make, same) if x.name in fair else x for x in vectors(library) if x.name not in left_out]
 
 

@@ -274,7 +274,13 @@ FUNCTIONS = {
 }  # fmt: skip
 """Functions with clean arguments, and the kind of each."""
 
-NONE_STANDS = {("XMat", "damping"), ("LowRank", "damping"), ("dihedral", "order")}
+STAND = {("XMat", "damping", None), ("LowRank", "damping", None), ("dihedral", "order", None)}
+STAND |= {("LowRank", "rank", "zero"), ("Running", "decay", "zero"), ("Kronecker", "max_size", "zero")}
+"""What may be None, or zero."""
+
+
+def _is_zero(x):
+    return isinstance(x, int | float | np.number) and not isinstance(x, bool | np.timedelta64) and x == 0
 
 
 @st.composite
@@ -286,8 +292,9 @@ def makings(draw, name):
     kind = arguments[chosen][1]
     one = draw(st.sampled_from(fuzzing.KINDS[kind]))
     odd, plain = clean | {chosen: one.make(clean[chosen])}, None
-    if odd[chosen] is None and (name, chosen) in NONE_STANDS:
-        plain = clean | {chosen: None}
+    stands = None if odd[chosen] is None else "zero" if _is_zero(odd[chosen]) else "else"
+    if (name, chosen, stands) in STAND:
+        plain = clean | {chosen: odd[chosen] and int(odd[chosen])}
     elif one.plain is not None:
         plain = clean | {chosen: one.plain(clean[chosen])}
     return Call(f"{name}({chosen}: {one.name})", function, odd, plain, 1e-16, False)
@@ -345,12 +352,17 @@ def products(draw, name, library):
         path = draw(st.sampled_from(fuzzing.paths(a)))
         odd[chosen] = make(odd[chosen], path)
         said = f"{what} at {path}"
-        if not fair and not (type(odd[chosen]) is type(a) and fuzzing.unchanged(odd[chosen], a)):
+        alone = len(clean) == 1 and len(fuzzing.leaves(a)) == 1  # then nothing has to agree with it
+        if alone and what.removeprefix("leaf ") in fuzzing.ELSEWHERE:
+            plain[chosen] = odd[chosen]
+        elif not fair and not (type(odd[chosen]) is type(a) and fuzzing.unchanged(odd[chosen], a)):
             plain = None
     else:
         one = draw(st.sampled_from(fuzzing.vectors(library)))
         odd[chosen], said = one.make(clean[chosen]), one.name
-        if chosen == "x" and one.name == fuzzing.NO_COLUMNS:
+        fair = chosen == "x" and one.name == fuzzing.NO_COLUMNS
+        fair |= affine and chosen == "x" and one.name == "shorter" and verb in ("apply", "solve")  # features
+        if fair or ("a" not in clean and one.name in fuzzing.ELSEWHERE):
             plain[chosen] = odd[chosen]
         elif one.plain is None:
             plain = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._array import MOST, described
+from .._array import MOST, described, holds_reals, is_array, namespace
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Permutation:
 def size_of(n: Any, name: str = "n") -> int:
     """Return a number of indices as an int, whatever has an index of its own."""
     try:
-        found = None if isinstance(n, bool | np.bool_ | np.timedelta64) else operator.index(n)
+        no_number = isinstance(n, bool | np.bool_ | np.timedelta64) or (is_array(n) and not holds_reals(n))
+        found = None if no_number else operator.index(n)
     except Exception:  # of arrays, and whatever somebody's own raises
         found = None
     if found is None:
@@ -103,17 +105,21 @@ def size_of(n: Any, name: str = "n") -> int:
 
 def listed(name: str, perms: Any) -> tuple[Any, ...]:
     """Return an iterable of permutations as a tuple."""
-    try:
-        return tuple(perms)
-    except TypeError:
-        raise TypeError(
-            f"`{name}` must be a sequence of permutations, each of n integers, got {described(perms)}"
-        ) from None
+    if is_array(perms):
+        namespace(**{name: perms})
+    if isinstance(perms, Iterable) and not isinstance(perms, str | bytes | dict):
+        if not is_array(perms) or perms.ndim == 2:
+            return tuple(perms)
+    raise TypeError(
+        f"`{name}` must be a sequence of permutations, each of n integers, got {described(perms)}"
+    )
 
 
 def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
     if isinstance(sigma, Permutation):
         sigma = sigma.indices()
+    if is_array(sigma):
+        namespace(**{name: sigma})
     try:
         array = np.asarray(sigma)
     except Exception:  # rows of several lengths, and whatever somebody's own raises

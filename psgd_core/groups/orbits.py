@@ -21,7 +21,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks
-from .._array import MOST, Array, described, namespace, require_alike, require_count, require_float
+from .._array import MOST, Array, described, holds_integers, namespace, require_alike, require_count, require_float
 from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ class OrbitGroup(LieGroup):
         if not a.blocks:
             raise ValueError(f"`{name}.blocks` must not be empty; make an element with `identity`")
         namespace(**{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)})
+        require_float(f"{name}.blocks.0", a.blocks[0])
         for i, block in enumerate(a.blocks):
             require_alike(f"{name}.blocks.{i}", block, f"{name}.blocks.0", a.blocks[0])
         shapes = [tuple(block.shape) for block in a.blocks]
@@ -256,7 +257,7 @@ class OrbitGroup(LieGroup):
                 f"`{name}.blocks` must have shapes (s, s, c) for the orbits of this group, got {shapes}; make "
                 "an element with `identity` or `project`"
             )
-        gathered = [tuple(x.shape) for x in a.gather]
+        gathered = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
         if gathered != ([(n,)] * 2 if type(self).split is OrbitGroup.split else gathered[:0]):
             raise ValueError(f"`{name}.gather` must be what `make_index` returns for n = {n}, got {gathered}")
 

@@ -102,6 +102,7 @@ class PermutationSubgroup:
     @classmethod
     def dihedral(cls, n: int, order: int | None = None) -> PermutationSubgroup:
         """Return the `order` shifts by multiples of n/order and their flips (by default all n shifts)."""
+        n = size_of(n)
         shift = _shift(n, n if order is None else order)
         # On one or two indices the flip is the identity or the shift by one.
         return cls(n, (shift, Permutation(n, "flip") if n > 2 else Permutation(n, "shift", n - 1)))
@@ -114,7 +115,7 @@ class PermutationSubgroup:
     @classmethod
     def neighbour_swap(cls, n: int) -> PermutationSubgroup:
         """Return {e, swap of 2i and 2i + 1}, for even n: blocks of two neighbours."""
-        _even(n)
+        n = _even(n) and size_of(n)
         return cls(n, (Permutation(n, "swap") if n > 2 else Permutation(n, "shift", 1),))
 
     @classmethod

@@ -98,7 +98,7 @@ class OrbitPreconditioner(Preconditioner):
         require_geometry(self.geometry)
 
     def _size(self, state: OrbitState) -> int:
-        return self.group.size(state.q)
+        return sum(block.shape[0] * block.shape[2] for block in state.q.blocks)
 
     def _form(self, own: Form, real: Any) -> Form:
         (_, (_, *blocks), (_, *gather)), _ = own
