@@ -51,7 +51,7 @@ from .._array import (
 from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
 from .normalizers import Normalizer
-from ._form import Form, counters_form, form_of, is_real, named, require_form, require_one_library
+from ._form import Form, are_tensors, counters_form, form_of, is_real, named, require_form, require_one_library
 
 State = Any
 """A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
@@ -353,11 +353,11 @@ class Preconditioner(ABC):
             )
         others: list[Any] = []
         seen = form_of(state, others)
-        if others:
+        if not others or are_tensors(others):  # NumPy's and PyTorch's dtypes tell them apart
+            _require_form(self, seen)
+        else:
             require_one_library("state", state)
             self._require_form(seen)
-        else:  # of NumPy, whose dtypes can be compared with any other
-            _require_form(self, seen)
 
     def _require_form(self, seen: Form) -> None:
         """Raise unless the form of a state, of the right class, is one that `init` makes."""

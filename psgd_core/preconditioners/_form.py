@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .._array import is_array, namespace
+from .._array import namespace
 
 Form = tuple[Any, ...]
 
@@ -22,7 +22,7 @@ _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 def form_of(tree: tuple[Any, ...], others: list[Any]) -> Form:
     """Return the form of nested tuples, and append what is neither a tuple nor of NumPy to `others`.
 
-    Of what is no array it is ``(class,)``. This is asked for in every call.
+    Of what is no array it may be ``(class,)``. This is asked for in every call, so it asks for little.
     """
     found: list[Any] = [type(tree)]
     for part in tree:
@@ -32,8 +32,25 @@ def form_of(tree: tuple[Any, ...], others: list[Any]) -> Form:
             found.append(form_of(part, others))
         else:
             others.append(part)
-            found.append((part.dtype, tuple(part.shape)) if is_array(part) else (type(part),))
+            looks_so = hasattr(part, "dtype") and hasattr(part, "shape")
+            found.append((part.dtype, part.shape) if looks_so else (type(part),))
     return tuple(found)
+
+
+def are_tensors(others: list[Any]) -> bool:
+    """Return whether these are dense PyTorch tensors of no other class, all on one device."""
+    first = others[0]
+    if not array_api_compat.is_torch_array(first):
+        return False
+    import torch
+
+    tensor, strided = torch.Tensor, torch.strided
+    for x in others:
+        if type(x) is not tensor or x.layout is not strided:
+            return False
+    if all([x.is_cpu for x in others]):
+        return True
+    return len({x.device for x in others}) == 1
 
 
 def require_one_library(name: str, tree: Any) -> None:
