@@ -82,6 +82,10 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
             f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
             "convert it with `astype`"
         )
+    _require_device(name, x, other_name, other)
+
+
+def _require_device(name: str, x: Array, other_name: str, other: Array) -> None:
     here, there = array_api_compat.device(x), array_api_compat.device(other)
     if here != there and here is not None and there is not None:
         raise ValueError(
@@ -116,11 +120,12 @@ def _require_scalar(name: str, value: Array) -> None:
 
 def require_count(name: str, value: Any, meaning: str, least: int = 1) -> int:
     """Return an integer from `least` to `MOST` as a Python int; NumPy's integers are integers."""
-    if not (_is_number(value) and isinstance(value, Integral)) or not least <= value <= MOST:
+    count = int(value) if _is_number(value) and isinstance(value, Integral) else None
+    if count is None or not least <= count <= MOST:
         wanted = "a positive int" if least == 1 else f"an int >= {least}"
-        bound = f", at most {MOST}" if _is_number(value) and value > MOST else ""
+        bound = f", at most {MOST}" if count is not None and count > MOST else ""
         raise ValueError(f"`{name}` must be {wanted}{bound}, got {described(value)}; {meaning}")
-    return int(value)
+    return count
 
 
 def require_flag(name: str, value: Any) -> bool:
@@ -146,6 +151,8 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
         return require_number(name, value)
     _require_scalar(name, value)
     xp = namespace(**{name: value, "h": like})
+    if array_api_compat.is_torch_array(value) and not value.is_cpu:  # which goes along with any device
+        _require_device(name, value, "h", like)
     real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
     return xp.astype(value, real, copy=False)
 

@@ -262,7 +262,7 @@ FUNCTIONS = {
     "cyclic": (K.cyclic, {"n": (4, "count"), "order": (2, "count")}),
     "dihedral": (K.dihedral, {"n": (4, "count"), "order": (2, "count")}),
     "neighbour_swap": (K.neighbour_swap, {"n": (4, "count")}),
-    "on_blocks": (K.on_blocks, {"n": (4, "count"), "block_permutations": (((1, 0),), "perms")}),
+    "on_blocks": (K.on_blocks, {"n": (3, "count"), "block_permutations": (((1, 0, 2),), "perms")}),
     "from_generators": (K.from_generators, {"generators": (((1, 0, 2),), "perms")}),
     "from_elements": (K.from_elements, {"elements": (((0, 1, 2), (1, 0, 2)), "perms")}),
     "conjugate": (K.cyclic(3, 3).conjugate, {"perm": ((1, 0, 2), "perm")}),
@@ -280,7 +280,8 @@ STAND |= {("LowRank", "rank", "zero"), ("Running", "decay", "zero"), ("Kronecker
 
 
 def _is_zero(x):
-    return isinstance(x, int | float | np.number) and not isinstance(x, bool | np.timedelta64) and x == 0
+    number = isinstance(x, int | float | np.number) or (type(x) is np.ndarray and x.shape == ())
+    return number and not isinstance(x, bool | np.timedelta64) and x == 0
 
 
 @st.composite

@@ -107,9 +107,9 @@ def listed(name: str, perms: Any) -> tuple[Any, ...]:
     """Return an iterable of permutations as a tuple."""
     if is_array(perms):
         namespace(**{name: perms})
-    if isinstance(perms, Iterable) and not isinstance(perms, str | bytes | dict):
-        if not is_array(perms) or perms.ndim == 2:
-            return tuple(perms)
+    several = isinstance(perms, Iterable) and not isinstance(perms, str | bytes | dict)
+    if several and getattr(perms, "ndim", 2) == 2:
+        return tuple(perms)
     raise TypeError(
         f"`{name}` must be a sequence of permutations, each of n integers, got {described(perms)}"
     )

@@ -88,9 +88,16 @@ def _described(form: Form) -> str:
 
 
 def counters_form(seen: Form, real: Any) -> Form:
-    """Return the forms that the counters must have where those of `seen` are there."""
+    """Return the forms that the counters must have where those of `seen` are there; `real` sets the library."""
     wanted = (real, "bool", "int32", "int32", "int32")[-len(seen) :]
-    return tuple((x[0] if _name(x[0]) == _name(y) else y, ()) for x, y in zip(seen, wanted, strict=True))
+    return tuple(
+        (x[0] if _name(x[0]) == _name(y) and _library(x[0]) == _library(real) else y, ())
+        for x, y in zip(seen, wanted, strict=True)
+    )
+
+
+def _library(dtype: Any) -> str:
+    return type(dtype).__module__.split(".")[0]
 
 
 def is_real(dtype: Any) -> bool:

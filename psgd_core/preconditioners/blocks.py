@@ -100,7 +100,7 @@ class Blocks(Preconditioner):
                     "state with `init`"
                 )
             p._require_form(part)
-        require_form("state.skipped", skipped, *counters_form((skipped,), None))
+        require_form("state.skipped", skipped, *counters_form((skipped,), parts[1][-1][0]))
 
     def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
         if n != self.n:
