@@ -7,7 +7,6 @@ Everything here is written against the Python array API standard (2022.12 or lat
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +18,6 @@ Array = Any
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
-
-MOST = 2**48
-"""Elements that an array may have: nothing holds more, and products of two numbers below are no surprise."""
 
 CHUNK = 256
 """Columns summed at a time where float32 is the widest float: equal terms, all rounded the same way, cost a
@@ -57,7 +53,9 @@ def namespace(**arrays: Array) -> ModuleType:
     except TypeError:
         pass
     first = {type(x): name for name, x in reversed(arrays.items())}  # one of each kind: there may be many
-    listed = ", ".join(f"`{name}`: {kind.__module__}.{kind.__name__}" for kind, name in reversed(first.items()))
+    listed = ", ".join(
+        f"`{name}`: {kind.__module__}.{kind.__name__}" for kind, name in reversed(first.items())
+    )
     raise TypeError(f"all arrays must come from one library, got {listed}; convert them first")
 
 
@@ -82,84 +80,16 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
             f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
             "convert it with `astype`"
         )
-    _require_device(name, x, other_name, other)
+    require_device(name, x, other_name, other)
 
 
-def _require_device(name: str, x: Array, other_name: str, other: Array) -> None:
+def require_device(name: str, x: Array, other_name: str, other: Array) -> None:
     here, there = array_api_compat.device(x), array_api_compat.device(other)
     if here != there and here is not None and there is not None:
         raise ValueError(
             f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "
             "move it with `array_api_compat.to_device`"
         )
-
-
-def require_number(name: str, value: Any) -> float:
-    """Return a real number as a Python float; NumPy's scalars and 0-d arrays at hand are numbers.
-
-    What is too large for a float is infinite: no range that anything has to lie in holds it.
-    """
-    if isinstance(value, float):
-        return float(value)
-    if not _is_number(value):
-        if not holds_reals(value) or (value.ndim == 0 and not at_hand(value)):
-            raise TypeError(f"`{name}` must be a real number, got {described(value)}; pass a Python float")
-        _require_scalar(name, value)
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def _require_scalar(name: str, value: Array) -> None:
-    if value.ndim != 0:
-        raise TypeError(
-            f"`{name}` must be a number or a 0-d array, got shape {tuple(value.shape)}; take one element"
-        )
-
-
-def require_count(name: str, value: Any, meaning: str, least: int = 1) -> int:
-    """Return an integer from `least` to `MOST` as a Python int; NumPy's integers are integers."""
-    count = int(value) if _is_number(value) and isinstance(value, Integral) else None
-    if count is None or not least <= count <= MOST:
-        wanted = "a positive int" if least == 1 else f"an int >= {least}"
-        bound = f", at most {MOST}" if count is not None and count > MOST else ""
-        raise ValueError(f"`{name}` must be {wanted}{bound}, got {described(value)}; {meaning}")
-    return count
-
-
-def require_flag(name: str, value: Any) -> bool:
-    """Return a truth value as a Python bool; NumPy's are truth values, numbers are not."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    raise TypeError(f"`{name}` must be True or False, got {described(value)}")
-
-
-def scalar_of(name: str, value: Any, like: Array) -> float | Array:
-    """Return a real number as a Python float, or as a 0-d array where its value is not at hand.
-
-    Parameters
-    ----------
-    name : str
-        Of the argument.
-    value : number or 0-d array
-        Of any library where it is at hand; of the library of `like` otherwise.
-    like : array
-        Sets the real dtype of what stays an array.
-    """
-    if not holds_reals(value) or at_hand(value):
-        return require_number(name, value)
-    _require_scalar(name, value)
-    xp = namespace(**{name: value, "h": like})
-    if array_api_compat.is_torch_array(value) and not value.is_cpu:  # which goes along with any device
-        _require_device(name, value, "h", like)
-    real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
-    return xp.astype(value, real, copy=False)
-
-
-def _is_number(value: Any) -> bool:
-    """Return whether it is a real number; truth values are none, and NumPy's durations only look like one."""
-    return isinstance(value, Real) and not isinstance(value, bool | np.timedelta64)
 
 
 def holds_reals(x: Any) -> bool:
@@ -188,17 +118,6 @@ def _is_special(x: Array) -> bool:
     import torch
 
     return x.layout is not torch.strided
-
-
-def described(value: Any) -> str:
-    """Return what a message says of a wrong value: a number as it is, of anything else its type as well."""
-    try:
-        text = repr(value)
-    except Exception:  # it is somebody else's, and Python does not print integers of thousands of digits
-        text = "of no repr"
-    shown = " ".join(text.split())
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    return shown if isinstance(value, int | float) else f"{type(value).__name__} {shown}"
 
 
 def eps(x: Array) -> float:

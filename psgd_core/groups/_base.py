@@ -7,7 +7,8 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array, described, namespace, require_float
+from .._array import Array, namespace, require_float
+from .._doors import described
 
 Element = Any
 """An element of a group: an array or a NamedTuple of arrays, as the group documents."""
@@ -66,7 +67,9 @@ class LieGroup(ABC):
 def require_element(name: str, a: Any, kind: type) -> None:
     """Raise unless `a` is an element as its group documents it."""
     if not isinstance(a, kind):
-        raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(a)}; make one with the group's verbs")
+        raise TypeError(
+            f"`{name}` must be a {kind.__name__}, got {described(a)}; make one with the group's verbs"
+        )
 
 
 def require_vectors(name: str, x: Array, n: int) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .._array import MOST, described, holds_reals, is_array, namespace
+from .._array import holds_reals, is_array, namespace
+from .._doors import MOST, described
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, inner, namespace, require_alike, require_count, require_float
+from .._array import Array, inner, namespace, require_alike, require_float
+from .._doors import require_count
 from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
 

@@ -21,7 +21,8 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks
-from .._array import MOST, Array, described, holds_integers, namespace, require_alike, require_count, require_float
+from .._array import Array, holds_integers, namespace, require_alike, require_float
+from .._doors import MOST, described, require_count
 from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ class OrbitGroup(LieGroup):
         n = require_count("n", n, "it is the size of the matrices")
         entries = sum(s * s * c for s, c in self.orbit_sizes(n))
         if entries > MOST:
-            raise ValueError(f"`n` must leave at most {MOST} entries in the blocks, got {n}, {entries} entries")
+            raise ValueError(
+                f"`n` must leave at most {MOST} entries in the blocks, got {n}, {entries} entries"
+            )
         blocks = tuple(_blocks.identity(s, c, like) for s, c in self.orbit_sizes(n))
         return OrbitBlocks(blocks, self.make_index(n, like))
 
@@ -246,7 +249,9 @@ class OrbitGroup(LieGroup):
                 raise TypeError(f"`{name}.{field}` must be a tuple of arrays, got {described(parts)}")
         if not a.blocks:
             raise ValueError(f"`{name}.blocks` must not be empty; make an element with `identity`")
-        namespace(**{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)})
+        namespace(
+            **{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)}
+        )
         require_float(f"{name}.blocks.0", a.blocks[0])
         for i, block in enumerate(a.blocks):
             require_alike(f"{name}.blocks.{i}", block, f"{name}.blocks.0", a.blocks[0])
@@ -254,8 +259,8 @@ class OrbitGroup(LieGroup):
         n = sum(s[0] * s[-1] for s in shapes if s)
         if n < 1 or shapes != [(s, s, c) for s, c in self.orbit_sizes(n)]:
             raise ValueError(
-                f"`{name}.blocks` must have shapes (s, s, c) for the orbits of this group, got {shapes}; make "
-                "an element with `identity` or `project`"
+                f"`{name}.blocks` must have shapes (s, s, c) for the orbits of this group, got {shapes}; "
+                "make an element with `identity` or `project`"
             )
         gathered = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
         if gathered != ([(n,)] * 2 if type(self).split is OrbitGroup.split else gathered[:0]):

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from .._doors import described
 from ._closure import close, components, missing_product
-from .._array import described
 from ._permutation import Permutation, listed, size_of, validated
 
 LIMIT = 5040
@@ -361,7 +361,9 @@ class PermutationSubgroup:
 
 def _require_subgroup(other: Any) -> None:
     if not isinstance(other, PermutationSubgroup):
-        raise TypeError(f"`other` must be a PermutationSubgroup, got {described(other)}; make one of generators")
+        raise TypeError(
+            f"`other` must be a PermutationSubgroup, got {described(other)}; make one of generators"
+        )
 
 
 def _even(n: Any) -> bool:

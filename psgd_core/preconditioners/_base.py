@@ -34,24 +34,21 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 import numpy as np
 
-from .._array import (
-    Array,
-    described,
-    known,
-    largest,
-    namespace,
-    require_alike,
-    require_count,
-    require_flag,
-    require_number,
-    scalar_of,
-    select,
-    sum_of_squares,
-)
+from .._array import Array, known, largest, namespace, require_alike, select, sum_of_squares
+from .._doors import described, require_count, require_flag, require_number, scalar_of
 from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
+from ._form import (
+    Form,
+    are_tensors,
+    counters_form,
+    form_of,
+    is_real,
+    named,
+    require_form,
+    require_one_library,
+)
 from .normalizers import Normalizer
-from ._form import Form, are_tensors, counters_form, form_of, is_real, named, require_form, require_one_library
 
 State = Any
 """A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
@@ -425,8 +422,9 @@ def settle_options(p: Any) -> None:
     object.__setattr__(p, "damping", damping)
     if not 0 <= damping < float("inf"):
         raise ValueError(
-            f"`damping` must be None or a finite number >= 0, got {described(given)}; None takes {DAMPING['float32']} "
-            f"in float32 and {DAMPING['float64']} in float64 of the first pair's scale, 0 none"
+            f"`damping` must be None or a finite number >= 0, got {described(given)}; None takes "
+            f"{DAMPING['float32']} in float32 and {DAMPING['float64']} in float64 of the first "
+            "pair's scale, 0 none"
         )
 
 

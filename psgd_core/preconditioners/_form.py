@@ -19,7 +19,7 @@ _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
-def form_of(tree: tuple[Any, ...], others: list[Any]) -> Form:
+def form_of(tree: Any, others: list[Any]) -> Form:
     """Return the form of nested tuples, and append what is neither a tuple nor of NumPy to `others`.
 
     Of what is no array it may be ``(class,)``. This is asked for in every call, so it asks for little.
@@ -48,7 +48,7 @@ def are_tensors(others: list[Any]) -> bool:
     for x in others:
         if type(x) is not tensor or x.layout is not strided:
             return False
-    if all([x.is_cpu for x in others]):
+    if all(x.is_cpu for x in others):
         return True
     return len({x.device for x in others}) == 1
 
@@ -88,7 +88,7 @@ def _described(form: Form) -> str:
 
 
 def counters_form(seen: Form, real: Any) -> Form:
-    """Return the forms that the counters must have where those of `seen` are there; `real` sets the library."""
+    """Return the forms that the counters must have, in place of those seen; `real` sets the library."""
     wanted = (real, "bool", "int32", "int32", "int32")[-len(seen) :]
     return tuple(
         (x[0] if _name(x[0]) == _name(y) and _library(x[0]) == _library(real) else y, ())

@@ -9,7 +9,8 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks, kernels
-from .._array import Array, described, known
+from .._array import Array, known
+from .._doors import described
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Fit, Preconditioner, settle_options
 from ._form import Form, is_index
@@ -93,7 +94,8 @@ class OrbitPreconditioner(Preconditioner):
         settle_options(self)
         if not isinstance(self.steps, str) or self.steps not in ("orbit", "group"):
             raise ValueError(
-                f"`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), got {described(self.steps)}"
+                "`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), "
+                f"got {described(self.steps)}"
             )
         require_geometry(self.geometry)
 

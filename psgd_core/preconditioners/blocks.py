@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, described, require_alike, require_count
+from .._array import Array, require_alike
+from .._doors import described, require_count
 from ._base import Preconditioner, State
 from ._form import Form, counters_form, require_form
 from .kronecker import Kronecker
@@ -41,13 +42,12 @@ class Blocks(Preconditioner):
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
         if not good or not all(
-            isinstance(part, tuple | list)
-            and len(part) == 2
-            and isinstance(part[1], Preconditioner)
+            isinstance(part, tuple | list) and len(part) == 2 and isinstance(part[1], Preconditioner)
             for part in self.parts
         ):
             raise TypeError(
-                f"`parts` must hold pairs (number of parameters, Preconditioner), got {described(self.parts)}; "
+                "`parts` must hold pairs (number of parameters, Preconditioner), "
+                f"got {described(self.parts)}; "
                 "Blocks.of makes them from a tree of parameters"
             )
         sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]

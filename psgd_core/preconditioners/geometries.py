@@ -58,7 +58,8 @@ from typing import ClassVar, Literal
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, described, eps
+from .._array import Array, eps
+from .._doors import described
 from ._generators import Generator, Pair, outer
 
 

@@ -26,7 +26,8 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, described, is_array, known, largest, namespace, require_count, require_number, select
+from .._array import Array, is_array, known, largest, namespace, select
+from .._doors import described, require_count, require_number
 from ._base import Fit, Preconditioner, settle_options
 from ._factors import FACTORS
 from ._form import Form, is_complex_of

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
-from .._array import Array, described, known, require_count, select, wide_dtype
+from .._array import Array, known, select, wide_dtype
+from .._doors import described, require_count
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Fit, Preconditioner, settle_options
@@ -231,9 +232,7 @@ class LowRank(Preconditioner):
 
     def solve_transpose(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^{-T} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(
-            state, x, _A.solve_transpose, inverse=True, diagonal_first=self.diagonal == "right"
-        )
+        return self._act(state, x, _A.solve_transpose, inverse=True, diagonal_first=self.diagonal == "right")
 
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""

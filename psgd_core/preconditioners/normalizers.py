@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 
 import array_api_compat
 
-from .._array import Array, described, require_number
+from .._array import Array
+from .._doors import described, require_number
 
 
 class Normalizer(ABC):
