@@ -11,7 +11,7 @@
 
 # %%
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ class Triangular(psgd.Preconditioner):
     """Q lower triangular; its limit is ``|H|^{-1}``, and Q the one triangular factor of it."""
 
     damping: float | None = None
-    normalizer: psgd.normalizers.Normalizer = psgd.normalizers.Running()
+    normalizer: psgd.normalizers.Normalizer = field(default_factory=psgd.normalizers.Running)
 
     state_type = TriangularState
 

@@ -84,7 +84,8 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
 
 
 def require_device(name: str, x: Array, other_name: str, other: Array) -> None:
-    here, there = array_api_compat.device(x), array_api_compat.device(other)
+    """Raise unless `x` is on the device of `other`, or JAX is free to move one of them."""
+    here, there = device_of(x), device_of(other)
     if here != there and here is not None and there is not None:
         raise ValueError(
             f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "
@@ -118,6 +119,16 @@ def _is_special(x: Array) -> bool:
     import torch
 
     return x.layout is not torch.strided
+
+
+def device_of(x: Array) -> Any:
+    """Return the device for new arrays beside x: None, the default, where JAX is free to move x.
+
+    JAX moves what nobody has put on a device (it calls it uncommitted) to the arrays that it is used with; an
+    array made with ``device=`` stays, and so would all that is computed with it.
+    """
+    device = array_api_compat.device(x)  # None where x is being traced
+    return None if device is None or getattr(x, "committed", True) is False else device
 
 
 def eps(x: Array) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array_api_compat
 
-from ._array import Array, eps
+from ._array import Array, device_of, eps
 
 UNROLL = 4
 """Largest matrix that is worked on entry by entry."""
@@ -46,8 +46,8 @@ def square(a: Array) -> Array:
 def identity(s: int, count: int, like: Array) -> Array:
     """Return `count` identity matrices of size s, on the namespace, dtype and device of `like`."""
     xp = array_api_compat.array_namespace(like)
-    eye = xp.eye(s, dtype=like.dtype, device=array_api_compat.device(like))
-    return eye[:, :, None] + xp.zeros((1, 1, count), dtype=like.dtype, device=array_api_compat.device(like))
+    eye = xp.eye(s, dtype=like.dtype, device=device_of(like))
+    return eye[:, :, None] + xp.zeros((1, 1, count), dtype=like.dtype, device=device_of(like))
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -94,7 +94,7 @@ def library_solve(a: Array, b: Array) -> Array:
         if "ingular" not in str(error):
             raise
     singular = (xp.linalg.slogdet(a)[0] == 0)[..., None, None]
-    one = xp.eye(a.shape[-1], dtype=a.dtype, device=array_api_compat.device(a))
+    one = xp.eye(a.shape[-1], dtype=a.dtype, device=device_of(a))
     solved = xp.linalg.solve(xp.where(singular, one, a), b)
     return xp.where(singular, xp.full_like(solved, xp.nan), solved)
 
@@ -167,7 +167,7 @@ def _least(xp, s: Array) -> float:
 def _power_iteration(xp, s: Array) -> Array:
     """Return about the largest eigenvalue of each positive semidefinite (c, n, n) matrix, (c,)."""
     c, n, _ = s.shape
-    device = array_api_compat.device(s)
+    device = device_of(s)
     real = xp.real(s).dtype if is_complex(s) else s.dtype
     place = xp.astype(xp.arange(4 * n, device=device), real)
     x = xp.reshape(xp.astype(xp.cos(place * 2.3), s.dtype), (1, n, 4)) + xp.zeros_like(s[:, :1, :1])

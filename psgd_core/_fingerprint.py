@@ -27,6 +27,15 @@ def fingerprint(config: Any) -> dict[str, Any]:
     return {"class": type(config).__name__, "fields": texts}
 
 
+def is_fingerprint(x: Any) -> bool:
+    """Return whether this is what `fingerprint` returns, or None."""
+    if x is None:
+        return True
+    if type(x) is not dict or set(x) != {"class", "fields"} or type(x["fields"]) is not dict:
+        return False
+    return all(type(text) is str for text in (x["class"], *x["fields"].values()))
+
+
 def text_of(x: Any) -> str:
     """Return all of `x` as text: a `repr` that neither abbreviates nor shows an address."""
     if is_dataclass(x) and not isinstance(x, type):

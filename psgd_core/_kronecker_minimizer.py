@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 
-import array_api_compat
-
-from ._array import Array, eps
+from ._array import Array, device_of, eps
 from ._minimizers import require_same, scalar_minimizer, square
 
 SWEEPS = 10_000
@@ -63,7 +61,7 @@ def kronecker_minimizer(
         m = m + noise
     unit = scalar_minimizer(hessian, noise)  # the best multiple of I, so that nothing is large or small
     m = m * unit * unit
-    p = [xp.eye(s, dtype=m.dtype, device=array_api_compat.device(m)) for s in shape]
+    p = [xp.eye(s, dtype=m.dtype, device=device_of(m)) for s in shape]
     for _ in range(SWEEPS):
         moved = 0.0
         for i, kind in enumerate(kinds):
@@ -87,7 +85,7 @@ def _best(xp, m: Array, p: list[Array], shape: tuple[int, ...], i: int, kind: st
 
 
 def _eye_like(xp, a: Array) -> Array:
-    return xp.eye(a.shape[0], dtype=a.dtype, device=array_api_compat.device(a))
+    return xp.eye(a.shape[0], dtype=a.dtype, device=device_of(a))
 
 
 def _partial(xp, m: Array, p: list[Array], shape: tuple[int, ...], i: int) -> Array:
@@ -104,7 +102,7 @@ def _partial(xp, m: Array, p: list[Array], shape: tuple[int, ...], i: int) -> Ar
 
 def _product(xp, parts: list[Array], like: Array) -> Array:
     """Return the Kronecker product of some factors."""
-    total = xp.ones((1, 1), dtype=like.dtype, device=array_api_compat.device(like))
+    total = xp.ones((1, 1), dtype=like.dtype, device=device_of(like))
     for q in parts:
         t, s = total.shape[0], q.shape[0]
         total = xp.reshape(total[:, None, :, None] * q[None, :, None, :], (t * s, t * s))

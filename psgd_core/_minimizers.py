@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import array_api_compat
 import numpy as np
 
-from ._array import Array, eps, namespace, require_alike, require_float
+from ._array import Array, device_of, eps, namespace, require_alike, require_float
 
 Orbits = Sequence[np.ndarray]
 """The orbits of a permutation subgroup: per orbit size s one integer array (s, c), an orbit per column (the
@@ -168,7 +168,7 @@ def minimum(hessian: Array, orbits: Orbits | None = None, noise: Array | None = 
     twice the sum of `spectra`, and exists for a singular M as well, as an infimum.
     """
     xp = namespace(hessian=hessian)
-    total = xp.zeros((), dtype=hessian.dtype, device=array_api_compat.device(hessian))
+    total = xp.zeros((), dtype=hessian.dtype, device=device_of(hessian))
     for values in spectra(hessian, orbits, noise):
         total = total + 2 * xp.sum(values)
     return total
@@ -259,7 +259,7 @@ def _host_orbits(orbits: Orbits, n: int) -> tuple[np.ndarray, ...]:
 
 def _columns(xp, hessian: Array, noise: Array | None, index: tuple[np.ndarray, ...]) -> list[Array]:
     """Return per orbit size the columns of ``[H; R]`` that belong to each orbit, (c, m, s)."""
-    stacked, device = hessian, array_api_compat.device(hessian)
+    stacked, device = hessian, device_of(hessian)
     if noise is not None:
         _require_noise(noise, hessian)
         w, vectors = xp.linalg.eigh(noise)
@@ -277,7 +277,7 @@ def _scatter(xp, index: tuple[np.ndarray, ...], blocks: list[Array]) -> Array:
     """Return the dense (n, n) matrix with the (c, s, s) blocks on the orbits, by gathers only."""
     order = np.concatenate([members.reshape(-1) for members in index])
     n, like = order.size, blocks[0]
-    device = array_api_compat.device(like)
+    device = device_of(like)
     rows, start = [], 0
     for members, block in zip(index, blocks, strict=True):
         s, c = members.shape

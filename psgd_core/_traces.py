@@ -38,16 +38,20 @@ class Trace:
         Raises
         ------
         ValueError, TypeError
-            If `updates` does not increase, or a name is not a column.
+            If `updates` is not a whole number or does not increase, a name is not a column, or a value not a
+            number.
         """
         if unknown := values.keys() - set(_COLUMNS):
             raise TypeError(f"`values` must be named among {', '.join(_COLUMNS)}, got {sorted(unknown)}")
-        if self.updates and updates <= self.updates[-1]:
+        count = _float("updates", updates)
+        if not count.is_integer():
+            raise ValueError(f"`updates` must be a whole number, got {updates}; give the updates made so far")
+        if self.updates and count <= self.updates[-1]:
             raise ValueError(
                 f"`updates` must increase from record to record, got {updates} after {self.updates[-1]}"
             )
-        row = {column: float(values.get(column, math.nan)) for column in _COLUMNS}
-        self.updates.append(int(updates))
+        row = {column: _float(column, values.get(column, math.nan)) for column in _COLUMNS}
+        self.updates.append(int(count))
         for column, x in row.items():
             getattr(self, column).append(x)
 
@@ -102,13 +106,30 @@ class Trace:
 _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))
 
 
+def _float(name: str, x: Any) -> float:
+    """Return a number, of any library, as a float."""
+    try:
+        if not isinstance(x, str | bytes):
+            return float(x)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"`{name}` must be a number, got {x!r}; give a float or a 0-d array")
+
+
+def _floats(name: str, values: Any) -> np.ndarray:
+    """Return numbers one after another, of any library, as float64."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` must be a sequence of numbers, got {values!r}; give a list or an array")
+    return np.asarray([_float(f"{name}[{i}]", x) for i, x in enumerate(values)], dtype=np.float64)
+
+
 def _encode(x: float) -> float | str | None:
     return x if math.isfinite(x) else None if math.isnan(x) else str(x)
 
 
 def level(values: Iterable[float], fraction: float = 0.2) -> float:
     """Return the level that a curve ends at: the median of its last `fraction` (at least one value)."""
-    x = np.asarray(list(values), dtype=np.float64)
+    x = _floats("values", values)
     if not 0 < fraction <= 1 or x.size == 0:
         raise ValueError(
             f"`fraction` must lie in (0, 1] and `values` not be empty, got {fraction} of {x.size}"
@@ -118,13 +139,21 @@ def level(values: Iterable[float], fraction: float = 0.2) -> float:
 
 # -- rates -----------------------------------------------------------------------------------------------
 
+ROUNDING = 1e-6
+"""Relative differences below it are rounding's, be it float32's: no verdict and no floor depends on them."""
+
+
+def exceeds(x: float, limit: float) -> bool:
+    """Return whether x is above a limit by more than rounding; NaN is above none."""
+    return bool(x > limit + ROUNDING * abs(limit))
+
 
 class Fit(NamedTuple):
     """A straight line through log(distance): ``distance ~ exp(-rate * updates)`` on the window."""
 
     rate: float  # per update; negative where the curve grows
     floor: float  # the level below which the curve does not go; 0 if it never flattens
-    r2: float  # share of the window's variance (of the logarithm) that the line explains
+    r2: float  # share of the window's variance (of the logarithm) that the line explains; 1 where it is flat
     start: float  # first and
     stop: float  # last update of the window
     points: int  # checkpoints in it; a line through 2 says that the rate is at least this
@@ -133,52 +162,75 @@ class Fit(NamedTuple):
 def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: float | None = None) -> Fit:
     """Fit the rate of linear convergence on the straight part of a curve, between transient and floor.
 
-    1. The floor is the median of the longest tail that is flat: within its own scatter, or flattening, and
-       in either case against the fall before it. Squares of an error and of a floor add up, so the line is
-       fitted to ``sqrt(distance^2 - floor^2)``, down to ten floors (or halfway to the floor, where the curve
-       falls less than a hundredfold).
+    1. The floor is the lower median of the longest tail that is flat: constant to rounding, within its own
+       scatter, or flattening, and in each case against the fall before it. Squares of an error and of a floor
+       add up, so the line is fitted to ``sqrt(distance^2 - floor^2)``, down to ten floors (or halfway to the
+       floor, where the curve falls less than a hundredfold).
     2. The transient ends at the first checkpoint from which on the two halves of what remains have the same
        slope, within 5 % or twice their standard errors; if none is left with half of it, half is taken.
+
+    Logarithms that differ by less than 1e-6 count as equal throughout, so that nothing depends on how the
+    distances were rounded. Fitting c times the distances gives the same rate, and c times the floor: bit for
+    bit where c is a power of two, as it is for the rate and the updates.
 
     Parameters
     ----------
     updates, distances : sequence of float
-        Increasing numbers of updates, and the distance after each; values that are not finite, or not
+        Increasing numbers of updates, and the distance after each; distances that are not finite, or not
         positive, are left out.
     floor : float, optional
         The floor, where it is known; 0 for none.
 
     Raises
     ------
-    ValueError
-        If the lengths differ, `updates` does not increase, or fewer than 4 values are left.
+    ValueError, TypeError
+        If the lengths differ, `updates` is not finite or does not increase, fewer than 4 values are left,
+        `floor` is negative or not finite, or something is not a number.
     """
-    t, d = (np.asarray(list(x), dtype=np.float64) for x in (updates, distances))
+    t, d = _floats("updates", updates), _floats("distances", distances)
     if t.shape != d.shape or t.ndim != 1:
         raise ValueError(f"`distances` must be as long as `updates`, got {d.shape} for {t.shape}")
+    if not np.all(np.isfinite(t)):
+        raise ValueError("`updates` must be finite, got NaN or Inf among them; leave those checkpoints out")
     if not np.all(np.diff(t) > 0):
         raise ValueError("`updates` must increase, got a value that is not above the one before; sort them")
+    floor = None if floor is None else _float("floor", floor)
+    if floor is not None and not 0 <= floor < math.inf:
+        raise ValueError(f"`floor` must be finite and not negative, got {floor}; give 0 for none")
     keep = np.isfinite(d) & (d > 0)
     t, d = t[keep], d[keep]
     if t.size < 4:
         raise ValueError(
             f"`distances` must have at least 4 finite positive values, got {t.size}; record more"
         )
-    y = np.log(d)
+    unit, span = int(np.frexp(np.max(d))[1]), float(t[-1] - t[0])
+    x, y = (t - t[0]) / span, _logarithms(d, unit)
     if floor is None:
-        floor = _find_floor(t, y)
-    t, y = _above(t, y, floor)
-    first = _straight_from(t, y)
-    t, y = t[first:], y[first:]
-    slope, residuals = _line(t, y)
-    variance = float(np.sum((y - y.mean()) ** 2))
-    r2 = 1 - float(np.sum(residuals**2)) / variance if variance > 0 else 1.0
-    return Fit(-slope, float(floor), r2, float(t[0]), float(t[-1]), t.size)
+        tail = _flat_tail(x, y)
+        floor = _lower_median(d[-tail:]) if tail else 0.0
+    x, y = _above(x, y, float(_logarithms(floor, unit)) if floor > 0 else -math.inf)
+    first, stop = _straight_from(x, y), x.size
+    x, y = x[first:], y[first:]
+    slope, residuals = _line(x, y)
+    variance = float(np.mean((y - y.mean()) ** 2))
+    r2 = 1 - float(np.mean(residuals**2)) / variance if variance > ROUNDING**2 else 1.0
+    return Fit(-slope / span, float(floor), r2, float(t[first]), float(t[stop - 1]), x.size)
+
+
+def _logarithms(d: Any, unit: int) -> np.ndarray:
+    """Return ``log(d / 2^unit)``: of c d the same bits, with its own unit, for every power of two c."""
+    mantissa, exponent = np.frexp(d)
+    return np.log(mantissa) + (exponent - unit) * math.log(2)
+
+
+def _lower_median(x: np.ndarray) -> float:
+    """Return the median, or of two in the middle the lower one: a value that was measured."""
+    return float(np.sort(x)[(x.size - 1) // 2])
 
 
 def _line(t: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the least-squares slope and the residuals."""
-    centred = t - t.mean()
+    """Return the least-squares slope and the residuals: exactly 0 where all of y is equal."""
+    centred, y = t - t.mean(), y - y[0]
     slope = float(centred @ y) / float(centred @ centred)
     return slope, y - y.mean() - slope * centred
 
@@ -195,38 +247,47 @@ def _halves(start: int, stop: int) -> tuple[slice, slice]:
     return slice(start, middle + 1), slice(middle, stop)
 
 
-def _find_floor(t: np.ndarray, y: np.ndarray) -> float:
-    """Return the level of the longest flat tail, or 0."""
+def _flat_tail(t: np.ndarray, y: np.ndarray) -> int:
+    """Return the length of the longest flat tail, or 0."""
     for parts in (1.25, 1.5, 2, 3, 5, 10, 20):
         count = max(3, int(t.size / parts))
         if count >= t.size:
             continue
-        tail_t, tail_y, middle = t[-count:], y[-count:], float(np.median(y[-count:]))
-        slope, residuals = _line(tail_t, tail_y)
-        change = abs(slope) * (t[-1] - t[-count])
-        early, late = (abs(_line(tail_t[part], tail_y[part])[0]) for part in _halves(0, count))
-        scattered = count >= 8 and change <= 3 * float(np.std(residuals))
-        flattening = change < 0.1 and late < 0.25 * early
-        above = np.nonzero(y[:-count] > middle + math.log(2))[0]
-        if not (scattered or flattening or change == 0) or above.size == 0:
+        tail_t, tail_y = t[-count:], y[-count:]
+        if not _is_flat(tail_t, tail_y):
+            continue
+        above = np.nonzero(y[:-count] > _lower_median(tail_y) + math.log(2) + ROUNDING)[0]
+        if above.size == 0:
             continue
         # Scatter can hide the slope of a short tail: the fall to its level must have been steeper for sure.
         before = slice(0, above[-1] + 2)
-        fall = _line(t[before], y[before])[0]
-        if abs(slope) < -0.3 * fall and abs(slope - fall) > 4 * _slope_and_error(tail_t, tail_y)[1]:
-            return math.exp(middle)
-    return 0.0
+        slope, error = _slope_and_error(tail_t, tail_y)
+        fall = -_line(t[before], y[before])[0]
+        least = ROUNDING / (t[above[-1] + 1] - t[0])
+        if 0.3 * fall > max(abs(slope), least) and abs(slope + fall) > 4 * error:
+            return count
+    return 0
 
 
-def _above(t: np.ndarray, y: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the curve before it comes near the floor, with the floor's square taken off."""
-    if floor <= 0:
+def _is_flat(t: np.ndarray, y: np.ndarray) -> bool:
+    """Return whether a tail is constant to rounding, does not move beyond its scatter, or is flattening."""
+    if np.ptp(y) <= ROUNDING:
+        return True
+    slope, residuals = _line(t, y)
+    change = abs(slope) * (t[-1] - t[0])
+    early, late = (abs(_line(t[part], y[part])[0]) for part in _halves(0, t.size))
+    scattered = t.size >= 8 and change <= 3 * float(np.std(residuals))
+    return scattered or (change < 0.1 and late < 0.25 * early)
+
+
+def _above(t: np.ndarray, y: np.ndarray, bottom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the curve before it comes near the floor (of that logarithm), with its square taken off."""
+    if bottom == -math.inf:
         return t, y
-    bottom = math.log(floor)
-    near = y <= bottom + min(math.log(10), (y[0] - bottom) / 2)
+    near = y <= bottom + min(math.log(10), (y[0] - bottom) / 2) + ROUNDING
     end = int(np.argmax(near)) if near.any() else y.size
     if end < 3:  # too few to correct: the least that tells a slope, or all where nothing falls
-        end = 2 if y[0] > bottom else y.size
+        end = 2 if y[0] > bottom + ROUNDING else y.size
         return t[:end], y[:end]
     return t[:end], y[:end] + 0.5 * np.log1p(-np.exp(2 * (bottom - y[:end])))
 
@@ -238,6 +299,7 @@ def _straight_from(t: np.ndarray, y: np.ndarray) -> int:
     half = t.size // 2
     for first in np.unique(np.linspace(0, half, min(half + 1, 50)).astype(int)):
         (early, e), (late, f) = (_slope_and_error(t[x], y[x]) for x in _halves(int(first), t.size))
-        if abs(early - late) <= max(0.05 * abs(late), 2 * math.hypot(e, f)):
+        least = ROUNDING / (t[-1] - t[first])
+        if abs(early - late) <= max(0.05 * abs(late), 2 * math.hypot(e, f), least):
             return int(first)
     return half

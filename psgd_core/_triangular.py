@@ -15,7 +15,7 @@ import importlib
 
 import array_api_compat
 
-from ._array import Array
+from ._array import Array, device_of
 from ._blocks import is_complex, library_solve
 
 SPLIT = 256
@@ -106,7 +106,7 @@ def compose(a: Array, b: Array) -> Array:
     half = s // 2
     corner = product(a[:half, :half], b[:half, half:])
     corner = corner + _conj(product(b[half:, half:], _conj(a[:half, half:]), adjoint=True, rows=True))
-    zeros = xp.zeros((s - half, half), dtype=a.dtype, device=array_api_compat.device(a))
+    zeros = xp.zeros((s - half, half), dtype=a.dtype, device=device_of(a))
     first = xp.concat([compose(a[:half, :half], b[:half, :half]), corner], axis=1)
     return xp.concat([first, xp.concat([zeros, compose(a[half:, half:], b[half:, half:])], axis=1)], axis=0)
 

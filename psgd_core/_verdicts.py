@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
 
-from ._traces import Trace, fit_rate, level
+from ._traces import Trace, exceeds, fit_rate, level
 
 
 class Status(Enum):
@@ -51,7 +52,6 @@ class LinearToRounding:
     tolerance : float
         How much slower than `rate` the fit may be, as a share of it. Faster is no failure: a start may lack
         the slowest mode.
-        slowest mode.
     """
 
     bound: float
@@ -65,16 +65,21 @@ class LinearToRounding:
         d = trace.column("distance")
         positive = int(np.sum(np.isfinite(d) & (d > 0)))
         fit = fit_rate(trace.updates, d) if positive >= 4 else None
-        if d[-1] > self.bound:
+        if exceeds(d[-1], self.bound):
             what = f"distance {d[-1]:.2g} after {trace.updates[-1]} updates, above {self.bound:.2g}"
-            falling = fit is not None and fit.floor == 0 and fit.rate * (fit.stop - fit.start) > 1
+            falling = fit is not None and fit.floor == 0 and exceeds(fit.rate * (fit.stop - fit.start), 1)
             return Verdict(Status.UNFINISHED if falling else Status.STALLED, what)
         what = f"distance {d[-1]:.2g}, at most {self.bound:.2g}"
         # Fewer than 3 checkpoints above the floor bound the rate from below only.
-        if self.rate is None or fit is None or fit.points < 3 or np.max(d[np.isfinite(d)]) <= self.bound:
+        if (
+            self.rate is None
+            or fit is None
+            or fit.points < 3
+            or not exceeds(np.max(d[np.isfinite(d)]), self.bound)
+        ):
             return Verdict(Status.CONVERGED, what)
         what += f"; rate {fit.rate:.3g} per update for a predicted {self.rate:.3g}"
-        slow = fit.rate < (1 - self.tolerance) * self.rate
+        slow = exceeds((1 - self.tolerance) * self.rate, fit.rate)
         return Verdict(Status.SLOW if slow else Status.CONVERGED, what)
 
 
@@ -104,10 +109,10 @@ class FallingFloor:
         if early := _unusable(trace, self.column, self.bound):
             return early
         end = level(trace.column(self.column))
-        if not end <= self.bound:
+        if exceeds(end, self.bound):
             return Verdict(Status.STALLED, f"{self.column} {end:.2g} at the end, above {self.bound:.2g}")
         what = f"{self.column} {end:.2g} at the end, {self.reference:.2g} with the larger step"
-        fell = end * self.ratio <= self.reference
+        fell = not exceeds(end * self.ratio, self.reference)
         return Verdict(Status.FLOOR_FELL if fell else Status.FLOOR_STAYED, what)
 
 
@@ -130,7 +135,7 @@ class Tracks:
         d = trace.column("distance")
         worst = float(np.max(d[d.size // 2 :]))
         what = f"distance at most {worst:.2g} in the second half, for a bound of {self.bound:.2g}"
-        return Verdict(Status.TRACKED if worst <= self.bound else Status.LOST, what)
+        return Verdict(Status.LOST if exceeds(worst, self.bound) else Status.TRACKED, what)
 
 
 Expectation = LinearToRounding | FallingFloor | Tracks
@@ -138,7 +143,10 @@ Expectation = LinearToRounding | FallingFloor | Tracks
 
 
 def judge(trace: Trace, expectation: Expectation) -> Verdict:
-    """Return whether the trace is what the expectation says, and why."""
+    """Return whether the trace is what the expectation says, and why.
+
+    What meets a limit up to a relative 1e-6 keeps it, so that no verdict depends on the last bit.
+    """
     return expectation.judge(trace)
 
 
@@ -147,7 +155,9 @@ def _unusable(trace: Trace, column: str, bound: float) -> Verdict | None:
     x = trace.column(column)
     if x.size < 4:
         return Verdict(Status.TOO_SHORT, f"{x.size} records, at least 4 are needed")
-    if not np.all(np.isfinite(x[x.size // 2 :])) or x[-1] > max(10 * x[0], bound):
-        what = f"{column} {x[-1]:.2g} after {trace.updates[-1]} updates, from {x[0]:.2g}"
+    known = x[np.isfinite(x)]
+    first = float(known[0]) if known.size else math.nan
+    if not np.all(np.isfinite(x[x.size // 2 :])) or exceeds(x[-1], max(10 * first, bound)):
+        what = f"{column} {x[-1]:.2g} after {trace.updates[-1]} updates, from {first:.2g}"
         return Verdict(Status.DIVERGED, what)
     return None

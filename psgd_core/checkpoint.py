@@ -17,21 +17,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
-from ._array import Array, to_host
-from ._checked_file import CheckpointError, opened, write
-from ._fingerprint import Misfit, compare, fingerprint
+from ._array import Array, device_of, to_host
+from ._checked_file import CheckpointError, Stored, opened, write
+from ._fingerprint import Misfit, compare, fingerprint, is_fingerprint
 
 __all__ = ["CheckpointError", "inspect", "load", "save"]
 
 _DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
+
+_VALUES = (type(None), bool, int, float, str)
+
+_DEEPEST = 100
+"""Levels of nesting; Python's stack holds them wherever `load` is called from."""
+
+_LONGEST = 8192
+"""Bits of an int; Python takes some 14,000 at most from a text."""
 
 
 def save(
@@ -46,7 +54,8 @@ def save(
     Parameters
     ----------
     path : path
-        Taken as it is, no suffix is added. Its folder must exist.
+        Taken as it is, no suffix is added. Its folder must exist. A file that is there is replaced and keeps
+        its mode; of a link, the file that it leads to; anything else (a FIFO, a device) is refused.
     state : nested NamedTuples, tuples, lists, dicts (with str keys) of arrays
         Also None, bool, int, float, str. Arrays of any library and device; waits for the device.
     config : dataclass instance, optional
@@ -57,7 +66,7 @@ def save(
     Raises
     ------
     TypeError
-        If `state` holds anything else, or `metadata` is not JSON.
+        If `state` holds anything else, or nests deeper than 100; or if `metadata` is not JSON.
     OSError
         If the file cannot be written.
     """
@@ -69,7 +78,7 @@ def save(
     }
     try:
         json.dumps(metadata)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"`metadata` must be JSON (dict, list, str, number, bool, None), but: {error}; convert it first"
         ) from error
@@ -100,8 +109,8 @@ def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> An
         If the file cannot be read.
     """
     given = None if config is None else fingerprint(config)
-    with opened(path) as (header, read):
-        _arrays(path, header)
+    with opened(path) as (header, stored, read):
+        _arrays(path, header, stored)
         structure = header["structure"]
         if like is None:
             like = _Free(np.zeros(0), None)
@@ -124,8 +133,8 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
         ``version``: of the file's layout; ``config``: None, or a dict with the class and its fields as
         text; ``metadata``: what was saved; ``arrays``: each array's name with its (dtype, shape).
     """
-    with opened(path) as (header, _):
-        arrays = _arrays(path, header)
+    with opened(path) as (header, stored, _):
+        arrays = _arrays(path, header, stored)
         return {key: header[key] for key in ("version", "config", "metadata")} | {"arrays": arrays}
 
 
@@ -144,8 +153,12 @@ def _parts(tree: Any) -> tuple[str, str, dict[str, Any]] | None:
     return None
 
 
-def _describe(name: str, tree: Any, leaves: list[Array]) -> dict[str, Any]:
+def _describe(name: str, tree: Any, leaves: list[Array], depth: int = 0) -> dict[str, Any]:
     """Return `tree` as JSON, its arrays as their place in `leaves`."""
+    if depth > _DEEPEST:
+        raise TypeError(
+            f"`state` must nest at most {_DEEPEST} deep, got more; does a part of it hold itself?"
+        )
     if array_api_compat.is_array_api_obj(tree):
         dtype = _dtype_name(tree.dtype)
         if dtype not in _DTYPES:
@@ -156,7 +169,11 @@ def _describe(name: str, tree: Any, leaves: list[Array]) -> dict[str, Any]:
         leaves.append(tree)
         shape, order = list(tree.shape), _axis_order(tree)
         return {"array": len(leaves) - 1, "dtype": dtype, "shape": shape, "order": order}
-    if tree is None or type(tree) in (bool, int, float, str):
+    if type(tree) is int and tree.bit_length() > _LONGEST:
+        raise TypeError(
+            f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; store it as text"
+        )
+    if type(tree) in _VALUES:
         return {"value": tree}
     found = _parts(tree)
     if found is None:
@@ -168,7 +185,7 @@ def _describe(name: str, tree: Any, leaves: list[Array]) -> dict[str, Any]:
     for key in parts:
         if type(key) is not str:
             raise TypeError(f"`{name}` must have str keys, got {key!r}; convert it to str")
-    described = {key: _describe(f"{name}.{key}", part, leaves) for key, part in parts.items()}
+    described = {key: _describe(f"{name}.{key}", part, leaves, depth + 1) for key, part in parts.items()}
     return {"kind": kind, "class": class_name, "parts": described}
 
 
@@ -186,8 +203,6 @@ def _build(name: str, spec: dict[str, Any], like: Any, read: Callable[[int], np.
         if not free and (not array_api_compat.is_array_api_obj(like) or list(like.shape) != spec["shape"]):
             raise _misfit(name, f"an array of shape {tuple(spec['shape'])}", like)
         x = read(spec["array"])
-        if x.dtype.name != spec["dtype"] or list(x.shape) != [spec["shape"][i] for i in spec["order"]]:
-            raise Misfit(f"`{name}` is {x.dtype} {x.shape}, not what the header says; do not use it")
         if not free:
             return _moved(name, x, spec["order"], like, like.dtype)
         return _moved(name, x, spec["order"], like.target, like.dtype if x.dtype.kind == "f" else None)
@@ -239,7 +254,7 @@ def _moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any
 
     In `dtype`, or its own for None; every value is kept.
     """
-    xp, device = array_api_compat.array_namespace(target), array_api_compat.device(target)
+    xp, device = array_api_compat.array_namespace(target), device_of(target)
     if dtype is None:
         dtype = xp.asarray(np.zeros(0, dtype=x.dtype)).dtype  # JAX may have no 64 bits
     wanted = _dtype_name(dtype)
@@ -280,26 +295,51 @@ def _dtype_name(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
-def _arrays(path: str | os.PathLike, header: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the (dtype, shape) of all arrays by name, after checking that the header is well formed."""
-    found = {}
+def _arrays(
+    path: str | os.PathLike, header: dict[str, Any], stored: Sequence[Stored]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the (dtype, shape) of all arrays by name, after checking that the header is one of `save`.
 
-    def walk(name: str, spec: dict[str, Any]) -> None:
-        if "array" in spec:
-            found[name] = spec["dtype"], tuple(spec["shape"])
-            if spec["dtype"] not in _DTYPES or sorted(spec["order"]) != list(range(len(spec["shape"]))):
-                raise ValueError(f"`{name}` is not an array")
-        elif "value" not in spec:
-            if spec["kind"] not in ("namedtuple", "tuple", "list", "dict"):
-                raise ValueError(f"`{name}` is a {spec['kind']}")
-            for key, part in spec["parts"].items():
-                walk(f"{name}.{key}", part)
+    Each array that is there belongs to one place of the structure, in their order, and is what that says.
+    """
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def walk(name: str, spec: Any, depth: int) -> None:
+        require(type(spec) is dict and depth <= _DEEPEST, f"`{name}` nests too deeply or is no part")
+        if set(spec) == {"array", "dtype", "shape", "order"}:
+            shape, order, i = spec["shape"], spec["order"], len(found)
+            numbers = [spec["array"], *shape, *order]
+            require(all(type(x) is int and x >= 0 for x in numbers), f"`{name}` has a shape of other things")
+            require(sorted(order) == list(range(len(shape))), f"`{name}` has no order of axes")
+            require(spec["array"] == i < len(stored), f"`{name}` is not the array {i} of {len(stored)}")
+            there = spec["dtype"], tuple(shape[axis] for axis in order)
+            require((stored[i].dtype.name, stored[i].shape) == there, f"`{name}` is {stored[i]} in the file")
+            require(stored[i].dtype.isnative and spec["dtype"] in _DTYPES, f"`{name}` is no array of numbers")
+            found[name] = spec["dtype"], tuple(shape)
+        elif set(spec) == {"value"}:
+            require(type(spec["value"]) in _VALUES, f"`{name}` is no value")
+        else:
+            require(set(spec) == {"kind", "class", "parts"}, f"`{name}` is no part")
+            kind, parts = spec["kind"], spec["parts"]
+            require(kind in ("namedtuple", "tuple", "list", "dict"), f"`{name}` is a {kind}")
+            require(kind == "namedtuple" or spec["class"] == kind, f"`{name}` is a {spec['class']}")
+            require(type(spec["class"]) is str and type(parts) is dict, f"`{name}` has no parts")
+            if kind in ("tuple", "list"):
+                require(list(parts) == [str(j) for j in range(len(parts))], f"`{name}` has other parts")
+            for key, part in parts.items():
+                walk(f"{name}.{key}", part, depth + 1)
+
+    def require(ok: bool, what: str) -> None:
+        if not ok:
+            raise ValueError(what)
 
     try:
-        walk("state", header["structure"])
-        header["config"], header["metadata"]
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        require(set(header) == {"version", "structure", "config", "metadata"}, "it has other entries")
+        walk("state", header["structure"], 0)
+        require(len(found) == len(stored), f"it names {len(found)} arrays of {len(stored)}")
+        require(is_fingerprint(header["config"]), "its configuration is none")
+    except Exception as error:  # whatever its contents lead into
         raise CheckpointError(
-            f"{os.fspath(path)!r} has a header that `save` did not write: {error!r}"
+            f"{os.fspath(path)!r} has a header that `save` did not write: {str(error)[:200]!r}; do not use it"
         ) from error
     return found

@@ -30,9 +30,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import array_api_compat
-
-from ._array import Array, namespace
+from ._array import Array, device_of, namespace
 from ._minimizers import Orbits, require_same, spectral, square
 from ._rates import predicted_rate, stable_step
 from ._traces import Fit, Trace, fit_rate, level
@@ -162,7 +160,7 @@ def measure(q: Array, target: Target) -> Errors:
     excess = xp.where(usable, (inside - 1) * (inside + 1) / inside, infinite)
     weight = xp.linalg.vector_norm(right @ target.root, axis=1)
     product = q.T @ (q @ target.inverse)
-    eye = xp.eye(n, dtype=q.dtype, device=array_api_compat.device(q))
+    eye = xp.eye(n, dtype=q.dtype, device=device_of(q))
     errors = (
         xp.linalg.vector_norm(logs) / n**0.5,
         xp.linalg.matrix_norm(product - eye) / n**0.5,

@@ -30,7 +30,7 @@ from typing import Literal
 
 import array_api_compat
 
-from ._array import Array, namespace, require_alike
+from ._array import Array, device_of, namespace, require_alike
 from ._blocks import library_solve
 from ._kronecker_minimizer import kronecker_minimizer
 from ._minimizers import (
@@ -157,7 +157,7 @@ def lie_gradient(q: Array, m: Array, side: Side = "right") -> Array:
 def commutation_matrix(n: int, like: Array) -> Array:
     """Return J, (n^2, n^2), symmetric, with ``vec(X^T) = J vec(X)`` for X of shape (n, n)."""
     xp = namespace(like=like)
-    device = array_api_compat.device(like)
+    device = device_of(like)
     order = xp.reshape(xp.reshape(xp.arange(n * n, device=device), (n, n)).T, (-1,))
     return xp.take(xp.eye(n * n, dtype=like.dtype, device=device), order, axis=0)
 
@@ -241,7 +241,7 @@ def _is_left(side: Side) -> bool:
 
 def _eye_like(x: Array) -> Array:
     xp = array_api_compat.array_namespace(x)
-    return xp.eye(x.shape[0], dtype=x.dtype, device=array_api_compat.device(x))
+    return xp.eye(x.shape[0], dtype=x.dtype, device=device_of(x))
 
 
 def _kron(a: Array, b: Array) -> Array:

@@ -18,27 +18,50 @@ import array_api_compat
 import numpy as np
 
 from ._array import Array
+from ._numbers import as_float, real, shown, whole
 
 Schedule = float | Callable[[Any], Any]
 """A number, or a callable of the iteration."""
 
 
 def value_at(schedule: Schedule, t: int | Array) -> float | Array:
-    """Return the value of a number or a schedule at iteration t."""
-    return schedule(t) if callable(schedule) else schedule
+    """Return the value of a number or a schedule at iteration t.
+
+    Raises
+    ------
+    TypeError
+        If the schedule returns neither a number nor a 0-d array.
+    """
+    if not callable(schedule):
+        return schedule
+    value = schedule(t)
+    if array_api_compat.is_array_api_obj(value) and value.ndim == 0:
+        return value
+    found = as_float(value)
+    if found is not None:
+        return found
+    raise TypeError(f"a schedule must return a number or a 0-d array, got {shown(value)}; see {schedule!r}")
 
 
-def require_schedule(name: str, schedule: Schedule, low: float, high: float) -> None:
-    """Raise unless `schedule` is callable or a number strictly between `low` and `high`."""
-    if callable(schedule):
-        return
-    if isinstance(schedule, bool) or not isinstance(schedule, int | float):
+def require_schedule(name: str, schedule: Schedule, low: float, high: float) -> Schedule:
+    """Return a callable as it is, and a number strictly between `low` and `high` as a float.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    if callable(schedule) and not isinstance(schedule, type):
+        return schedule
+    found = as_float(schedule)
+    if found is None:
         raise TypeError(
-            f"`{name}` must be a number or a callable of the iteration, got {type(schedule).__name__}; "
+            f"`{name}` must be a number or a callable of the iteration, got {shown(schedule)}; "
             "see psgd_core.schedules"
         )
-    if not low < schedule < high:
-        raise ValueError(f"`{name}` must lie in ({low:g}, {high:g}), got {schedule}; choose one inside")
+    if not low < found < high:
+        raise ValueError(f"`{name}` must lie in ({low:g}, {high:g}), got {found}; choose one inside")
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,9 @@ class Constant:
     """The same value always."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        _keep_real(self, "value", "(-inf, inf)", "it is the value always")
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
@@ -61,12 +87,9 @@ class Exponential:
     over: int
 
     def __post_init__(self) -> None:
-        _require_over(self.over)
+        _keep_over(self)
         for name in ("start", "end"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"`{name}` must be positive, got {getattr(self, name)}; use Cosine to reach 0"
-                )
+            _keep_real(self, name, "(0, inf)", "use Cosine to reach 0")
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
@@ -82,7 +105,9 @@ class Cosine:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_over(self.over)
+        _keep_over(self)
+        for name in ("start", "end"):
+            _keep_real(self, name, "(-inf, inf)", "it is a value of the schedule")
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
@@ -98,8 +123,11 @@ class Staged:
     at: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        object.__setattr__(self, "at", tuple(self.at))
+        given = _several("values", self.values)
+        values = tuple(real("values", value, "(-inf, inf)", "they are numbers") for value in given)
+        at = tuple(whole("at", t, 0, "it holds iterations") for t in _several("at", self.at))
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "at", at)
         if len(self.values) != len(self.at) + 1:
             raise ValueError(
                 f"`values` must hold one value more than `at`, got {len(self.values)} values for "
@@ -126,16 +154,29 @@ class WarmUp:
     over: int
 
     def __post_init__(self) -> None:
-        _require_over(self.over)
+        _keep_over(self)
+        kept = require_schedule("schedule", self.schedule, -math.inf, math.inf)
+        object.__setattr__(self, "schedule", kept)
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
         return value_at(self.schedule, t) * _progress(t + 1, self.over)
 
 
-def _require_over(over: int) -> None:
-    if isinstance(over, bool) or not isinstance(over, int) or over < 1:
-        raise ValueError(f"`over` must be a positive int, got {over!r}; it is a number of iterations")
+def _keep_real(schedule: Any, name: str, within: str, hint: str) -> None:
+    object.__setattr__(schedule, name, real(name, getattr(schedule, name), within, hint))
+
+
+def _keep_over(schedule: Any) -> None:
+    object.__setattr__(schedule, "over", whole("over", schedule.over, 1, "it is a number of iterations"))
+
+
+def _several(name: str, given: Any) -> list[Any]:
+    """Return the elements of a tuple, list or array of shape (m,)."""
+    one_row = array_api_compat.is_array_api_obj(given) and given.ndim == 1
+    if not one_row and not isinstance(given, tuple | list):
+        raise TypeError(f"`{name}` must be a tuple of numbers, got {shown(given)}; give it in brackets")
+    return [given[i] for i in range(len(given))]
 
 
 def _namespace(t: int | Array) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from gpu_kernels import low_rank_kernels, orbit_kernels
 
-from psgd_core.kernels import _cuda
+from psgd_core.kernels import _cuda, gpu_low_rank, gpu_orbits
 from psgd_core.kernels._cuda import Library, View
 
 ERRORS = {1: "threads of a block part at a barrier", 2: "copies were not waited for", 3: "block too large"}
@@ -107,6 +107,7 @@ class Host(Library):
         self.guarded: list[tuple[np.ndarray, int, int]] = []
         self.allocated: list[tuple[int, ...]] = []
         self.overwritten: list[OnDevice] = []
+        self.launched: list[str] = []
 
     def place(self, x, shift: int = 0) -> OnDevice:
         """Return a copy of x on the device, `shift` items off from where arrays begin."""
@@ -164,6 +165,37 @@ class Host(Library):
             parts = [self.state(x) for x in tree]
             return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
         return self.place(tree)
+
+
+@contextlib.contextmanager
+def emulated_device(monkeypatch, threads: int):
+    """Yield a `Host` that the kernels take arrays of, with small blocks: few items take several of them.
+
+    Parameters
+    ----------
+    monkeypatch
+        The fixture.
+    threads : int
+        Of a block.
+    """
+    found = Host()
+    for source in ("orbits.cu", "low_rank.cu"):
+        emulator(source).schedule = 0
+        emulator(source).launched = found.launched
+    monkeypatch.setattr(_cuda, "compiled", lambda source, names: emulator(source).compiled(source, names))
+    monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
+    monkeypatch.setattr(_cuda, "THREADS", threads)
+    monkeypatch.setattr(_cuda, "BLOCKS", 1)
+    forget_kernels()
+    yield found
+    forget_kernels()
+    assert found.intact(), "something was written beside an array"
+
+
+def forget_kernels() -> None:
+    """Forget what was compiled."""
+    for function in (gpu_orbits.general, gpu_orbits.special, gpu_low_rank.kernels):
+        function.cache_clear()
 
 
 class FakeCupy(ModuleType):

@@ -16,11 +16,11 @@ def widths(dtype: str, size: int, how: str) -> list[int]:
 
 def orbit_kernels(dtypes=DTYPES, shapes=SHAPES) -> list[str]:
     """Return the names of all kernels of ``orbits.cu``."""
-    names = ["finish"]
+    names = []
     for dtype in dtypes:
         t = DTYPES[dtype]
         wide = {"float32": 4, "float64": 2}[dtype]
-        names += [f"settle<{t}>", f"inspect<{t}, 1>", f"inspect<{t}, {wide}>"]
+        names += [f"settle<{t}>", f"finish<{t}>", f"inspect<{t}, 1>", f"inspect<{t}, {wide}>"]
         for size, how in shapes:
             key = f"{t}, {size}, {HOW[how]}"
             names.append(f"measure<{key}>")

@@ -8,13 +8,13 @@ import json
 import os
 import pickle
 import stat
-import zipfile
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 import pytest
+from forgery import ARRAY, forge, header_of, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -360,14 +360,6 @@ def test_no_configuration_to_compare_with(tmp_path):
 # -- files that are wrong ------------------------------------------------------------------------------
 
 
-def refused(path, match):
-    with pytest.raises(CheckpointError, match=match) as caught:
-        load(path)
-    assert repr(str(path)) in str(caught.value)
-    with pytest.raises(CheckpointError, match=match):
-        checkpoint.inspect(path)
-
-
 def test_cut_short_anywhere(saved, tmp_path):
     raw = saved[0].read_bytes()
     path = tmp_path / "cut.npz"
@@ -427,25 +419,6 @@ def test_foreign_files(tmp_path):
         load(tmp_path / "nothing.npz")
     with pytest.raises(OSError, match="directory"):
         load(tmp_path)
-
-
-def forge(path, header, **entries):
-    """Write a file with a right checksum and any content."""
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, x in ({"psgd_checkpoint": np.frombuffer(raw, dtype=np.uint8)} | entries).items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, x)
-        archive.comment = b"sha256:" + b"0" * 64
-    body = path.read_bytes()[:-64]
-    path.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
-
-
-def header_of(structure):
-    return {"version": 1, "structure": structure, "config": None, "metadata": None}
-
-
-ARRAY = {"array": 0, "dtype": "float64", "shape": [3], "order": [0]}
 
 
 def test_the_forger_can_forge(tmp_path):

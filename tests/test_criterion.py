@@ -468,6 +468,50 @@ def test_orbits_must_be_a_partition(orbits):
         criterion.group_minimizer(np.eye(3), orbits)
 
 
+@pytest.mark.parametrize("n", [2, 8, 32])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_check_hessian_draws_the_line_at_n_rounding_units(backend, n, sign):
+    """Relative to the largest eigenvalue, whatever the scale; below it the smallest is rounding."""
+    for scale in (1.0, 1e-20, 1e12):
+        values = np.linspace(0.5, 1.0, n)
+        values[n // 2] = 2 * n * backend.eps * sign
+        criterion.check_hessian(backend.asarray(scale * np.diag(values)))
+        values[n // 2] = n * backend.eps / 2 * sign
+        with pytest.raises(ValueError, match="`hessian` must be invertible"):
+            criterion.check_hessian(backend.asarray(scale * np.diag(values)))
+
+
+def test_check_hessian_compares_within_each_orbit(backend):
+    """Orbits of very different scales are no near singularity; a singular one is, beside large others."""
+    orbits = orbits_of("flip", 4)  # {0, 3} and {1, 2}
+
+    def on_orbits(outer, inner):
+        h = np.zeros((4, 4))
+        h[np.ix_([0, 3], [0, 3])], h[np.ix_([1, 2], [1, 2])] = outer, inner
+        return backend.asarray(h)
+
+    regular, tilt = np.array([[2.0, 1.0], [1.0, 2.0]]), 2 * backend.eps
+    flat = np.array([[1.0, 1.0], [1.0, 1.0]])
+    criterion.check_hessian(on_orbits(regular, 1e-12 * regular), orbits)
+    criterion.check_hessian(on_orbits(flat + 64 * np.diag([tilt, 0]), regular), orbits)
+    for outer, inner in ((flat, regular), (1e6 * regular, flat), (flat, flat)):
+        with pytest.raises(ValueError, match="`hessian` must be invertible"):
+            criterion.check_hessian(on_orbits(outer, inner), orbits)
+
+
+def test_check_hessian_refuses_low_rank_in_any_basis(backend, rng):
+    """Rank n - 1 up to the rounding of its entries, and the same with its last eigenvalue well above that."""
+    basis = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    for least, refused in ((0.0, True), (1e4 * backend.eps, False)):
+        h = (basis * np.array([least, *np.linspace(-1, 1, 7) ** 3 * 0.9 + 0.05])) @ basis.T
+        h = backend.asarray((h + h.T) / 2)
+        if refused:
+            with pytest.raises(ValueError, match="`hessian` must be invertible"):
+                criterion.check_hessian(h)
+        else:
+            criterion.check_hessian(h)
+
+
 def test_check_hessian_names_what_is_wrong(backend, rng):
     good = indefinite(rng, 4)
     asarray = backend.asarray

@@ -48,6 +48,27 @@ def test_differences_err_as_documented(backend, source, power, rng):
     assert np.all(np.abs(got_v - v) <= 4 * eps * (1 + np.abs(x))[:, None] / delta)
 
 
+@pytest.mark.parametrize("source", [cv.Forward(), cv.Central()])
+@pytest.mark.parametrize("k", [None, 3])
+def test_the_v_of_a_difference_is_the_one_that_the_gradients_saw(backend, source, k, rng):
+    """Far from 0 most digits of δ v are rounded away: h belongs to what is left, to the last bit.
+
+    The Hessian's powers of two commute with rounding, so ``h = H v`` holds exactly for that v, and no other.
+    """
+    d = backend.asarray(np.array([1.0, 4.0, 0.5, 64.0]))
+    functions = Functions(gradient=lambda x: d * x)
+    x = backend.asarray(1e3 + 1e3 * rng.random(4))
+    probe = backend.asarray(rng.standard_normal(4 if k is None else (4, k)))
+    v, h = source.pairs(functions, x, functions.gradient(x), probe)
+    np.testing.assert_array_equal(
+        backend.numpy(h), (backend.numpy(d) * backend.numpy(v).T).T.astype(backend.dtype_name)
+    )
+    away = np.abs(backend.numpy(v) - backend.numpy(probe))
+    step = float(backend.eps) ** (1 / 2 if source == cv.Forward() else 1 / 3)
+    assert np.max(away) > 0  # the probe itself would not do
+    assert np.max(away) < 4 * backend.eps / step
+
+
 def test_central_is_more_accurate_than_forward_and_orders_are_right():
     class Numpy:
         xp = np

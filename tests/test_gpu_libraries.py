@@ -4,19 +4,18 @@ import sys
 
 import numpy as np
 import pytest
-from emulated import FakeCupy
+from emulated import FakeCupy, forget_kernels
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
-from psgd_core.kernels import _cuda, gpu_low_rank, gpu_orbits
+from psgd_core.kernels import _cuda, gpu_low_rank
 
 
 def forget():
     """Forget what was compiled and asked of a device."""
     for function in (_cuda.compiled, _cuda._processors, _cuda._have_cupy):
         function.cache_clear()
-    for function in (gpu_orbits.general, gpu_orbits.special, gpu_low_rank.kernels):
-        function.cache_clear()
+    forget_kernels()
 
 
 @pytest.fixture
@@ -71,21 +70,22 @@ def test_the_passes_of_a_low_rank_update_take_cupys_arrays(cupy):
     rng, r, n = np.random.default_rng(1), 3, 50
     u, v = rng.standard_normal((2, r, n)).astype(np.float32)
     d, h, p = rng.standard_normal((3, n)).astype(np.float32)
-    arrays = [cupy.asarray(x) for x in (u, v, d, h, p, np.int32(0))]
-    rows = gpu_low_rank.take(*arrays, 0.0)
-    unit, usable, _ = gpu_low_rank.survey(rows)
+    state = psgd.LowRank(r).init(n, like=d, scale=1.0)
+    state = cupy.state(state._replace(u=u, v=v, d=d, damping=np.zeros_like(state.damping)))
+    rows = gpu_low_rank.take(state, cupy.asarray(h), cupy.asarray(p))
+    reading, usable, _, _ = gpu_low_rank.survey(rows)
     one = np.max(np.abs([d * h, p / d]))
     matrix = np.concatenate([u, v, [d * h / one, p / d / one]]).astype(np.float64)
-    g = gpu_low_rank.gram(rows, unit)
+    g = gpu_low_rank.gram(rows, reading)
     np.testing.assert_allclose(np.asarray(g), matrix @ matrix.T, rtol=0, atol=1e-4)
     c = rng.standard_normal((2 * r + 2, 2 * r + 2))
     turned = cupy.asarray(c.T.copy()).T  # a view with the strides of a transposed matrix
-    largest = gpu_low_rank.extremes(turned[:2], rows, unit)
+    largest = gpu_low_rank.extremes(turned[:2], rows, reading)
     assert largest.dtype == np.float32
     expected = np.max(np.abs(matrix[-2:] * (c[:2] @ matrix)), axis=1)
     np.testing.assert_allclose(np.asarray(largest)[:2], expected, rtol=1e-4)
     tenth, two = cupy.asarray(np.float32(0.1)), cupy.asarray(np.int32(2))
-    made = gpu_low_rank.rewrite(turned, rows, unit, tenth, tenth, usable, two, inplace=True)
+    made = gpu_low_rank.rewrite(turned, rows, reading, tenth, tenth, usable, two, inplace=True)
     assert made == (rows.u, rows.v, rows.d)
     np.testing.assert_allclose(
         np.asarray(made[1]), (c @ matrix)[r : 2 * r] + matrix[r : 2 * r], rtol=1e-3, atol=1e-4

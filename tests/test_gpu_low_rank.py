@@ -1,14 +1,15 @@
 """The passes of a low-rank update on a GPU: compiled, emulated on the host, and held to NumPy in float64."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import nvrtc
 import pytest
-from emulated import Host, OnDevice, emulator
+from emulated import emulated_device, emulator
 from gpu_kernels import low_rank_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import psgd_core as psgd
 from psgd_core.kernels import _cuda, gpu_low_rank, off
 from psgd_core.preconditioners._signs import signs
 
@@ -39,43 +40,44 @@ def low_rank():
 
 
 @pytest.fixture
-def host(low_rank, monkeypatch):
-    """A device with small blocks, so that few columns take several of them, and threads several columns."""
-    found = Host()
-    low_rank.schedule = 0
-    monkeypatch.setattr(_cuda, "compiled", low_rank.compiled)
-    monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
-    monkeypatch.setattr(_cuda, "THREADS", 16)
-    monkeypatch.setattr(_cuda, "BLOCKS", 1)
-    yield found
-    gpu_low_rank.kernels.cache_clear()
-    assert found.intact(), "something was written beside an array"
+def host(monkeypatch):
+    """A device on which threads take several columns."""
+    with emulated_device(monkeypatch, threads=16) as found:
+        yield found
 
 
 class Case:
     """Rows on the device, and R in float64 on the host."""
 
-    def __init__(self, host, r, n, dtype, seed=0, damping=0.0, scale=1.0):
+    def __init__(self, host, r, n, dtype, seed=0, damping=0.0, scale=1.0, pending=False):
         rng = np.random.default_rng(seed)
         self.u, self.v = rng.standard_normal((2, r, n)).astype(dtype)
         self.d, self.h, self.p = rng.standard_normal((3, n)).astype(dtype)
         self.h *= np.asarray(scale, dtype)
         self.count, self.eps, self.r, self.n, self.dtype = seed % 7, np.finfo(dtype).eps, r, n, dtype
-        self.host, self.rng = host, rng
-        arrays = [host.place(x) for x in (self.u, self.v, self.d, self.h, self.p)]
-        self.count_at = host.place(np.int32(self.count))
-        self.rows = gpu_low_rank.take(*arrays, self.count_at, damping)
+        self.host, self.rng, self.damping = host, rng, damping
+        arrays = {name: host.place(x) for name, x in {"u": self.u, "v": self.v, "d": self.d}.items()}
+        numbers = {"damping": (damping, dtype), "pending": (pending, bool), "count": (self.count, np.int32)}
+        self.state = SimpleNamespace(**arrays, **{name: self.scalar(*x) for name, x in numbers.items()})
+        self.pair = host.place(self.h), host.place(self.p)
+        self.rows = gpu_low_rank.take(self.state, *self.pair)
         wide = [x.astype(np.float64) for x in (self.u, self.v, self.d, self.h, self.p)]
         u, v, d, h, p = wide
-        if damping:
+        if damping and not pending:
             like = np.zeros((n, 1), dtype)
-            h = h + damping * signs(np.asarray(self.count, np.int32), like)[:, 0]
+            h = h + abs(damping) * signs(np.asarray(self.count, np.int32), like)[:, 0]
         self.x, self.y = d * h, p / d
-        self.unit = max(np.max(np.abs(self.x)), np.max(np.abs(self.y)))
-        self.matrix = np.concatenate([u, v, self.x[None] / self.unit, self.y[None] / self.unit])
+        self.units = np.max(np.abs(self.x)), np.max(np.abs(self.y))
+        if not pending:
+            self.units = (max(self.units),) * 2
+        self.matrix = np.concatenate([u, v, self.x[None] / self.units[0], self.y[None] / self.units[1]])
 
     def scalar(self, x, dtype=None):
         return self.host.place(np.asarray(x, dtype or self.dtype))
+
+    def reading(self):
+        noise = 0.0 if self.state.pending else abs(self.damping)
+        return self.host.place(np.asarray([*self.units, noise], self.dtype))
 
     def coefficients(self, count):
         return self.rng.standard_normal((count, 2 * self.r + 2))
@@ -86,21 +88,23 @@ CASES = {
     "n": st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 129, 800])),
     "dtype": st.sampled_from(DTYPES),
     "seed": st.integers(0, 100),
-    "damping": st.sampled_from([0.0, 0.25]),
+    "damping": st.sampled_from([0.0, 0.25, -0.25]),
+    "pending": st.booleans(),
 }
 
 
 def test_every_pass_is_what_numpy_does(host):
     @settings(deadline=None, derandomize=True, max_examples=60)
     @given(**CASES)
-    def check(r, n, dtype, seed, damping):
-        case = Case(host, r, n, dtype, seed, damping)
+    def check(r, n, dtype, seed, damping, pending):
+        case = Case(host, r, n, dtype, seed, damping, pending=pending)
         eps, m = case.eps, 2 * r + 2
-        unit, usable, seen = gpu_low_rank.survey(case.rows)
-        assert (usable, seen) == (True, True)
-        np.testing.assert_allclose(unit, case.unit, rtol=4 * eps)
+        reading, usable, seen, due = gpu_low_rank.survey(case.rows)
+        assert (usable, seen, due) == (True, True, pending)
+        np.testing.assert_allclose(reading, case.reading(), rtol=4 * eps)
+        assert reading[2] == (0 if pending else abs(damping))
 
-        g = gpu_low_rank.gram(case.rows, unit)
+        g = gpu_low_rank.gram(case.rows, reading)
         assert g.dtype == np.float64
         # x and y are rounded to the dtype, three times; the sums are float64
         size = np.linalg.norm(case.matrix, axis=1)
@@ -110,11 +114,11 @@ def test_every_pass_is_what_numpy_does(host):
 
         c = case.coefficients(5)
         expected, magnitude = c @ case.matrix, np.abs(c) @ np.abs(case.matrix)
-        out = gpu_low_rank.combine(host.place(c), case.rows, unit)
+        out = gpu_low_rank.combine(host.place(c), case.rows, reading)
         assert out.dtype == dtype
         assert np.all(np.abs(out - expected) <= (m + 4) * eps * magnitude)
 
-        largest = gpu_low_rank.extremes(host.place(c[:2]), case.rows, unit)
+        largest = gpu_low_rank.extremes(host.place(c[:2]), case.rows, reading)
         plus, minus = case.matrix[-2] * expected[0], case.matrix[-1] * expected[1]
         both = (m + 8) * eps * np.max(np.abs(case.matrix[-2:]) * magnitude[:2], axis=1)
         for got, wanted, error in zip(
@@ -132,10 +136,10 @@ def test_every_pass_is_what_numpy_does(host):
 def test_factors_and_diagonal_are_rewritten(host, r, dtype, which, inplace):
     n = 53
     case = Case(host, r, n, dtype, seed=r + which)
-    unit = case.scalar(case.unit)
+    reading = case.reading()
     c, mu, scale = case.coefficients(2 * r + 2), case.scalar(0.125), case.scalar(2.0)
     flags = case.scalar(True, bool), case.scalar(which, np.int32)
-    got = gpu_low_rank.rewrite(host.place(c), case.rows, unit, mu, scale, *flags, inplace=inplace)
+    got = gpu_low_rank.rewrite(host.place(c), case.rows, reading, mu, scale, *flags, inplace=inplace)
     made, magnitude = c @ case.matrix, np.abs(c) @ np.abs(case.matrix)
     made[: 2 * r] += case.matrix[: 2 * r]
     magnitude[: 2 * r] += np.abs(case.matrix[: 2 * r])
@@ -161,10 +165,10 @@ def test_what_is_not_usable_changes_nothing(host, r, inplace):
     case = Case(host, r, 21, "float32")
     case.rows.keep[3][5] = np.nan
     c = host.place(case.coefficients(2 * r + 2))
-    unit, usable, _ = gpu_low_rank.survey(case.rows)
+    reading, usable, _, _ = gpu_low_rank.survey(case.rows)
     assert not usable
     args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
-    got = gpu_low_rank.rewrite(c, case.rows, unit, *args, inplace=inplace)
+    got = gpu_low_rank.rewrite(c, case.rows, reading, *args, inplace=inplace)
     for new, old in zip(got, (case.u, case.v, case.d), strict=True):
         np.testing.assert_array_equal(new, old)
 
@@ -172,35 +176,38 @@ def test_what_is_not_usable_changes_nothing(host, r, inplace):
 @pytest.mark.parametrize(
     ("spoil", "usable", "seen"),
     [
-        ({"h": np.nan}, False, True),
-        ({"h": np.inf}, False, True),
-        ({"p": -np.inf}, False, True),
-        ({"p": 0.0}, False, True),
+        ({"h": np.nan}, False, False),
+        ({"h": np.inf}, False, False),
+        ({"p": -np.inf}, False, False),
+        ({"p": 0.0}, False, False),
         ({"h": 0.0}, True, False),
     ],
 )
+@pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pairs_are_judged_on_the_device(host, dtype, spoil, usable, seen):
-    case = Case(host, 2, 37, dtype)
+def test_pairs_are_judged_on_the_device(host, dtype, spoil, usable, seen, pending):
+    case = Case(host, 2, 37, dtype, damping=0.25, pending=pending)
     (name, value), at = next(iter(spoil.items())), {"h": 3, "p": 4}
     target = case.rows.keep[at[name]]
     target[slice(None) if value == 0 else 30] = value
     found = gpu_low_rank.survey(case.rows)
-    assert (found[1], found[2]) == (usable, seen)
-    assert found[1].shape == ()
+    assert (found.usable, found.seen, found.due) == (usable, seen, False)
+    assert found.usable.shape == ()
+    assert found.reading[2] == np.asarray(0.25, dtype)
 
 
 def test_a_largest_entry_that_is_nan_stays_one(host):
     case = Case(host, 2, 37, "float32")
     case.rows.keep[0][1, 36] = np.nan
-    assert np.all(np.isnan(gpu_low_rank.extremes(host.place(np.ones((2, 6))), case.rows, case.scalar(1.0))))
+    assert np.all(np.isnan(gpu_low_rank.extremes(host.place(np.ones((2, 6))), case.rows, case.reading())))
 
 
+@pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_units_keep_float32_from_its_ends(host, scale):
-    case = Case(host, 3, 40, "float32", scale=scale)
-    unit, _, _ = gpu_low_rank.survey(case.rows)
-    g = gpu_low_rank.gram(case.rows, unit)
+def test_units_keep_float32_from_its_ends(host, scale, pending):
+    case = Case(host, 3, 40, "float32", scale=scale, pending=pending)
+    reading = gpu_low_rank.survey(case.rows).reading
+    g = gpu_low_rank.gram(case.rows, reading)
     np.testing.assert_allclose(g, case.matrix @ case.matrix.T, rtol=0, atol=1e-5 * np.max(np.abs(g)))
 
 
@@ -210,11 +217,11 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(host, low_rank, dtype):
     c, results = host.place(case.coefficients(14)), []
     for schedule in (0, 1, 2, 0):
         low_rank.schedule = schedule
-        unit, usable, _ = gpu_low_rank.survey(case.rows)
+        reading, usable, _, _ = gpu_low_rank.survey(case.rows)
         args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
-        made = gpu_low_rank.rewrite(c, case.rows, unit, *args, inplace=False)
-        results.append([unit, gpu_low_rank.gram(case.rows, unit), *made])
-        results[-1].append(gpu_low_rank.extremes(c, case.rows, unit))
+        made = gpu_low_rank.rewrite(c, case.rows, reading, *args, inplace=False)
+        results.append([reading, gpu_low_rank.gram(case.rows, reading), *made])
+        results[-1].append(gpu_low_rank.extremes(c, case.rows, reading))
     for other in results[1:]:
         for x, y in zip(results[0], other, strict=True):
             assert x.tobytes() == y.tobytes()
@@ -223,160 +230,45 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(host, low_rank, dtype):
 @pytest.mark.parametrize("r", [20, 31, 40])
 def test_large_ranks_take_several_groups_of_squares(host, r):
     case = Case(host, r, 90, "float64")
-    g = gpu_low_rank.gram(case.rows, case.scalar(case.unit))
+    g = gpu_low_rank.gram(case.rows, case.reading())
     np.testing.assert_allclose(g, case.matrix @ case.matrix.T, rtol=0, atol=1e-13 * np.max(np.abs(g)))
 
 
-@pytest.mark.parametrize("spoil", ["rank", "shape", "dtype", "strides", "count", "library", "switched off"])
-def test_what_does_not_fit_is_refused(host, spoil):
+@pytest.mark.parametrize(
+    ("spoil", "to"),
+    [
+        ("u", np.zeros((100, 20), np.float32)),
+        ("u", np.zeros((3, 21), np.float32)),
+        ("v", np.zeros((4, 20), np.float32)),
+        ("d", np.zeros(20)),
+        ("count", np.int64(0)),
+        ("damping", np.float64(0.0)),
+        ("damping", np.zeros(1, np.float32)),
+        ("pending", np.int32(1)),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(host, spoil, to):
     case = Case(host, 3, 20, "float32")
-    u, v, d, h, p = case.rows.keep
-    count = case.count_at
-    assert gpu_low_rank.take(u, v, d, h, p, count, 0.0) is not None
-    if spoil == "rank":
-        u = v = host.place(np.zeros((100, 20), np.float32))
-    elif spoil == "shape":
+    assert case.rows is not None
+    setattr(case.state, spoil, host.place(to))
+    assert gpu_low_rank.take(case.state, *case.pair) is None
+
+
+@pytest.mark.parametrize("spoil", ["shape", "dtype", "strides", "library", "switched off"])
+def test_a_pair_that_does_not_fit_is_refused(host, spoil):
+    case = Case(host, 3, 20, "float32")
+    h, p = case.pair
+    assert case.rows is not None
+    if spoil == "shape":
         h = host.place(np.zeros(21, np.float32))
     elif spoil == "dtype":
         p = host.place(np.zeros(20))
     elif spoil == "strides":
-        d = host.place(np.zeros(40, np.float32))[::2]
-    elif spoil == "count":
-        count = host.place(np.int64(0))
+        p = host.place(np.zeros(40, np.float32))[::2]
     elif spoil == "library":
         h = np.zeros(20, np.float32)
     if spoil == "switched off":
         with off():
-            assert gpu_low_rank.take(u, v, d, h, p, count, 0.0) is None
+            assert gpu_low_rank.take(case.state, h, p) is None
     else:
-        assert gpu_low_rank.take(u, v, d, h, p, count, 0.0) is None
-
-
-# -- whole updates ------------------------------------------------------------------------------------------
-
-
-def fitted(p, hessian, dtype, updates, seed, host=None, step=0.2, inplace=False):
-    """Return the state after updates on a diagonal Hessian, by the plain code or on the host's device."""
-    n, rng = hessian.size, np.random.default_rng(seed)
-    state = p.init(n, like=np.zeros(1, dtype))
-    if host is not None:
-        state = host.state(state)
-    for _ in range(updates):
-        v = rng.standard_normal(n)
-        pair = v.astype(dtype), (hessian * v).astype(dtype)
-        if host is None:
-            with off(), np.errstate(all="ignore"):
-                state = p.update(state, *pair, step)
-        else:
-            state = p.update(state, *map(host.place, pair), step, inplace=inplace)
-    return state
-
-
-def matrix(p, state):
-    """Return P in float64, from whatever the state is made of."""
-    wide = [np.array(x, dtype=np.float64 if x.dtype.kind == "f" else x.dtype) for x in state]
-    with off():
-        return p.matrix(type(state)(*wide))
-
-
-NORMALIZERS = [
-    psgd.normalizers.Running(),
-    psgd.normalizers.Sample(),
-    psgd.normalizers.Gradient(),
-]
-
-
-def test_updates_are_those_of_the_plain_code(host, low_rank):
-    @settings(deadline=None, derandomize=True, max_examples=40)
-    @given(
-        r=st.integers(0, 8),
-        n=st.integers(2, 90),
-        dtype=st.sampled_from(DTYPES),
-        normalizer=st.sampled_from(NORMALIZERS),
-        damping=st.sampled_from([None, 0.0, 0.2]),
-        inplace=st.booleans(),
-        seed=st.integers(0, 100),
-    )
-    def check(r, n, dtype, normalizer, damping, inplace, seed):
-        rng = np.random.default_rng(seed)
-        hessian = rng.choice([-1, 1], n) * 10 ** rng.uniform(-0.5, 0.5, n)
-        # near r = n the r x r systems of either path amplify rounding by their condition
-        p = psgd.LowRank(min(r, n // 2), normalizer=normalizer, damping=damping)
-        plain = fitted(p, hessian, dtype, 9, seed)  # the ninth after a change of gauge
-        low_rank.launched.clear()
-        got = fitted(p, hessian, dtype, 9, seed, host, inplace=inplace)
-        assert sum("rewrite" in name for name in low_rank.launched) == 9
-        expected = matrix(p, plain)
-        tolerance = 1000 * np.finfo(dtype).eps * np.max(np.abs(expected))
-        np.testing.assert_allclose(matrix(p, got), expected, rtol=0, atol=tolerance)
-        np.testing.assert_allclose(got.held, plain.held, rtol=2000 * np.finfo(dtype).eps)
-        assert (got.count, got.skipped, got.pending) == (9, 0, False)
-        assert [x.dtype for x in got] == [x.dtype for x in plain]
-
-    check()
-
-
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("bad", [{"v": np.nan}, {"h": np.inf}, {"v": 0.0}])
-@pytest.mark.parametrize("updates", [0, 3])
-def test_a_pair_that_is_none_changes_nothing_and_is_counted(host, bad, updates, inplace):
-    p, n = psgd.LowRank(3), 30
-    state = fitted(p, np.ones(n), "float32", updates, 1)
-    v, h = np.random.default_rng(2).standard_normal((2, n)).astype(np.float32)
-    ((name, value),) = bad.items()
-    (v if name == "v" else h)[slice(None) if value == 0.0 else 7] = value
-    with np.errstate(all="ignore"):
-        got = p.update(host.state(state), host.place(v), host.place(h), 0.3, inplace=inplace)
-    assert (got.count, got.skipped, got.pending) == (updates, 1, updates == 0)
-    for x, y in zip(got[:4], state[:4], strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def test_zero_products_leave_the_scale_pending(host):
-    p, v = psgd.LowRank(2), np.ones(20, np.float32)
-    state = p.init(20, like=v)
-    with off():
-        plain = p.update(state, v, 0 * v, 0.3)
-    got = p.update(host.state(state), host.place(v), host.place(0 * v), 0.3)
-    assert (got.count, got.skipped, got.pending) == (1, 0, True)
-    np.testing.assert_allclose(matrix(p, got), matrix(p, plain), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
-def test_scales_near_the_ends_of_float32(host, scale):
-    p, n = psgd.LowRank(3, damping=0.0), 40
-    hessian = scale * np.random.default_rng(0).uniform(0.5, 2, n)
-    expected = matrix(p, fitted(p, hessian, "float32", 10, 3))
-    got = fitted(p, hessian, "float32", 10, 3, host)
-    assert (got.count, got.skipped) == (10, 0)
-    np.testing.assert_allclose(matrix(p, got), expected, rtol=0, atol=1e-4 * np.max(np.abs(expected)))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("r", [0, 1, 7])
-def test_products_are_those_of_the_plain_code(host, low_rank, r, dtype):
-    p, n = psgd.LowRank(r), 55
-    state = fitted(p, np.linspace(0.5, 2, n), dtype, 5, 4)
-    g = np.random.default_rng(5).standard_normal(n).astype(dtype)
-    got = p.precondition(host.state(state), host.place(g))
-    assert any("combine" in name for name in low_rank.launched)
-    with off():
-        expected = p.precondition(state, g)
-    assert got.dtype == dtype
-    np.testing.assert_allclose(
-        got, expected, rtol=0, atol=50 * np.finfo(dtype).eps * np.max(np.abs(expected))
-    )
-
-
-def test_what_has_no_kernels_goes_the_ordinary_way(host, low_rank):
-    v, h = np.random.default_rng(0).standard_normal((2, 20))
-    low_rank.launched.clear()
-    for p in (psgd.LowRank(2, diagonal="left"), psgd.LowRank(60)):
-        n = 20 if p.rank < 20 else 61
-        x = np.resize(v, n), np.resize(h, n)
-        state = host.state(p.init(n, like=v))
-        p.update(state, *map(host.place, x), 0.3)
-        p.precondition(state, host.place(x[0]))
-    with pytest.raises(ValueError, match="`step` must lie in"):
-        p.update(state, *map(host.place, x), 1.5)
-    assert not low_rank.launched
+        assert gpu_low_rank.take(case.state, h, p) is None

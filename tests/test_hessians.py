@@ -479,8 +479,8 @@ def test_singular_matrices_on_request(tmp_path):
             b"%%MatrixMarket matrix coordinate real general\n99999 99999 0\n",
             "must have n at most 32768",
         ),
-        ("h.txt", b"1", "the name must end in .npy, .npz, .mtx or .mtx.gz"),
-        ("h.npy.gz", b"1", "the name must end in .npy, .npz, .mtx or .mtx.gz"),
+        ("h.txt", b"1", "the name must end in .npy, .npz, .mtx, .mtx.gz or .mtx.bz2"),
+        ("h.npy.gz", b"1", "the name must end in .npy, .npz, .mtx, .mtx.gz or .mtx.bz2"),
     ],
 )
 def test_load_refuses_content(tmp_path, name, content, message):

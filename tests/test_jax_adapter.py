@@ -84,7 +84,7 @@ def test_products_against_dense_derivatives(x64):
     value, grad, hvp, probe = jax.jit(adapter.value_grad_hvp(f))(p, key, 2.0)
     hessian = jax.jit(jax.hessian(lambda x: f(back(x), 2.0)))(flat)
     ravel = lambda tree: np.asarray(jax.flatten_util.ravel_pytree(tree)[0])  # noqa: E731
-    np.testing.assert_allclose(value, f(p, 2.0), rtol=1e-15)
+    np.testing.assert_allclose(value, f(p, 2.0), rtol=1e-14)
     np.testing.assert_allclose(ravel(grad), jax.jit(jax.grad(lambda x: f(back(x), 2.0)))(flat), rtol=1e-13)
     np.testing.assert_allclose(ravel(hvp), hessian @ ravel(probe), rtol=1e-12, atol=1e-14)
 

@@ -509,6 +509,7 @@ def test_what_is_kept_on_disk_for_one_thread_is_not_taken_for_all():
 
     for name in ("usable", "update", "precondition"):
         one, all_threads = getattr(cpu_orbits, name), getattr(cpu_orbits, f"{name}_parallel")
+        all_threads = all_threads.__wrapped__
         assert all_threads.targetoptions["parallel"]
         assert not one.targetoptions.get("parallel")
         names = {kernel._cache._impl.filename_base for kernel in (one, all_threads)}

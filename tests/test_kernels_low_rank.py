@@ -233,7 +233,7 @@ def test_kernels_for_one_thread_and_for_all_go_by_different_names():
     from psgd_core.kernels import cpu_low_rank, cpu_low_rank_product, cpu_orbits
 
     pairs = [
-        (getattr(module, name.removesuffix("_parallel")), getattr(module, name))
+        (getattr(module, name.removesuffix("_parallel")), getattr(module, name).__wrapped__)
         for module in (cpu_low_rank, cpu_low_rank_product, cpu_orbits)
         for name in vars(module)
         if name.endswith("_parallel")

@@ -457,7 +457,7 @@ def test_nan_stops_with_what_and_where(where):
         g = rosen_der(x)
         return g * float("inf") if where == "grad" and calls[0] == 5 else g
 
-    result = psgd.minimize(value, [-1.2, 1.0], grad=gradient, hvp=rosen_hess_prod)
+    result = psgd.minimize(value, [-1.2, 1.0], grad=gradient, hvp=rosen_hess_prod, nonfinite="stop")
     assert result.status == 3
     assert not result.success
     assert result.message.startswith("`fun` returned nan" if where == "fun" else "The gradient had 2 of 2")

@@ -1,6 +1,7 @@
 """The GPU's kernels on a GPU, from CuPy and from PyTorch. Skipped where there is none."""
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,26 +225,62 @@ def test_low_rank_updates_are_those_of_the_plain_code(library, r, n, dtype, monk
     tolerance = 2000 * np.finfo(dtype).eps * np.max(np.abs(expected))
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
     np.testing.assert_allclose(library.numpy(p.precondition(state, g)), got, rtol=0, atol=tolerance)
-    assert [int(x) for x in state[4:]] == [int(x) for x in plain[4:]] == [0, 9, 0]
+    assert [int(x) for x in state[5:]] == [int(x) for x in plain[5:]] == [0, 0, 9, 0]
     for x, y in zip(state, run(p, n, made), strict=True):
+        np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
+
+
+def of_kind(kind, n):
+    """Return a preconditioner that has kernels."""
+    return psgd.LowRank(10) if kind == "low rank" else KINDS[kind](n)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_jump_of_the_hessian_sets_the_scale_where_the_plain_code_does(library, kind, dtype):
+    n = fitting(kind, 5000)
+    p, made = of_kind(kind, n), pairs(library, n, dtype, 84, seed=5)
+    state = plain = p.init(n, like=made[0][0])
+    for i, (v, h) in enumerate(made):
+        product = 1e9 * h if 3 <= i < 15 else h
+        state = p.update(state, v, product, 0.3, inplace=i % 2 == 1)
+        with kernels.off():
+            plain = p.update(plain, v, product, 0.3)
+        counted = [int(x) for x in state[-4:]]
+        assert counted == [int(x) for x in plain[-4:]]
+        assert counted[0] == (i in (3 + 8 - 1, 15 + 64 - 1))
+    np.testing.assert_allclose(float(state.damping), float(plain.damping), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
+@pytest.mark.parametrize("step", [0.0, 1.0, -1.0, np.nan])
+def test_a_step_on_the_device_that_is_none_is_skipped_and_counted(library, kind, step):
+    n = fitting(kind, 1000)
+    p, ((v, h),) = of_kind(kind, n), pairs(library, n, "float32", 1, seed=6)
+    state = p.update(p.init(n, like=v), v, h, library.asarray(np.float64(0.3)))
+    assert [int(x) for x in state[-2:]] == [1, 0]
+    after = p.update(state, v, h, library.asarray(np.float64(step)))
+    assert [int(x) for x in after[-2:]] == [1, 1]
+    for x, y in zip(leaves(after)[:-1], leaves(state)[:-1], strict=True):
         np.testing.assert_array_equal(library.numpy(x), library.numpy(y))
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein", "low rank"])
 def test_nothing_waits_for_the_device(library, kind):
     n = fitting(kind, 100_000)
-    p = psgd.LowRank(10) if kind == "low rank" else KINDS[kind](n)
+    p = of_kind(kind, n)
     made = pairs(library, n, "float32", 4, seed=3)
     with library.stream():
+        step = library.asarray(np.float32(0.3))
         for _ in range(2):  # the first time compiles, and fills the stream's pool of memory
             state = run(p, n, made)
-            p.precondition(state, made[0][1])
+            p.precondition(p.update(state, *made[0], step), made[0][1])
         state = p.init(n, like=made[0][0])
         library.wait()
         with library.strictly():
             library.occupy()
             for i, (v, h) in enumerate(made):
-                state = p.update(state, v, h, 0.3, inplace=i % 2 == 1)
+                state = p.update(state, v, h, step if i > 1 else 0.3, inplace=i % 2 == 1)
             p.precondition(state, made[0][1])
             assert library.busy()
 
@@ -261,31 +298,32 @@ def test_in_place_next_to_nothing_is_allocated(library, kind):
 def test_the_passes_of_a_low_rank_update_are_what_numpy_does(library, r, n, dtype):
     rng = np.random.default_rng(r)
     host = [rng.standard_normal(shape).astype(dtype) for shape in ((r, n), (r, n), n, n, n)]
-    count = library.asarray(np.int32(5))
-    rows = gpu_low_rank.take(*map(library.asarray, host), count, 0.0)
+    kinds = {"damping": dtype, "pending": bool, "count": np.int32}
+    numbers = {name: library.asarray(np.zeros((), kind)) for name, kind in kinds.items()}
+    u, v, d, h, p = map(library.asarray, host)
+    rows = gpu_low_rank.take(SimpleNamespace(u=u, v=v, d=d, **numbers), h, p)
     u, v, d, h, p = (x.astype(np.float64) for x in host)
-    unit, usable, seen = gpu_low_rank.survey(rows)
+    reading, usable, seen, due = gpu_low_rank.survey(rows)
     one = max(np.max(np.abs(d * h)), np.max(np.abs(p / d)))
     eps = np.finfo(dtype).eps
-    np.testing.assert_allclose(library.numpy(unit), one, rtol=4 * eps)
-    assert bool(usable)
-    assert bool(seen)
+    np.testing.assert_allclose(library.numpy(reading), [one, one, 0], rtol=4 * eps)
+    assert [bool(x) for x in (usable, seen, due)] == [True, True, False]
     matrix = np.concatenate([u, v, [d * h / one, p / d / one]])
-    g = library.numpy(gpu_low_rank.gram(rows, unit))
+    g = library.numpy(gpu_low_rank.gram(rows, reading))
     size = np.linalg.norm(matrix, axis=1)
     assert np.all(np.abs(g - matrix @ matrix.T) <= (8 * eps + n * 1e-16) * np.outer(size, size))
-    np.testing.assert_array_equal(g, library.numpy(gpu_low_rank.gram(rows, unit)))
+    np.testing.assert_array_equal(g, library.numpy(gpu_low_rank.gram(rows, reading)))
 
     c = rng.standard_normal((2 * r + 2, 2 * r + 2))
     made, magnitude = c @ matrix, np.abs(c) @ np.abs(matrix)
-    out = library.numpy(gpu_low_rank.combine(library.asarray(c), rows, unit))
+    out = library.numpy(gpu_low_rank.combine(library.asarray(c), rows, reading))
     assert np.all(np.abs(out - made) <= (2 * r + 8) * eps * magnitude)
-    largest = library.numpy(gpu_low_rank.extremes(library.asarray(c[:2]), rows, unit))
+    largest = library.numpy(gpu_low_rank.extremes(library.asarray(c[:2]), rows, reading))
     expected = np.max(np.abs(matrix[-2:] * made[:2]), axis=1)
     error = (2 * r + 12) * eps * np.max(np.abs(matrix[-2:]) * magnitude[:2], axis=1)
     assert np.all(np.abs(largest[:2] - expected) <= error)
     tenth, three = library.asarray(np.asarray(0.1, dtype)), library.asarray(np.int32(3))
-    new = gpu_low_rank.rewrite(library.asarray(c), rows, unit, tenth, tenth, usable, three, inplace=False)
+    new = gpu_low_rank.rewrite(library.asarray(c), rows, reading, tenth, tenth, usable, three, inplace=False)
     got = np.concatenate([library.numpy(new[0]), library.numpy(new[1])])
     wanted, size = made[: 2 * r] + matrix[: 2 * r], magnitude[: 2 * r] + np.abs(matrix[: 2 * r])
     assert np.all(np.abs(got - wanted) <= (2 * r + 8) * eps * size)

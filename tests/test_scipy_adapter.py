@@ -100,6 +100,47 @@ def test_vectors_are_not_written_to_and_may_be_read_only(rng):
     assert np.array_equal(x, before)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy"])
+@pytest.mark.parametrize("p", [*PRECONDITIONERS, psgd.LowRank(rank=0)], ids=repr)
+def test_products_are_the_callers_own(library, p, rng):
+    """Solvers write into what they get, and go on writing into what they gave."""
+    like = pytest.importorskip(library).zeros(1)
+    state = p.init(N, like=like, scale=1.0)
+    for which in ("P", "P_inverse", "Q", "Q_inverse"):
+        operator = as_linear_operator(p, state, which, via_host=True)
+        x = rng.standard_normal(N).astype(operator.dtype)
+        x.flags.writeable = False
+        first = operator.matvec(x)
+        kept = first.copy()
+        second = operator.matvec(2 * x)
+        assert not np.shares_memory(first, x)
+        np.testing.assert_array_equal(first, kept)
+        first[:] = second[:] = 99  # no buffer of anybody else's
+        np.testing.assert_array_equal(operator.matvec(x), kept)
+        x.flags.writeable = True
+        x[:] = 0
+        np.testing.assert_array_equal(operator.matvec(x), 0)
+
+
+@pytest.mark.parametrize("dtype", ["f2", ">f4", ">f8", "g", "i4", ">i2", "?"])
+def test_vectors_of_other_dtypes_are_converted(dtype):
+    p = psgd.XMat()
+    operator = as_linear_operator(p, fitted(p, small(), 3))
+    x = np.arange(N).astype(dtype)
+    np.testing.assert_array_equal(operator @ x, operator @ x.astype(float))
+    assert (operator @ x).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "x", [np.ma.array(np.ones(N)), np.array(["1"] * N), np.ones(N, dtype=object), np.zeros(N, dtype="m8[s]")]
+)
+def test_vectors_that_are_no_numbers_are_refused(x):
+    p = psgd.XMat()
+    with pytest.raises(TypeError, match="`x` must be an array of numbers, got "):
+        as_linear_operator(p, p.init(N, like=np.zeros(1))).matvec(x)
+
+
 def test_states_of_other_libraries_need_asking(backend, rng):
     p = psgd.LowRank(rank=2)
     x = rng.standard_normal(N)
@@ -392,9 +433,10 @@ def test_unknown_options_are_named():
 
 
 def test_not_finite_is_said():
+    options = {"clip": None, "nonfinite": "stop"}
     with np.errstate(all="ignore"):
         result = minimize(
-            lambda x: np.log(x).sum(), [1.0], jac=lambda x: 1 / x, method=psgd_method, options={"clip": None}
+            lambda x: np.log(x).sum(), [1.0], jac=lambda x: 1 / x, method=psgd_method, options=options
         )
     assert result.status == 3
     assert not result.success

@@ -168,6 +168,8 @@ def test_from_torch_unused_frozen_and_linear_parameters():
 
     a, b, frozen = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True), torch.ones(4)
     op = spectrum.from_torch(lambda: torch.sum(a**2) * frozen[0], [a, frozen, b])
+    with pytest.warns(UserWarning, match="No gradient reaches 1 of 2 parameters"):
+        op.hvp(torch.ones(5))
     np.testing.assert_allclose(op.dense().numpy(), np.diag([2.0, 2, 0, 0, 0]))
     linear = spectrum.from_torch(lambda: torch.sum(a), [a])
     np.testing.assert_allclose(linear.dense().numpy(), np.zeros((2, 2)))

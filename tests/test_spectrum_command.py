@@ -166,7 +166,7 @@ def test_list(tmp_path):
         (["dense", "--hessian", "x.npy"], "`PROBLEM` must be left out with --hessian, got dense"),
         (["--hessian", "x.npy", "--n", "9"], "`--n` must be left out with --hessian"),
         (["--hessian", "missing.npy"], r"missing.npy: cannot be read \(No such file or directory\)"),
-        (["--hessian", "h.txt"], "must end in .npy, .npz, .mtx or .mtx.gz"),
+        (["--hessian", "h.txt"], "must end in .npy, .npz, .mtx, .mtx.gz or .mtx.bz2"),
         (["wood", "--n", "9"], "`n` must be a multiple of 4 for 'wood', got 9"),
     ],
 )

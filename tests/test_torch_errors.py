@@ -169,7 +169,7 @@ def test_closures_and_pairs():
     with pytest.raises(ValueError, match="`value` must be given for a clip that compares"):
         PSGD([p], psgd.Diagonal(), clip=clips.TrustRadius(), curvature="whitening").step()
     with pytest.raises(ValueError, match="`rank` must be below n = 4, got 10"):
-        PSGD([p]).step(lambda: torch.sum(p**2))
+        PSGD([p], psgd.LowRank(10)).step(lambda: torch.sum(p**2))
 
 
 def test_differences_want_one_precise_dtype():

@@ -606,7 +606,7 @@ def test_the_comparison_of_geometries(monkeypatch):
     monkeypatch.setattr(comparison, "UPDATES", 120)
     monkeypatch.setattr(comparison, "PRECISIONS", ("float64", "float32"))
     ticks = []
-    runs = comparison.compare(0, lambda: ticks.append(1))
+    runs = list(comparison.compare(0, lambda: ticks.append(1)))
     assert len(runs) == len(ticks) == 2 * 2 * len(GEOMETRIES)
     for run in runs:
         assert len(run["updates"]) == len(run["distance"]) == len(run["seconds"])

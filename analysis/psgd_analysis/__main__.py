@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import sys
 
+from . import interrupts
+
 NEEDED = ("typer", "rich", "matplotlib")
 
 
 def main() -> None:
     """Run the command line; say in one line what to install where the analysis extra is missing."""
+    try:
+        interrupts.listen()
+        code = _run()
+    except (KeyboardInterrupt, Exception) as error:  # while modules were being imported, or a second time
+        if not (isinstance(error, KeyboardInterrupt) or interrupts.noted()):  # extensions make others of it
+            raise
+        code = interrupts.CTRL_C
+    interrupts.leave()
+    code = interrupts.code(code)
+    if code in (interrupts.CTRL_C, interrupts.TERMINATED):
+        print("psgd: interrupted", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         import matplotlib  # noqa: F401
         import rich  # noqa: F401
@@ -19,7 +36,7 @@ def main() -> None:
         sys.exit(f'psgd: {error.name} is not installed; the command needs: pip install "psgd-core[analysis]"')
     from .cli import run
 
-    sys.exit(run())
+    return run()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
-from .._array import to_host
+from .._array import device_of, to_host
+from .._numbers import shown
 from ..curvature import Central, Forward
 from ..descent import minimize
 from ..preconditioners import Preconditioner
@@ -86,33 +87,44 @@ def as_linear_operator(
     """
     if not isinstance(preconditioner, Preconditioner):
         raise TypeError(
-            f"`preconditioner` must be a Preconditioner such as psgd_core.XMat(), got {preconditioner!r}"
+            f"`preconditioner` must be a Preconditioner such as psgd_core.XMat(), got {shown(preconditioner)}"
         )
-    if which not in _VERBS:
-        raise ValueError(f"`which` must be one of {list(_VERBS)}, got {which!r}")
+    if not isinstance(which, str) or which not in _VERBS:
+        raise ValueError(f"`which` must be one of {list(_VERBS)}, got {shown(which)}")
     like = preconditioner._reference(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
         raise TypeError(
             f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "
             "via_host=True to copy every vector to its device and back"
         )
-    xp, device, dtype = array_api_compat.array_namespace(like), array_api_compat.device(like), like.dtype
+    xp, device, dtype = (
+        array_api_compat.array_namespace(like),
+        device_of(like),
+        to_host(like).dtype,
+    )
 
     def product(verbs: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
         def multiply(x: np.ndarray) -> np.ndarray:
+            if np.ma.isMaskedArray(x) or x.dtype.kind not in "biufc":
+                raise TypeError(
+                    f"`x` must be an array of numbers, got {shown(x)}; fill what is masked, or convert it"
+                )
             if np.iscomplexobj(x):
                 return multiply(x.real) + 1j * multiply(x.imag)
-            y = xp.asarray(x, dtype=dtype, device=device)
+            # other libraries may share the buffer, which may be read-only, and solvers go on writing to it
+            x = np.asarray(x).astype(dtype, copy=not array_api_compat.is_numpy_array(like))
+            y = xp.asarray(x, device=device)
             for verb in verbs:
                 y = getattr(preconditioner, verb)(state, y)
-            return to_host(y)
+            y = to_host(y)
+            return y if y.flags.writeable else y.copy()
 
         return multiply
 
     forward, backward = map(product, _VERBS[which])
     n = preconditioner.size(state)
     return LinearOperator(
-        (n, n), matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=to_host(like).dtype
+        (n, n), matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=dtype
     )
 
 
@@ -172,7 +184,7 @@ def psgd_method(
     """
     if not callable(jac):
         raise ValueError(
-            f"`jac` must be callable, or True for a `fun` that returns (value, gradient), got {jac!r}; "
+            f"`jac` must be callable, or True for a `fun` that returns (value, gradient), got {shown(jac)}; "
             "PSGD needs gradients: write or derive one"
         )
     if bounds is not None:

@@ -1,4 +1,9 @@
-"""The functions that a user gives, all of one sample at a time."""
+"""The functions that a user gives, all of one sample at a time.
+
+They may write into the arrays they get, and may return the same buffer each time, as with SciPy:
+`Functions.gradient_at`, `value_and_gradient` and `products` hand out copies and keep copies, and all here ask
+through them. JAX's arrays cannot be written to, and are not copied.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,16 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array
+from .._array import Array, require_alike
+from .._numbers import shown
+from .._trees import owned, require_plain
 
 
 @dataclass(frozen=True)
 class Functions:
     """A function to minimise: its gradient, and what else is known of it.
 
-    Each takes x, of shape (n,), and then whatever `at` binds.
+    Each takes x, of shape (n,), and then whatever `at` binds: a sample is handed to all of them as it is.
 
     Attributes
     ----------
@@ -37,6 +44,12 @@ class Functions:
     both: Callable[..., tuple[Array, Array]] | None = None
     batched: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("gradient", "value", "hvp", "both"):
+            function = getattr(self, name)
+            if not callable(function) and (function is not None or name == "gradient"):
+                raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function of x")
+
     def at(self, *bound: Any) -> Functions:
         """Return the functions of x (and v) alone, with a sample, or any arguments, bound to all of them."""
         if not bound:
@@ -50,11 +63,17 @@ class Functions:
             both=None if both is None else lambda x: both(x, *bound),
         )
 
+    def gradient_at(self, x: Array) -> Array:
+        """Return the gradient at x."""
+        return _kept("gradient", self.gradient(owned(x)), x)
+
     def value_and_gradient(self, x: Array) -> tuple[Array | None, Array]:
         """Return (value or None, gradient) at x."""
-        if self.both is not None:
-            return self.both(x)
-        return (None if self.value is None else self.value(x)), self.gradient(x)
+        if self.both is None:
+            value = None if self.value is None else _number("value", self.value(owned(x)))
+            return value, self.gradient_at(x)
+        value, g = pair_of("both", self.both(owned(x)))
+        return _number("both", value), _kept("both", g, x)
 
     def products(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x times v, of shape (n,) or (n, k) as v.
@@ -64,13 +83,46 @@ class Functions:
         ValueError
             If there is no `hvp`.
         """
-        if self.hvp is None:
-            raise ValueError("`hvp` must be given for exact products, got None; or difference the gradients")
         hvp = self.hvp
+        if hvp is None:
+            raise ValueError("`hvp` must be given for exact products, got None; or difference the gradients")
         if v.ndim == 1 or self.batched:
-            return hvp(x, v)
-        xp = array_api_compat.array_namespace(v)
-        return xp.stack([hvp(x, v[:, i]) for i in range(v.shape[1])], axis=1)
+            return _kept("hvp", hvp(owned(x), owned(v)), v)
+        columns = [_kept("hvp", hvp(owned(x), owned(v[:, i])), v[:, i]) for i in range(v.shape[1])]
+        return array_api_compat.array_namespace(v).stack(columns, axis=1)
+
+
+def pair_of(name: str, found: Any) -> tuple[Any, Any]:
+    """Return (value, gradient) as a function gave them.
+
+    Raises
+    ------
+    TypeError
+        If it gave something else.
+    """
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TypeError(f"`{name}` must return (value, gradient), got {shown(found)}; return the two")
+    return found[0], found[1]
+
+
+def _number(name: str, found: Any) -> Any:
+    """Return the value that a function returned, a copy where it is an array."""
+    require_plain(name, found)
+    return owned(found)
+
+
+def _kept(name: str, found: Array, like: Array) -> Array:
+    """Return a copy of what a function returned, which must be an array as `like`."""
+    if not array_api_compat.is_array_api_obj(found):
+        raise TypeError(f"`{name}` must return an array of shape {tuple(like.shape)}, got {shown(found)}")
+    require_plain(name, found)
+    if tuple(found.shape) != tuple(like.shape):
+        raise ValueError(
+            f"`{name}` must return shape {tuple(like.shape)}, got {tuple(found.shape)}; "
+            "one number for each parameter"
+        )
+    require_alike(name, found, "x", like)
+    return owned(found)
 
 
 def product_with(hessian: Any) -> Callable[..., Array]:
@@ -83,10 +135,28 @@ def product_with(hessian: Any) -> Callable[..., Array]:
     """
     # a LinearOperator is callable too, and then multiplies
     if hasattr(hessian, "__matmul__"):
-        return lambda x, v, *bound: hessian @ v
+        return lambda x, v, *bound: _times(hessian, v)
     if callable(hessian):
-        return lambda x, v, *bound: hessian(x, *bound) @ v
+        return lambda x, v, *bound: _times(hessian(x, *bound), v)
     raise TypeError(
-        "`hessian` must be a matrix, a LinearOperator or a callable giving one, "
-        f"got {type(hessian).__name__}; give a Hessian-vector product as `hvp`"
+        f"`hessian` must be a matrix, a LinearOperator or a callable giving one, got {shown(hessian)}; "
+        "give a Hessian-vector product as `hvp`"
     )
+
+
+def _times(hessian: Any, v: Array) -> Array:
+    """Return the product of a matrix or operator (n, n) with v."""
+    if not hasattr(hessian, "__matmul__"):
+        raise TypeError(
+            f"`hessian` must be or return a matrix or a LinearOperator, got {shown(hessian)}; "
+            "convert it with the `asarray` of your array library"
+        )
+    require_plain("hessian", hessian)
+    shape, n = tuple(getattr(hessian, "shape", (v.shape[0],) * 2)), v.shape[0]
+    if shape != (n, n):
+        raise ValueError(
+            f"`hessian` must have shape ({n}, {n}), got {shape}; one row and column for each parameter"
+        )
+    if array_api_compat.is_array_api_obj(hessian) and not array_api_compat.is_numpy_array(hessian):
+        require_alike("hessian", hessian, "x", v)
+    return hessian @ v

@@ -8,7 +8,8 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array
+from .._array import Array, namespace, require_float
+from .._numbers import whole
 from .._random import normal
 from ..groups._base import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
@@ -27,8 +28,7 @@ class Probes(ABC):
     k: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"`k` must be a positive int, got {self.k!r}; it is the number of probes")
+        object.__setattr__(self, "k", whole("k", self.k, 1, "it is the number of probes"))
 
     def draw(self, rng: Any, like: Array) -> Array:
         """Return k probes, (n,) for k = 1 and (n, k) otherwise, of the kind of `like`, a vector (n,).
@@ -38,6 +38,8 @@ class Probes(ABC):
         rng : numpy.random.Generator, cupy.random.Generator, torch.Generator or JAX key
             A NumPy generator serves every library, and gives each the same probes.
         """
+        namespace(like=like)
+        require_float("like", like)
         if like.ndim != 1:
             raise ValueError(f"`like` must have shape (n,), got {tuple(like.shape)}; flatten the parameters")
         v = self._draw(rng, like)

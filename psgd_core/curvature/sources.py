@@ -8,7 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps
+from .._array import Array, device_of, eps
+from .._numbers import real
+from .._trees import owned
 from .functions import Functions
 
 
@@ -77,10 +79,8 @@ class _Difference(Source):
     typical: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.typical < float("inf"):
-            raise ValueError(
-                f"`typical` must be positive and finite, got {self.typical}; it is a parameter's size"
-            )
+        typical = real("typical", self.typical, "(0, inf)", "it is a parameter's size")
+        object.__setattr__(self, "typical", typical)
 
     def _step(self, x: Array, v: Array, power: float) -> Array:
         """Return ``eps^power (typical + rms(x)) / rms(v)``, with 0 for v = 0."""
@@ -109,7 +109,7 @@ class Forward(_Difference):
     def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
         delta = self._step(x, v, 1 / 2)
         ahead = x + delta * v
-        return (ahead - x) / delta, (functions.gradient(ahead) - g) / delta
+        return (ahead - x) / delta, (functions.gradient_at(ahead) - g) / delta
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Central(_Difference):
     def _pair(self, functions: Functions, x: Array, v: Array) -> tuple[Array, Array]:
         delta = self._step(x, v, 1 / 3)
         ahead, behind = x + delta * v, x - delta * v
-        h = (functions.gradient(ahead) - functions.gradient(behind)) / (2 * delta)
+        h = (functions.gradient_at(ahead) - functions.gradient_at(behind)) / (2 * delta)
         return (ahead - behind) / (2 * delta), h
 
 
@@ -175,14 +175,14 @@ class Secant(Source):
             )
         v = v if v.ndim == 1 else v[:, 0]
         near = x + Forward()._step(x, v, 1 / 2) * v
-        return Previous(near, functions.gradient(near))
+        return Previous(near, functions.gradient_at(near))
 
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
     ) -> tuple[Array, Array]:
         """Return (s, y), scaled, of shape (n,)."""
         xp = array_api_compat.array_namespace(x)
-        before = memory.g if self.reuse else functions.gradient(memory.x)
+        before = memory.g if self.reuse else functions.gradient_at(memory.x)
         s, y = x - memory.x, g - before
         size = _rms(xp, s)
         far = size > eps(x) ** (2 / 3) * _rms(xp, x)
@@ -191,7 +191,7 @@ class Secant(Source):
 
     def remember(self, memory: Any, x: Array, g: Array) -> Previous:
         """Return (x, g)."""
-        return Previous(x, g)
+        return Previous(owned(x), owned(g))
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Whitening(Source):
         if v.ndim == 1:
             return v, g
         xp, k = array_api_compat.array_namespace(g), v.shape[1]
-        first = xp.arange(k, device=array_api_compat.device(g)) == 0
+        first = xp.arange(k, device=device_of(g)) == 0
         return v, k**0.5 * g[:, None] * xp.astype(first, g.dtype)[None, :]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ import numpy as np
 
 from .. import _trees
 from .._array import Array, require_alike
-from .._trees import Structure, Tree
+from .._numbers import shown
+from .._trees import Structure, Tree, owned
 from ..curvature import Functions, product_with
+from ..curvature.functions import pair_of
+from ._doors import value_like
 
 
 @dataclass
@@ -28,12 +32,16 @@ class Counted:
 
 def parameters(x0: Any) -> tuple[Array, Structure]:
     """Return x0 as a vector of its own and its structure; plain numbers become a NumPy array, as in SciPy."""
-    counts = isinstance(x0, np.ndarray | np.generic) and x0.dtype.kind in "iub"
-    if counts or _is_numbers(x0):
-        x0 = np.asarray(x0, dtype=np.float64)
+    counts = type(x0) is np.ndarray and x0.dtype.kind in "iub"
+    if counts or _is_number(x0) or (isinstance(x0, list | tuple) and _are_numbers(x0)):
+        try:
+            x0 = np.asarray(x0, dtype=np.float64)
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"`x0` must hold numbers in rows of one length, got {shown(x0)}; or arrays, for a tree"
+            ) from None
     layout = _trees.structure(x0, "x0")
-    flat = layout.flatten(x0, "x0")
-    return array_api_compat.array_namespace(flat).asarray(flat, copy=True), layout
+    return owned(_detached(layout.flatten(x0, "x0"))), layout
 
 
 def counted(
@@ -52,15 +60,17 @@ def counted(
     TypeError, ValueError
         If the gradient is missing or given twice, or something is not callable.
     """
-    if grad is not None and jac not in (None, False):
+    together = isinstance(jac, bool | np.bool_) and bool(jac)
+    if grad is not None and (together or callable(jac)):
         raise ValueError("`grad` and `jac` must not both be given; they are the same, drop one")
     if hvp is not None and hess is not None:
         raise ValueError("`hvp` and `hess` must not both be given; drop one")
-    together = jac is True
     grad = jac if callable(jac) else grad
+    if not (jac is None or isinstance(jac, bool | np.bool_) or callable(jac)):
+        raise TypeError(f"`jac` must be callable, or True for a `fun` that returns both, got {shown(jac)}")
     for name, function in (("fun", fun), ("grad", grad), ("hvp", hvp)):
         if function is not None and not callable(function):
-            raise TypeError(f"`{name}` must be callable, got {type(function).__name__}; pass a function")
+            raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function")
     if together and fun is None:
         raise ValueError("`fun` must be given with jac=True, got None; it returns value and gradient")
     if grad is None and not together:
@@ -68,17 +78,13 @@ def counted(
             "`grad` must be given, or jac=True for a `fun` that returns (value, gradient), got None; "
             "write or derive the gradient"
         )
-    if hess is not None:
-        hvp = product_with(hess)
-        one_by_one, layout_h = False, Structure(None, (layout.size,))
-    else:
-        one_by_one, layout_h = True, layout
+    times = None if hess is None else product_with(hess)
     found = Counted(Functions(gradient=lambda x: x))
 
     def value(x: Array, *bound: Any) -> Array:
         assert fun is not None
         found.nfev += 1
-        return scalar(fun(layout.unflatten(x), *bound), like)
+        return _value(fun(layout.unflatten(x), *bound), like)
 
     def gradient(x: Array, *bound: Any) -> Array:
         if together:
@@ -91,53 +97,72 @@ def counted(
         assert fun is not None
         found.nfev += 1
         found.njev += 1
-        f, g = fun(layout.unflatten(x), *bound)
-        return scalar(f, like), vector(g, layout, like, "jac")
+        f, g = pair_of("fun", fun(layout.unflatten(x), *bound))
+        return _value(f, like), vector(g, layout, like, "jac")
 
     def product(x: Array, v: Array, *bound: Any) -> Array:
-        assert hvp is not None
         found.nhev += 1 if v.ndim == 1 else v.shape[1]
-        if v.ndim == 2:
-            return hvp(layout.unflatten(x), v, *bound)
-        return vector(hvp(layout.unflatten(x), layout_h.unflatten(v), *bound), layout_h, like, "hvp")
+        if times is not None:
+            shape = tuple(v.shape)
+            h = vector(times(layout.unflatten(x), v, *bound), Structure(None, shape), like, "hess")
+            return array_api_compat.array_namespace(h).reshape(h, shape)
+        assert hvp is not None
+        return vector(hvp(layout.unflatten(x), layout.unflatten(v), *bound), layout, like, "hvp")
 
     found.functions = Functions(
         gradient=gradient,
         value=None if fun is None or together else value,
-        hvp=None if hvp is None else product,
+        hvp=None if hvp is None and times is None else product,
         both=both if together else None,
-        batched=not one_by_one,
+        batched=times is not None,
     )
     return found
 
 
-def scalar(value: Any, like: Array) -> Array:
-    """Return a function's value as a 0-d array of the dtype and device of `like`."""
-    xp = array_api_compat.array_namespace(like)
-    if array_api_compat.is_array_api_obj(value):
-        if value.size != 1 if hasattr(value, "size") and isinstance(value.size, int) else value.ndim != 0:
-            raise ValueError(
-                f"`fun` must return a scalar, got shape {tuple(value.shape)}; sum over the elements"
-            )
-        return xp.astype(xp.reshape(xp.asarray(value), ()), like.dtype)
-    return xp.asarray(value, dtype=like.dtype, device=array_api_compat.device(like))
-
-
 def vector(tree: Tree, layout: Structure, like: Array, name: str) -> Array:
-    """Return a gradient or product as a vector (n,), a copy for NumPy: users may reuse their buffer."""
+    """Return a gradient or product as a vector (n,) like x; for NumPy from anything that `asarray` takes."""
     if not array_api_compat.is_numpy_array(like):
         flat = layout.flatten(tree, name)
         require_alike(name, flat, "x0", like)
-        return flat
-    if layout.kind is None:
-        tree = np.asarray(tree)
-    return np.array(layout.flatten(tree, name), dtype=like.dtype)
+        return _detached(flat)
+    if layout.kind is None and not isinstance(tree, np.ndarray):
+        try:
+            tree = np.asarray(tree)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"`{name}` must return an array, got {shown(tree)}; {error}") from None
+        _require_real(name, tree)
+    flat = layout.flatten(tree, name)
+    _require_real(name, flat)
+    return flat.astype(like.dtype, copy=False)
 
 
-def _is_numbers(x: Any) -> bool:
-    """Whether x is a plain number, or a (nested) list or tuple of them."""
-    if array_api_compat.is_array_api_obj(x):
-        return False
-    if not isinstance(x, list | tuple) or hasattr(x, "_fields") or not x:
-        return isinstance(x, numbers.Real)
-    return all(_is_numbers(e) for e in x)
+def _require_real(name: str, x: np.ndarray) -> None:
+    if x.dtype.kind not in "biuf":
+        got = shown(x.item()) if x.dtype.kind == "O" and x.ndim == 0 else f"dtype {x.dtype}"
+        raise TypeError(f"`{name}` must return real numbers, got {got}; return one for each parameter")
+
+
+def _value(value: Any, like: Array) -> Array:
+    """Return what `fun` returned as a 0-d array like x."""
+    if value is None:
+        raise TypeError("`fun` must return a number, got None; return the value")
+    if array_api_compat.is_array_api_obj(value) and math.prod(value.shape) != 1:
+        raise ValueError(f"`fun` must return a scalar, got shape {tuple(value.shape)}; sum over the elements")
+    return value_like(_detached(value), like, "fun")
+
+
+def _detached(x: Any) -> Any:
+    """Return a tensor out of autograd's graph, which a loop would make ever longer; others as they are."""
+    return x.detach() if array_api_compat.is_torch_array(x) else x
+
+
+def _is_number(x: Any) -> bool:
+    """Whether x is a real number of Python's."""
+    return isinstance(x, numbers.Real) and not isinstance(x, np.generic)
+
+
+def _are_numbers(x: Any) -> bool:
+    """Whether x is a (nested) list or tuple of real numbers, NumPy's among them."""
+    if isinstance(x, list | tuple) and not hasattr(x, "_fields") and x:
+        return all(_are_numbers(e) for e in x)
+    return _is_number(x) or (isinstance(x, np.generic) and x.dtype.kind in "biuf")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps
-from .._trees import where
+from .._array import Array, device_of, eps
+from .._numbers import real, shown
+from .._trees import owned, where
 
 
 class Point(NamedTuple):
@@ -53,8 +54,7 @@ class _Fixed(Clip):
     size: float
 
     def __post_init__(self) -> None:
-        if not self.size > 0:
-            raise ValueError(f"`size` must be positive, got {self.size}; leave the clip out to have no limit")
+        _keep(self, "size", "(0, inf]", "leave the clip out to have no limit")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class Chain(Clip):
         return any(clip.needs_value for clip in self.clips)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.clips, tuple):
+            raise TypeError(f"`clips` must be a tuple of Clips, got {shown(self.clips)}; (clip,) holds one")
         for clip in self.clips:
             if not isinstance(clip, Clip):
                 raise TypeError(f"`clip` must hold Clips alone, got {clip!r}; see psgd_core.descent.clips")
@@ -142,15 +144,13 @@ class Running(Clip):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.factor > 1:
-            raise ValueError(f"`factor` must be above 1, got {self.factor}; 2 allows twice the usual size")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"`decay` must lie in [0, 1), got {self.decay}; 0.9 averages ten steps")
+        _keep(self, "factor", "(1, inf)", "2 allows twice the usual size")
+        _keep(self, "decay", "[0, 1)", "0.9 averages ten steps")
 
     def init(self, x: Array) -> RunningMemory:
         """Return the memory to start with."""
-        zero = array_api_compat.array_namespace(x).zeros_like(x[0])
-        return RunningMemory(zero, zero)
+        xp = array_api_compat.array_namespace(x)
+        return RunningMemory(xp.zeros_like(x[0]), xp.zeros_like(x[0]))
 
     def limit(self, memory: RunningMemory, move: Array) -> tuple[Array, RunningMemory]:
         """Return (the move within its limit, memory)."""
@@ -198,23 +198,20 @@ class TrustRadius(Clip):
     needs_value: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.shrink < 1:
-            raise ValueError(f"`shrink` must lie in (0, 1), got {self.shrink}; 0.5 halves the radius")
-        if not self.grow >= 1:
-            raise ValueError(f"`grow` must be at least 1, got {self.grow}; 2 doubles the radius")
-        if not self.slack >= 0:
-            raise ValueError(f"`slack` must not be negative, got {self.slack}; 0 allows no rise at all")
+        _keep(self, "shrink", "(0, 1)", "0.5 halves the radius")
+        _keep(self, "grow", "[1, inf)", "2 doubles the radius")
+        _keep(self, "slack", "[0, inf)", "0 allows no rise at all")
 
     def init(self, x: Array) -> TrustMemory:
         """Return the memory to start with."""
         xp = array_api_compat.array_namespace(x)
         zero = xp.zeros_like(x[0])
         return TrustMemory(
-            best=Point(x, xp.zeros_like(x), xp.full_like(zero, float("inf"))),
+            best=Point(owned(x), xp.zeros_like(x), xp.full_like(zero, float("inf"))),
             radius=zero,
-            length=zero,
+            length=xp.zeros_like(zero),
             bound=zero > 0,
-            rejected=xp.zeros((), dtype=xp.int32, device=array_api_compat.device(x)),
+            rejected=xp.zeros((), dtype=xp.int32, device=device_of(x)),
         )
 
     def judge(self, memory: TrustMemory, here: Point, usable: Array) -> tuple[Point, Array, TrustMemory]:
@@ -225,7 +222,7 @@ class TrustRadius(Clip):
         allowed = xp.abs(xp.where(known, best.value, xp.zeros_like(best.value)))
         keep = usable & ((here.value <= best.value + self.slack * eps(here.x) * allowed) | ~known)
         wider = xp.where(memory.bound, self.grow * memory.radius, memory.radius)
-        best = where(keep, here, best)
+        best = where(keep, owned(here), best)
         after = memory._replace(
             best=best,
             radius=xp.where(keep, wider, self.shrink * memory.length),
@@ -242,6 +239,10 @@ class TrustRadius(Clip):
         # `length` again unless clipped, so a step of the limit's own size counts as having reached it
         after = memory._replace(radius=radius, length=held, bound=length >= radius)
         return move * _shrink(length, held), after
+
+
+def _keep(clip: Clip, name: str, within: str, hint: str) -> None:
+    object.__setattr__(clip, name, real(name, getattr(clip, name), within, hint))
 
 
 def norm(x: Array) -> Array:

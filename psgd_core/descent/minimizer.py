@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._array import eps
+from .._array import Array, eps, require_alike
+from .._numbers import real, shown, whole
 from .._trees import Tree
 from ..curvature import Exact, Forward, Probes, Source
 from ..preconditioners import Dense, LowRank, Preconditioner
+from ..preconditioners.placement import placed
 from ..schedules import Schedule
 from . import _inputs
 from ._loop import Progress, Run
@@ -57,7 +60,7 @@ def minimize(
     maxiter: int | None = None,
     callback: Callable | None = None,
     bounds: None = None,
-    nonfinite: str = "stop",
+    nonfinite: str = "skip",
     resume: Progress | None = None,
 ) -> OptimizeResult:
     """Minimise a function of one array, or of a tree of arrays, on whatever library they live.
@@ -69,9 +72,9 @@ def minimize(
         None saves that, with clips that do not need it (the preset "stochastic").
     x0 : array of any shape, dict, list or tuple of arrays (nested), or numbers
         Where to start. Numbers and integers become NumPy float64. x is handed to every function in this
-        shape.
+        shape, a copy that it may write to; what functions return may be the same buffer each time.
     args : tuple
-        More arguments of all functions.
+        More arguments of all functions; they and samples are handed on as they are.
     grad : callable
         ``grad(x, *args)``, in the shape of x; `jac` is SciPy's name for it.
     hvp, hess : callable; callable, matrix or LinearOperator
@@ -87,7 +90,8 @@ def minimize(
         get it before `args`: ``fun(x, z, *args)``, ``hvp(x, v, z, *args)``.
     rng : int or numpy.random.Generator
         Draws probes, samples and coins. With a seed, iteration t draws from ``default_rng([seed, t])``, so
-        that a resumed run repeats a whole one.
+        that a resumed run repeats a whole one. A generator moves on; if anything raises, it is put back to
+        where it was.
     tol : float, optional
         Stop when ``max|gradient| <= tol``: the square root of eps by default, and never if there are samples.
     maxiter : int, optional
@@ -95,12 +99,14 @@ def minimize(
     callback : callable, optional
         ``callback(intermediate_result=OptimizeResult(...))`` if its parameter has that name, with x, fun,
         jac, nit, nfev, njev, nhev, progress; else ``callback(x)``. After each iteration; StopIteration ends
-        the run.
+        the run. It gets copies.
     bounds : None
         PSGD has none: anything else is refused.
-    nonfinite : "stop" or "skip"
-        What a value or gradient with NaN or Inf does: end the run with status 3, or be left out and counted
-        (with `TrustRadius`: shorten the step).
+    nonfinite : "skip" or "stop"
+        What follows where a value or gradient holds NaN or Inf, as outside of a function's domain: the step
+        is shortened, towards the last point where both were finite, and the point left out and counted; or
+        the run ends with status 3. It does at once where x0 is such a point (but for stochastic functions,
+        whose next sample is tried), and where every shorter step leads to one.
     resume : Progress, optional
         A result's `progress`, to go on from; x0 then only says the shape.
 
@@ -115,15 +121,25 @@ def minimize(
     ------
     TypeError, ValueError
         For arguments that do not fit each other; and whatever the functions and the callback raise, as it is.
+        Then all that was given is as it was: x0, `resume`, and a generator too.
     """
     if bounds is not None:
         raise ValueError(
-            f"`bounds` must be None, got {bounds!r}; PSGD has no constraints: transform the variables"
+            f"`bounds` must be None, got {shown(bounds)}; PSGD has no constraints: transform the variables"
         )
-    if nonfinite not in ("stop", "skip"):
-        raise ValueError(f"`nonfinite` must be 'stop' or 'skip', got {nonfinite!r}")
+    if not isinstance(nonfinite, str) or nonfinite not in ("skip", "stop"):
+        raise ValueError(f"`nonfinite` must be 'skip' or 'stop', got {shown(nonfinite)}")
+    for name, function in (("sample", sample), ("callback", callback)):
+        if function is not None and not callable(function):
+            raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function")
+    if not isinstance(rng, np.random.Generator):
+        rng = whole("rng", rng, 0, "it is a seed, or a numpy.random.Generator")
     x, layout = _inputs.parameters(x0)
-    maxiter = 1000 if maxiter is None else maxiter
+    maxiter = 1000 if maxiter is None else whole("maxiter", maxiter, 0, "it is a number of iterations")
+    if tol is None:
+        tol = eps(x) ** 0.5 if sample is None else 0.0
+    tol = real("tol", tol, "[0, inf)", "it bounds max|gradient|")
+    _require_progress(resume, x)
     known = _inputs.counted(layout, x, fun, grad, jac, hvp, hess)
     if preconditioner is None and not isinstance(preset, PSGD):
         preconditioner = Dense() if layout.size <= DENSE else LowRank(10)
@@ -141,10 +157,10 @@ def minimize(
         probability=probability,
         **({} if clip is _KEEP else {"clip": clip}),
     )
+    optimizer = replace(optimizer, preconditioner=placed(optimizer.preconditioner, layout.leaves()))
     if known.functions.hvp is None and isinstance(optimizer.source, Exact):
         optimizer = replace(optimizer, source=Forward())
     _require_values(optimizer, fun, sample)
-    default_tol = eps(x) ** 0.5 if sample is None else 0.0
     run = Run(
         optimizer=optimizer,
         known=known,
@@ -153,13 +169,42 @@ def minimize(
         sample=sample,
         args=args if isinstance(args, tuple) else (args,),
         rng=rng,
-        tol=default_tol if tol is None else tol,
+        tol=tol,
         maxiter=maxiter,
         stop_nonfinite=nonfinite == "stop",
         has_value=fun is not None,
     )
-    run.start(resume)
-    return run.iterate(_reporter(callback))
+    with _put_back(rng):
+        run.start(resume)
+        return run.iterate(_reporter(callback))
+
+
+@contextmanager
+def _put_back(rng: int | np.random.Generator) -> Iterator[None]:
+    """Put a generator back to where it was if anything raises: a run that failed has drawn nothing."""
+    if not isinstance(rng, np.random.Generator):
+        yield
+        return
+    before = rng.bit_generator.state
+    try:
+        yield
+    except BaseException:
+        rng.bit_generator.state = before
+        raise
+
+
+def _require_progress(resume: Any, x: Array) -> None:
+    """Raise unless `resume` is None, or from a run on parameters like x."""
+    if resume is None:
+        return
+    if not isinstance(resume, Progress):
+        raise TypeError(f"`resume` must be a result's `progress`, got {shown(resume)}; pass result.progress")
+    require_alike("resume.x", resume.x, "x0", x)
+    if resume.x.shape != x.shape:
+        raise ValueError(
+            f"`resume` must have as many parameters as x0, {x.shape[0]}, got {resume.x.shape[0]}; "
+            "give the x0 of its run"
+        )
 
 
 def _optimizer(
@@ -171,8 +216,8 @@ def _optimizer(
         if preconditioner is not None:
             given["preconditioner"] = preconditioner
         return replace(preset, **given)
-    if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {PRESETS} or a PSGD, got {preset!r}")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ValueError(f"`preset` must be one of {PRESETS} or a PSGD, got {shown(preset)}")
     if preset == "stochastic":
         return stochastic(preconditioner, iterations=max(1, maxiter), **given)
     return deterministic(preconditioner, **given)
@@ -194,7 +239,7 @@ def _require_values(optimizer: PSGD, fun: Any, sample: Any) -> None:
 
 
 def _reporter(callback: Callable | None) -> Callable | None:
-    """Return a function that calls `callback` as SciPy would, given how to make the result so far."""
+    """Return a function that calls `callback` as SciPy would, given the run."""
     if callback is None:
         return None
     try:
@@ -202,5 +247,5 @@ def _reporter(callback: Callable | None) -> Callable | None:
     except (TypeError, ValueError):  # builtins have no signature
         named = False
     if named:
-        return lambda make: callback(intermediate_result=make())
-    return lambda make: callback(make().x)
+        return lambda run: callback(intermediate_result=run.so_far())
+    return lambda run: callback(run.point())

@@ -32,7 +32,8 @@ def deterministic(preconditioner: Preconditioner | None = None, **settings: Any)
         Anything else that `PSGD` takes, in place of the above.
     """
     chosen = Dense() if preconditioner is None else preconditioner
-    if any(f.name == "normalizer" for f in fields(chosen)) and chosen.normalizer == RunningBound():  # type: ignore[arg-type,attr-defined]
+    is_one = isinstance(chosen, Preconditioner)  # anything else `PSGD` refuses
+    if is_one and any(f.name == "normalizer" for f in fields(chosen)) and chosen.normalizer == RunningBound():  # type: ignore[arg-type,attr-defined]
         chosen = replace(chosen, normalizer=Sample())  # type: ignore[type-var]
     step = 0.2 if isinstance(chosen, LowRank) else 0.9
     return PSGD(**{"preconditioner": chosen, "lr": 1.0, "step_size": step, "clip": TrustRadius(), **settings})

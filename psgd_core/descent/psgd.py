@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from .. import _trees
-from .._array import Array, finite, known, require_alike, select
-from .._trees import Tree
+from .._array import Array, device_of, finite, known, require_alike, select
+from .._numbers import as_float, real, shown, whole
+from .._trees import Tree, owned
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
+from ..preconditioners.placement import require_placed
 from ..schedules import Schedule, require_schedule, value_at
-from .clips import Chain, Clip, Norm, Point
+from . import _doors
+from .clips import Clip, Point
 
 
 class PSGDState(NamedTuple):
@@ -82,31 +87,24 @@ class PSGD:
         for name, kind in (("preconditioner", Preconditioner), ("source", Source), ("probes", Probes)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(
-                    f"`{name}` must be a {kind.__name__}, got {getattr(self, name)!r}; make one of those"
+                    f"`{name}` must be a {kind.__name__}, got {shown(getattr(self, name))}; make one of those"
                 )
-        require_schedule("lr", self.lr, 0.0, float("inf"))
-        require_schedule("step_size", self.step_size, 0.0, 1.0)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"`momentum` must lie in [0, 1), got {self.momentum}; 0 takes the gradient alone"
-            )
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(
-                f"`weight_decay` must be finite and not negative, got {self.weight_decay}; 0 has none"
-            )
-        if self.decay not in ("decoupled", "l2"):
-            raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {self.decay!r}")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(f"`every` must be a positive int, got {self.every!r}; 1 fits P in every step")
-        if self.probability != 1:
-            require_schedule("probability", self.probability, 0.0, 1.0)
-        clip = self.clip
-        if isinstance(clip, int | float) and not isinstance(clip, bool):
-            clip = Norm(float(clip))
-        clip = Chain(()) if clip is None else Chain(tuple(clip)) if isinstance(clip, tuple | list) else clip
-        if not isinstance(clip, Clip):
-            raise TypeError(f"`clip` must be a Clip, a tuple of Clips, a number or None, got {clip!r}")
-        object.__setattr__(self, "clip", clip)
+        kept: dict[str, Any] = {
+            "lr": require_schedule("lr", self.lr, 0.0, math.inf),
+            "step_size": require_schedule("step_size", self.step_size, 0.0, 1.0),
+            "momentum": real("momentum", self.momentum, "[0, 1)", "0 takes the gradient alone"),
+            "weight_decay": real("weight_decay", self.weight_decay, "[0, inf)", "0 has none"),
+            "every": whole("every", self.every, 1, "1 fits P in every step"),
+            "clip": _doors.as_clip(self.clip),
+        }
+        if not isinstance(self.decay, str) or self.decay not in ("decoupled", "l2"):
+            raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {shown(self.decay)}")
+        if as_float(self.probability) == 1:
+            kept["probability"] = 1.0
+        else:
+            kept["probability"] = require_schedule("probability", self.probability, 0.0, 1.0)
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     # -- the loop's three verbs ------------------------------------------------------------------------
 
@@ -131,19 +129,19 @@ class PSGD:
             For `Secant`, which evaluates one gradient beside x, in direction v.
         """
         layout = _trees.structure(x, "x")
+        require_placed(self.preconditioner, layout.leaves())
         flat = layout.flatten(x, "x")
-        xp, device = array_api_compat.array_namespace(flat), array_api_compat.device(flat)
-        count = xp.zeros((), dtype=xp.int32, device=device)
+        xp, device = array_api_compat.array_namespace(flat), device_of(flat)
         if functions is not None:
-            functions = _on_vectors(functions, layout)
+            functions = _doors.on_vectors(functions, layout)
         return PSGDState(
             preconditioner=self.preconditioner.init(layout.size, flat, scale=scale, rng=rng),
             momentum=xp.zeros_like(flat) if self.momentum > 0 else (),
             clip=self._clip.init(flat),
             source=self.source.init(functions, flat, v),
             value=xp.full_like(flat[0], float("nan")),
-            count=count,
-            skipped=count,
+            count=xp.zeros((), dtype=xp.int32, device=device),
+            skipped=xp.zeros((), dtype=xp.int32, device=device),
         )
 
     def update(
@@ -175,13 +173,18 @@ class PSGD:
         -----
         A gradient or value that is not finite moves nothing and is counted in ``state.skipped``.
         """
+        _doors.require_state(state)
         layout = _trees.structure(x, "x")
         flat, slope = layout.flatten(x, "x"), layout.flatten(g, "g")
         require_alike("g", slope, "x", flat)
         here, usable, state = self.observe(state, Point(flat, slope, self._value(value, state.value)))
         if pair is not None:
-            v = None if pair[0] is None else _vectors(layout, pair[0], "v")
-            pair = (v, _vectors(layout, pair[1], "h"))
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"`pair` must be (v, h), got {shown(pair)}; give the probe and its product")
+            v = None if pair[0] is None else _doors.vectors(layout, pair[0], "v")
+            pair = (v, _doors.vectors(layout, pair[1], "h"))
+        if fit is not None:
+            fit = _doors.as_flag("fit", fit)
         flat, state = self.advance(state, here, usable, pair, fit)
         return layout.unflatten(flat), state
 
@@ -208,13 +211,17 @@ class PSGD:
         fit : bool or 0-d bool array
             Whether to fit P in this step. A Python bool saves the pair; an array only decides what is kept.
         """
+        _doors.require_state(state)
+        if not isinstance(functions, Functions):
+            raise TypeError(f"`functions` must be a Functions, got {shown(functions)}; give it the gradient")
         layout = _trees.structure(x, "x")
-        flat, functions = layout.flatten(x, "x"), _on_vectors(functions, layout)
+        flat, functions = layout.flatten(x, "x"), _doors.on_vectors(functions, layout)
         value, g = functions.value_and_gradient(flat)
-        require_alike("g", g, "x", flat)
         trial = Point(flat, g, self._value(value, state.value))
         here, usable, state = self.observe(state, trial)
-        pair = None
+        if v is not None:
+            _doors.require_probes(v, flat)
+        pair, fit = None, _doors.as_flag("fit", fit)
         if fit is not False:
             pair, state = self.ask(state, trial, here, functions, v)
         flat, state = self.advance(state, here, usable, pair, None if isinstance(fit, bool) else fit)
@@ -230,10 +237,19 @@ class PSGD:
         rng : numpy.random.Generator
             Tosses the coin; not asked where `probability` is 1. The first iteration always fits.
         """
+        iteration = whole("iteration", iteration, 0, "count from 0")
         if iteration % self.every:
             return False
         chance = value_at(self.probability, iteration)
-        return iteration == 0 or chance >= 1 or bool(rng.random() < chance)
+        chance = real("probability", chance, "[0, inf)", f"it is that of iteration {iteration}")
+        if iteration == 0 or chance >= 1:
+            return True
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(
+                f"`rng` must be a numpy.random.Generator where `probability` is below 1, got {shown(rng)}; "
+                "make one with numpy.random.default_rng(seed)"
+            )
+        return bool(rng.random() < chance)
 
     # -- the parts of a step, on vectors ---------------------------------------------------------------
 
@@ -274,7 +290,7 @@ class PSGD:
         if callable(self.lr) or callable(self.step_size):
             t = xp.astype(state.count, x.dtype)
         if pair is not None:
-            fitted = self.preconditioner.update(fitted, *pair, value_at(self.step_size, t))
+            fitted = self.preconditioner.update(fitted, *pair, _doors.rate("step_size", self.step_size, t, x))
             fitted = fitted if fit is None else _trees.where(fit, fitted, state.preconditioner)
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
@@ -284,9 +300,11 @@ class PSGD:
         move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
-        new = x - value_at(self.lr, t) * move
+        new = x - _doors.rate("lr", self.lr, t, x) * move
         passed = usable & finite(new)
-        return select(passed, new, x), state._replace(
+        moved = select(passed, new, x)
+        # not the array that somebody else holds: what comes back may be written to
+        return owned(x) if moved is x else moved, state._replace(
             preconditioner=fitted,
             momentum=_trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
             clip=_trees.where(passed, clip, state.clip),
@@ -295,12 +313,7 @@ class PSGD:
 
     def _average(self, state: PSGDState, g: Array) -> Array:
         """Return the momentum after g."""
-        if self.momentum == 0:
-            return g
-        xp = array_api_compat.array_namespace(g)
-        t = xp.astype(state.count, g.dtype)
-        weight = xp.minimum(t / (t + 1), 0 * t + self.momentum)
-        return weight * state.momentum + (1 - weight) * g
+        return averaged(state.momentum, g, state.count, self.momentum) if self.momentum > 0 else g
 
     @property
     def _clip(self) -> Clip:
@@ -310,44 +323,17 @@ class PSGD:
 
     def _value(self, value: Any, like: Array) -> Array:
         """Return the function's value as a 0-d array like another; NaN if None."""
-        if value is None:
-            if self._clip.needs_value:
-                raise ValueError(
-                    "`value` must be given for a clip that compares values, got None; pass the function's "
-                    "value, or use clips.Running"
-                )
-            return like * float("nan")
-        xp = array_api_compat.array_namespace(like)
-        if array_api_compat.is_array_api_obj(value):
-            return xp.reshape(xp.astype(value, like.dtype), ())
-        return xp.asarray(value, dtype=like.dtype, device=array_api_compat.device(like))
+        if value is None and self._clip.needs_value:
+            raise ValueError(
+                "`value` must be given for a clip that compares values, got None; pass the function's "
+                "value, or use clips.Running"
+            )
+        return _doors.value_like(value, like)
 
 
-def _vectors(layout: _trees.Structure, tree: Tree, name: str) -> Array:
-    """Return probes or products as vectors: (n,) or (n, k) as they are, trees flattened."""
-    if array_api_compat.is_array_api_obj(tree) and tree.ndim > 0 and tree.shape[0] == layout.size:
-        return tree
-    return layout.flatten(tree, name)
-
-
-def _on_vectors(functions: Functions, layout: _trees.Structure) -> Functions:
-    """Return functions of vectors from functions of trees."""
-    if layout.is_vector:
-        return functions
-    value, gradient, hvp, both = functions.value, functions.gradient, functions.hvp, functions.both
-
-    def flat_both(x: Array) -> tuple[Array, Array]:
-        assert both is not None
-        f, g = both(layout.unflatten(x))
-        return f, layout.flatten(g, "g")
-
-    def flat_hvp(x: Array, v: Array) -> Array:
-        assert hvp is not None
-        return layout.flatten(hvp(layout.unflatten(x), layout.unflatten(v)), "h")
-
-    return Functions(
-        gradient=lambda x: layout.flatten(gradient(layout.unflatten(x)), "g"),
-        value=None if value is None else lambda x: value(layout.unflatten(x)),
-        hvp=None if hvp is None else flat_hvp,
-        both=None if both is None else flat_both,
-    )
+def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
+    """Return the mean of the gradients after g, the one before being `past` and of `count` of them."""
+    xp = array_api_compat.array_namespace(g)
+    t = xp.astype(count, g.dtype)
+    weight = xp.minimum(t / (t + 1), 0 * t + momentum)
+    return weight * past + (1 - weight) * g

@@ -7,7 +7,7 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array, namespace, require_float
+from .._array import Array, device_of, namespace, require_float
 from .._doors import described
 
 Element = Any
@@ -91,4 +91,4 @@ def require_like(like: Array) -> None:
 def eye(n: int, like: Array) -> Array:
     """Return the (n, n) identity matrix on the namespace, dtype and device of `like`."""
     xp = array_api_compat.array_namespace(like)
-    return xp.eye(n, dtype=like.dtype, device=array_api_compat.device(like))
+    return xp.eye(n, dtype=like.dtype, device=device_of(like))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array_api_compat
 
-from .._array import BLOCK, Array, inner, wide_dtype
+from .._array import BLOCK, Array, device_of, inner, wide_dtype
 
 
 def gram(x: Array, y: Array) -> Array:
@@ -39,7 +39,7 @@ def _reduced(rows: Array) -> Array:
     while rows.shape[0] > tile:
         count = -(-rows.shape[0] // tile)
         missing = (count * tile - rows.shape[0], k)
-        zeros = xp.zeros(missing, dtype=rows.dtype, device=array_api_compat.device(rows))
+        zeros = xp.zeros(missing, dtype=rows.dtype, device=device_of(rows))
         tiles = xp.reshape(xp.concat([rows, zeros], axis=0), (count, tile, k))
         rows = xp.reshape(xp.linalg.qr(tiles).R, (count * k, k))
     return xp.linalg.qr(rows).R

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, inner, namespace, require_alike, require_float
+from .._array import Array, device_of, inner, namespace, require_alike, require_float
 from .._doors import require_count
 from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
@@ -65,7 +65,7 @@ class AffineNormalization(LieGroup):
     def identity(self, like: Array) -> AffineElement:
         """Return ``T(x | 0, 1)`` as vectors, with the namespace, dtype and device of `like`."""
         require_like(like)
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         ones = xp.ones(self.n, dtype=like.dtype, device=device)
         return AffineElement(xp.zeros_like(ones), ones)
 

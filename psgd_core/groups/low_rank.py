@@ -28,7 +28,7 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from .._array import Array, eps, namespace, require_alike, require_float, to_host
+from .._array import Array, device_of, eps, namespace, require_alike, require_float, to_host
 from .._blocks import library_solve
 from ._base import LieGroup, eye, require_element, require_vectors
 from ._tall import gram, thin, triangular_factor
@@ -57,7 +57,7 @@ class _LowRank(LieGroup):
         """Return ``rho (I + u v^T)`` from two (n, r) arrays, r >= 0; `rho` a number or a 0-d array."""
         xp = namespace(u=u, v=v)
         if not array_api_compat.is_array_api_obj(rho):
-            rho = xp.asarray(rho, dtype=u.dtype, device=array_api_compat.device(u))
+            rho = xp.asarray(rho, dtype=u.dtype, device=device_of(u))
         return _checked(LowRankElement(rho, u, v))
 
     def check(self, a: LowRankElement) -> None:
@@ -133,7 +133,7 @@ class _LowRank(LieGroup):
         if r == 0:
             return a
         _, z = scipy.linalg.schur(to_host(gram(a.v, a.u)), output="real")
-        rotation = xp.asarray(np.ascontiguousarray(z), dtype=a.u.dtype, device=array_api_compat.device(a.u))
+        rotation = xp.asarray(np.ascontiguousarray(z), dtype=a.u.dtype, device=device_of(a.u))
         return LowRankElement(a.rho, a.u @ rotation, a.v @ rotation)
 
     def spectrum(self, a: LowRankElement) -> Spectrum:

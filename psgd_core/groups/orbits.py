@@ -21,7 +21,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks
-from .._array import Array, holds_integers, namespace, require_alike, require_float
+from .._array import Array, device_of, holds_integers, namespace, require_alike, require_float
 from .._doors import MOST, described, require_count
 from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
@@ -55,7 +55,7 @@ class OrbitGroup(LieGroup):
 
     def make_index(self, n: int, like: Array) -> tuple[Array, ...]:
         """Return the index arrays that `split` and `join` need, on the device of `like`."""
-        xp, device = namespace(like=like), array_api_compat.device(like)
+        xp, device = namespace(like=like), device_of(like)
         order = np.concatenate([members.reshape(-1) for members in self.subgroup(n).orbit_index])
         inverse = np.empty_like(order)
         inverse[order] = np.arange(n)
@@ -172,7 +172,7 @@ class OrbitGroup(LieGroup):
                 "pass an (n, n) array"
             )
         n, flat = generator.shape[0], xp.reshape(generator, (-1,))
-        device = array_api_compat.device(generator)
+        device = device_of(generator)
         blocks = []
         for members in self.subgroup(n).orbit_index:
             s, c = members.shape
@@ -201,7 +201,7 @@ class OrbitGroup(LieGroup):
         elements = self.subgroup(n).elements()
         if m != len(elements):
             raise ValueError(f"`coefficients` must have one row per element of K, {len(elements)}, got {m}")
-        device, blocks = array_api_compat.device(coefficients), []
+        device, blocks = device_of(coefficients), []
         for members in self.subgroup(n).orbit_index:
             rows, total = xp.asarray(members.reshape(-1).copy(), device=device), 0.0
             for i, sigma in enumerate(elements):
@@ -217,7 +217,7 @@ class OrbitGroup(LieGroup):
         """Return the coefficients a_i, shape (m, n), in canonical form where they are not unique."""
         self._require(a)
         xp, n = array_api_compat.array_namespace(*a.blocks), self.size(a)
-        device = array_api_compat.device(a.blocks[0])
+        device = device_of(a.blocks[0])
         elements, orbit_index = self.subgroup(n).elements(), self.subgroup(n).orbit_index
         # where index k sits: its row in its block, its column, and the offset and width of its size's blocks
         row, column, start, size, count = (np.zeros(n, dtype=np.int64) for _ in range(5))

@@ -38,11 +38,11 @@ def counted(
         after = max(run, 0) + 1
     elif b > FAR**2 * a:
         after = min(run, 0) - 1
-    if after and not h.any():  # a product of nothing does not count
+    if not moved or (after and not h.any()):  # what is skipped, or is nothing, does not count
         after = run
     if not due and (after >= SHRINK or after <= -GROW):
         pending, after = np.True_, 0
-    after = 0 if due else after
+    after = 0 if due and moved else after
     return {
         "damping": damping,
         "pending": pending,

@@ -9,6 +9,7 @@ every array that one gets.
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
@@ -19,9 +20,10 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from .._array import Array, followed
+from .orbits import rate_of
 
 THREADS = 256
-"""Of a block; a power of two, at most what ``orbits.cu`` and ``low_rank.cu`` set apart room for."""
+"""Of a block; a power of two, at most what ``norms.cuh`` sets apart room for."""
 
 BLOCKS = 16
 """Per multiprocessor at most: threads take more than one item where there are more."""
@@ -75,6 +77,15 @@ class Library(ABC):
     @abstractmethod
     def written(self, *arrays: Array) -> None:
         """Say that a kernel has written to arrays that others may hold, too."""
+
+    def pointer(self, x: Array) -> int:
+        """Return where an array lies that kernels can read as it is."""
+        view = self.view(x)
+        if view is None:
+            raise TypeError(
+                f"`x` must be an array without gaps on the device, got {type(x).__name__}; copy it"
+            )
+        return view.pointer
 
     def processors(self, device: int) -> int:
         """Return the number of multiprocessors."""
@@ -200,9 +211,12 @@ def _processors(device: int) -> int:
 
 @cache
 def source(name: str) -> str:
-    """Return the CUDA C++ source of that name, with what all share in front."""
-    folder = files(__package__) / "cuda"
-    return "\n".join((folder / part).read_text(encoding="utf-8") for part in ("common.cuh", name))
+    """Return the CUDA C++ source of that name, with the files it includes in their places."""
+
+    def text(part: str) -> str:
+        return (files(__package__) / "cuda" / part).read_text(encoding="utf-8")
+
+    return re.sub(r'^#include "(.+)"\n', lambda found: text(found[1]), text(name), flags=re.MULTILINE)
 
 
 @cache
@@ -212,6 +226,18 @@ def compiled(name: str, kernels: tuple[str, ...]) -> tuple[Kernel, ...]:
 
     module = cupy.RawModule(code=source(name), options=OPTIONS, name_expressions=kernels)
     return tuple(module.get_function(kernel) for kernel in kernels)
+
+
+def step_of(library: Library, step: Any, dtype: str, device: int) -> float | Array | None:
+    """Return a step as a number in (0, 1) or a 0-d array on the device, in the dtype; None if it is neither.
+
+    What an array holds is not asked: where that is no step, the pair is skipped on the device.
+    """
+    seen = library.view(step)
+    if seen is None:
+        return rate_of(step)
+    fits = seen.shape == () and seen.device == device and seen.dtype in ("float32", "float64")
+    return library.cast(step, dtype) if fits else None
 
 
 def grid(items: int, device: int, library: Library, threads: int = THREADS) -> int:

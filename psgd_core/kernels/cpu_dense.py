@@ -7,8 +7,8 @@ probe, and the noise that of `preconditioners._signs`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ._compile import njit
 from .cpu_loops import OPTIONS
 from .cpu_orbits import usable
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ._compile import njit
 from .cpu_loops import OPTIONS
 
 DIRECT, SHIFTED, MIRRORED, GATHERED = range(4)

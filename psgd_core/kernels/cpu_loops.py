@@ -10,7 +10,9 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from ._compile import njit
+from ._threads import shared_where_possible
 
 OPTIONS: dict[str, Any] = {
     "cache": True,
@@ -31,7 +33,8 @@ def for_one_and_all(function: Any) -> tuple[Any, Any]:
     """
     shared = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
     shared.__qualname__ = shared.__name__
-    return njit(**OPTIONS)(function), njit(parallel=True, **OPTIONS)(shared)
+    one = njit(**OPTIONS)(function)
+    return one, shared_where_possible(one, njit(parallel=True, **OPTIONS)(shared))
 
 
 @njit(**OPTIONS)

@@ -12,8 +12,9 @@ order: results do not depend on who did the work.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from ._compile import njit
 from .cpu_loops import OPTIONS, SUMS, copy, divide, for_one_and_all, multiply, multiply_by, raise_to, scale
 
 TILE = 512

@@ -8,8 +8,9 @@ where the result goes. Sums are in float64, part by part, as in `cpu_low_rank`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from ._compile import njit
 from .cpu_loops import SUMS, copy, for_one_and_all, multiply_by
 from .cpu_low_rank import PARTS, TILE, add_rows, part, parts
 

@@ -6,8 +6,9 @@ All orbits of one size s, a tile of them at a time: what a tile needs stays in t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from ._compile import njit
 from .cpu_layouts import fetch, put
 from .cpu_loops import OPTIONS, copy, for_one_and_all, multiply, scale
 from .cpu_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small

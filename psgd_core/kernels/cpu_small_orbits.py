@@ -10,8 +10,8 @@ What is chosen between is read first: a choice between two places in memory woul
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ._compile import njit
 from .cpu_loops import OPTIONS
 
 

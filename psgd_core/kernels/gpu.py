@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._array import Array
-
 from . import _cuda, gpu_orbits
 from ._cuda import Library, View
 from ._switch import wanted
@@ -23,8 +22,8 @@ Layout = tuple[tuple[str, int], ...]
 UNGATHERED = {"direct": 1, "shifted": 2}
 """Largest orbits with kernels where no index is read: no group has larger ones, but GL(n) for n below 5."""
 
-FLAGS = ("bool", "int32", "int32")
-"""Dtypes of pending, count and skipped."""
+COUNTERS = ("damping", "pending", "off_scale", "count", "skipped")
+"""The fields that end a state."""
 
 
 class _Seen(NamedTuple):
@@ -34,9 +33,8 @@ class _Seen(NamedTuple):
     h: View
     sizes: list[Size]
     held: list[View]
-    flags: list[View]
-    step: float | int  # a pointer if it is an int
-    kept: Any  # what that points to
+    counters: list[View]
+    step: float | Array
 
 
 def on_gpu(x: Any) -> bool:
@@ -44,10 +42,8 @@ def on_gpu(x: Any) -> bool:
     return type(x) is not np.ndarray and _cuda.library_of(x) is not None and wanted()
 
 
-def update(
-    state: Any, layout: Layout, v: Any, h: Any, step: Any, damping: float | None, decay: float, inplace: bool
-) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]] | None:
-    """Return (blocks, held, (pending, count, skipped)) after one update, or None if it is not for kernels.
+def update(state: Any, layout: Layout, v: Any, h: Any, step: Any, decay: float, inplace: bool) -> Any:
+    """Return the state after one update, or None if it is not for kernels.
 
     The arguments are those of `orbits.update`. A step that is a 0-d array is read on the device.
     """
@@ -59,21 +55,20 @@ def update(
         seen = _look(library, state, layout, like, library.view(h), step)
         if seen is None:
             return None
-        flags = [library.empty((), kind, like.device) for kind in FLAGS]
+        counters = [library.empty((), x.dtype, like.device) for x in seen.counters]
         blocks, held = list(state.q.blocks), list(state.held)
         if not inplace:
             blocks = [library.empty(x.q.shape, x.q.dtype, x.q.device) for x in seen.sizes]
             held = [library.empty(x.shape, x.dtype, x.device) for x in seen.held]
-        new = _pointers(library, blocks), _pointers(library, held)
-        if damping is None:
-            damping = DAMPING[like.dtype]
+        new = [library.pointer(x) for x in blocks], [library.pointer(x) for x in held]
         gpu_orbits.update(
-            library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.flags],
-            _pointers(library, flags), seen.step, damping, decay,
+            library, layout, seen.sizes, seen.held, new, seen.v, seen.h, [x.pointer for x in seen.counters],
+            [library.pointer(x) for x in counters], seen.step, decay,
         )  # fmt: skip
         if inplace:
             library.written(*blocks, *held)
-    return tuple(blocks), tuple(held), tuple(flags)
+    q = state.q._replace(blocks=tuple(blocks))
+    return state._replace(q=q, held=tuple(held), **dict(zip(COUNTERS, counters, strict=True)))
 
 
 def precondition(state: Any, layout: Layout, g: Any) -> Array | None:
@@ -87,12 +82,8 @@ def precondition(state: Any, layout: Layout, g: Any) -> Array | None:
         if sizes is None:
             return None
         out = library.empty(seen.shape, seen.dtype, seen.device)
-        gpu_orbits.precondition(library, layout, sizes, seen, *_pointers(library, [out]))
+        gpu_orbits.precondition(library, layout, sizes, seen, library.pointer(out))
     return out
-
-
-def _pointers(library: Library, arrays: list[Any]) -> list[int]:
-    return [x.pointer for x in map(library.view, arrays) if x is not None]
 
 
 def _look(library: Library, state: Any, layout: Layout, v: View, h: View | None, step: Any) -> _Seen | None:
@@ -101,20 +92,15 @@ def _look(library: Library, state: Any, layout: Layout, v: View, h: View | None,
     They do not look where they read and write, so everything they rely on is looked at here.
     """
     held = [x for x in map(library.view, state.held) if x is not None]
-    flags = [x for x in map(library.view, (state.pending, state.count, state.skipped)) if x is not None]
-    if h is None or h[1:] != v[1:] or [x[1:] for x in flags] != [((), kind, v.device) for kind in FLAGS]:
+    counters = [x for x in (library.view(getattr(state, name)) for name in COUNTERS) if x is not None]
+    kinds = (v.dtype, "bool", "int32", "int32", "int32")
+    if h is None or h[1:] != v[1:] or [x[1:] for x in counters] != [((), kind, v.device) for kind in kinds]:
         return None
     sizes = _sizes(library, state, layout, v, [v.pointer, h.pointer, *(x.pointer for x in held)])
     if sizes is None or [x[1:] for x in held] != [((x.orbits,), *v[2:]) for x in sizes]:
         return None
-    kept = step
-    if isinstance(step, int | float):
-        step = float(step) if 0 < step < 1 else None
-    else:
-        seen = library.view(step)
-        kept = None if seen is None or seen[1::2] != ((), v.device) else library.cast(step, v.dtype)
-        step = None if kept is None else _pointers(library, [kept])[0]
-    return None if step is None else _Seen(v, h, sizes, held, flags, step, kept)
+    rate = _cuda.step_of(library, step, v.dtype, v.device)
+    return None if rate is None else _Seen(v, h, sizes, held, counters, rate)
 
 
 def _sizes(

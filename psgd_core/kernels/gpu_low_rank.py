@@ -1,15 +1,15 @@
-"""The passes of a low-rank update on a GPU, over ``R = [U; V; x; y]``, ``x = d h / unit, y = p / d / unit``.
+"""The passes of a low-rank update on a GPU, over ``R = [U; V; x; y]``: ``x = d h``, ``y = p / d`` in units.
 
 Everything in an update of ``Q = (I + U V^T) diag(d)`` that is as long as n is one of these passes; what is
 between them are matrices of size 2 r + 2, for the caller's array code. x and y are never stored. Sums are
 accumulated in float64 in a fixed order and maxima are exact, so results repeat bit for bit; nothing waits for
 the device. Arrays are CuPy's, or PyTorch's on a CUDA device::
 
-    rows = take(u, v, d, h, p, count, damping)          # None where the kernels do not apply
-    unit, usable, seen = survey(rows)                   # reads d, h, p
-    g = gram(rows, unit)                                # reads U, V, d, h, p: as all that follow
-    largest = extremes(coefficients, rows, unit)        # max |plus|, |minus|, |plus - minus|
-    u, v, d = rewrite(coefficients, rows, unit, ...)    # writes the factors that move, and d
+    rows = take(state, h, p)                             # None where the kernels do not apply
+    found = survey(rows)                                 # reads d, h, p
+    g = gram(rows, found.reading)                        # reads U, V, d, h, p: as all that follow
+    largest = extremes(coefficients, rows, reading)      # max |plus|, |minus|, |plus - minus|
+    u, v, d = rewrite(coefficients, rows, reading, ...)  # writes the factors that move, and d
 
 `preconditioners._low_rank_queued` puts them together.
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from .._array import Array
 from . import _cuda
-from ._cuda import Kernel, Library, View
+from ._cuda import Kernel, Library
 from ._switch import wanted
 
 SHARED = 48 * 1024
@@ -42,7 +42,6 @@ BLOCKS = 2
 """Of the Gram pass, per multiprocessor."""
 
 _NAMES = {"float32": "float", "float64": "double"}
-_NUMBERS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
 
 
 class Rows(NamedTuple):
@@ -52,10 +51,10 @@ class Rows(NamedTuple):
     u: Array  # (r, n)
     v: Array  # (r, n)
     d: Array  # (n,)
-    count: Array  # 0-d int32, which the noise's signs are drawn by
     pointers: tuple[int, int, int, int, int]  # to U, V, d, h, p
-    count_at: int
-    damping: float  # h is read as h + damping * signs(count)
+    count_at: int  # pointers to what the noise's signs are drawn by,
+    damping_at: int  # to its size lambda, of either sign,
+    pending_at: int  # and to whether the scale is still to be set
     r: int
     n: int
     dtype: str
@@ -67,10 +66,14 @@ class Rows(NamedTuple):
         """The number of rows of R."""
         return 2 * self.r + 2
 
-    @property
-    def noise(self) -> tuple[int, Any]:
-        """Return what all kernels take of it."""
-        return self.count_at, _NUMBERS[self.dtype](self.damping)
+
+class Survey(NamedTuple):
+    """What is known of a pair before its rows are read; all on the device."""
+
+    reading: Array  # (3,): the units of x and y, and lambda of ``h + lambda * signs(count)``
+    usable: Array  # 0-d bool: p and h are finite, and p is not zero
+    seen: Array  # 0-d bool: nor is h
+    due: Array  # 0-d bool: this pair sets the scale; then lambda is 0, and x and y have a unit each
 
 
 class LowRankKernels(NamedTuple):
@@ -94,26 +97,23 @@ def kernels(dtype: str) -> LowRankKernels:
     return LowRankKernels(*_cuda.compiled("low_rank.cu", tuple(names)))
 
 
-def take(u: Any, v: Any, d: Any, h: Any, p: Any, count: Any, damping: float) -> Rows | None:
+def take(state: Any, h: Any, p: Any) -> Rows | None:
     """Return what the passes read, None if these arrays are not for them.
 
     Parameters
     ----------
-    u, v : array, shape (r, n)
-    d, h, p : array, shape (n,)
-        The diagonal, the product and the probe.
-    count : array
-        0-d int32.
-    damping : float
-        Its noise is added to h: ``h + damping * signs(count, h)``; 0 adds none.
+    state : LowRankState
+    h, p : array, shape (n,)
+        The product and the probe.
     """
-    library = _cuda.library_of(d)
+    library = _cuda.library_of(state.d)
     if library is None or not wanted():
         return None
-    arrays = (u, v, d, h, p)
-    views = [x for x in map(library.view, (*arrays, count)) if x is not None]
+    u, v, d, arrays = state.u, state.v, state.d, (state.u, state.v, state.d, h, p)
+    numbers = (state.damping, state.pending, state.count)
+    views = [x for x in map(library.view, (*arrays, *numbers)) if x is not None]
     if (
-        len(views) != 6
+        len(views) != 8
         or len(views[2].shape) != 1
         or views[2].dtype not in _NAMES
         or len(views[0].shape) != 2
@@ -121,39 +121,47 @@ def take(u: Any, v: Any, d: Any, h: Any, p: Any, count: Any, damping: float) -> 
         return None
     (n,), dtype, device = views[2][1:]
     r = views[0].shape[0]
-    factor, vector = View(0, (r, n), dtype, device)[1:], View(0, (n,), dtype, device)[1:]
-    expected = [factor, factor, vector, vector, vector, ((), "int32", device)]
+    factor, vector = ((r, n), dtype, device), ((n,), dtype, device)
+    expected = [factor, factor, vector, vector, vector, *(((), x, device) for x in (dtype, "bool", "int32"))]
     if [x[1:] for x in views] != expected or n < 1 or not _tile(r, dtype) or not _threads(r, dtype):
         return None
     at = (views[0].pointer, views[1].pointer, views[2].pointer, views[3].pointer, views[4].pointer)
-    return Rows(library, u, v, d, count, at, views[5].pointer, damping, r, n, dtype, device, arrays)
+    damping, pending, count = (x.pointer for x in views[5:])
+    return Rows(library, u, v, d, at, count, damping, pending, r, n, dtype, device, (*arrays, *numbers))
 
 
-def survey(rows: Rows) -> tuple[Array, Array, Array]:
-    """Return (unit, whether p and h are finite and p is not zero, whether h is not zero), all 0-d.
+def step_of(rows: Rows, step: Any) -> float | Array | None:
+    """Return what `_cuda.step_of` makes of a step for these rows."""
+    return _cuda.step_of(rows.library, step, rows.dtype, rows.device)
 
-    The unit is the largest entry of ``d h`` and ``p / d``, 1 where there is none or one is NaN.
+
+def survey(rows: Rows) -> Survey:
+    """Return how h and p are to be read, and whether they are a pair.
+
+    A unit is the largest entry of ``d h`` and ``p / d``, 1 where there is none or one is NaN.
     """
     library, own = rows.library, kernels(rows.dtype)
     with library.within(rows.device):
-        work = library.zeros(2, rows.device)
-        at = _pointer(library, work)
-        outs = [library.empty((), kind, rows.device) for kind in (rows.dtype, "bool", "bool")]
+        work = library.zeros(4, rows.device)
+        flags, largest = library.pointer(work), library.pointer(work) + 8
+        reading = library.empty((3,), rows.dtype, rows.device)
+        found = [library.empty((), "bool", rows.device) for _ in range(3)]
         blocks = _cuda.grid(rows.n, rows.device, library)
-        args = (rows.n, *rows.pointers[2:], *rows.noise, at, at + 8)
+        args = (rows.n, *rows.pointers[2:], rows.count_at, rows.damping_at, flags, largest)
         own.survey((blocks,), (_cuda.THREADS,), args)
-        own.judge((1,), (1,), (at, at + 8, *(_pointer(library, x) for x in outs)))
-    return outs[0], outs[1], outs[2]
+        outs = (library.pointer(x) for x in (reading, *found))
+        own.judge((1,), (1,), (flags, largest, rows.damping_at, rows.pending_at, *outs))
+    return Survey(reading, *found)
 
 
-def gram(rows: Rows, unit: Array) -> Array:
+def gram(rows: Rows, reading: Array) -> Array:
     """Return the Gram matrix of the rows, (m, m), in float64.
 
     Parameters
     ----------
     rows : Rows
-    unit : array
-        0-d, of the rows' dtype.
+    reading : array, shape (3,)
+        That of `Survey`.
     """
     library, own, m = rows.library, kernels(rows.dtype), rows.m
     sides = -(-m // SIDE)
@@ -165,25 +173,25 @@ def gram(rows: Rows, unit: Array) -> Array:
         parts = library.empty((blocks * squares * SIDE * SIDE,), "float64", rows.device)
         out = library.empty((m, m), "float64", rows.device)
         numbers = (rows.n, np.int32(rows.r), np.int32(tile))
-        args = (*numbers, *rows.pointers, _pointer(library, unit), *rows.noise, _pointer(library, parts))
+        args = (*numbers, *_pair(rows, reading), library.pointer(parts))
         own.gram((blocks, -(-squares // warps)), (warps * LANES,), args, shared_mem=shared)
-        summed = (np.int32(m), np.int32(blocks), _pointer(library, parts), _pointer(library, out))
+        summed = (np.int32(m), np.int32(blocks), library.pointer(parts), library.pointer(out))
         own.gram_sum((-(-m * m // 8),), (8 * LANES,), summed)
     return out
 
 
-def combine(coefficients: Array, rows: Rows, unit: Array) -> Array:
+def combine(coefficients: Array, rows: Rows, reading: Array) -> Array:
     """Return ``coefficients @ R``, shape (q, n), for coefficients of shape (q, m)."""
     library, (q, _) = rows.library, coefficients.shape
     with library.within(rows.device):
         out = library.empty((q, rows.n), rows.dtype, rows.device)
         laid, wide = _laid_out(coefficients, rows, 0)
-        args = (rows.n, np.int32(rows.r), np.int32(q), _pointer(library, laid), np.int32(wide))
-        _over_columns(kernels(rows.dtype).combine, rows, (*args, *_pair(rows, unit), _pointer(library, out)))
+        args = (rows.n, np.int32(rows.r), np.int32(q), library.pointer(laid), np.int32(wide))
+        _over_columns(kernels(rows.dtype).combine, rows, (*args, *_pair(rows, reading), library.pointer(out)))
     return out
 
 
-def extremes(coefficients: Array, rows: Rows, unit: Array) -> Array:
+def extremes(coefficients: Array, rows: Rows, reading: Array) -> Array:
     """Return the largest entries of ``plus = x * (c_0 R)``, ``minus = y * (c_1 R)``, ``plus - minus``; (3,).
 
     In magnitude, and NaN if there is one. With the coefficients of ``P h / d`` and ``d P^{-1} v``, shape
@@ -193,16 +201,16 @@ def extremes(coefficients: Array, rows: Rows, unit: Array) -> Array:
     with library.within(rows.device):
         work = library.zeros(3, rows.device)  # the bits of three numbers; those of 0 are 0
         laid, wide = _laid_out(coefficients, rows, 0)
-        args = (rows.n, np.int32(rows.r), _pointer(library, laid), np.int32(wide))
+        args = (rows.n, np.int32(rows.r), library.pointer(laid), np.int32(wide))
         kernel = kernels(rows.dtype).extremes
-        _over_columns(kernel, rows, (*args, *_pair(rows, unit), _pointer(library, work)))
+        _over_columns(kernel, rows, (*args, *_pair(rows, reading), library.pointer(work)))
         return library.reread(work, rows.dtype)[:3]
 
 
 def rewrite(
     coefficients: Array,
     rows: Rows,
-    unit: Array,
+    reading: Array,
     mu: Array,
     scale: Array,
     usable: Array,
@@ -217,7 +225,8 @@ def rewrite(
     coefficients : array, shape (2 r + 2, m)
         Of what is added to U, of what is added to V, and the two of `extremes`.
     rows : Rows
-    unit, mu, scale : array
+    reading : array, shape (3,)
+    mu, scale : array
         0-d, of the rows' dtype: ``d <- scale d (1 - mu (plus - minus))``.
     usable : array
         0-d bool; where it is false, nothing changes.
@@ -233,8 +242,8 @@ def rewrite(
             shapes = ((r, rows.n), (r, rows.n), (rows.n,))
             new = tuple(library.empty(shape, rows.dtype, rows.device) for shape in shapes)
         laid, wide = _laid_out(coefficients, rows, r)
-        args = (rows.n, np.int32(r), _pointer(library, laid), np.int32(wide), *_pair(rows, unit))
-        flags = (_pointer(library, x) for x in (mu, scale, usable, which, *new))
+        args = (rows.n, np.int32(r), library.pointer(laid), np.int32(wide), *_pair(rows, reading))
+        flags = (library.pointer(x) for x in (mu, scale, usable, which, *new))
         _over_columns(kernels(rows.dtype).rewrite, rows, (*args, *flags))
         if inplace:
             library.written(*new)
@@ -250,26 +259,19 @@ def _laid_out(coefficients: Array, rows: Rows, r: int) -> tuple[Array, int]:
     out = library.empty((m, wide), rows.dtype, rows.device)
     sizes = (np.int32(m), np.int32(q), np.int32(r), np.int32(half), np.int32(wide))
     blocks = _cuda.grid(m * wide, rows.device, library)
-    args = (*sizes, _pointer(library, given), _pointer(library, out))
+    args = (*sizes, library.pointer(given), library.pointer(out))
     kernels(rows.dtype).arrange((blocks,), (_cuda.THREADS,), args)
     return out, wide
 
 
-def _pair(rows: Rows, unit: Array) -> tuple[Any, ...]:
-    return *rows.pointers, _pointer(rows.library, unit), *rows.noise
+def _pair(rows: Rows, reading: Array) -> tuple[int, ...]:
+    return *rows.pointers, rows.library.pointer(reading), rows.count_at
 
 
 def _over_columns(kernel: Kernel, rows: Rows, args: tuple[Any, ...]) -> None:
     threads = _threads(rows.r, rows.dtype)
     blocks = _cuda.grid(rows.n, rows.device, rows.library, threads)
     kernel((blocks,), (threads,), args, shared_mem=rows.m * threads * _itemsize(rows.dtype))
-
-
-def _pointer(library: Library, x: Any) -> int:
-    view = library.view(x)
-    if view is None:
-        raise TypeError(f"`x` must be an array without gaps on the device, got {type(x).__name__}; copy it")
-    return view.pointer
 
 
 def _itemsize(dtype: str) -> int:

@@ -2,8 +2,8 @@
 
 The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu_orbits`, and decide on the device what that one
 asks the host: whether the pair is usable, whether the automatic scale is due and what it is, how many orbits
-stay behind. So an update is queued and never waited for. What cannot be known while writing in place is
-found out before: a first pass reads v and h.
+stay behind, whether H has jumped. So an update is queued and never waited for. What cannot be known while
+writing in place is found out before: a first pass reads v and h.
 
 These kernels have been compiled, and their source has been run by an emulator of blocks and threads on the
 host (see the tests); they have not yet run on a GPU.
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._array import Array
+from .._scale import FAR, GROW, SHRINK
 from . import _cuda
 from ._cuda import Kernel, Library, View
 
@@ -23,13 +25,10 @@ LARGEST = 4
 """Largest orbit that fits a thread's registers."""
 
 HEAD = 8
-"""Words of 8 bytes that ``Control`` has at the start of the work space, with room to spare."""
+"""Words of 8 bytes that ``Control`` has at the start of the work space."""
 
 PART = 4
-"""Words that a block of ``measure`` leaves behind it."""
-
-PARTS = 256
-"""Blocks of ``measure`` at most, for each size."""
+"""Words that a block of ``measure`` or ``move`` leaves behind it."""
 
 _NAMES = {"float32": "float", "float64": "double"}
 _CAST: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
@@ -67,7 +66,7 @@ class OrbitKernels(NamedTuple):
 def general(dtype: str, width: int) -> tuple[Kernel, ...]:
     """Return the kernels inspect, settle and finish."""
     t = _NAMES[dtype]
-    return _cuda.compiled("orbits.cu", (f"inspect<{t}, {width}>", f"settle<{t}>", "finish"))
+    return _cuda.compiled("orbits.cu", (f"inspect<{t}, {width}>", f"settle<{t}>", f"finish<{t}>"))
 
 
 @cache
@@ -102,10 +101,9 @@ def update(
     new: tuple[list[int], list[int]],
     v: View,
     h: View,
-    flags: list[int],
-    new_flags: list[int],
-    step: float | int,
-    damping: float,
+    counters: list[int],
+    new_counters: list[int],
+    step: float | Array,
     decay: float,
 ) -> None:
     """Queue one update.
@@ -119,38 +117,37 @@ def update(
     new : pair of lists of pointers
         To the blocks and to what is held afterwards; they may be those of before.
     v, h : View
-    flags, new_flags : lists of pointers
-        To pending, count and skipped.
-    step : float or pointer
-        A pointer if it is an int.
-    damping, decay : float
-        `decay` is that of `Running`, or -1 for `Sample`.
+    counters, new_counters : lists of pointers
+        To damping, pending, off_scale, count and skipped.
+    step : float or array
+        0-d, of the pair's dtype and on its device; the pair is skipped if it is outside (0, 1).
+    decay : float
+        That of `Running`, or -1 for `Sample`.
     """
     (n,), dtype, device = v.shape, v.dtype, v.device
-    cast = _CAST[dtype]
     wide = 16 // ITEMSIZE[dtype] if not (v.pointer | h.pointer) % 16 else 1
     inspect, settle, finish = general(dtype, wide)
     kernels = [special(dtype, x.q.shape[0], how, x.width) for x, (how, _) in zip(sizes, layout, strict=True)]
-    parts = [min(PARTS, _cuda.grid(x.orbits, device, library)) for x in sizes]
-    work = library.zeros(HEAD + PART * sum(parts), device)
-    view = library.view(work)
-    assert view is not None
-    control, first = view.pointer, view.pointer + 8 * HEAD
-    number = (cast(damping), cast(decay))
+    blocks = [x.blocks(device, library) for x in sizes]
+    total = np.int32(sum(blocks))
+    work = library.zeros(HEAD + PART * int(total), device)
+    control = library.pointer(work)
+    first = control + 8 * HEAD
+    places = [first + 8 * PART * sum(blocks[:i]) for i in range(len(blocks))]
+    damping, pending, *_ = counters
 
     inspect((_cuda.grid(n // wide, device, library),), (_cuda.THREADS,), (n, v.pointer, h.pointer, control))
-    at = first
-    for x, kernel, count in zip(sizes, kernels, parts, strict=True):
-        pair = (v.pointer, h.pointer, x.order, x.q.pointer, number[0])
-        kernel.measure((count,), (_cuda.THREADS,), (*x.where(n), *pair, flags[0], control, at))
-        at += 8 * PART * count
-    given = (np.float64(0), np.float64(0), step) if isinstance(step, int) else (step, step**0.25, 0)
-    settle((1,), (_cuda.THREADS,), (np.int32(sum(parts)), first, flags[0], *given, control))
-    for i, (x, kernel) in enumerate(zip(sizes, kernels, strict=True)):
+    for x, kernel, count, at in zip(sizes, kernels, blocks, places, strict=True):
+        pair = (v.pointer, h.pointer, x.order, x.q.pointer)
+        kernel.measure((count,), (_cuda.THREADS,), (*x.where(n), *pair, pending, control, at))
+    given = (step, step**0.25, 0) if isinstance(step, float) else (0.0, 0.0, library.pointer(step))
+    settle((1,), (_cuda.THREADS,), (total, first, damping, pending, *given, control))
+    for i, (x, kernel, count, at) in enumerate(zip(sizes, kernels, blocks, places, strict=True)):
         before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
-        args = (*x.where(n), *before, new[0][i], new[1][i], *number, control)
-        kernel.move((x.blocks(device, library),), (_cuda.THREADS,), args)
-    finish((1,), (1,), (control, *flags, *new_flags))
+        args = (*x.where(n), *before, new[0][i], new[1][i], _CAST[dtype](decay), control, at)
+        kernel.move((count,), (_cuda.THREADS,), args)
+    limits = (FAR, np.int32(SHRINK), np.int32(GROW))
+    finish((1,), (_cuda.THREADS,), (total, first, control, *limits, *counters, *new_counters))
 
 
 def precondition(

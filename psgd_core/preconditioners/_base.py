@@ -34,7 +34,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 import numpy as np
 
-from .._array import Array, known, largest, namespace, require_alike, select, sum_of_squares
+from .._array import Array, device_of, known, largest, namespace, require_alike, select, sum_of_squares
 from .._doors import described, require_count, require_flag, require_number, scalar_of
 from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
@@ -183,26 +183,28 @@ class Preconditioner(ABC):
         n = require_count("n", n, "it is the number of parameters")
         limits = array_api_compat.array_namespace(like).finfo(like.dtype)
         if scale is not None:
-            given, scale = scale, require_number("scale", scale)
-            if not float(limits.smallest_normal) ** 0.5 <= scale <= float(limits.max) ** 0.5:
+            given, scale = scale, scalar_of("scale", scale, like)
+            low, high = float(limits.smallest_normal) ** 0.5, float(limits.max) ** 0.5
+            if isinstance(scale, float) and not low <= scale <= high:
                 raise ValueError(
                     f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
                     f"{described(given)}; leave it out to set it automatically"
                 )
         return self._begin(n, like, scale, rng)
 
-    def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> State:
+    def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> State:
         """Return the state that `init` describes."""
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        damping = -default_damping(like) if self.damping is None else float(self.damping)
-        if damping > float(xp.finfo(like.dtype).max):
-            raise ValueError(
-                f"`damping` must be finite in {like.dtype}, got {damping}; None takes a small one"
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        start = -default_damping(like) if self.damping is None else float(self.damping)
+        if start > float(xp.finfo(like.dtype).max):
+            raise ValueError(f"`damping` must be finite in {like.dtype}, got {start}; None takes a small one")
+        damping = xp.full((), start, dtype=like.dtype, device=device)
+        if scale is not None:
+            damping = _settled(
+                damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device)
             )
-        if scale is not None and damping < 0:
-            damping = max(-damping / scale**2, float(xp.finfo(like.dtype).smallest_normal))
         counters = Counters(
-            damping=xp.full((), damping, dtype=like.dtype, device=device),
+            damping=damping,
             pending=xp.full((), scale is None, dtype=xp.bool, device=device),
             off_scale=xp.zeros((), dtype=xp.int32, device=device),
             count=xp.zeros((), dtype=xp.int32, device=device),
@@ -262,42 +264,19 @@ class Preconditioner(ABC):
 
     def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
         """Return the state after one update on columns (n, k); no change where `usable` is false."""
-        xp = array_api_compat.array_namespace(h)
+        xp, start = array_api_compat.array_namespace(h), state
         # is the scale due?
         seen = usable & (largest(h) > 0)
         due = state.pending & seen
         if known(due) is not False:
-            state = state._replace(held=_mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
+            start = state._replace(held=_mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
         damping = xp.where(usable & ~due, xp.abs(state.damping), xp.zeros_like(state.damping))
         # fit
-        found = self._fit(state, v, h, damping, due, step)
+        found = self._fit(start, v, h, damping, due, step)
         complete = usable & found.moved
         moves = usable & (found.moved | ~due) if self.moves_in_parts else complete
-        new = _chosen(moves, found.state, state)
         # count
-        passed, set_now = xp.astype(complete, xp.int32), due & complete
-        off_scale, jumped = self._watched(state, found.sizes, seen, due)
-        return new._replace(
-            damping=_settled(state.damping, found.growth, set_now),
-            pending=(state.pending & ~set_now) | jumped,
-            off_scale=off_scale,
-            count=state.count + passed,
-            skipped=state.skipped + (1 - passed),
-        )
-
-    def _watched(
-        self, state: State, sizes: tuple[Array, Array], seen: Array, due: Array
-    ) -> tuple[Array, Array]:
-        """Return how many pairs in a row say that Q is off its scale, and whether that is enough."""
-        a, b = sizes
-        xp, run = array_api_compat.array_namespace(a), state.off_scale
-        zero, one = xp.zeros_like(run), xp.ones_like(run)
-        large, small = a > FAR * b, b > FAR * a
-        after = xp.where(large, xp.maximum(run, zero) + one, zero)
-        after = xp.where(small, xp.minimum(run, zero) - one, after)
-        after = xp.where((large | small) & ~seen, run, after)  # a product of nothing does not count
-        jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
-        return xp.where(due | jumped, zero, after), jumped
+        return _chosen(moves, found.state, state)._replace(**_counted(state, found, complete, seen, due))
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
@@ -426,6 +405,37 @@ def settle_options(p: Any) -> None:
             f"{DAMPING['float32']} in float32 and {DAMPING['float64']} in float64 of the first "
             "pair's scale, 0 none"
         )
+
+
+def _counted(state: State, found: Fit, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
+    """Return the counters after an update.
+
+    Parameters
+    ----------
+    state : State
+        Before it.
+    found : Fit
+    complete, seen, due : array
+        0-d bools: whether the pair was usable and all of Q moved; whether h was not zero; whether the scale
+        was due.
+    """
+    (a, b), run = found.sizes, state.off_scale
+    xp = array_api_compat.array_namespace(run)
+    zero, one = xp.zeros_like(run), xp.ones_like(run)
+    # how many pairs in a row say that Q is off its scale; those that are skipped, or nothing, do not count
+    large, small = a > FAR * b, b > FAR * a
+    after = xp.where(large, xp.maximum(run, zero) + one, zero)
+    after = xp.where(small, xp.minimum(run, zero) - one, after)
+    after = xp.where(complete & (seen | ~(large | small)), after, run)
+    jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
+    passed, set_now = xp.astype(complete, xp.int32), due & complete
+    return {
+        "damping": _settled(state.damping, found.growth, set_now),
+        "pending": (state.pending & ~set_now) | jumped,
+        "off_scale": xp.where(set_now | jumped, zero, after),
+        "count": state.count + passed,
+        "skipped": state.skipped + (1 - passed),
+    }
 
 
 def _settled(damping: Array, growth: Array | float, set_now: Array) -> Array:

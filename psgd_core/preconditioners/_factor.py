@@ -8,7 +8,7 @@ from typing import ClassVar
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array
+from .._array import Array, device_of
 from ._generators import Generator, Grams
 from ._sides import Place, Sides
 from .geometries import Geometry
@@ -77,7 +77,7 @@ class Factor(ABC):
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
         xp = array_api_compat.array_namespace(q)
-        return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=array_api_compat.device(q)))
+        return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=device_of(q)))
 
 
 def over_unit(e: Generator, *, one: bool = False) -> tuple[Generator, Array]:

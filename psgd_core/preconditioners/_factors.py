@@ -23,7 +23,7 @@ from typing import ClassVar
 import array_api_compat
 
 from .. import _blocks, _triangular
-from .._array import Array
+from .._array import Array, device_of
 from ._factor import Factor, adjoint, conj, over_unit, turned
 from ._generators import Generator, Grams, Pair
 from ._sides import Place, Sides
@@ -40,7 +40,7 @@ class Dense(Factor):
     def start(self, s: int, like: Array) -> Array:
         """Return the identity, (s, s)."""
         xp = array_api_compat.array_namespace(like)
-        return xp.eye(s, dtype=like.dtype, device=array_api_compat.device(like))
+        return xp.eye(s, dtype=like.dtype, device=device_of(like))
 
     def steps(self, s: int) -> int:
         """Return 1."""
@@ -159,7 +159,7 @@ class Diagonal(Factor):
     def start(self, s: int, like: Array) -> Array:
         """Return ones, (s,)."""
         xp = array_api_compat.array_namespace(like)
-        return xp.ones(s, dtype=like.dtype, device=array_api_compat.device(like))
+        return xp.ones(s, dtype=like.dtype, device=device_of(like))
 
     def shape(self, s: int) -> tuple[int, ...]:
         """Return (s,)."""
@@ -221,7 +221,7 @@ class Normalization(Factor):
     def start(self, s: int, like: Array) -> Array:
         """Return the identity, (2, s)."""
         xp = array_api_compat.array_namespace(like)
-        ones = xp.ones(s, dtype=like.dtype, device=array_api_compat.device(like))
+        ones = xp.ones(s, dtype=like.dtype, device=device_of(like))
         return xp.stack([ones, xp.zeros_like(ones)])
 
     def shape(self, s: int) -> tuple[int, ...]:

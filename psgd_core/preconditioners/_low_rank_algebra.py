@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, eps
+from .._array import Array, device_of, eps
 from .._blocks import library_solve, spectral_bound
 
 
@@ -45,7 +45,7 @@ class FactorMove(NamedTuple):
 def coefficients(g: Array, r: int) -> Combinations:
     """Return them from the Gram matrix of R, (m, m)."""
     xp, k = array_api_compat.array_namespace(g), g.shape[0] // 2 - r
-    wide = {"dtype": g.dtype, "device": array_api_compat.device(g)}
+    wide = {"dtype": g.dtype, "device": device_of(g)}
     in_u, in_v, in_y = slice(0, r), slice(r, 2 * r), slice(2 * r + k, 2 * r + 2 * k)
     eye, none, zero = xp.eye(k, **wide), xp.zeros((k, k), **wide), xp.zeros((r, k), **wide)
     c = xp.eye(r, **wide) + g[in_v, in_u]
@@ -132,7 +132,7 @@ def gauge(uu: Array, vv: Array) -> tuple[Array, Array]:
     loses nothing. A power of two then brings |U| and |V| closest.
     """
     xp, r = array_api_compat.array_namespace(uu), uu.shape[0]
-    eye = xp.eye(r, dtype=uu.dtype, device=array_api_compat.device(uu))
+    eye = xp.eye(r, dtype=uu.dtype, device=device_of(uu))
     top = spectral_bound(uu[:, :, None])
     c = 1.5 * eye - 0.5 * uu / xp.where(top > 0, top, xp.ones_like(top))
     back = library_solve(c, eye)  # C is symmetric
@@ -146,7 +146,7 @@ def gauge(uu: Array, vv: Array) -> tuple[Array, Array]:
 def inverse(gram_matrix: Array) -> Array:
     """Return the inverse of a Gram matrix, kept finite where columns are parallel to rounding."""
     xp, r = array_api_compat.array_namespace(gram_matrix), gram_matrix.shape[0]
-    one = xp.eye(r, dtype=gram_matrix.dtype, device=array_api_compat.device(gram_matrix))
+    one = xp.eye(r, dtype=gram_matrix.dtype, device=device_of(gram_matrix))
     floor = 64 * eps(gram_matrix) * xp.sum(gram_matrix * one)
     return library_solve(gram_matrix + floor * one, one)
 

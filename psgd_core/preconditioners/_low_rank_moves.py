@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, gram, inner, known
+from .._array import Array, device_of, gram, inner, known
 from .._blocks import library_solve
 from ._low_rank_algebra import coefficients, gauge, inverse, move_of_u, move_of_v, product_norm
 
@@ -83,7 +83,7 @@ def diagonal_left(
     xp, (r, _), k, dtype = array_api_compat.array_namespace(u), u.shape, h.shape[0], u.dtype
     g = gram(u, v)
     w_u, w_v = inverse(g[:r, :r]), inverse(g[r:, r:])
-    c = xp.eye(r, dtype=g.dtype, device=array_api_compat.device(g)) + g[r:, :r]  # I + V^T U
+    c = xp.eye(r, dtype=g.dtype, device=device_of(g)) + g[r:, :r]  # I + V^T U
 
     def q(x: Array) -> Array:
         return d * (x + _combine(inner(v, x).T, (u,)))
@@ -106,7 +106,7 @@ def diagonal_left(
     s_u, f_u = w_u @ inner(u, ph), w_u @ inner(u, p)
     move_v = _combine(c @ xp.concat([s_u, -f_u], axis=1) / k, (h, pv))  # E (I + V^T U)^T
 
-    size_w = xp.zeros((), dtype=g.dtype, device=array_api_compat.device(g))
+    size_w = xp.zeros((), dtype=g.dtype, device=device_of(g))
     if r:
         frozen_v = [q_inverse_transpose(_combine(x.T, (v,))) for x in (s, f)]
         frozen_u = [q(_combine(x.T, (u,))) for x in (s_u, f_u)]
@@ -146,7 +146,7 @@ def _in_turn(turn_u: Array, u: Array, v: Array) -> tuple[Array, Array]:
 def regauge(u: Array, v: Array, move: Move, due: Array) -> tuple[Array, Array]:
     """Return U and V, as rows, in a better gauge (`_low_rank_algebra.gauge`) where `due`: ``U V^T`` stays."""
     xp, r, uu = array_api_compat.array_namespace(u), u.shape[0], move.uu
-    eye = xp.eye(r, dtype=uu.dtype, device=array_api_compat.device(uu))
+    eye = xp.eye(r, dtype=uu.dtype, device=device_of(uu))
     c, back = (xp.astype(xp.where(due, x, eye), u.dtype, copy=False) for x in gauge(uu, move.vv))
     return c @ u, back @ v
 

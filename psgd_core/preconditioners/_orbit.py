@@ -9,7 +9,7 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks, kernels
-from .._array import Array, known
+from .._array import Array, device_of, known
 from .._doors import described
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Fit, Preconditioner, settle_options
@@ -116,7 +116,7 @@ class OrbitPreconditioner(Preconditioner):
         return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         q = self.group.identity(n, like)
         shapes = [(block.shape[2],) for block in q.blocks] if self.steps == "orbit" else [()]
         return q, tuple(xp.zeros(shape, dtype=like.dtype, device=device) for shape in shapes)

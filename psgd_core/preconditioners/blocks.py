@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, require_alike
+from .._array import Array, device_of, require_alike
 from .._doors import described, require_count
 from ._base import Preconditioner, State
 from ._form import Form, counters_form, require_form
@@ -33,11 +34,15 @@ class Blocks(Preconditioner):
     ----------
     parts : tuple of (int, Preconditioner)
         Number of parameters of each block, in their order, and what preconditions it.
+    arrays : tuple of (name, shape), optional
+        What the blocks were made for, as `of` remembers it: optimisers put the blocks in the order of the
+        parameters they meet, or refuse them. Names are "" where there are none.
     """
 
     state_type: ClassVar[type] = BlocksState
 
     parts: tuple[tuple[int, Preconditioner], ...]
+    arrays: tuple[_trees.Leaf, ...] | None = None
 
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
@@ -52,20 +57,35 @@ class Blocks(Preconditioner):
             )
         sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
         object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
+        if self.arrays is not None:
+            arrays = tuple(_trees.Leaf(str(name), tuple(shape)) for name, shape in self.arrays)
+            if [math.prod(shape) for _, shape in arrays] != [n for n, _ in self.parts]:
+                raise ValueError(
+                    f"`arrays` must have a shape of as many elements as each block, got {self.arrays!r} for "
+                    f"blocks of {[n for n, _ in self.parts]}; Blocks.of makes both"
+                )
+            object.__setattr__(self, "arrays", arrays)
 
     @classmethod
     def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner] = Kronecker) -> Blocks:
-        """Return blocks for the arrays of a dict, list or tuple of parameters, in the order of `minimize`.
+        """Return blocks for the arrays of a dict, list or tuple of parameters, or of a PyTorch module.
 
         Parameters
         ----------
-        tree : array or tree of arrays
-            As for `psgd_core.minimize`; only shapes matter.
+        tree : array, tree of arrays, module, or iterator of arrays or of (name, array) pairs
+            Only names and shapes matter. Dicts go by their sorted keys, as in `minimize`; those of PyTorch's
+            tensors, such as ``dict(module.named_parameters())``, and OrderedDicts in their own order. Tensors
+            that share their memory count once.
         choose : callable
             ``choose(shape)`` returns the preconditioner of an array; `Kronecker` by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are no arrays, or something else among them.
         """
-        shapes = _trees.structure(tree, "tree").shapes()
-        return cls(tuple((_size(shape), choose(shape)) for shape in shapes))
+        arrays = tuple(_trees.arrays(tree, "tree"))
+        return cls(tuple((math.prod(shape), choose(shape)) for _, shape in arrays), arrays)
 
     @property
     def n(self) -> int:
@@ -102,10 +122,10 @@ class Blocks(Preconditioner):
             p._require_form(part)
         require_form("state.skipped", skipped, *counters_form((skipped,), parts[1][-1][0]))
 
-    def _begin(self, n: int, like: Array, scale: float | None, rng: Any) -> BlocksState:
+    def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:
             raise ValueError(f"`n` must be the number of parameters of all blocks, {self.n}, got {n}")
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         return BlocksState(
             parts=tuple(p.init(size, like, scale=scale, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
@@ -160,10 +180,3 @@ class Blocks(Preconditioner):
 
     def _reference(self, state: State) -> Array:
         return self.parts[0][1]._reference(state.parts[0])
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    n = 1
-    for s in shape:
-        n *= s
-    return n

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, is_array, known, largest, namespace, select
+from .._array import Array, device_of, is_array, known, largest, namespace, select
 from .._doors import described, require_count, require_number
 from ._base import Fit, Preconditioner, settle_options
 from ._factors import FACTORS
@@ -174,7 +174,7 @@ class Kronecker(Preconditioner):
         return super().init(n, like, scale=scale)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         factors = tuple(group.start(place.s, like) for place, group, _ in self._active)
         held = tuple(
             xp.zeros((group.steps(place.s),), dtype=like.dtype, device=device)

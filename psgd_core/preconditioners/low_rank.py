@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
-from .._array import Array, known, select, wide_dtype
+from .._array import Array, device_of, known, select, wide_dtype
 from .._doors import described, require_count
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Fit, Preconditioner, settle_options
+from ._base import Fit, Preconditioner, _counted, settle_options
 from ._form import Form
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
@@ -88,7 +88,7 @@ class LowRank(Preconditioner):
             raise ValueError(
                 f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
             )
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
+        xp, device = array_api_compat.array_namespace(like), device_of(like)
         shape = (self.rank, n)
         if rng is None:
             blank = xp.zeros(shape, dtype=like.dtype, device=device)
@@ -200,7 +200,10 @@ class LowRank(Preconditioner):
         if rows is None:
             return None
         found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
-        return None if found is None else LowRankState(*found)
+        if found is None:
+            return None
+        fit, usable, seen, due = found
+        return fit.state._replace(**_counted(state, fit, usable & fit.moved, seen, due))
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
@@ -210,7 +213,7 @@ class LowRank(Preconditioner):
             from ..kernels import gpu_low_rank
             from ._low_rank_queued import queued_product
 
-            rows = gpu_low_rank.take(state.u, state.v, state.d, g, state.d, state.count, 0.0)
+            rows = gpu_low_rank.take(state, g, state.d)
             fused = None if rows is None else queued_product(rows)
         else:
             fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)

@@ -17,6 +17,7 @@ import typer
 
 from ..documents import as_json, versions
 from ..files import write_atomically
+from ..interrupts import until_interrupted
 from ..verify.backends import LIBRARIES, Unavailable
 from . import figures, machine, report
 from .contenders import Absent, Setting, have_kernels
@@ -168,7 +169,8 @@ def _limits(repeats: int | None, budget: float | None, spread: float, drift: flo
 def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool) -> Found:
     """Measure everything; Ctrl-C ends it and leaves what there is."""
     found = Found()
-    try:
+
+    def work() -> None:
         with _progress(shown) as tick:
             for row in run(plan, CLOCK, tick):
                 found.rows.append(row)
@@ -184,8 +186,8 @@ def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool)
                     clock=CLOCK,
                     allow_noise=plan.allow_noise,
                 )
-    except KeyboardInterrupt:
-        found.interrupted = True
+
+    found.interrupted = until_interrupted(work)
     return found
 
 

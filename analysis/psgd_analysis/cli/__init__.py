@@ -1,6 +1,7 @@
 """The `psgd` command: a module per subcommand.
 
-Exit codes: 0 if all is well, 1 if a check failed, 2 for bad usage or bad input, 130 after Ctrl-C.
+Exit codes: 0 if all is well, 1 if a check failed, 2 for bad usage or bad input, 130 after Ctrl-C, 143 after
+SIGTERM.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from ..documents import as_json, plain, versions
 from ..files import write_atomically
+from ..interrupts import until_interrupted
 from ..problems import load_hessian
 from ..verify import comparison, report
 from ..verify.backends import DTYPES, LIBRARIES, Backend, Unavailable
@@ -49,7 +50,7 @@ def verify(
         list[str] | None, typer.Option("--setting", help="In which settings; repeatable. See --list.")
     ] = None,
     hessian: Annotated[
-        Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx or .mtx.gz.")
+        Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
     n: Annotated[
@@ -157,9 +158,15 @@ def _verify(
 
 def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
     start, planned = time.perf_counter(), list(comparison.cases())
-    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("geometries", total=len(planned))
-        runs = comparison.compare(seed, lambda: progress.advance(bar))
+    runs: list[dict[str, Any]] = []
+
+    def work() -> None:
+        with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task("geometries", total=len(planned))
+            for run in comparison.compare(seed, lambda: progress.advance(bar)):
+                runs.append(run)
+
+    interrupted = until_interrupted(work)
     seconds = time.perf_counter() - start
     data = plain(
         {
@@ -170,6 +177,7 @@ def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
             "seed": seed,
             "settings": {"n": comparison.N, "share of the stable step": comparison.SHARE},
             "seconds": seconds,
+            "interrupted": interrupted,
             "runs": runs,
         },
         digits=report.DIGITS,
@@ -180,10 +188,13 @@ def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
         f"psgd verify --compare-geometries: Dense, n = {comparison.N}, exact expectation of an indefinite H, "
         f"{comparison.SHARE} times the stable step, seed {seed}"
     )
-    figure = comparison.page(runs, caption)
-    write_atomically(out / GEOMETRIES_PNG, lambda file: figure.savefig(file, format="png"))
-    print(f"{len(runs)} runs in {seconds:.0f} s; {out / GEOMETRIES_PNG}, {out / GEOMETRIES_JSON}")
-    return 0
+    written = [str(out / GEOMETRIES_JSON)]
+    if runs:
+        figure = comparison.page(runs, caption)
+        write_atomically(out / GEOMETRIES_PNG, lambda file: figure.savefig(file, format="png"))
+        written.insert(0, str(out / GEOMETRIES_PNG))
+    print(f"{len(runs)} runs in {seconds:.0f} s; {', '.join(written)}")
+    return 130 if interrupted else 0
 
 
 _COLUMNS = (

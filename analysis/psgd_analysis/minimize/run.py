@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..interrupts import until_interrupted
 from ..problems import Problem
 from .contenders import Contender, Limits, default_stop
 from .counting import Counter, reached
@@ -125,7 +126,8 @@ def run_study(
     """
     study = Study(problem, tol, maxiter)
     level = -math.inf if problem.minimum is None else float(problem.minimum) + tol
-    try:
+
+    def work() -> None:
         if not problem.stochastic:
             study.default_loss, study.default_gradients = default_stop(problem)
         for contender in contenders:
@@ -133,8 +135,8 @@ def run_study(
             study.lines.append(line)
             for seed in runs_of(contender, problem, seeds):
                 _run(contender, line, problem, seed, Limits(level, maxiter), tick)
-    except KeyboardInterrupt:
-        study.interrupted = True
+
+    study.interrupted = until_interrupted(work)
     return study
 
 

@@ -6,16 +6,23 @@ tells them, and whatever is wrong comes out as one `ValueError` whose one senten
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import math
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
+from psgd_core._replacing import irregular
+
 from ._host import Array, put
+from ._matrix_market import read_matrix_market
+from ._npz import INFLATION, Wrong, read_npy, read_npz
 
 MAX_SIZE = 32_768
 """Largest n that `load_hessian` reads: a dense float64 matrix of 8 GiB."""
@@ -33,9 +40,10 @@ def load_hessian(
     singular_ok: bool = False,
     like: Array | None = None,
 ) -> Array:
-    """Read a symmetric matrix from a `.npy`, `.npz` or Matrix Market (`.mtx`, `.mtx.gz`) file.
+    """Read a symmetric matrix from a `.npy`, `.npz` or Matrix Market (`.mtx`, `.mtx.gz`, `.mtx.bz2`) file.
 
-    A `.npz` may hold a matrix of `scipy.sparse.save_npz`; sparse matrices come back dense.
+    A `.npz` may hold a matrix of `scipy.sparse.save_npz`; sparse matrices come back dense. Names may be in
+    upper case.
 
     Parameters
     ----------
@@ -60,28 +68,33 @@ def load_hessian(
         matrix that is symmetric up to `ASYMMETRY` (and invertible, see `singular_ok`).
     """
     path = Path(path)
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".mtx": _read_matrix_market}
-    suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
-    reader = readers.get(suffix.lower())
-    if reader is None or (path.suffix.lower() == ".gz" and reader is not _read_matrix_market):
-        raise ValueError(f"{path}: the name must end in .npy, .npz, .mtx or .mtx.gz; convert the file")
-    if key is not None and reader is not _read_npz:
+    name = path.name.lower()
+    ending = next((ending for ending in _READERS if name.endswith(ending)), None)
+    if ending is None:
+        raise ValueError(f"{path}: the name must end in {_ENDINGS}; convert the file")
+    if key is not None and ending != ".npz":
         raise ValueError(f"{path}: `key` chooses an array of a .npz file, got {key!r}; leave it out")
     try:
-        with path.open("rb"):
-            pass  # a plain reason why not, before the readers give theirs
-        h = reader(path, key)
-    except _Unusable:
-        raise
+        found = irregular(path)
+        if found is not None:
+            raise Wrong(f"must be a file, got {found}; copy what it gives into one")
+        h = _require_hessian(_READERS[ending](path, key))
+        if not singular_ok:
+            _require_invertible(h)
+        with np.errstate(over="ignore"):
+            placed = put(h, like)
+        if not _finite(placed):
+            raise Wrong(f"must fit into {placed.dtype}, got up to {np.max(np.abs(h)):.2g}; scale it")
+    except Wrong as error:
+        raise ValueError(f"{path}: {error}") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise ValueError(f"{path}: does not fit into memory; give a smaller matrix") from error
     except Exception as error:  # the readers raise whatever the bytes lead them into
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: is not a valid {suffix} file ({reason})") from error
-    h = _require_hessian(path, h)
-    if not singular_ok:
-        _require_invertible(path, h)
-    return put(h, like)
+        raise ValueError(f"{path}: is not a valid {ending} file ({reason})") from error
+    return placed
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -114,78 +127,71 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(raw[header:], dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-class _Unusable(ValueError):
-    """A complaint that is already a sentence with the path."""
+def _finite(x: Array) -> bool:
+    xp = array_api_compat.array_namespace(x)
+    return bool(xp.all(xp.isfinite(x)))
 
 
-def _read_npy(path: Path, key: str | None) -> Any:
-    array = np.lib.format.open_memmap(path, mode="r")  # looks at the header first, refuses objects
-    _require_square(path, array.shape)
-    return np.array(array)
+def _npy(path: Path, key: str | None) -> np.ndarray:
+    with path.open("rb") as file:
+        return read_npy(file, path.stat().st_size, _require_square)
 
 
-def _read_npz(path: Path, key: str | None) -> Any:
-    with np.lib.npyio.NpzFile(path.open("rb"), own_fid=True, allow_pickle=False) as archive:
-        names = list(archive.files)
-        if {"format", "shape", "data"} <= set(names) and key is None:
-            return _read_sparse(path, archive["shape"])
-        if key is None and len(names) != 1:
-            raise _Unusable(f"{path}: holds {len(names)} arrays; choose one with `key`: {', '.join(names)}")
-        if key is not None and key not in names:
-            raise _Unusable(f"{path}: has no array {key!r}; it holds {', '.join(names) or 'none'}")
-        return archive[names[0] if key is None else key]
+def _npz(path: Path, key: str | None) -> np.ndarray:
+    with path.open("rb") as file:
+        return read_npz(file, path.stat().st_size, key, _require_square)
 
 
-def _read_sparse(path: Path, shape: Any) -> Any:
-    from scipy import sparse
+def _mtx(opener: Callable[..., Any], inflation: int) -> Callable[[Path, str | None], np.ndarray]:
+    """Return the reader of a text whose bytes stand for at most so many."""
 
-    _require_square(path, tuple(int(size) for size in shape))
-    return sparse.load_npz(path).toarray()
+    def read(path: Path, key: str | None) -> np.ndarray:
+        with opener(path, "rb") as file:
+            return read_matrix_market(file, path.stat().st_size * inflation, _require_square)
 
-
-def _read_matrix_market(path: Path, key: str | None) -> Any:
-    from scipy import io, sparse
-
-    rows, columns, *_ = io.mminfo(path)
-    _require_square(path, (rows, columns))
-    matrix = io.mmread(path)
-    return matrix.toarray() if sparse.issparse(matrix) else matrix
+    return read
 
 
-def _require_square(path: Path, shape: tuple[int, ...]) -> None:
+_READERS = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".mtx": _mtx(open, 1),
+    ".mtx.gz": _mtx(gzip.open, INFLATION),
+    ".mtx.bz2": _mtx(bz2.open, 2**20),
+}
+_ENDINGS = ".npy, .npz, .mtx, .mtx.gz or .mtx.bz2"
+
+
+def _require_square(shape: tuple[int, ...]) -> None:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-        raise _Unusable(f"{path}: must hold a square matrix, got shape {shape}")
+        raise Wrong(f"must hold a square matrix, got shape {shape}")
     if shape[0] > MAX_SIZE:
-        raise _Unusable(
-            f"{path}: must have n at most {MAX_SIZE} to be held as a dense matrix, got n = {shape[0]}"
-        )
+        raise Wrong(f"must have n at most {MAX_SIZE} to be held as a dense matrix, got n = {shape[0]}")
 
 
-def _require_hessian(path: Path, h: Any) -> np.ndarray:
+def _require_hessian(h: np.ndarray) -> np.ndarray:
     """Return `h` as an exactly symmetric float64 matrix, or raise."""
-    h = np.asarray(h)
-    if h.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: must hold real numbers, got {h.dtype}")
-    _require_square(path, h.shape)
-    h = h.astype(np.float64)
+    with np.errstate(all="ignore"):
+        h = h.astype(np.float64)
     bad = h.size - np.count_nonzero(np.isfinite(h))
     if bad:
-        raise ValueError(f"{path}: must be finite, got {bad} NaN or infinite entries of {h.size}")
+        raise Wrong(f"must be finite, got {bad} NaN or infinite entries of {h.size}")
     largest = np.max(np.abs(h))
-    asymmetry = np.max(np.abs(h - h.T)) / largest if largest else 0.0
+    asymmetry = np.max(np.abs(0.5 * h - 0.5 * h.T)) / largest * 2 if largest else 0.0
     if asymmetry > ASYMMETRY:
-        raise ValueError(
-            f"{path}: must be symmetric, got max|H - H^T| = {asymmetry:.2g} max|H|; "
+        raise Wrong(
+            f"must be symmetric, got max|H - H^T| = {asymmetry:.2g} max|H|; "
             "symmetrise it if that is rounding, (H + H^T) / 2"
         )
     return 0.5 * h + 0.5 * h.T
 
 
-def _require_invertible(path: Path, h: np.ndarray) -> None:
-    magnitudes = np.abs(np.linalg.eigvalsh(h))
+def _require_invertible(h: np.ndarray) -> None:
+    unit = np.max(np.abs(h)) or 1.0
+    magnitudes = np.abs(np.linalg.eigvalsh(h / unit))
     smallest, largest = float(np.min(magnitudes)), float(np.max(magnitudes))
     if smallest <= len(h) * np.finfo(np.float64).eps * largest:
-        raise ValueError(
-            f"{path}: is singular to rounding, smallest |eigenvalue| {smallest:.2g} against {largest:.2g}, "
-            "so |H|^{-1} does not exist; add a small multiple of the identity"
+        raise Wrong(
+            f"is singular to rounding, smallest |eigenvalue| {smallest * unit:.2g} against "
+            f"{largest * unit:.2g}, so |H|^{{-1}} does not exist; add a small multiple of the identity"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from psgd_core import PermutationSubgroup
@@ -47,3 +49,43 @@ def require_subgroup(name: str, subgroup: PermutationSubgroup, n: int) -> None:
         )
     if subgroup.n != n:
         raise ValueError(f"`{name}` must permute range({n}), got a subgroup for n = {subgroup.n}; rebuild it")
+
+
+def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
+    """Return products of which the first is asked for twice, and must be the same but for rounding.
+
+    Where JAX traces them there are no numbers to look at.
+
+    Raises
+    ------
+    ValueError
+        In the first product, if it is another the second time.
+    """
+    looked = False
+
+    def looking(v: Any) -> Any:
+        nonlocal looked
+        out = product(v)
+        if not looked and v.shape[1] > 0 and not _is_traced(out):
+            xp = array_api_compat.array_namespace(out)
+            again, first = product(v[:, :1]), out[:, :1]
+            if bool(xp.all(xp.isfinite(first) & xp.isfinite(again))):  # else it is said where it matters
+                off, size = (float(xp.max(xp.abs(x))) for x in (again - first, first))
+                if off > float(xp.finfo(out.dtype).eps) ** 0.5 * size:
+                    raise ValueError(
+                        f"the products of {name} must be the same for the same v, got one that is off by "
+                        f"{off:.2g} of {size:.2g} the second time; fix the batch, and the random numbers"
+                    )
+            looked = True
+        return out
+
+    return looking
+
+
+def _is_traced(x: Any) -> bool:
+    """Whether it stands for an array while JAX traces a function."""
+    if not array_api_compat.is_jax_array(x):
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer)

@@ -13,6 +13,7 @@ import typer
 
 from .. import problems
 from ..files import write_atomically
+from ..interrupts import until_interrupted
 from ..problems.spectra import haar
 from . import report
 from .exact import damped, eigenvalues
@@ -33,7 +34,8 @@ def spectrum(
         ),
     ] = None,
     hessian: Annotated[
-        Path | None, typer.Option(help="A symmetric matrix of your own: .npy, .npz, .mtx or .mtx.gz.")
+        Path | None,
+        typer.Option(help="A symmetric matrix of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of a .npz file.")] = None,
     n: Annotated[
@@ -86,20 +88,30 @@ def spectrum(
             scale="log" if log else "linear",
             dense_limit=dense_limit,
         )
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+
+        def work() -> None:
             for name, result in found:
                 results[name] = result
                 if not json:
                     typer.echo(f"{result!r}\n")
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            interrupted = until_interrupted(work)
         for warning in caught:
             typer.echo(f"psgd spectrum: warning: {warning.message}", err=True)
-        exact = to_host(eigenvalues(operator)) if operator.n <= dense_limit else None
+        if not results:
+            raise typer.Exit(130)
+        small = operator.n <= dense_limit and not interrupted
+        exact = to_host(eigenvalues(operator)) if small else None
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
+        about["interrupted"] = interrupted
         text = report.document(results, about)
         figure = report.draw(results, exact)
         write_atomically(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
         write_atomically(out / "spectrum.json", lambda file: file.write(text.encode()))
+    except typer.Exit:
+        raise
     except OSError as error:
         _fail(f"`--out {out}` cannot be written ({error.strerror or error})")
     except (ValueError, TypeError, RuntimeError) as error:
@@ -108,6 +120,8 @@ def spectrum(
         typer.echo(text, nl=False)
     else:
         typer.echo(f"wrote {out / 'spectrum.png'} and {out / 'spectrum.json'}")
+    if interrupted:
+        raise typer.Exit(130)
 
 
 def register(app: typer.Typer) -> None:

@@ -30,6 +30,7 @@ from .operators import (
     linear_operator,
     preconditioned,
     preconditioner_operator,
+    require_finite,
     rounding,
     to_host,
 )
@@ -146,6 +147,11 @@ def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int
     """Return k eigenvalues, ascending, and their vectors, on the operator's library."""
     v0 = draw_probes(op.n, rng, like=op.like)
     xp, device = array_api_compat.array_namespace(op.like), array_api_compat.device(op.like)
+    first = op.hvp(v0)
+    require_finite(op.name, first)
+    if not bool(xp.any(first != 0)):  # of a random vector: H = 0, of which ARPACK can make no vectors
+        zeros = xp.zeros(k, dtype=op.like.dtype, device=device)
+        return zeros, xp.eye(op.n, k, dtype=op.like.dtype, device=device)
     matrix = linear_operator(op)
     options: dict[str, Any] = {"k": k, "which": which, "tol": tol, "maxiter": maxiter}
     options["ncv"] = min(op.n - 1, max(4 * k + 1, 100 if op.n <= 10**6 else 20))

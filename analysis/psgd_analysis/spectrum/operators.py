@@ -110,10 +110,7 @@ class HessianOperator:
             count = min(_CHUNK, self.n - start)
             parts.append(self.hvp(xp.eye(self.n, count, k=-start, dtype=self.like.dtype, device=device)))
         matrix = xp.concat(parts, axis=1)
-        if not bool(xp.all(xp.isfinite(matrix))):
-            raise ValueError(
-                f"the products of {self.name} must be finite, got NaN or Inf; look at the function"
-            )
+        require_finite(self.name, matrix)
         largest = float(xp.max(xp.abs(matrix)))
         skew = float(xp.max(xp.abs(matrix - matrix.T)))
         if skew > rounding(matrix) ** 0.25 * largest:
@@ -259,12 +256,21 @@ def linear_operator(operator: HessianOperator | Array) -> Any:
     dtype = np.float64 if xp.finfo(op.like.dtype).bits == 64 else np.float32
 
     def product(v: np.ndarray) -> np.ndarray:
-        return to_host(op.hvp(put(v, op.like))).astype(dtype, copy=False)
+        out = to_host(op.hvp(put(v, op.like)))
+        require_finite(op.name, out)
+        return out.astype(dtype, copy=False)
 
     def one(v: np.ndarray) -> np.ndarray:
         return product(v.reshape(-1))
 
     return LinearOperator((op.n, op.n), matvec=one, rmatvec=one, matmat=product, rmatmat=product, dtype=dtype)
+
+
+def require_finite(name: str, products: Array) -> None:
+    """Raise ValueError unless products are finite."""
+    xp = array_api_compat.array_namespace(products)
+    if not bool(xp.all(xp.isfinite(products))):
+        raise ValueError(f"the products of {name} must be finite, got NaN or Inf; look at the function")
 
 
 def rounding(like: Array) -> float:

@@ -1,19 +1,21 @@
 """Where Hessians come from: an Hvp function, a file, a problem, a PyTorch loss, a JAX function.
 
 PyTorch and JAX are imported only when their functions are called. Nothing here keeps a graph or fills a
-``.grad``: every product differentiates afresh, and what it built is gone when it returns.
+``.grad``: every product differentiates afresh, and what it built is gone when it returns. Whether a function
+is the same every time is looked at once, in its first product.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import array_api_compat
 
 from ..problems import Problem, load_hessian
+from .checks import repeatable
 from .operators import Array, HessianOperator, from_matrix
 
 
@@ -31,17 +33,33 @@ def from_hvp(
         Its library, dtype and device are those of v; its values do not matter.
     columns : bool
         Whether `hvp` takes several columns at once, which is faster wherever it can.
+
+    Notes
+    -----
+    `hvp` gets a v of its own, which it may write to, and what it returns is copied, so that it may return the
+    same buffer every time. Its first product is asked for twice: both must be the same up to rounding.
     """
     if not callable(hvp):
         raise TypeError(f"`hvp` must be a function of v, got {type(hvp).__name__}; use `from_matrix`")
 
+    def product(v: Array) -> Array:
+        out = hvp(_own(v))
+        operator.require(f"the product of {name}", out, "make the Hvp return an array like its argument")
+        if out.ndim != v.ndim:
+            raise ValueError(
+                f"the product of {name} must have the shape of `v`, {tuple(v.shape)}, got "
+                f"{tuple(out.shape)}; say `columns=True` if the Hvp is one of columns"
+            )
+        return _own(out)
+
     def column_by_column(v: Array) -> Array:
         xp = array_api_compat.array_namespace(v)
-        return xp.stack([hvp(v[:, i]) for i in range(v.shape[1])], axis=1)
+        return xp.stack([product(v[:, i]) for i in range(v.shape[1])], axis=1)
 
     if array_api_compat.is_array_api_obj(like):
         like = array_api_compat.array_namespace(like).reshape(like, (-1,))[:0]
-    return HessianOperator(n, like, hvp if columns else column_by_column, name)
+    operator = HessianOperator(n, like, repeatable(product if columns else column_by_column, name), name)
+    return operator
 
 
 def from_file(
@@ -70,26 +88,36 @@ def from_torch(
     Parameters
     ----------
     loss : callable
-        Without arguments; evaluates the loss, a scalar tensor, from the parameters as they are. It is called
-        once per product and must be the same function every time: no dropout, a fixed batch.
+        Without arguments; evaluates the loss, a scalar tensor, from the parameters as they are, without
+        calling backward. It is called once per product, and must be the same function every time: the first
+        product is asked for twice to see to it. Random numbers from PyTorch's own generators, as dropout
+        draws them, are the same in every product, and a warning says so.
     parameters : torch.nn.Module, or iterable of tensors
-        A module stands for its parameters that require a gradient. All of one dtype and device.
+        A module stands for its parameters that require a gradient. All of one dtype and device. Tied
+        parameters, given twice, count once.
 
     Returns
     -------
     HessianOperator
-        Products by differentiating twice. Parameters that the loss does not use have zero rows. ``.grad``
-        is left alone, and works under ``torch.no_grad``.
+        Products by differentiating twice. Parameters that the loss does not use have zero rows, and a warning
+        names them. ``.grad``, PyTorch's generators and the buffers of the modules that are called (the
+        averages of BatchNorm) are left alone; works under ``torch.no_grad``.
 
     Raises
     ------
     TypeError, ValueError
-        If there is no tensor that requires a gradient, their dtypes differ, or the loss is not a scalar.
+        If there is no tensor that requires a gradient, their dtypes differ, the loss is not a scalar, or not
+        the same function every time.
     """
     import torch
 
-    given: Iterable[Any] = parameters.parameters() if isinstance(parameters, torch.nn.Module) else parameters
-    leaves = [p for p in given if p.requires_grad]
+    from psgd_core.adapters.torch import functions
+
+    from .stillness import Still
+
+    module = isinstance(parameters, torch.nn.Module)
+    given = parameters.parameters() if module else list(parameters)
+    leaves = list(dict.fromkeys(p for p in given if p.requires_grad))
     if not leaves:
         raise ValueError(
             "`parameters` must hold tensors that require a gradient, got none; set requires_grad"
@@ -98,29 +126,20 @@ def from_torch(
         kinds = ", ".join(sorted({f"{p.dtype} on {p.device}" for p in leaves}))
         raise ValueError(f"`parameters` must be of one dtype and device, got {kinds}; convert the module")
 
-    def flat(parts: Iterable[Any]) -> Any:
-        zipped = zip(parts, leaves, strict=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zipped])
+    def scalar() -> Any:
+        value = loss()
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            raise ValueError(f"`loss` must return a scalar tensor, got {_shape(value)}; reduce it")
+        return value
+
+    f, still = functions(scalar, parameters if module else leaves), Still(leaves[0].device)
 
     def product(v: Any) -> Any:
-        with torch.enable_grad():
-            value = loss()
-            if not isinstance(value, torch.Tensor) or value.numel() != 1:
-                raise ValueError(f"`loss` must return a scalar tensor, got {_shape(value)}; reduce it")
-            gradient = flat(torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True))
-            if not gradient.requires_grad:  # linear in the parameters
-                return torch.zeros_like(v)
-            columns = []
-            for i in range(v.shape[1]):
-                again = i + 1 < v.shape[1]
-                parts = torch.autograd.grad(
-                    gradient, leaves, grad_outputs=v[:, i], retain_graph=again, allow_unused=True
-                )
-                columns.append(flat(parts))
-        return torch.stack(columns, dim=1)
+        with still:
+            return f.products(torch.cat([p.detach().reshape(-1) for p in leaves]), v)
 
     n = sum(p.numel() for p in leaves)
-    return HessianOperator(n, leaves[0].detach().new_zeros(0), product, name)
+    return HessianOperator(n, leaves[0].detach().new_zeros(0), repeatable(product, name), name)
 
 
 def from_jax(fun: Callable[[Any], Any], x: Any, *, name: str = "Hessian of the function") -> HessianOperator:
@@ -138,6 +157,11 @@ def from_jax(fun: Callable[[Any], Any], x: Any, *, name: str = "Hessian of the f
         return jax.jvp(gradient, (point,), (v,))[1]
 
     return HessianOperator(point.shape[0], point[:0], jax.jit(jax.vmap(one, in_axes=1, out_axes=1)), name)
+
+
+def _own(x: Array) -> Array:
+    """Return a copy of an array."""
+    return array_api_compat.array_namespace(x).asarray(x, copy=True)
 
 
 def _shape(x: Any) -> str:

@@ -50,13 +50,11 @@ def cases() -> Iterator[tuple[str, float, str]]:
     return ((g, kappa, dtype) for dtype in there for kappa in KAPPAS for g in GEOMETRIES)
 
 
-def compare(seed: int, tick: Tick = lambda: None) -> list[dict[str, Any]]:
-    """Return a run for each of `cases`: updates, distances and seconds at the checkpoints."""
-    runs = []
+def compare(seed: int, tick: Tick = lambda: None) -> Iterator[dict[str, Any]]:
+    """Yield a run for each of `cases`: updates, distances and seconds at the checkpoints."""
     for geometry, kappa, dtype in cases():
-        runs.append(_run(geometry, kappa, dtype, seed))
+        yield _run(geometry, kappa, dtype, seed)
         tick()
-    return runs
 
 
 def _run(geometry: str, kappa: float, dtype: str, seed: int) -> dict[str, Any]:

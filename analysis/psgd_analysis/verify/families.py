@@ -107,13 +107,12 @@ def situation(
     kappa = min(kappa, entry.kappa_limit)
     made = Made(entry, n, orbits, kappa, hessian)
     instance = family.make(made, np.random.default_rng(seed))
+    eigenvalues = np.linalg.eigvalsh(instance.hessian)
     product = entry.minimizer(n, instance.hessian, instance.noise)
     if product is None:
         inside = entry.low_rank or _holds(orbits, instance.hessian)
     else:
-        inside = bool(
-            np.allclose(product @ product @ instance.hessian @ instance.hessian, np.eye(n), atol=1e-6)
-        )
+        inside = _is_root(product, instance.hessian, eigenvalues)
     if family.place not in ("any", "inside" if inside else "outside"):
         return None
     whole = entry.low_rank or (len(orbits) == 1 and orbits[0].shape[1] == 1)
@@ -121,8 +120,22 @@ def situation(
         aim = convergence.target(instance.hessian, None if whole else orbits, instance.noise)
     else:
         whole, aim = True, convergence.target_at(product)
-    definite = bool(np.min(np.linalg.eigvalsh(instance.hessian)) > 0)
+    definite = bool(np.min(eigenvalues) > _rounding(eigenvalues))
     return Situation(entry, family, n, instance, None if whole else orbits, aim.spectra, inside, definite)
+
+
+def _rounding(eigenvalues: np.ndarray) -> float:
+    """Return the size up to which an eigenvalue may be rounding alone, its sign an accident."""
+    return eigenvalues.size * 2.0**-52 * float(np.max(np.abs(eigenvalues)))
+
+
+def _is_root(product: np.ndarray, hessian: np.ndarray, eigenvalues: np.ndarray) -> bool:
+    """Return whether a minimiser that was found from ``H^2``, to ``eps κ(H)^2``, is ``|H|^{-1}``."""
+    least = max(_rounding(eigenvalues), float(np.min(np.abs(eigenvalues))))
+    kappa = float(np.max(np.abs(eigenvalues))) / least
+    found = product @ product @ hessian @ hessian
+    tolerance = min(0.1, max(1e-6, 64 * eigenvalues.size * 2.0**-52 * kappa**2))
+    return bool(np.allclose(found, np.eye(hessian.shape[0]), atol=tolerance))
 
 
 def _holds(orbits: Orbits, hessian: np.ndarray) -> bool:

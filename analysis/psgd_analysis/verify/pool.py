@@ -11,13 +11,19 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from threading import Thread
 from typing import Any, NamedTuple
 
+from ..interrupts import held_back, until_interrupted
 from .cases import Case
 from .run import Interrupted, Options, Outcome, failed, planned, run_case
 
 Show = Callable[[int, str], None]
 """Called often with the number of updates that are done, and with the name of a case just finished or ''."""
+
+
+GRACE = 5.0
+"""Seconds that processes have to come to their next checkpoint when they are asked to stop."""
 
 
 class Results(NamedTuple):
@@ -40,7 +46,9 @@ def run_all(
     show: Show = lambda done, finished: None,
     lengths: dict[Case, int] | None = None,
 ) -> Results:
-    """Return the outcomes of all cases; a case that raises an exception is one that failed.
+    """Return the outcomes of all cases, or of those so far if there is a KeyboardInterrupt.
+
+    A case that raises an exception, or whose process dies, is one that failed.
 
     Parameters
     ----------
@@ -51,14 +59,19 @@ def run_all(
     """
     lengths = lengths or {case: length(case, options) for case in cases}
     run = _in_turn if jobs == 1 or len(cases) < 2 else _side_by_side
-    found, interrupted = run(cases, options, jobs, show, lengths)
+    found: dict[Case, Outcome] = {}
+    interrupted = until_interrupted(lambda: run(cases, options, jobs, show, lengths, found))
     return Results([found[case] for case in cases if case in found], interrupted)
 
 
 def _in_turn(
-    cases: Sequence[Case], options: Options, jobs: int, show: Show, lengths: dict[Case, int]
-) -> tuple[dict[Case, Outcome], bool]:
-    found: dict[Case, Outcome] = {}
+    cases: Sequence[Case],
+    options: Options,
+    jobs: int,
+    show: Show,
+    lengths: dict[Case, int],
+    found: dict[Case, Outcome],
+) -> None:
     done = within = 0
 
     def tick(count: int) -> None:
@@ -66,31 +79,34 @@ def _in_turn(
         within += count
         show(done + within, "")
 
-    try:
-        for case in cases:
-            found[case] = _attempt(case, options, tick)
-            done, within = done + lengths[case], 0
-            show(done, case.name)
-    except KeyboardInterrupt:
-        return found, True
-    return found, False
+    for case in cases:
+        found[case] = _attempt(case, options, tick)
+        done, within = done + lengths[case], 0
+        show(done, case.name)
 
 
 def _side_by_side(
-    cases: Sequence[Case], options: Options, jobs: int, show: Show, lengths: dict[Case, int]
-) -> tuple[dict[Case, Outcome], bool]:
+    cases: Sequence[Case],
+    options: Options,
+    jobs: int,
+    show: Show,
+    lengths: dict[Case, int],
+    found: dict[Case, Outcome],
+) -> None:
     context = multiprocessing.get_context("spawn")
-    made, stop = context.Value("q", 0), context.Event()
-    found: dict[Case, Outcome] = {}
+    # without locks: a process that is killed while it holds one would leave all others waiting
+    made, stop = context.RawArray("q", len(cases)), context.RawValue("b", 0)
     spare = 0  # updates that finished cases did not need
+    others = multiprocessing.active_children()
     with _one_thread_each():
         pool = ProcessPoolExecutor(
             min(jobs, len(cases)), mp_context=context, initializer=_start, initargs=(made, stop)
         )
         futures: dict[Future[Outcome], Case] = {}
         try:
-            for case in sorted(cases, key=lambda case: -lengths[case]):  # the longest do not come last
-                futures[pool.submit(_work, case, options)] = case
+            with held_back():
+                for i, case in sorted(enumerate(cases), key=lambda pair: -lengths[pair[1]]):
+                    futures[pool.submit(_work, i, case, options)] = case  # the longest do not come last
             pending: set[Future[Outcome]] = set(futures)
             while pending:
                 ready, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
@@ -98,19 +114,17 @@ def _side_by_side(
                     case = futures[future]
                     found[case] = _result(case, future)
                     spare += lengths[case] - found[case].made
-                    show(made.value + spare, case.name)
-                show(made.value + spare, "")
-        except KeyboardInterrupt:
-            stop.set()
+                    show(sum(made) + spare, case.name)
+                show(sum(made) + spare, "")
+        finally:
+            stop.value = 1
+            if wait([future for future in futures if not future.cancel()], timeout=GRACE).not_done:
+                for child in set(multiprocessing.active_children()) - set(others):
+                    child.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
             for future, case in futures.items():
                 if future.done() and not future.cancelled() and future.exception() is None:
                     found[case] = future.result()
-            return found, True
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-    return found, False
 
 
 def _result(case: Case, future: Future[Outcome]) -> Outcome:
@@ -135,20 +149,27 @@ _shared: dict[str, Any] = {}
 
 
 def _start(made: Any, stop: Any) -> None:
-    """Leave Ctrl-C to the parent; keep what is shared with it."""
+    """Leave Ctrl-C to the parent, end with it, and keep what is shared with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     _shared.update(made=made, stop=stop)
 
 
-def _tick(count: int) -> None:
-    with _shared["made"].get_lock():
-        _shared["made"].value += count
-    if _shared["stop"].is_set():
-        raise Interrupted
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however that came."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
-def _work(case: Case, options: Options) -> Outcome:
-    return _attempt(case, options, _tick)
+def _work(i: int, case: Case, options: Options) -> Outcome:
+    def tick(count: int) -> None:
+        _shared["made"][i] += count
+        if _shared["stop"].value:
+            raise Interrupted
+
+    return _attempt(case, options, tick)
 
 
 @contextlib.contextmanager

@@ -223,10 +223,10 @@ def fate(trace: Trace, setting: str, eps: float) -> str:
         return "diverges"
     if setting == "tracking":
         return "keeps up" if d[-1] < 0.1 else "falls behind"
+    if d[-1] < max(1e-10, 200 * eps):  # even if it started there, and has gone up by rounding
+        return "converges"
     if d[-1] > 2 * known[0]:
         return "diverges"
-    if d[-1] < max(1e-10, 200 * eps):
-        return "converges"
     return "falls" if _level(d) < 0.85 * _level(d[: d.size // 2]) else "stalls"
 
 

@@ -29,7 +29,19 @@ from psgd_core.preconditioners.normalizers import Sample
 from .baselines import BFGS, ClosedForm
 from .families import Situation
 from .stops import Below, GapBelow, LinearDescent, Settled
-from .theory import MEMORY, Asked, lag, lengths, needed, online_rate, reachable, rounding, tolerance, uneven
+from .theory import (
+    MEMORY,
+    Asked,
+    lag,
+    lengths,
+    measurable,
+    needed,
+    online_rate,
+    reachable,
+    rounding,
+    tolerance,
+    uneven,
+)
 
 TARGET_GAP = 1e-4
 """The criterion's gap that annealed runs outside the group must reach."""
@@ -145,7 +157,7 @@ def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
     # far from the minimiser N is far from what it is there under all geometries but EQ, and remembered
     short = entry.geometry != "EQ" and needed(asked, predicted) < 3 * MEMORY
-    rate = None if uneven(situation) or short else predicted
+    rate = None if uneven(situation) or short or not measurable(asked, predicted) else predicted
     expected = LinearDescent(bound, rate, tolerance(0.25, asked, predicted))
     return Plan(run, (), lambda traces: expected, rate=rate)
 
@@ -179,7 +191,7 @@ def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
     # The slowest orbit's own luck stays in the mean over a run of this length.
-    rate = None if uneven(situation) else predicted
+    rate = None if uneven(situation) or not measurable(asked, predicted) else predicted
     expected = LinearDescent(bound, rate, tolerance(0.4, asked, predicted))
     return Plan(run, _baselines(run), lambda traces: expected, rate=rate, probe=probe)
 

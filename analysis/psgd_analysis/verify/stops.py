@@ -19,7 +19,7 @@ class Settled:
         d = trace.distance
         if len(d) < 2 * self.records or not d[-1] <= self.bound:
             return False
-        return min(d[-self.records :]) > 0.5 * min(d[: -self.records])
+        return min(d[-self.records :]) >= 0.5 * min(d[: -self.records])  # also where both are 0
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class GapBelow:
 def descent(trace: Trace) -> Trace:
     """Return the curve down to ten times the level it ends at: what follows is rounding, and has no rate.
 
-    A curve that has not come far, a hundred times that, is returned whole.
+    A curve that has not come far, a hundred times that, or that is there in fewer than four records, is
+    returned whole.
     """
     d, threshold = trace.distance, 10 * level(trace.distance, 0.1)
     reached = next((i for i, x in enumerate(d) if x <= threshold), None)
-    if reached is None or not d[0] > 100 * threshold:
+    if reached is None or reached < 3 or not d[0] > 100 * threshold:
         return trace
     way = Trace(trace.name)
     for i in range(reached + 1):

@@ -19,6 +19,12 @@ LONGEST = 100_000
 MEMORY = 100
 """For about how many updates the default normaliser remembers the start, and makes steps smaller by it."""
 
+FEWEST = 20
+"""Updates from 1 to rounding below which the second order has as much say as the first."""
+
+UNEVEN = 1100.0
+"""Quotient of the orbits' scales beyond which they are uneven: not 1,000, as many a kappa is to rounding."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -44,7 +50,8 @@ def reachable(bound: float, rate: float, updates: int) -> float:
     """
     if rate <= 0:
         return bound
-    return max(bound, 10 * math.exp(-0.75 * rate * max(0, updates - MEMORY)))
+    left = max(0, updates - MEMORY)
+    return max(bound, 10 * (math.exp(-0.75 * rate * left) if left else 1.0))  # the rate may be Inf
 
 
 def uneven(situation: Situation) -> bool:
@@ -53,7 +60,16 @@ def uneven(situation: Situation) -> bool:
     One scale starts them all, and most of a run is then the normaliser's way to theirs: at no constant rate.
     """
     tops = np.concatenate([np.max(h, axis=0) for h in situation.spectra])
-    return bool(np.max(tops) > 1e3 * np.min(tops))
+    return bool(np.max(tops) > UNEVEN * np.min(tops))
+
+
+def measurable(asked: Asked, rate: float) -> bool:
+    """Return whether a run takes long enough for its rate to be that of first order.
+
+    Where all modes vanish in an update or a few (step 1/2 on orbits of one element), what is left is of
+    second order, and at no constant rate.
+    """
+    return needed(asked, rate) >= FEWEST
 
 
 def lengths(asked: Asked, rate: float) -> tuple[int, int]:
@@ -70,7 +86,7 @@ def tolerance(base: float, asked: Asked, rate: float) -> float:
 
 def needed(asked: Asked, rate: float) -> float:
     """Return how many updates take the error from 1 to rounding, at a rate; some, if it never gets there."""
-    return math.log(1 / asked.eps) / rate if rate > 0 else 1000.0
+    return max(1.0, math.log(1 / asked.eps) / rate) if rate > 0 else 1000.0
 
 
 def _sizes(spectra: Sequence[np.ndarray], probe: str, draws: int = 4096) -> list[np.ndarray]:

@@ -15,6 +15,9 @@ its loss::
 Without ``hvp`` the gradients are whitened instead, and any training loop of optax does. The same step runs
 under ``lax.scan`` and ``vmap``; nothing in it calls back to the host.
 
+Fresh states may be donated: no buffer is in two of them. They are made of NamedTuples, tuples, dicts and
+arrays, as flax and orbax take them, and are committed to a device only if the parameters are.
+
 Each leaf of the parameters has a state of its own, and nothing of the size of the model is ever put
 together. Where a leaf is sharded (`jax.sharding.NamedSharding`), `init`, called outside ``jit``, lays its
 state out alike, and an update costs small all-reduces, and collective-permutes for the flips of `XMat` and

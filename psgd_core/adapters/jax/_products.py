@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ._sharding import place_like
 
@@ -91,6 +92,13 @@ def draw_probe(
     if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
         raise ValueError(f"`k` must be a positive int or None, got {k!r}; None draws one probe")
     leaves, structure = jax.tree.flatten(params)
+    for leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"`params` must hold arrays of floats alone, got {dtype or type(leaf).__name__}; "
+                "leave others out, and let the loss close over them"
+            )
     lead = () if k is None else (k,)
     drawn = [
         place_like(sampler(one, (*lead, *leaf.shape), leaf.dtype), leaf)

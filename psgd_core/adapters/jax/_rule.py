@@ -11,17 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from ..._array import Array
+from ..._trees import Leaf
 from ...curvature import Functions, Whitening
 from ...descent import PSGD
-from ...descent.psgd import PSGDState
+from ...descent.psgd import averaged
 from ...preconditioners import Preconditioner
+from ...preconditioners.placement import require_placed
 from ...schedules import value_at
 from ._clips import limit
 from ._engines import Engine
 from ._halves import for_shards
-from ._leaves import LeafState, Leaves, Tree, each, is_state
+from ._hidden import completed
+from ._leaves import LeafState, Leaves, Tree, each
 from ._products import draw_probe
-from ._sharding import in_auto_mode, is_explicit, made_on
+from ._sharding import Layout, in_auto_mode, is_explicit, made_on
 
 Choice = Preconditioner | Callable[[jax.ShapeDtypeStruct], Preconditioner]
 """A preconditioner for all leaves, or a function of the leaf's shape and dtype that gives one."""
@@ -32,7 +35,7 @@ class ScaleByPSGDState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # 0-d int32: updates done
     skipped: jax.Array  # 0-d int32: updates left out (NaN or Inf in the gradient)
-    key: jax.Array  # for probes that are not given, and for `probability`
+    key: jax.Array  # the data of a key, for probes that are not given and for `probability`
     clip: Any  # the clip's memory
     leaves: Tree  # a LeafState in place of each parameter; one alone with per_leaf=False
 
@@ -43,29 +46,42 @@ class Rule:
 
     preconditioner: Choice
     loop: PSGD
+    momentum: float | jax.Array
+    every: int | jax.Array
     key: jax.Array
     sampler: Callable[..., jax.Array]
-    scale: float | None
+    scale: Any  # a float, an array or None
     per_leaf: bool
     engine: Engine
 
     def init(self, params: Tree) -> ScaleByPSGDState:
         """Return the state to start from, on the devices of `params`, sharded alike."""
         leaves = Leaves.of(params, "params", apart=self.per_leaf)
-        layouts, kinds = leaves.layouts(params), leaves.kinds()
-        fitters = each(self._fitter, kinds, layouts, list(leaves.names if self.per_leaf else ["params"]))
+        if not self.per_leaf and isinstance(self.preconditioner, Preconditioner):
+            require_placed(self.preconditioner, [Leaf("", shape) for shape in leaves.shapes])
+        kinds, layouts = leaves.kinds(), tuple(leaves.layouts(params))
+        for kind, layout, name in zip(kinds, layouts, self._names(leaves), strict=True):
+            self._try(self._fitter(kind, layout, name), kind, name)
+        make = self._make if type(self.engine) is not Engine else self._made
+        return made_on(lambda: make(leaves, layouts), params, leaves="leaves" if self.per_leaf else None)
 
-        def make() -> ScaleByPSGDState:
-            states = each(self._start, fitters, kinds, layouts)
-            return ScaleByPSGDState(
-                count=jnp.zeros((), jnp.int32),
-                skipped=jnp.zeros((), jnp.int32),
-                key=self.key,
-                clip=self.loop._clip.init(self.engine.xp.zeros(len(states), dtype=kinds[0].dtype)),
-                leaves=jax.tree.unflatten(leaves.structure, states) if self.per_leaf else states[0],
-            )
+    @cached_property
+    def _made(self) -> Callable:
+        """The start compiled: each buffer appears once in it, on no device in particular."""
+        return jax.jit(self._make, static_argnums=(0, 1))
 
-        return made_on(make, params, leaves="leaves" if self.per_leaf else None)
+    def _make(self, leaves: Leaves, layouts: tuple[Layout, ...]) -> ScaleByPSGDState:
+        kinds = leaves.kinds()
+        fitters = each(self._fitter, kinds, list(layouts), self._names(leaves))
+        states = each(self._start, fitters, kinds, list(layouts))
+        dtype = kinds[0].dtype if kinds else jnp.float32
+        return ScaleByPSGDState(
+            count=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+            key=jnp.array(jax.random.key_data(self.key), copy=True),
+            clip=self.loop._clip.init(self.engine.xp.zeros(max(len(states), 1), dtype=dtype)),
+            leaves=leaves.with_states(states),
+        )
 
     def update(
         self,
@@ -78,12 +94,42 @@ class Rule:
         **_: Any,
     ) -> tuple[Tree, ScaleByPSGDState]:
         """Return (P m, state)."""
-        if callable(hvp) and any(map(is_explicit, jax.tree.leaves(updates))):
-            probe = self._draw(updates, state) if probe is None else probe
-            hvp = hvp(probe)  # not inside, where shardings are no longer part of types
-        if callable(hvp) or type(self.engine) is not Engine:
+        leaves = Leaves.of(updates, "updates", apart=self.per_leaf)
+        if not leaves.names:
+            return updates, state._replace(count=state.count + 1)
+        if probe is None and isinstance(hvp, tuple) and len(hvp) == 2 and all(map(leaves.have, hvp)):
+            probe, hvp = hvp
+        asks = _asks(hvp, updates)
+        if hvp is not None and probe is None and not asks:
+            raise ValueError(
+                "`probe` must be given with `hvp`, got None; pass the v of the product H v, or both as "
+                "hvp=(v, H v), or a function of v"
+            )
+        compiled = type(self.engine) is Engine
+        if asks and compiled:
+            probe, hvp = self._asked(updates, state, probe, hvp)
+            asks = _asks(hvp, updates)
+        if asks or not compiled:
             return self._update(updates, state, probe, hvp)
-        return self._compiled(updates, state, probe, hvp)
+        probe = None if probe is None else leaves.cut(probe, "probe")
+        return self._compiled(updates, state, probe, None if hvp is None else leaves.cut(hvp, "hvp"))
+
+    def _asked(
+        self, updates: Tree, state: ScaleByPSGDState, probe: Tree, hvp: Callable[[Tree], Tree]
+    ) -> tuple[Tree, Any]:
+        """Return (v, H v) where the function can be asked at once, (v, the function) where it is traced.
+
+        Outside ``jit`` it is asked in updates that fit P alone, and what is left to do is compiled. On meshes
+        with explicit axes it is not for the inside, where shardings are no longer part of types.
+        """
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((updates, state)))
+        if traced and not any(map(is_explicit, jax.tree.leaves(updates))):
+            return probe, hvp
+        due = None if traced else self._due(state)
+        if due is not None and not bool(due):
+            return None, None
+        probe = completed(self._draw(updates, state) if probe is None else probe)
+        return probe, hvp(probe)
 
     @cached_property
     def _compiled(self) -> Callable:
@@ -94,30 +140,25 @@ class Rule:
         self, updates: Tree, state: ScaleByPSGDState, probe: Tree, hvp: Any
     ) -> tuple[Tree, ScaleByPSGDState]:
         leaves = Leaves.of(updates, "updates", apart=self.per_leaf)
-        states = jax.tree.leaves(state.leaves, is_leaf=is_state)
-        layouts = [one.layout for one in states]
+        states = leaves.states(state.leaves)
+        layouts = [Layout.noted(one.layout) for one in states]
         fitters = each(self._fitter, leaves.kinds(), layouts, [""] * len(states))
         g = leaves.vectors(updates, "updates", layouts, self.engine)
         xp, count = self.engine.xp, self.engine.bring(state.count)
-
-        # fit P
-        if hvp is not None and probe is None and _is_pair(hvp, leaves.structure):
-            probe, hvp = hvp
-        if hvp is not None and probe is None and not callable(hvp):
-            raise ValueError(
-                "`probe` must be given with `hvp`, got None; pass the v of the product H v, or both as "
-                "hvp=(v, H v), or a function of v"
-            )
         kept = [one.preconditioner for one in states]
 
         def fit() -> list[Any]:
             v = self._draw(updates, state) if probe is None else probe
-            h = hvp(v) if callable(hvp) else hvp
+            h = hvp
+            if _asks(hvp, updates):
+                v = completed(v)
+                h = hvp(v)
             vs = leaves.vectors(v, "probe", layouts, self.engine)
             hs = each(_whiten, g, vs) if h is None else leaves.vectors(h, "hvp", layouts, self.engine)
+            steps = [value_at(self.loop.step_size, xp.astype(count, v.dtype)) for v in vs]
             return [
-                p.update(s, a, b, value_at(self.loop.step_size, xp.astype(count, a.dtype)))
-                for p, s, a, b in zip(fitters, kept, vs, hs, strict=True)
+                p.update(s, a, b, self._number(step, a.dtype))
+                for p, s, a, b, step in zip(fitters, kept, vs, hs, steps, strict=True)
             ]
 
         due = self._due(state)
@@ -126,13 +167,18 @@ class Rule:
         # average, precondition, limit: all leaves or none
         usable = _all([xp.all(xp.isfinite(x)) for x in g])
         g = [xp.where(usable, x, xp.zeros_like(x)) for x in g]
-        m = [self.loop._average(_as_core(one, count), x) for one, x in zip(states, g, strict=True)]
+        m = g
+        if self._averages:
+            m = [
+                averaged(one.momentum, x, count, self._number(self.momentum, x.dtype))
+                for one, x in zip(states, g, strict=True)
+            ]
         moves = [p.precondition(s, x) for p, s, x in zip(fitters, fitted, m, strict=True)]
         limited, clip = limit(self.loop._clip, state.clip, moves)
         passed = usable & _all([xp.all(xp.isfinite(x)) for x in limited])
         limited = [xp.where(passed, x, xp.zeros_like(x)) for x in limited]
         after = [
-            LeafState(one.layout, p, xp.where(passed, x, one.momentum) if self.loop.momentum > 0 else ())
+            LeafState(one.layout, p, xp.where(passed, x, one.momentum) if self._averages else ())
             for one, p, x in zip(states, fitted, m, strict=True)
         ]
         return leaves.tree(limited, layouts, self.engine), ScaleByPSGDState(
@@ -140,8 +186,20 @@ class Rule:
             skipped=state.skipped + (1 - self.engine.give(xp.astype(usable, xp.int32))),
             key=state.key,
             clip=jax.tree.map(lambda new, old: xp.where(passed, new, old), clip, state.clip),
-            leaves=jax.tree.unflatten(leaves.structure, after) if self.per_leaf else after[0],
+            leaves=leaves.with_states(after),
         )
+
+    @property
+    def _averages(self) -> bool:
+        """Whether there is a momentum; one that comes as an array, as injected ones do, may be anything."""
+        return isinstance(self.momentum, jax.Array) or self.momentum > 0
+
+    def _number(self, value: Any, dtype: Any) -> Any:
+        """Return a setting, which optax may have made an array of JAX, as the engine takes it."""
+        return self.engine.bring(jnp.asarray(value, dtype)) if isinstance(value, jax.Array) else value
+
+    def _names(self, leaves: Leaves) -> list[str]:
+        return list(leaves.names) if self.per_leaf else ["params"][: len(leaves.names)]
 
     def _fitter(self, kind: jax.ShapeDtypeStruct, layout: Any, name: str) -> Preconditioner:
         """Return the preconditioner of a leaf."""
@@ -153,25 +211,30 @@ class Rule:
                 f"`preconditioner` must return a Preconditioner for {name}, got {chosen!r}; "
                 "try psgd_core.XMat()"
             )
-        if name:
-            self._try(chosen, kind, name)
         return for_shards(chosen) if layout.shards > 1 else chosen
 
     def _try(self, chosen: Preconditioner, kind: jax.ShapeDtypeStruct, name: str) -> None:
         """Raise where a preconditioner does not take vectors of a leaf's length, naming the leaf."""
         try:
+            if self.per_leaf:
+                require_placed(chosen, [Leaf("", tuple(kind.shape))])
             jax.eval_shape(lambda: chosen.init(kind.size, jnp.zeros(1, kind.dtype), scale=self.scale))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error} (for {name}, of {kind.size} parameters)") from None
 
     def _start(self, p: Preconditioner, kind: jax.ShapeDtypeStruct, layout: Any) -> LeafState:
         xp = self.engine.xp
-        momentum = xp.zeros(kind.size, dtype=kind.dtype) if self.loop.momentum > 0 else ()
-        return LeafState(layout, p.init(kind.size, xp.zeros(1, dtype=kind.dtype), scale=self.scale), momentum)
+        scale = self._number(self.scale, kind.dtype)
+        return LeafState(
+            layout=layout.note(),
+            preconditioner=p.init(kind.size, xp.zeros(1, dtype=kind.dtype), scale=scale),
+            momentum=xp.zeros(kind.size, dtype=kind.dtype) if self._averages else (),
+        )
 
     def _keys(self, state: ScaleByPSGDState) -> jax.Array:
         """Return the two keys of this update: for the coin, and for the probe."""
-        return jax.random.split(jax.random.fold_in(state.key, state.count))
+        key = jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(self.key))
+        return jax.random.split(jax.random.fold_in(key, state.count))
 
     def _draw(self, updates: Tree, state: ScaleByPSGDState) -> Tree:
         return draw_probe(self._keys(state)[1], updates, sampler=self.sampler)
@@ -179,21 +242,16 @@ class Rule:
     def _due(self, state: ScaleByPSGDState) -> jax.Array | None:
         """Return whether to fit P in this update, None for always; the first always fits."""
         loop = self.loop
-        if loop.every == 1 and not callable(loop.probability) and loop.probability == 1:
+        if type(self.every) is int and self.every == 1 and loop.probability == 1:
             return None
         chance = value_at(loop.probability, jnp.asarray(state.count, jnp.float32))
         coin = jax.random.uniform(self._keys(state)[0]) < chance
-        return (state.count % loop.every == 0) & ((state.count == 0) | coin)
+        return (state.count % self.every == 0) & ((state.count == 0) | coin)
 
 
-def _is_pair(hvp: Any, structure: Any) -> bool:
-    """Whether it is (v, H v), and no tree of products that happens to be a tuple of two."""
-    return isinstance(hvp, tuple) and len(hvp) == 2 and all(jax.tree.structure(x) == structure for x in hvp)
-
-
-def _as_core(one: LeafState, count: Array) -> PSGDState:
-    """Return what the core's averaging looks at."""
-    return PSGDState(None, one.momentum, (), (), count, count, count)
+def _asks(hvp: Any, updates: Tree) -> bool:
+    """Whether hvp is a function of v, and no product of parameters that are callable, as models may be."""
+    return callable(hvp) and type(hvp) is not type(updates)
 
 
 def _whiten(g: Array, v: Array) -> Array:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import array_api_compat
@@ -20,10 +21,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..._array import Array
 
 
-@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Layout:
-    """How a leaf becomes a vector; static: a pytree without leaves.
+    """How a leaf becomes a vector.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ class Layout:
             flat = xp.permute_dims(xp.reshape(flat, (*self.splits, *local)), order)
         return xp.reshape(flat, shape)
 
-    def tree_flatten(self) -> tuple[tuple, Layout]:
-        """Return no leaves, and the layout as structure."""
-        return (), self
+    def note(self) -> dict[str, tuple]:
+        """Return the layout as a pytree without leaves: static under jit, of types that every saver takes."""
+        return {"x".join(map(str, self.splits)): ()} if self.splits else {}
 
     @classmethod
-    def tree_unflatten(cls, layout: Layout, leaves: tuple) -> Layout:
-        """Return the layout."""
-        return layout
+    def noted(cls, note: dict[str, tuple]) -> Layout:
+        """Return the layout of a `note`."""
+        return cls(tuple(int(s) for key in note for s in key.split("x")))
 
 
 def sharding_of(x: Any) -> Any:
@@ -109,7 +109,7 @@ def _axes(x: Any) -> tuple[tuple[str, ...], ...]:
 
 
 def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
-    """Return ``make()``, new arrays, where `params` lie; nothing is made on one device and moved.
+    """Return ``make()``, new arrays, where `params` lie, committed to a device if they are.
 
     Parameters
     ----------
@@ -120,29 +120,40 @@ def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
         The field with a tree for each of the params, to be sharded like them; all else is whole everywhere.
     """
     arrays = jax.tree.leaves(params)
+    placed = [x for x in arrays if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
+    committed = [x for x in placed if x.committed]
+    places = {frozenset(x.devices()) for x in committed or placed[:1]}
+    if len(places) > 1:
+        raise ValueError(
+            "`params` must lie on one device or on one mesh, got "
+            f"{sorted(sorted(map(str, place)) for place in places)}; place them with jax.device_put"
+        )
     sharded = [x for x in arrays if isinstance(sharding_of(x), NamedSharding)]
     if not sharded:
-        places = [x.devices() for x in arrays if isinstance(x, jax.Array) and sharding_of(x) is not None]
-        alone = len(places) == len(arrays) and all(len(p) == 1 and p == places[0] for p in places)
-        with jax.default_device(next(iter(places[0]))) if alone else nullcontext():
-            return make()
+        device = min(next(iter(places), ()), key=lambda device: device.id, default=None)
+        with jax.default_device(device) if device is not None else nullcontext():
+            made = make()
+        if not committed:
+            return made
+        return jax.tree.map(lambda x: jax.device_put(x, device) if isinstance(x, jax.Array) else x, made)
+    mesh = sharding_of(sharded[0]).mesh
     shapes = jax.eval_shape(make)
-    shardings = jax.tree.map(lambda _: NamedSharding(sharding_of(sharded[0]).mesh, PartitionSpec()), shapes)
+    shardings = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
     if leaves is not None:
-        alike = jax.tree.map(_state_shardings, params, getattr(shapes, leaves))
+        alike = jax.tree.map(partial(_state_shardings, mesh), params, getattr(shapes, leaves))
         shardings = shardings._replace(**{leaves: alike})
     if any(isinstance(x, jax.core.Tracer) for x in arrays):  # traced, yet known: explicit axes
         return jax.sharding.auto_axes(make, out_sharding=shardings)()
     return jax.jit(make, out_shardings=shardings)()
 
 
-def _state_shardings(x: Any, state: Any) -> Any:
+def _state_shardings(mesh: Any, x: Any, state: Any) -> Any:
     """Return the shardings of a leaf's state: last axes as long as the leaf sharded as it is, others whole.
 
     An axis whose length the shards do not divide cannot be, and is whole on each device: the pairs of `XMat`
     and `Butterfly` need n to be a multiple of twice the number of shards.
     """
-    mesh, shards = sharding_of(x).mesh, layout_of(x).shards
+    shards = layout_of(x).shards
     names = tuple(name for names in _axes(x) for name in names)
 
     def one(part: Any) -> NamedSharding:

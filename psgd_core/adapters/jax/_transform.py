@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ...descent import PSGD, clips
@@ -45,7 +46,7 @@ def scale_by_psgd(
         As in `psgd_core.PSGD`. A norm is that of all leaves together. `TrustRadius` is refused: it takes
         steps back.
     key : int or JAX key
-        Draws what is not given; 0 by default.
+        Draws what is not given; 0 by default. The state holds its data, which any saver takes.
     sampler : callable
         ``sampler(key, shape, dtype)`` of these probes; `jax.random.normal` by default.
     scale : float, optional
@@ -64,7 +65,8 @@ def scale_by_psgd(
         probe v, in the structure of the gradients (or with a leading axis of k probes), as `value_grad_hvp`
         returns them; or ``hvp=(v, H v)``; or ``hvp`` a function of v, which is called only in updates that
         fit P (under ``lax.cond``) and draws v itself. Without it the gradient whitens: h = g.
-        Leaves of 16 bits have a float32 state.
+        Leaves of 16 bits have a float32 state. Under `optax.masked` and what is made of it (`partition`)
+        products and probes may be of all parameters, and a function gets a v of all, zero where hidden.
 
     Raises
     ------
@@ -80,14 +82,23 @@ def scale_by_psgd(
     loop = PSGD(
         lr=1.0,
         step_size=_constant(step),
-        momentum=momentum,
+        momentum=0.0 if isinstance(momentum, jax.Array) else momentum,
         clip=clip,
-        every=every,
+        every=1 if isinstance(every, jax.Array) else every,
         probability=_constant(probability),
     )
     require_clip(loop._clip, per_leaf=per_leaf)
-    rng = jax.random.PRNGKey(key or 0) if key is None or isinstance(key, int) else key
-    it = Rule(given, loop, rng, sampler or jax.random.normal, scale, per_leaf, engine_named(engine))
+    it = Rule(
+        preconditioner=given,
+        loop=loop,
+        momentum=momentum,
+        every=every,
+        key=_key(key),
+        sampler=sampler or jax.random.normal,
+        scale=scale,
+        per_leaf=per_leaf,
+        engine=engine_named(engine),
+    )
     return optax.GradientTransformationExtraArgs(it.init, it.update)
 
 
@@ -115,8 +126,8 @@ def psgd(
     learning_rate : float or optax schedule
         1 is Newton's step once P is fitted (0.1 and less where gradients are noisy).
     preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
-        As in `scale_by_psgd`. `optax.inject_hyperparams` may inject step and probability, besides learning
-        rate and decay; momentum and every are its ``static_args``.
+        As in `scale_by_psgd`. `optax.inject_hyperparams` may inject all numbers among them; a preconditioner
+        that is a function is one of its ``static_args``.
     weight_decay : float or optax schedule
         w, decoupled.
     mask : pytree of bools, or callable
@@ -139,6 +150,21 @@ def psgd(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _key(key: Any) -> jax.Array:
+    """Return a JAX key, of a new type, of what stands for one."""
+    key = 0 if key is None else key
+    try:
+        dtype, ndim = jnp.result_type(key), jnp.ndim(key)
+        if ndim == 0 and jnp.issubdtype(dtype, jnp.integer):
+            return jax.random.key(key)
+        typed = key if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+        if typed.ndim == 0:
+            return typed
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise TypeError(f"`key` must be an int or one JAX key, got {key!r}; pass jax.random.key(0)")
 
 
 def _constant(value: Any) -> Any:

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._backward import Backward
+from ._checkpointing import layers_in_sight, require_in_sight
+
 Grads = list[Tensor | None]
 """One per parameter, None where the loss does not depend on it."""
 
@@ -27,14 +30,15 @@ class Found(NamedTuple):
 
 
 def given(params: Sequence[Tensor]) -> Grads:
-    """Return what backward left in ``.grad``.
+    """Return what backward left in ``.grad``; None for parameters that are frozen beside others that are not.
 
     Raises
     ------
     TypeError
         If a gradient is sparse.
     """
-    return [_dense(p.grad) for p in params]
+    by_hand = not any(p.requires_grad for p in params)  # gradients that autograd has no part in
+    return [_dense(p.grad) if p.requires_grad or by_hand else None for p in params]
 
 
 def evaluate(
@@ -43,6 +47,7 @@ def evaluate(
     probes: Sequence[Sequence[Tensor]] = (),
     *,
     once: bool = False,
+    looked: set[tuple[bool, ...]],
 ) -> Found:
     """Evaluate the loss and its gradient, and the Hessian's products with probes.
 
@@ -55,19 +60,23 @@ def evaluate(
         For each probe, tensors in the shapes and dtypes of `params`.
     once : bool
         Refuse a closure that calls backward; otherwise what it leaves in ``.grad`` is the gradient.
+    looked : set
+        Which parameters had gradients when the graph was last looked through for layers out of sight, which
+        takes as long as some operations: it is done, and noted here, for each such pattern once.
     """
-    before = [(p.grad, None if p.grad is None else p.grad._version) for p in params]
-    with torch.enable_grad():
-        loss = closure()
-        if any(
-            p.grad is not None and (p.grad is not old or p.grad._version != version)
-            for p, (old, version) in zip(params, before, strict=True)
-        ):
+    with torch.enable_grad(), layers_in_sight():
+        with Backward(params) as backward:
+            loss = closure()
+        if backward.called():
             if once:
                 raise ValueError(ONCE)
             return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False)
         _require_loss(loss)
         grads = _differentiate([loss], params, None, create_graph=bool(probes), retain_graph=bool(probes))
+        pattern = tuple(g is not None for g in grads)
+        if pattern not in looked:
+            require_in_sight(loss)
+            looked.add(pattern)
         products = []
         for i, probe in enumerate(probes):
             products.append(_product(grads, params, probe, keep=i + 1 < len(probes)))
@@ -96,6 +105,10 @@ def _differentiate(
 ) -> Grads:
     """Return the gradients of `outputs`, None for parameters that are frozen or not used."""
     wanted = [p for p in params if p.requires_grad]
+    if not wanted:
+        raise ValueError(
+            "`params` must hold tensors that require a gradient, got frozen ones only; set requires_grad"
+        )
     try:
         found = torch.autograd.grad(
             outputs,
@@ -140,17 +153,3 @@ def _require_loss(loss: Any) -> None:
             "`closure` must return a loss with a graph, got one that requires no gradient; evaluate the "
             "model inside the closure, without detach, item, no_grad or inference_mode"
         )
-
-
-class Replay:
-    """The state of PyTorch's own generators, so that dropout is the same in each evaluation of a closure."""
-
-    def __init__(self, devices: Sequence[torch.device]) -> None:
-        self.host = torch.get_rng_state()
-        self.cuda = {d: torch.cuda.get_rng_state(d) for d in set(devices) if d.type == "cuda"}
-
-    def rewind(self) -> None:
-        """Go back to where the generators were."""
-        torch.set_rng_state(self.host)
-        for device, state in self.cuda.items():
-            torch.cuda.set_rng_state(state, device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 SMALL = (torch.float16, torch.bfloat16)
 """Dtypes of parameters whose state is float32."""
@@ -84,6 +85,36 @@ class Flat:
             return vector
         rows = vector.split_with_sizes(self.sizes)
         return torch.cat([row if u else torch.zeros_like(row) for row, u in zip(rows, used, strict=True)])
+
+
+def once(params: Any, name: str = "params") -> Any:
+    """Return parameters, or (name, parameter) pairs, as a list that has each of them once.
+
+    What PyTorch takes in another way, or refuses, is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If two of them are not the same, but share their memory.
+    """
+    if not isinstance(params, Iterable) or isinstance(params, Tensor | set):
+        return params
+    found, seen, memory = [], set(), set()
+    for item in params:
+        p = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+        if isinstance(p, Tensor) and id(p) in seen:
+            continue
+        if isinstance(p, Tensor) and not is_lazy(p) and p.layout == torch.strided and p.numel() > 0:
+            place = (p.device, p.data_ptr())
+            if place in memory and p.device.type != "meta":
+                raise ValueError(
+                    f"`{name}` must have memory of their own, got two, of shape {tuple(p.shape)} the second, "
+                    "that share it; tie them by using one parameter twice"
+                )
+            memory.add(place)
+        seen.add(id(p))
+        found.append(item)
+    return found
 
 
 def require_parameter(name: str, p: Any) -> None:

@@ -7,12 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
+from ..._trees import Leaf
 from ...curvature import Source
 from ...descent import PSGD as Loop
+from ...preconditioners import LowRank, Preconditioner
+from ...preconditioners.placement import placed
 from ...schedules import require_schedule, value_at
 from ._engines import Engine, Setting
 from ._flat import Flat
+
+RANK = 10
+"""Of the preconditioner by default, `LowRank`, where there are more parameters."""
 
 LOOP = ("preconditioner", "momentum", "clip", "weight_decay", "decay")
 """The settings of a group that its loop is built from; `lr` and `step` go into each update."""
@@ -26,7 +33,29 @@ def require_settings(settings: dict[str, Any], source: Source) -> None:
     if not 0 <= lr < float("inf"):
         raise ValueError(f"`lr` must be finite and not negative, got {lr}; 0 moves nothing")
     require_schedule("step", settings["step"], 0.0, 1.0)
+    if settings["preconditioner"] is None:
+        settings = settings | {"preconditioner": LowRank(RANK)}
     _loop(settings, source)
+
+
+def settled(group: dict[str, Any]) -> Preconditioner | None:
+    """Return the preconditioner of a group, for its parameters as they come.
+
+    `Blocks` are put in their order. By default it is `LowRank` of rank 10, or of the largest that fits; None
+    where parameters have no shape yet.
+
+    Raises
+    ------
+    ValueError
+        If blocks are for other parameters.
+    """
+    params, given = group["params"], group["preconditioner"]
+    if any(map(is_lazy, params)):
+        return given
+    if given is None:
+        return LowRank(max(0, min(RANK, sum(p.numel() for p in params) - 1)))
+    names = group.get("param_names") or [""] * len(params)
+    return placed(given, [Leaf(name, tuple(p.shape)) for name, p in zip(names, params, strict=True)])
 
 
 def _loop(settings: dict[str, Any], source: Source, lr: Any = 1.0, step: Any = 0.1) -> Loop:
@@ -66,52 +95,56 @@ class Mover:
         """Whether a clip compares losses."""
         return self.loop.clip.needs_value  # type: ignore[union-attr]
 
-    def start(self, flat: Flat) -> Any:
-        """Return the state to start from."""
-        return self.engine.separate(self.loop.init(self.engine.inward(flat.vector())))
+    def start(self, flat: Flat) -> dict[str, Any]:
+        """Return what is held for a group at the start: "loop", the state of the loop.
 
-    def move(
+        Raises
+        ------
+        ValueError
+            If the preconditioner is for another number of parameters.
+        """
+        with self.engine.context():
+            return {"loop": self.engine.separate(self.loop.init(self.engine.inward(flat.vector())))}
+
+    def moved(
         self,
         group: dict[str, Any],
         held: dict[str, Any],
         flat: Flat,
+        x: Tensor,
         g: Tensor,
-        used: list[bool],
         pair: tuple[Tensor | None, Tensor | None],
         value: Tensor | None,
         iteration: int,
-    ) -> None:
-        """Fit P of a group and move its parameters, in place.
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return where the parameters of a group go, (n,), and what is held then; nothing is changed.
 
         Parameters
         ----------
         held : dict
             What the optimiser holds for the group: "loop", the state of the loop, on the engine's library;
             "wide", where the parameters are in the state's dtype, if theirs is another.
-        g : tensor, shape (n,)
-        used : list of bool
-            Which parameters have a gradient; the others stay.
+        x, g : tensor, shape (n,)
+            The parameters, and the gradient.
         pair : (v, h)
             None for both to leave P alone.
         value : tensor, 0-d
             The loss, if a clip asks for it.
         """
-        engine, x = self.engine, flat.vector()
+        engine = self.engine
         self._set(group, iteration)
         if "wide" in held:  # what the parameters were rounded from, unless somebody has changed them
             x = torch.where(flat.rounded(held["wide"]) == x, held["wide"], x)
         if value is not None:
             g = g.clone()  # the clip keeps it, and it may be a view of .grad
         with engine.context():
-            state = held["loop"] if "loop" in held else self.start(flat)
+            state = held["loop"]
             if self.loop.momentum > 0 and isinstance(state.momentum, tuple):  # it was 0 until now
                 state = state._replace(momentum=engine.inward(torch.zeros_like(x)))
             arrays = [None if a is None else engine.inward(a) for a in (x, g, *pair, value)]
-            new, held["loop"] = self.advance(state, *arrays)
+            new, state = self.advance(state, *arrays)
             moved = engine.outward(new)
-        flat.write(moved, used)
-        if flat.rounds:
-            held["wide"] = moved
+        return moved, {"loop": state} | ({"wide": moved} if flat.rounds else {})
 
     def _set(self, group: dict[str, Any], iteration: int) -> None:
         """Take over lr and step as they are now."""

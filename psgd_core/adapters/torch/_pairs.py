@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...curvature import Exact, Functions, Probes, Source, Whitening
-from ._autograd import Found, Grads, Replay, evaluate, given
+from ._autograd import Found, Grads, evaluate, given
 from ._flat import SMALL, Flat
+from ._undo import Before, Gradients
 
 Vectors = list[Tensor]
 """A vector (n,), or columns (n, k), for each group."""
@@ -87,14 +89,22 @@ def products(found: Sequence[Grads], flats: Sequence[Flat], like: Vectors) -> Ve
 
 def difference(
     source: Source,
-    closure: Callable[[], Any],
+    gradient: Callable[[], Tensor],
     flats: Sequence[Flat],
+    x: Vectors,
     g: Vectors,
     v: Vectors,
-    replay: Replay,
-    mean: Callable[[Tensor], Tensor],
+    before: Before,
 ) -> tuple[Vectors, Vectors]:
-    """Return (v, h) from gradients at displaced parameters, which are put back bit for bit.
+    """Return (v, h) from gradients at displaced parameters, which are put back bit for bit, as is ``.grad``.
+
+    Parameters
+    ----------
+    gradient : callable
+        Evaluates the gradient, for all groups as one vector, where the parameters are.
+    x, g, v : vectors
+    before : Before
+        What the gradient g was evaluated from, besides x; so are the others.
 
     Raises
     ------
@@ -108,23 +118,21 @@ def difference(
             "`curvature` must be 'hvp' or 'whitening' unless all parameters are float32, or all float64, on "
             f"one device, got 'finite_difference' for {', '.join(kinds)}; 16 bits resolve no difference"
         )
-    sizes, x = [flat.n for flat in flats], torch.cat([flat.vector() for flat in flats])
+    sizes, after = [flat.n for flat in flats], Gradients(params)
 
-    def put(point: Tensor) -> None:
+    def displaced(point: Tensor) -> Tensor:
         for flat, part in zip(flats, torch.split(point, sizes), strict=True):
             flat.write(part)
+        before.restore()
+        return gradient()
 
-    def gradient(point: Tensor) -> Tensor:
-        put(point)
-        replay.rewind()
-        here = evaluate(closure, params)
-        parts = [flat.vector(part) for flat, part in zip(flats, by_group(here.grads, flats), strict=True)]
-        return mean(torch.cat(parts)) if here.own else torch.cat(parts)
-
+    here = torch.cat(g)  # a copy, before .grad is written to
     try:
-        pair = source.pairs(Functions(gradient=gradient), x, torch.cat(g), torch.cat(v))
+        pair = source.pairs(Functions(gradient=displaced), torch.cat(x), here, torch.cat(v))
     finally:
-        put(x)
+        for flat, part in zip(flats, x, strict=True):
+            flat.write(part)
+    after.restore()
     probe, product = pair
     assert probe is not None  # of a difference
     return list(torch.split(probe, sizes)), list(torch.split(product, sizes))
@@ -142,9 +150,16 @@ class Asker:
 
     def __init__(self, source: Source, process_group: Any) -> None:
         self.source, self.process_group = source, process_group
+        self.looked: set[tuple[bool, ...]] = set()
 
     def ask(
-        self, closure: Callable | None, flats: Sequence[Flat], v: Vectors | None, h: Vectors | None
+        self,
+        closure: Callable | None,
+        flats: Sequence[Flat],
+        x: Vectors,
+        before: Before | None,
+        v: Vectors | None,
+        h: Vectors | None,
     ) -> tuple[Found, Vectors, Vectors | None, Vectors | None]:
         """Return (what was found, g, v, h).
 
@@ -153,38 +168,49 @@ class Asker:
         closure : callable or None
             None takes the gradients in ``.grad``.
         flats : sequence of Flat
+        x : vectors
+            The parameters.
+        before : Before or None
+            What the closure is evaluated from; None without one.
         v : vectors or None
             None does not fit P.
         h : vectors or None
             None asks for the products, except for whitening, where h follows from g.
         """
         params = [p for flat in flats for p in flat.params]
-        probes, replay = [], None
+        probes, differs = [], False
         if v is not None and h is None:
             if isinstance(self.source, Exact):
                 probes = columns(v, flats)
-            elif not isinstance(self.source, Whitening):
-                replay = Replay([p.device for p in params])
+            else:
+                differs = not isinstance(self.source, Whitening)
         if closure is not None:
-            found = evaluate(closure, params, probes, once=bool(probes))
-        elif not probes and replay is None:
+            found = evaluate(closure, params, probes, once=bool(probes), looked=self.looked)
+        elif not probes and not differs:
             found = Found(None, given(params), [], False)
         else:
             raise ValueError(
                 f"`closure` must be given to fit P by {self.source}, got None; let it return the loss, or "
                 "give a pair `v`, `h`, or take curvature='whitening'"
             )
+        g = self._gradient(found, flats)
+        if v is not None:
+            used = [[part is not None for part in parts] for parts in by_group(found.grads, flats)]
+            v = [flat.masked(part, u) for flat, part, u in zip(flats, v, used, strict=True)]
+            if probes:
+                h = [self.mean(part) for part in products(found.products, flats, v)]
+            elif differs and closure is not None and before is not None:
+                displaced = partial(evaluate, closure, params, looked=self.looked)
+                v, h = difference(
+                    self.source, lambda: torch.cat(self._gradient(displaced(), flats)), flats, x, g, v, before
+                )
+        return found, g, v, h
+
+    def _gradient(self, found: Found, flats: Sequence[Flat]) -> Vectors:
+        """Return the gradient as vectors: averaged here, unless backward has done so."""
         listed = by_group(found.grads, flats)
         g = [flat.vector(part) for flat, part in zip(flats, listed, strict=True)]
-        g = [self.mean(x) for x in g] if found.own else g
-        if v is not None:
-            used = [[part is not None for part in parts] for parts in listed]
-            v = [flat.masked(x, u) for flat, x, u in zip(flats, v, used, strict=True)]
-            if probes:
-                h = [self.mean(x) for x in products(found.products, flats, v)]
-            elif replay is not None and closure is not None:
-                v, h = difference(self.source, closure, flats, g, v, replay, self.mean)
-        return found, g, v, h
+        return [self.mean(part) for part in g] if found.own else g
 
     def value(self, loss: Any, flat: Flat) -> Tensor | None:
         """Return the loss for a clip that compares it, as a tensor of its own."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..._fingerprint import Misfit, compare, fingerprint, text_of
 from .. import dlpack
+from ._flat import Flat
 
 VERSION = 1
 """Of the layout; a change of the layout raises it."""
@@ -101,7 +102,7 @@ def packed(held: dict[str, Any]) -> dict[str, Any]:
 
 def unpacked(saved: dict[str, Any], mover: Any, flat: Any, name: str) -> dict[str, Any]:
     """Return what `packed` was given, for the engine of a group."""
-    template = mapped(mover.engine.outward, mover.start(flat))
+    template = mapped(mover.engine.outward, mover.start(flat)["loop"])
     held = {"loop": mapped(mover.engine.inward, rebuilt(template, saved["loop"], name))}
     if "wide" in saved:
         held["wide"] = rebuilt((flat.vector(),), {"0": saved["wide"]}, name)[0]
@@ -154,14 +155,13 @@ def generator_at(saved: dict[str, Any]) -> torch.Generator | None:
 
 
 def restored_generator(own: dict[str, Any], here: torch.Generator | None) -> torch.Generator | None:
-    """Return the generator to go on with: the one that is here, if it can take over the saved state."""
+    """Return the generator to go on with, a new one; the one that is here if nothing can be taken over."""
     saved = own["generator"]
     if saved["device"] is None:
         return here
     device = torch.device(saved["device"])
     if here is not None and here.device.type == device.type:
-        here.set_state(saved["state"].cpu())
-        return here
+        return generator_at({"device": str(here.device), "state": saved["state"]})
     if device.type != "cpu" and not torch.cuda.is_available():
         warnings.warn(
             f"The probes were drawn on {device}, which is not here; they start anew, from the same seed",
@@ -169,3 +169,33 @@ def restored_generator(own: dict[str, Any], here: torch.Generator | None) -> tor
         )
         return here
     return generator_at({"device": device.type, "state": saved["state"]})
+
+
+def taken_over(new: torch.Generator | None, here: torch.Generator | None) -> torch.Generator | None:
+    """Return a generator where the new one is: the one that is here, which the user may hold, if possible."""
+    if new is None or here is None or new.device != here.device:
+        return new
+    here.set_state(new.get_state())
+    return here
+
+
+def restored_states(
+    state_dict: dict[str, Any], here: list[dict[str, Any]], maker: Callable[[dict[str, Any], Flat], Any]
+) -> tuple[list[dict[str, Any]], dict[Tensor, dict[str, Any]]]:
+    """Return (groups, what is held by first parameter) from a `state_dict`, for the groups that are here.
+
+    Parameters
+    ----------
+    maker : callable
+        ``maker(group, flat)`` returns the group's Mover.
+    """
+    saved, states = state_dict["param_groups"], {}
+    if [len(g["params"]) for g in saved] != [len(g["params"]) for g in here]:
+        return saved, {}  # PyTorch refuses it
+    groups = [restored_group(*pair, i) for i, pair in enumerate(zip(saved, here, strict=True))]
+    for i, (old, new) in enumerate(zip(groups, here, strict=True)):
+        held = state_dict["state"].get(old["params"][0]) if old["params"] else None
+        if held is not None:
+            flat = Flat(new["params"])
+            states[new["params"][0]] = unpacked(held, maker(old, flat), flat, f"group {i}")
+    return groups, states

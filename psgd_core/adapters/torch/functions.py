@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...curvature import Functions
 from ._autograd import evaluate
-from ._flat import Flat
+from ._flat import Flat, once
+from ._silence import tell
 
 
 def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn.Module) -> Functions:
@@ -28,7 +29,8 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         Returns the loss, a scalar, without calling backward. The same function every time: no dropout, a
         fixed batch.
     params : iterable of tensors, or a module
-        A module stands for its parameters that require a gradient. On one device.
+        A module stands for its parameters that require a gradient. On one device; tied ones, given twice,
+        count once.
 
     Returns
     -------
@@ -43,31 +45,39 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         If there are no parameters, they are on several devices, complex or sparse; for what `closure` must
         not return.
     """
-    given = params.parameters() if isinstance(params, torch.nn.Module) else params
-    wanted = [p for p in given if p.requires_grad]
+    if isinstance(params, torch.nn.Module):
+        named = once((name, p) for name, p in params.named_parameters() if p.requires_grad)
+        wanted, names = [p for _, p in named], {"param_names": [name for name, _ in named]}
+    else:
+        wanted, names = once(p for p in params if p.requires_grad), {}
     if not wanted:
         raise ValueError("`params` must hold tensors that require a gradient, got none; set requires_grad")
-    flat = Flat(wanted)
+    flat, looked, told = Flat(wanted), set[tuple[bool, ...]](), set[int]()
 
-    def found(x: Tensor, columns: list[Tensor]) -> Any:
+    def at(x: Tensor, columns: list[Tensor]) -> Any:
         if tuple(x.shape) != (flat.n,):
             raise ValueError(
                 f"`x` must have shape ({flat.n},), got {tuple(x.shape)}; flatten the parameters in order"
             )
-        before = flat.vector()
+        before, probes = flat.vector(), [flat.parts(column) for column in columns]
+        elsewhere = not torch.equal(before, x)
         try:
-            flat.write(x)
-            return evaluate(closure, wanted, [flat.parts(column) for column in columns], once=True)
+            if elsewhere:
+                flat.write(x)
+            found = evaluate(closure, wanted, probes, once=True, looked=looked)
         finally:
-            flat.write(before)
+            if elsewhere:
+                flat.write(before)
+        told.update(tell([{"params": wanted, **names}], found.grads, told))
+        return found
 
     def both(x: Tensor) -> tuple[Tensor, Tensor]:
-        here = found(x, [])
+        here = at(x, [])
         return here.loss.reshape(()).to(flat.dtype), flat.vector(here.grads)
 
     def hvp(x: Tensor, v: Tensor) -> Tensor:
         columns = [v] if v.ndim == 1 else list(v.unbind(1))
-        products = [flat.vector(product) for product in found(x, columns).products]
+        products = [flat.vector(product) for product in at(x, columns).products]
         return products[0] if v.ndim == 1 else torch.stack(products, dim=1)
 
     return Functions(

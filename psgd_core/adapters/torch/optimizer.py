@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 from ... import descent
 from ...curvature import Central, Exact, Forward, Gaussian, Probes, Source, Whitening
 from ...descent import clips
-from ...preconditioners import LowRank, Preconditioner
+from ...preconditioners import Preconditioner
 from ...schedules import Schedule, require_schedule, value_at
 from . import _pairs, _saved
+from ._chance import toss
 from ._engines import ENGINES
-from ._flat import Flat, require_parameter
-from ._groups import Mover, require_settings
+from ._flat import Flat, once, require_parameter
+from ._groups import Mover, require_settings, settled
+from ._silence import tell
+from ._undo import Before, Whole
 
 SOURCES: dict[str, Source] = {"hvp": Exact(), "finite_difference": Forward(), "whitening": Whitening()}
 """Names for `curvature`."""
@@ -38,7 +42,8 @@ class PSGD(torch.optim.Optimizer):
         As for every `torch.optim.Optimizer`. Real and dense; each group on one device. Those of 16 bits have
         float32 state, including a float32 copy that small steps add up in; float64 stays float64.
     preconditioner : Preconditioner, per group
-        The group that P is fitted on; `LowRank(10)` by default.
+        The group that P is fitted on; by default `LowRank(10)`, or the largest rank that fits. `Blocks` are
+        put in the order of the parameters.
     lr : float or tensor, per group
         mu of eq. (1), which `torch.optim.lr_scheduler` may change. With Hessian-vector products 1 is Newton's
         step, and 0.1 the default; with whitening P m has elements of about 1, and 0.01 is the default.
@@ -73,12 +78,16 @@ class PSGD(torch.optim.Optimizer):
     Raises
     ------
     TypeError, ValueError
-        For settings and parameters that cannot be, in one sentence.
+        For settings and parameters that cannot be.
 
     Notes
     -----
     - `step` says how a loss is handed in.
-    - Parameters whose gradient is None are left alone, and have no part in fitting.
+    - Parameters whose gradient is None are left alone, and have no part in fitting; the first step that fits
+      P warns of them, by name, unless they are frozen. A group's own first step is one that fits P.
+    - A step is done as a whole: whatever is raised in it, the closure's own errors and Ctrl-C, leaves the
+      parameters, ``.grad``, the optimiser and PyTorch's generators as they were.
+    - ``torch.utils.checkpoint`` with ``use_reentrant=True``, which hides its layers, runs as with False.
     - A gradient or loss that is not finite moves nothing; `group_state` counts it in ``skipped``.
     - `state_dict` holds tensors, numbers and texts only (``weights_only=True`` loads it), with the
       generator's state: a run resumed from it goes on bit for bit. It fits every engine.
@@ -127,10 +136,12 @@ class PSGD(torch.optim.Optimizer):
         self._seed = seed
         self._iteration = 0
         self._movers: dict[int, Mover] = {}
+        self._waiting: set[int] = set()  # groups, by index, whose P is due for its first pair
+        self._told: set[int] = set()  # parameters, by id, that had their say in a fitted step
         if lr is None:
             lr = 0.01 if isinstance(source, Whitening) else 0.1
         defaults = {
-            "preconditioner": LowRank(10) if preconditioner is None else preconditioner,
+            "preconditioner": preconditioner,
             **{"lr": lr, "step": step, "momentum": momentum, "clip": clip},
             **{"weight_decay": weight_decay, "decay": decay},
         }
@@ -141,16 +152,21 @@ class PSGD(torch.optim.Optimizer):
         shared = [name for name in SHARED if name in param_group]
         if shared:
             raise ValueError(
-                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it holds for all"
+                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it is for all"
             )
         require_settings({**self.defaults, **param_group}, self._source)
+        if "params" in param_group:
+            param_group["params"] = once(param_group["params"])
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            try:
+        group = self.param_groups[-1]
+        try:
+            for p in group["params"]:
                 require_parameter("params", p)
-            except TypeError:
-                self.param_groups.pop()
-                raise
+            group["preconditioner"] = settled(group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        self._waiting.add(len(self.param_groups) - 1)
 
     # -- a step ----------------------------------------------------------------------------------------
 
@@ -178,7 +194,7 @@ class PSGD(torch.optim.Optimizer):
         Returns
         -------
         tensor or None
-            The loss that the closure returned, detached.
+            What the closure returned, detached.
 
         Raises
         ------
@@ -190,43 +206,66 @@ class PSGD(torch.optim.Optimizer):
         """
         if closure is not None and not callable(closure):
             raise TypeError(
-                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; "
-                "evaluate the model inside it"
+                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; pass one"
             )
         if h is not None and v is None:
             raise ValueError("`v` must be given with `h`, got None; they are a pair")
-        fit = v is not None or self.due()
-        groups = [g for g in self.param_groups if sum(p.numel() for p in g["params"])]
-        flats = [Flat(g["params"]) for g in groups]
+        indices = [i for i, g in enumerate(self.param_groups) if sum(p.numel() for p in g["params"])]
+        flats = [Flat(self.param_groups[i]["params"]) for i in indices]
+        x, params = [flat.vector() for flat in flats], [p for flat in flats for p in flat.params]
+        before = None if closure is None else Before(params)
+        with Whole(self, _STEPPED, flats, x, before):
+            return self._step(closure, v, h, indices, flats, x, before)
+
+    def _step(
+        self, closure: Any, v: Any, h: Any, indices: list[int], flats: list[Flat], x: Any, before: Any
+    ) -> Any:
+        """Do one step with the groups that have parameters: work everything out, then change everything."""
+        groups, fit = [self.param_groups[i] for i in indices], v is not None or self.due()
+        movers = [self._mover(group, flat) for group, flat in zip(groups, flats, strict=True)]
+        held: dict[int, dict[str, Any]] = {}
+        for i, mover, flat in zip(indices, movers, flats, strict=True):
+            if flat.params[0] in self.state:
+                held[i] = self.state[flat.params[0]]
+            elif fit and i in self._waiting:  # before anything is evaluated: it may not fit
+                held[i] = mover.start(flat)
         probes = None
         if fit:
             probes = self._draw(flats) if v is None else _pairs.handed_in("v", v, flats)
         known = None if h is None else _pairs.handed_in("h", h, flats)
-        found, g, vs, hs = self._asker.ask(closure, flats, probes, known)
-        for i, (group, flat) in enumerate(zip(groups, flats, strict=True)):
-            used = [part is not None for part in _pairs.by_group(found.grads, flats)[i]]
-            if any(used):
-                pair = (None if vs is None else vs[i], None if hs is None else hs[i])
-                mover, held = self._mover(group, flat), self.state[flat.params[0]]
+        found, g, vs, hs = self._asker.ask(closure, flats, x, before, probes, known)
+        listed = _pairs.by_group(found.grads, flats)
+        told = tell(groups, found.grads, self._told) if fit else self._told
+        moves, waiting = [], set() if fit else set(self._waiting)
+        for k, (i, group, flat, mover) in enumerate(zip(indices, groups, flats, movers, strict=True)):
+            used = [part is not None for part in listed[k]]
+            if any(used) and i not in held and not fit:
+                waiting.add(i)  # its first step is one that fits P: the next
+            elif any(used):
+                pair = (None if vs is None else vs[k], None if hs is None else hs[k])
                 value = self._asker.value(found.loss, flat) if mover.needs_value else None
-                mover.move(group, held, flat, g[i], used, pair, value, self._iteration)
+                own = held[i] if i in held else mover.start(flat)
+                new = mover.moved(group, own, flat, x[k], g[k], pair, value, self._iteration)
+                moves.append((flat, used, *new))
+        for flat, used, moved, new_held in moves:
+            flat.write(moved, used)
+            self.state[flat.params[0]] = new_held
         self._iteration += 1
+        self._waiting, self._told = waiting, told
         return found.loss
 
     def due(self) -> bool:
         """Return whether the next step fits P; the same however often it is asked."""
-        for group in self.param_groups:
-            if any(p.requires_grad for p in group["params"]) and group["params"][0] not in self.state:
-                return True
+        waiting = [p for i in self._waiting for p in self.param_groups[i]["params"]]
+        if any(p.requires_grad or p.grad is not None for p in waiting):
+            return True
         chance = value_at(self._probability, self._iteration)
-        return bool(chance >= 1 or _toss(self._seed, self._iteration) < chance)
+        return bool(chance >= 1 or toss(self._seed, self._iteration) < chance)
 
     def probe(self) -> list[Tensor]:
-        """Return a probe v as a list of tensors like the parameters, from the optimiser's own generator."""
+        """Return a probe v as a list of tensors like the parameters, from the optimiser's generator."""
         if self._probes.k != 1:
-            raise ValueError(
-                f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw your own"
-            )
+            raise ValueError(f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw yours")
         flats = [Flat(group["params"]) for group in self.param_groups]
         return _pairs.columns(self._draw(flats), flats)[0]
 
@@ -247,6 +286,7 @@ class PSGD(torch.optim.Optimizer):
         packed["state"] = {key: _saved.packed(held) for key, held in packed["state"].items()}
         packed["psgd"] = {
             **{"version": _saved.VERSION, "iteration": self._iteration, "seed": self._seed},
+            "waiting": sorted(self._waiting),
             "generator": _saved.generator_state(self._generator),
         }
         return packed
@@ -263,20 +303,16 @@ class PSGD(torch.optim.Optimizer):
             If something does not fit; nothing is changed then.
         """
         own = _saved.require_own(state_dict)
-        saved, here = state_dict["param_groups"], self.param_groups
-        states, groups = {}, saved
-        if [len(g["params"]) for g in saved] == [len(g["params"]) for g in here]:  # or super() complains
-            groups = [_saved.restored_group(*pair, i) for i, pair in enumerate(zip(saved, here, strict=True))]
-            for i, (old, new) in enumerate(zip(groups, here, strict=True)):
-                held = state_dict["state"].get(old["params"][0])
-                if held is not None:
-                    flat = Flat(new["params"])
-                    mover = Mover(old, flat, self._source, self._engine, None)
-                    states[new["params"][0]] = _saved.unpacked(held, mover, flat, f"group {i}")
+        here = self.param_groups
+        maker = partial(Mover, source=self._source, engine=self._engine, options=None)
+        groups, states = _saved.restored_states(state_dict, here, maker)
+        waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]
         generator = _saved.restored_generator(own, self._generator)
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
-        self._iteration, self._seed, self._generator = own["iteration"], own["seed"], generator
+        self._iteration, self._seed = own["iteration"], own["seed"]
+        self._generator = _saved.taken_over(generator, self._generator)
+        self._waiting = set(own.get("waiting", waiting))
         self._movers = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -286,6 +322,7 @@ class PSGD(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._movers = {}
+        self.__dict__.setdefault("_told", set())
         if isinstance(state.get("_generator"), dict):
             self._generator = _saved.generator_at(state["_generator"])
 
@@ -294,6 +331,7 @@ class PSGD(torch.optim.Optimizer):
     def _mover(self, group: dict[str, Any], flat: Flat) -> Mover:
         mover = self._movers.get(id(group))
         if mover is None or not mover.fits(group, flat):
+            group["preconditioner"] = settled(group)
             mover = self._movers[id(group)] = Mover(group, flat, self._source, self._engine, self._options)
         return mover
 
@@ -303,16 +341,10 @@ class PSGD(torch.optim.Optimizer):
         return _pairs.draw(self._probes, self._generator, flats)
 
 
-def _toss(seed: int, iteration: int) -> float:
-    """Return a number in [0, 1) that looks random: SplitMix64, twice; a generator takes longer to set up."""
-    word = seed
-    for part in (1, iteration + 1):
-        word = (word + part * 0x9E3779B97F4A7C15) % 2**64
-        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
-        word ^= word >> 31
-    return (word >> 11) / 2**53
-
-
-_OWN = ("_source", "_engine", "_probes", "_probability", "_asker", "_options", "_seed", "_iteration")
+_STEPPED = ("_iteration", "_waiting", "_told", "_generator")
+"""What a step replaces, besides the state."""
+_OWN = (
+    *("_source", "_engine", "_probes", "_probability", "_asker", "_options", "_seed", "_iteration"),
+    "_waiting",
+)
 """What a copy of the optimiser takes along, besides its generator."""

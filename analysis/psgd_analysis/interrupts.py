@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: what was found until then is kept and written, and the exit code says so.
+
+Both raise `KeyboardInterrupt` in the main thread; `until_interrupted` ends the computation with it and from
+then on only notes what comes, so that results are written in full. A second one while they are being written
+ends the command at once; files are there in full or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+CTRL_C, TERMINATED = 130, 143
+"""Exit codes: 128 and the number of the signal."""
+
+_noted: list[int] = []
+_finishing: list[bool] = []
+
+
+def listen() -> None:
+    """Handle both signals from here on; where Ctrl-C is ignored, as under nohup, it stays so."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+def _handle(number: int, frame: Any) -> None:
+    _noted.append(number)
+    if not _finishing or len(_noted) > 1:
+        raise KeyboardInterrupt
+
+
+def leave() -> None:
+    """Let both signals end the process at once from here on, without a word."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def noted() -> bool:
+    """Return whether a signal came."""
+    return bool(_noted)
+
+
+def code(usual: int) -> int:
+    """Return the exit code: of the first signal that came, or else the usual one."""
+    if not _noted:
+        return usual
+    return TERMINATED if _noted[0] == signal.SIGTERM else CTRL_C
+
+
+def until_interrupted(work: Callable[[], object]) -> bool:
+    """Call `work` and return whether it was interrupted; what follows is not."""
+    interrupted = False
+    try:  # twice: a signal may also come between the end of the work and the line that says so
+        try:
+            work()
+        except KeyboardInterrupt:
+            interrupted = True
+        _finishing.append(True)
+    except KeyboardInterrupt:
+        interrupted = True
+        _finishing.append(True)
+    return interrupted or bool(_noted)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals wait until the end of a ``with`` block; processes started within never get Ctrl-C."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,61 @@
+"""Layers behind reentrant checkpointing, which `torch.autograd.grad` does not see.
+
+A reentrant checkpoint is one node of the graph, with edges to its inputs alone: gradients of the parameters
+inside come from a backward of its own. Taken for the whole, the graph says that the loss does not use them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils import checkpoint
+
+_lock = threading.Lock()
+_held: list[Any] = []  # what stood in PyTorch's module, once for each closure that runs
+
+
+class _InSight:
+    """In place of PyTorch's function for reentrant checkpoints: the same layers, by the other way."""
+
+    @staticmethod
+    def apply(function: Any, preserve: bool, *args: Any) -> Any:
+        return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
+
+
+@contextlib.contextmanager
+def layers_in_sight() -> Iterator[None]:
+    """Make checkpoints that do not hide their layers, whatever `use_reentrant` says, in all threads.
+
+    They compute the same.
+    """
+    with _lock:
+        _held.append(checkpoint.CheckpointFunction if not _held else _held[0])
+        checkpoint.CheckpointFunction = _InSight  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        with _lock:
+            original = _held.pop()
+            if not _held:
+                checkpoint.CheckpointFunction = original  # type: ignore[misc]
+
+
+def require_in_sight(loss: Tensor) -> None:
+    """Raise RuntimeError if the graph of a loss has a reentrant checkpoint, made by other means."""
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "CheckpointFunction" in node.name():
+            raise RuntimeError(
+                "the loss must not go through reentrant checkpointing, which hides the parameters of its "
+                f"layers, got {node.name()}; use torch.utils.checkpoint with use_reentrant=False, or a "
+                "closure that calls backward with curvature='finite_difference' or 'whitening'"
+            )
+        nodes.extend(edge for edge, _ in node.next_functions)

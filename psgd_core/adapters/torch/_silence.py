@@ -1,0 +1,56 @@
+"""Parameters that no gradient reaches: left alone by every optimiser, and seldom meant to be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+_SHOWN = 8
+
+
+def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told: set[int]) -> set[int]:
+    """Warn of parameters without a gradient, by name, unless they are frozen or have been asked before.
+
+    Parameters
+    ----------
+    groups : sequence of dicts
+        The optimiser's.
+    grads : sequence of tensors or None
+        Of all their parameters, in order.
+    told : set of int
+        Parameters, by id, that have been asked before.
+
+    Returns
+    -------
+    set of int
+        Those that have been asked by now.
+    """
+    names = _names(groups)
+    asked = [
+        (p, g)
+        for (p, _), g in zip(names, grads, strict=True)
+        if p.requires_grad and p.numel() and id(p) not in told
+    ]
+    silent = {id(p) for p, g in asked if g is None}
+    if silent:
+        called = [name for p, name in names if id(p) in silent]
+        shown = ", ".join([*called[:_SHOWN], *(["..."] if len(called) > _SHOWN else [])])
+        warnings.warn(
+            f"No gradient reaches {len(called)} of {len(names)} parameters: {shown}; they count "
+            "as constant, which is right only if the loss is not meant to depend on them",
+            stacklevel=6,
+        )
+    return told | {id(p) for p, _ in asked}
+
+
+def _names(groups: Sequence[dict[str, Any]]) -> list[tuple[Tensor, str]]:
+    """Return each parameter and what to call it."""
+    found = []
+    for i, group in enumerate(groups):
+        for j, p in enumerate(group["params"]):
+            named = group.get("param_names")
+            found.append((p, f"`{named[j]}`" if named else f"number {j} of group {i}, {tuple(p.shape)}"))
+    return found

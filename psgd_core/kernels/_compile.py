@@ -1,0 +1,79 @@
+"""Compilation by numba, kept on disk: what is kept is checked, and where it cannot be kept, done without.
+
+numba believes its files: machine code in which a bit has changed would run. Here a checksum follows what is
+stored, and whatever is missing, damaged, of another version or cannot be written means to compile anew, in
+memory. Code is shared by processes through these files alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.core import caching
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+class _CheckedFile(caching.IndexDataCacheFile):
+    """Files that end in the SHA-256 of the rest."""
+
+    def _dump(self, obj: Any) -> bytes:
+        data = super()._dump(obj)
+        return data + hashlib.sha256(data).digest()
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            with open(self._index_path, "rb") as file:
+                if pickle.load(file) != self._version:
+                    return {}
+                stamp, overloads = self._checked(file.read())
+        except Exception:  # whatever damaged bytes lead the unpickler into
+            return {}
+        return overloads if stamp == self._source_stamp else {}
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            return self._checked(file.read())
+
+    def _checked(self, data: bytes) -> Any:
+        content, digest = data[:-_DIGEST], data[-_DIGEST:]
+        if hashlib.sha256(content).digest() != digest:
+            raise OSError("the file is damaged")  # which numba takes for a missing one
+        return pickle.loads(content)
+
+
+class _CheckedCache(caching.FunctionCache):
+    """The cache of a function; anything that goes wrong with it is a thing that is not there."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        base, stamp = self._impl.filename_base, self._impl.locator.get_source_stamp()
+        self._cache_file = _CheckedFile(self._cache_path, f"{base}.checked", stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with contextlib.suppress(Exception):
+            super().save_overload(sig, data)
+
+
+def njit(function: Any = None, **options: Any) -> Any:
+    """Compile as `numba.njit` does, with checked files where `cache` is asked for."""
+    if function is None:
+        decorate: Callable[[Any], Any] = lambda function: njit(function, **options)  # noqa: E731
+        return decorate
+    kept = options.pop("cache", False)
+    compiled = numba.njit(**options)(function)
+    if kept:
+        with contextlib.suppress(Exception):  # there is no folder for it, or numba's inside has changed
+            compiled._cache = _CheckedCache(function)
+    return compiled

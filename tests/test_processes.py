@@ -1,0 +1,253 @@
+"""Forked children, threads, damaged compilation caches, and signals to the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRELUDE = """
+import os, sys, threading
+import numpy as np
+import psgd_core as psgd
+
+N = 70_000  # above it kernels are shared by threads
+FITTED = [psgd.Diagonal(), psgd.XMat(), psgd.LowRank(rank=2)]
+
+def fit(p, n=N):
+    rng = np.random.default_rng(0)
+    state = p.init(n, like=np.zeros(1, dtype="f4"))
+    for _ in range(2):
+        v = rng.standard_normal(n).astype("f4")
+        state = p.update(state, v, 2 * v, step=0.3)
+    return p.precondition(state, v)
+"""
+
+
+def ran(code, *arguments, **variables):
+    """Return what a fresh interpreter prints; it must end well."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "analysis")])}
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **paths, **variables},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A folder with the compiled kernels, and what fits return."""
+    pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
+    folder = tmp_path_factory.mktemp("cache")
+    ran("for p in FITTED: fit(p)", NUMBA_CACHE_DIR=str(folder))
+    return folder
+
+
+# -- fork and threads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_a_forked_child_fits_whatever_its_parent_did(cache, layer):
+    """Where a layer is not installed, one thread does the work."""
+    code = """
+import warnings
+warnings.simplefilter("ignore")  # of Python: that forking beside threads is a risk
+expected = [fit(p) for p in FITTED]
+for grandchild in (False, True):
+    child = os.fork()
+    if child == 0:
+        if grandchild and os.fork():
+            os._exit(os.WEXITSTATUS(os.wait()[1]))
+        same = all(np.array_equal(fit(p), x) for p, x in zip(FITTED, expected))
+        os._exit(0 if same else 1)
+    print(os.waitpid(child, 0)[1])
+"""
+    variables = {"NUMBA_CACHE_DIR": str(cache), "NUMBA_THREADING_LAYER": layer}
+    assert ran(code, **variables).split() == ["0", "0"]
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threads_beside_each_other_fit_as_one(cache, layer):
+    code = """
+expected = [fit(p) for p in FITTED]
+found = [None] * 9
+barrier = threading.Barrier(9)
+
+def work(i):
+    barrier.wait()
+    found[i] = [fit(FITTED[(i + j) % 3]) for j in range(3)]
+
+threads = [threading.Thread(target=work, args=(i,)) for i in range(9)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(all(np.array_equal(found[i][j], expected[(i + j) % 3]) for i in range(9) for j in range(3)))
+"""
+    assert ran(code, NUMBA_CACHE_DIR=str(cache), NUMBA_THREADING_LAYER=layer).split() == ["True"]
+
+
+# -- what numba keeps on disk --------------------------------------------------------------------------------
+
+
+def flipped(raw):
+    """Return it with a bit changed in every 64th byte: machine code that runs, perhaps."""
+    return bytes(byte ^ (1 << i % 8) if i % 64 == 17 else byte for i, byte in enumerate(raw))
+
+
+DAMAGES = {
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "emptied": lambda raw: b"",
+    "flipped": flipped,
+    "one bit": lambda raw: raw[:-200] + bytes([raw[-200] ^ 1]) + raw[-199:],
+    "foreign": lambda raw: b"cos\nsystem\n(S'false'\ntR." * 3,
+    "longer": lambda raw: raw + b"\0",
+}
+CHEAP = "print(psgd.kernels.available(), float(fit(FITTED[0], 100).sum()))"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The kernels of a small update alone, which compile in a second or so; and what it returns."""
+    pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
+    folder = tmp_path_factory.mktemp("small")
+    return folder, ran(CHEAP, NUMBA_CACHE_DIR=str(folder))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_compiled_anew(small, tmp_path, damage):
+    folder, expected = small
+    files = [path for path in folder.rglob("*") if path.suffix in (".nbi", ".nbc")]
+    assert len(files) >= 4
+    for path in files:
+        copy = tmp_path / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert ran(CHEAP, NUMBA_CACHE_DIR=str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "read-only", "missing"])
+def test_without_a_place_for_the_cache_all_is_compiled_in_memory(small, tmp_path, place):
+    folder = tmp_path / "cache"
+    if place == "read-only":
+        folder.mkdir(mode=0o500)
+    elif place != "missing":
+        folder.write_text("not a folder")
+    where = folder / "below" if place in ("below a file", "missing") else folder
+    assert ran(CHEAP, NUMBA_CACHE_DIR=str(where)) == small[1]
+
+
+# -- signals to the command ----------------------------------------------------------------------------------
+
+COMMANDS = {
+    "verify": (["--jobs", "2", "-p", "xmat", "--n", "4"], "verify.json"),
+    "minimize": (["rosenbrock", "--maxiter", "20"], "minimize.json"),
+    "spectrum": (["dense", "--n", "16", "--updates", "10"], "spectrum.json"),
+    "bench": (["--n", "1e4", "--budget", "1000", "--peers", "none", "--copy-mib", "8"], "bench.json"),
+}
+
+RUN = """
+import os, signal, sys
+sys.argv[0] = "psgd"
+when, number = sys.argv.pop(1), int(sys.argv.pop(1))
+
+def send():
+    os.kill(os.getpid(), number)
+
+if when == "imports":
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "scipy.linalg":
+                send()
+    sys.meta_path.insert(0, Finder())
+else:
+    from psgd_analysis.{module} import {name} as original
+    import psgd_analysis.{module} as module
+    def wrapped(*arguments, **options):
+        {body}
+    module.{name} = wrapped
+from psgd_analysis.__main__ import main
+main()
+"""
+
+DURING = {
+    "verify": (
+        "verify.pool",
+        "_result",
+        "found = original(*arguments)\n        send()\n        return found",
+    ),
+    "minimize": ("minimize.run", "_run", "original(*arguments)\n        send()"),
+    "spectrum": ("spectrum.report", "group_study", "send()\n        return original(*arguments)"),
+    "bench": (
+        "bench.command",
+        "run",
+        "for row in original(*arguments):\n            yield row\n            send()",
+    ),
+}
+
+
+def interrupted(tmp_path, command, when, number):
+    arguments, name = COMMANDS[command]
+    module, function, body = DURING[command]
+    script = tmp_path / "run.py"
+    text = RUN.replace("{module}", module).replace("{name}", function).replace("{body}", body)
+    script.write_text(
+        text + "\n" if command != "verify" else f"if __name__ == '__main__':\n    exec({text!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, when, str(int(number)), command, *arguments, "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "analysis")])},
+        check=False,
+    )
+    return done, tmp_path / name
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_ends_a_command_with_what_there_is(tmp_path, command, number, code):
+    done, path = interrupted(tmp_path, command, "work", number)
+    assert done.returncode == code, done.stderr[-2000:]
+    assert done.stderr.strip().splitlines()[-1] == "psgd: interrupted"
+    assert "Traceback" not in done.stderr
+    content = json.loads(path.read_text())
+    interrupted_is = content["interrupted"] if "interrupted" in content else content["about"]["interrupted"]
+    assert interrupted_is is True
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_imports_ends_in_one_line(tmp_path, number, code):
+    done, _ = interrupted(tmp_path, "spectrum", "imports", number)
+    assert done.returncode == code
+    assert done.stderr == "psgd: interrupted\n"
+
+
+def test_results_are_written_in_full_after_a_signal(monkeypatch):
+    from psgd_analysis import interrupts
+
+    monkeypatch.setattr(interrupts, "_noted", [])
+    monkeypatch.setattr(interrupts, "_finishing", [])
+    assert interrupts.code(1) == 1
+
+    def work():
+        interrupts._handle(signal.SIGTERM, None)
+
+    assert interrupts.until_interrupted(work)
+    assert interrupts.code(0) == 143
+    with pytest.raises(KeyboardInterrupt):  # the second one ends it
+        interrupts._handle(signal.SIGINT, None)
+    assert interrupts.code(0) == 143
