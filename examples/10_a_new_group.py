@@ -105,7 +105,7 @@ class Triangular(psgd.Preconditioner):
         new = state._replace(q=moved, held=held)
         return Fit(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
 
-    def size(self, state):
+    def _size(self, state):
         return state.q.shape[0]
 
     def apply(self, state, x):

@@ -7,7 +7,6 @@ Everything here is written against the Python array API standard (2022.12 or lat
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +24,11 @@ CHUNK = 256
 sum of 2048 of them 3e-5 (measured, JAX on CPU), and one of 256 only 2e-6."""
 
 
+def is_array(x: Any) -> bool:
+    """Return whether it is an array of any library; the classes of arrays are none."""
+    return array_api_compat.is_array_api_obj(x) and not isinstance(x, type)
+
+
 def namespace(**arrays: Array) -> ModuleType:
     """Return the array API namespace that all the named arrays share.
 
@@ -34,22 +38,24 @@ def namespace(**arrays: Array) -> ModuleType:
         If one of them is not an array, or they belong to different libraries.
     """
     for name, x in arrays.items():  # asked first: array_namespace lets numbers and None pass
-        if not array_api_compat.is_array_api_obj(x):
+        if not is_array(x):
             raise TypeError(
                 f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(x).__name__}; "
                 "convert it with the `asarray` of your array library"
             )
-        if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray | np.matrix):
+        if _is_special(x):
             raise TypeError(
                 f"`{name}` must be a plain array, got {type(x).__name__}, whose arithmetic is another; "
-                "fill it, or convert it with numpy.asarray"
+                "fill it, make it dense, or convert it with the `asarray` of its library"
             )
     try:
         return array_api_compat.array_namespace(*arrays.values())
     except TypeError:
         pass
-    kinds = {name: type(x) for name, x in arrays.items()}
-    listed = ", ".join(f"`{name}`: {kind.__module__}.{kind.__name__}" for name, kind in kinds.items())
+    first = {type(x): name for name, x in reversed(arrays.items())}  # one of each kind: there may be many
+    listed = ", ".join(
+        f"`{name}`: {kind.__module__}.{kind.__name__}" for kind, name in reversed(first.items())
+    )
     raise TypeError(f"all arrays must come from one library, got {listed}; convert them first")
 
 
@@ -74,6 +80,11 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
             f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
             "convert it with `astype`"
         )
+    require_device(name, x, other_name, other)
+
+
+def require_device(name: str, x: Array, other_name: str, other: Array) -> None:
+    """Raise unless `x` is on the device of `other`, or JAX is free to move one of them."""
     here, there = device_of(x), device_of(other)
     if here != there and here is not None and there is not None:
         raise ValueError(
@@ -82,50 +93,10 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
         )
 
 
-def require_number(name: str, value: Any) -> float:
-    """Return a real number as a Python float; NumPy's scalars and 0-d arrays at hand are numbers."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    if array_api_compat.is_array_api_obj(value) and value.ndim == 0 and _is_real(value) and at_hand(value):
-        return float(value)
-    raise TypeError(f"`{name}` must be a real number, got {_described(value)}; pass a Python float")
-
-
-def require_count(name: str, value: Any, meaning: str) -> int:
-    """Return a positive integer as a Python int; NumPy's integers are integers."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"`{name}` must be a positive int, got {_described(value)}; {meaning}")
-    return int(value)
-
-
-def scalar_of(name: str, value: Any, like: Array) -> float | Array:
-    """Return a real number as a Python float, or as a 0-d array where its value is not at hand.
-
-    Parameters
-    ----------
-    name : str
-        Of the argument.
-    value : number or 0-d array
-        Of any library where it is at hand; of the library of `like` otherwise.
-    like : array
-        Sets the real dtype of what stays an array.
-    """
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    if not array_api_compat.is_array_api_obj(value) or not _is_real(value):
-        raise TypeError(f"`{name}` must be a real number, got {_described(value)}; pass a Python float")
-    if value.ndim != 0:
-        raise TypeError(
-            f"`{name}` must be a number or a 0-d array, got shape {tuple(value.shape)}; take one element"
-        )
-    if at_hand(value):
-        return float(value)
-    xp = namespace(**{name: value, "h": like})
-    real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
-    return xp.astype(value, real, copy=False)
-
-
-def _is_real(x: Array) -> bool:
+def holds_reals(x: Any) -> bool:
+    """Return whether it is an array of real numbers whose arithmetic is that of its library."""
+    if not is_array(x) or _is_special(x):
+        return False
     xp = array_api_compat.array_namespace(x)
     try:
         return bool(xp.isdtype(x.dtype, ("real floating", "integral")))
@@ -133,11 +104,21 @@ def _is_real(x: Array) -> bool:
         return False
 
 
-def _described(value: Any) -> str:
-    """Return what a message says of a wrong value: a number as it is, of anything else its type as well."""
-    text = repr(value)
-    shown = text if len(text) <= 40 else text[:37] + "..."
-    return shown if isinstance(value, int | float) else f"{type(value).__name__} {shown}"
+def holds_integers(x: Array) -> bool:
+    """Return whether an array holds integers, in the machine's order of bytes."""
+    xp = array_api_compat.array_namespace(x)
+    return x.dtype in (xp.int32, xp.int64)
+
+
+def _is_special(x: Array) -> bool:
+    """Return whether an array's arithmetic is not that of its library: masked, matrices, sparse tensors."""
+    if isinstance(x, np.ndarray):
+        return type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray | np.matrix)
+    if not array_api_compat.is_torch_array(x):
+        return False
+    import torch
+
+    return x.layout is not torch.strided
 
 
 def device_of(x: Array) -> Any:

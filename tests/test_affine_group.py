@@ -190,7 +190,7 @@ def test_bad_input_says_what_is_wrong(backend):
 
 @pytest.mark.parametrize("n", [0, -1, 2.0])
 def test_sizes_are_positive_integers(n):
-    with pytest.raises(ValueError, match="`n` must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="`n` must be a positive int"):
         AffineNormalization(n)
 
 

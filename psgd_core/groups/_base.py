@@ -8,6 +8,7 @@ from typing import Any
 import array_api_compat
 
 from .._array import Array, device_of, namespace, require_float
+from .._doors import described
 
 Element = Any
 """An element of a group: an array or a NamedTuple of arrays, as the group documents."""
@@ -61,6 +62,14 @@ class LieGroup(ABC):
     @abstractmethod
     def log_det(self, a: Element) -> Array:
         """Return ``log |det a|``, a 0-d array."""
+
+
+def require_element(name: str, a: Any, kind: type) -> None:
+    """Raise unless `a` is an element as its group documents it."""
+    if not isinstance(a, kind):
+        raise TypeError(
+            f"`{name}` must be a {kind.__name__}, got {described(a)}; make one with the group's verbs"
+        )
 
 
 def require_vectors(name: str, x: Array, n: int) -> None:

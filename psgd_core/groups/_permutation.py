@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from .._array import holds_reals, is_array, namespace
+from .._doors import MOST, described
 
 
 @dataclass(frozen=True)
@@ -86,29 +90,49 @@ class Permutation:
 
 
 def size_of(n: Any, name: str = "n") -> int:
+    """Return a number of indices as an int, whatever has an index of its own."""
     try:
-        n = operator.index(n)
-    except TypeError:
-        raise TypeError(
-            f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`"
-        ) from None
-    if n < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {n}")
-    return n
+        no_number = isinstance(n, bool | np.bool_ | np.timedelta64) or (is_array(n) and not holds_reals(n))
+        found = None if no_number else operator.index(n)
+    except Exception:  # of arrays, and whatever somebody's own raises
+        found = None
+    if found is None:
+        raise TypeError(f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`")
+    if not 1 <= found <= MOST:
+        bound = "at least 1" if found < 1 else f"at most {MOST}"
+        raise ValueError(f"`{name}` must be {bound}, got {described(found)}")
+    return found
+
+
+def listed(name: str, perms: Any) -> tuple[Any, ...]:
+    """Return an iterable of permutations as a tuple."""
+    if is_array(perms):
+        namespace(**{name: perms})
+    several = isinstance(perms, Iterable) and not isinstance(perms, str | bytes | dict)
+    if several and getattr(perms, "ndim", 2) == 2:
+        return tuple(perms)
+    raise TypeError(
+        f"`{name}` must be a sequence of permutations, each of n integers, got {described(perms)}"
+    )
 
 
 def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
     if isinstance(sigma, Permutation):
         sigma = sigma.indices()
-    array = np.asarray(sigma)
+    if is_array(sigma):
+        namespace(**{name: sigma})
+    try:
+        array = np.asarray(sigma)
+    except Exception:  # rows of several lengths, and whatever somebody's own raises
+        array = np.asarray(None)
     if array.ndim != 1 or array.size == 0 or array.size != (n or array.size):
         wanted = "n >= 1" if n is None else f"{n}"
         raise ValueError(f"`{name}` must be a sequence of {wanted} integers, got shape {array.shape}")
     if array.dtype.kind not in "iu":
         raise TypeError(f"`{name}` must hold integers, got {array.dtype}; convert it with `astype`")
     n = array.size
+    outside = (array < 0) | (array >= n)  # before anything large could wrap around
     array = array.astype(np.int64)
-    outside = (array < 0) | (array >= n)
     if np.any(outside):
         i = int(np.argmax(outside))
         raise ValueError(f"`{name}` must be a permutation of range({n}), got {array[i]} at entry {i}")

@@ -29,7 +29,8 @@ from typing import NamedTuple
 import array_api_compat
 
 from .._array import Array, device_of, inner, namespace, require_alike, require_float
-from ._base import LieGroup, eye, require_like, require_vectors
+from .._doors import require_count
+from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
 
 class AffineElement(NamedTuple):
@@ -59,8 +60,7 @@ class AffineNormalization(LieGroup):
     n: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ValueError(f"`n` must be an integer of at least 1, got {self.n!r}; it counts the features")
+        object.__setattr__(self, "n", require_count("n", self.n, "it counts the features"))
 
     def identity(self, like: Array) -> AffineElement:
         """Return ``T(x | 0, 1)`` as vectors, with the namespace, dtype and device of `like`."""
@@ -175,6 +175,7 @@ class AffineNormalization(LieGroup):
         return xp.concat([top, last], axis=0)
 
     def _checked(self, a: AffineElement, name: str = "a"):
+        require_element(name, a, AffineElement)
         xp = namespace(**{f"{name}.{field}": x for field, x in zip(a._fields, a, strict=True)})
         require_float(f"{name}.mu", a.mu)
         require_alike(f"{name}.sigma", a.sigma, f"{name}.mu", a.mu)

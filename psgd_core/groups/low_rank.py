@@ -30,7 +30,7 @@ import numpy as np
 
 from .._array import Array, device_of, eps, namespace, require_alike, require_float, to_host
 from .._blocks import library_solve
-from ._base import LieGroup, eye, require_vectors
+from ._base import LieGroup, eye, require_element, require_vectors
 from ._tall import gram, thin, triangular_factor
 
 
@@ -300,6 +300,7 @@ def _like(x: Array, y: Array) -> Array:
 
 
 def _checked(a: LowRankElement, name: str = "a") -> LowRankElement:
+    require_element(name, a, LowRankElement)
     rho, u, v = a
     namespace(**{f"{name}.rho": rho, f"{name}.u": u, f"{name}.v": v})
     require_float(f"{name}.u", u)

@@ -21,8 +21,9 @@ import array_api_compat
 import numpy as np
 
 from .. import _blocks
-from .._array import Array, device_of, namespace
-from ._base import LieGroup, eye, require_like, require_vectors
+from .._array import Array, device_of, holds_integers, namespace, require_alike, require_float
+from .._doors import MOST, described, require_count
+from ._base import LieGroup, eye, require_element, require_like, require_vectors
 
 if TYPE_CHECKING:
     from .permutation import PermutationSubgroup
@@ -98,11 +99,20 @@ class OrbitGroup(LieGroup):
     def identity(self, n: int, like: Array) -> OrbitBlocks:
         """Return the identity on R^n, with the namespace, dtype and device of `like`."""
         require_like(like)
+        n = require_count("n", n, "it is the size of the matrices")
+        entries = sum(s * s * c for s, c in self.orbit_sizes(n))
+        if entries > MOST:
+            raise ValueError(
+                f"`n` must leave at most {MOST} entries in the blocks, got {n}, {entries} entries"
+            )
         blocks = tuple(_blocks.identity(s, c, like) for s, c in self.orbit_sizes(n))
         return OrbitBlocks(blocks, self.make_index(n, like))
 
     def compose(self, a: OrbitBlocks, b: OrbitBlocks) -> OrbitBlocks:
         """Return the product ``a b``, O(n s^2)."""
+        self._require(a, "a")
+        self._require(b, "b")
+        require_alike("b.blocks.0", b.blocks[0], "a.blocks.0", a.blocks[0])
         here, there = (tuple(block.shape[1:] for block in x.blocks) for x in (a, b))
         if here != there:  # the blocks of one orbit would broadcast against those of many
             raise ValueError(
@@ -113,6 +123,7 @@ class OrbitGroup(LieGroup):
 
     def inverse(self, a: OrbitBlocks) -> OrbitBlocks:
         """Return ``a^{-1}``, O(n s^2); not finite where a block is exactly singular."""
+        self._require(a)
         return a._replace(
             blocks=tuple(_blocks.solve(q, _blocks.identity(q.shape[0], q.shape[2], q)) for q in a.blocks)
         )
@@ -135,10 +146,12 @@ class OrbitGroup(LieGroup):
 
     def matrix(self, a: OrbitBlocks) -> Array:
         """Return T as a dense (n, n) matrix."""
+        self._require(a)
         return self.apply(a, eye(self.size(a), a.blocks[0]))
 
     def log_det(self, a: OrbitBlocks) -> Array:
         """Return ``log |det T|``, the sum over the blocks, a 0-d array."""
+        self._require(a)
         xp = array_api_compat.array_namespace(*a.blocks)
         total = xp.sum(_blocks.log_abs_det(a.blocks[0]))
         for block in a.blocks[1:]:
@@ -152,7 +165,8 @@ class OrbitGroup(LieGroup):
         orbit. A matrix of the group is its own projection, so this also makes an element from a matrix.
         """
         xp = namespace(generator=generator)
-        if generator.ndim != 2 or generator.shape[0] != generator.shape[1]:
+        require_float("generator", generator)
+        if generator.ndim != 2 or generator.shape[0] != generator.shape[1] or not generator.shape[0]:
             raise ValueError(
                 f"`generator` must be a square matrix, got shape {tuple(generator.shape)}; "
                 "pass an (n, n) array"
@@ -177,7 +191,8 @@ class OrbitGroup(LieGroup):
             Row i is a_i; rows in the order of ``subgroup(n).elements()``.
         """
         xp = namespace(coefficients=coefficients)
-        if coefficients.ndim != 2:
+        require_float("coefficients", coefficients)
+        if coefficients.ndim != 2 or not coefficients.shape[1]:
             raise ValueError(
                 f"`coefficients` must have shape (m, n), a row per element of K, got "
                 f"{tuple(coefficients.shape)}; stack the a_i as rows"
@@ -200,6 +215,7 @@ class OrbitGroup(LieGroup):
 
     def coefficients(self, a: OrbitBlocks) -> Array:
         """Return the coefficients a_i, shape (m, n), in canonical form where they are not unique."""
+        self._require(a)
         xp, n = array_api_compat.array_namespace(*a.blocks), self.size(a)
         device = device_of(a.blocks[0])
         elements, orbit_index = self.subgroup(n).elements(), self.subgroup(n).orbit_index
@@ -222,10 +238,37 @@ class OrbitGroup(LieGroup):
 
     def size(self, a: OrbitBlocks) -> int:
         """Return n."""
+        self._require(a)
         return sum(block.shape[0] * block.shape[2] for block in a.blocks)
+
+    def _require(self, a: OrbitBlocks, name: str = "a") -> None:
+        """Raise unless `a` is an element of the group for some n: its structure, shapes and dtypes."""
+        require_element(name, a, OrbitBlocks)
+        for field, parts in zip(a._fields, a, strict=True):
+            if not isinstance(parts, tuple):
+                raise TypeError(f"`{name}.{field}` must be a tuple of arrays, got {described(parts)}")
+        if not a.blocks:
+            raise ValueError(f"`{name}.blocks` must not be empty; make an element with `identity`")
+        namespace(
+            **{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)}
+        )
+        require_float(f"{name}.blocks.0", a.blocks[0])
+        for i, block in enumerate(a.blocks):
+            require_alike(f"{name}.blocks.{i}", block, f"{name}.blocks.0", a.blocks[0])
+        shapes = [tuple(block.shape) for block in a.blocks]
+        n = sum(s[0] * s[-1] for s in shapes if s)
+        if n < 1 or shapes != [(s, s, c) for s, c in self.orbit_sizes(n)]:
+            raise ValueError(
+                f"`{name}.blocks` must have shapes (s, s, c) for the orbits of this group, got {shapes}; "
+                "make an element with `identity` or `project`"
+            )
+        gathered = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
+        if gathered != ([(n,)] * 2 if type(self).split is OrbitGroup.split else gathered[:0]):
+            raise ValueError(f"`{name}.gather` must be what `make_index` returns for n = {n}, got {gathered}")
 
     def _act(self, a: OrbitBlocks, x: Array, verb: Callable[[Array, Array], Array]) -> Array:
         require_vectors("x", x, self.size(a))
+        require_alike("x", x, "a.blocks.0", a.blocks[0])
         columns = x if x.ndim == 2 else x[:, None]
         parts = self.split(a, columns)
         out = self.join(a, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)))

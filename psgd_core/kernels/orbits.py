@@ -83,7 +83,8 @@ def update(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, 
     rate, (v, h) = rate_of(step), _vectors(v, h)
     if rate is None or not _suits(blocks, gather, held, layout, LARGEST, v, h):
         return None
-    if not _counters_fit(state) or (inplace and False in [x.flags.writeable for x in blocks + held]):
+    written = inplace or state.pending  # a trial of the scale names its input as its output
+    if not _counters_fit(state) or (written and False in [x.flags.writeable for x in blocks + held]):
         return None
     compiled, kind = _compiled("cpu_orbits"), _FLOATS[v.dtype]
     shared = v.shape[0] >= PARALLEL

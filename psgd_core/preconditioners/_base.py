@@ -28,25 +28,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
+import numpy as np
 
-from .._array import (
-    Array,
-    device_of,
-    known,
-    largest,
-    namespace,
-    require_alike,
-    require_count,
-    require_number,
-    scalar_of,
-    select,
-    sum_of_squares,
-)
+from .._array import Array, device_of, known, largest, namespace, require_alike, select, sum_of_squares
+from .._doors import described, require_count, require_flag, require_number, scalar_of
 from .._scale import DAMPING, FAR, GROW, SHRINK
 from ..groups._base import eye, require_like, require_vectors
+from ._form import (
+    Form,
+    are_tensors,
+    counters_form,
+    form_of,
+    is_real,
+    named,
+    require_form,
+    require_one_library,
+)
+from .normalizers import Normalizer
 
 State = Any
 """A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
@@ -114,7 +116,7 @@ class Preconditioner(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
     @abstractmethod
-    def size(self, state: State) -> int:
+    def _size(self, state: State) -> int:
         """Return n."""
 
     @abstractmethod
@@ -141,10 +143,25 @@ class Preconditioner(ABC):
         """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
         return None
 
-    def _require_shapes(self, state: State) -> None:  # noqa: B027 -- a new group may leave it to the verbs
-        """Raise unless the arrays of `state` have the shapes that this configuration gives them."""
+    def _form(self, own: Form, real: Any) -> Form:
+        """Return the form (see `_form`) that the fields before `Counters` must have; `own` if anything goes.
+
+        Parameters
+        ----------
+        own : tuple
+            The form that they have, with anything in it. This may fail with a TypeError, ValueError or
+            IndexError: then it is not one that `init` makes.
+        real : dtype
+            That of the damping.
+        """
+        return own
 
     # -- the same for all ------------------------------------------------------------------------------
+
+    def size(self, state: State) -> int:
+        """Return n."""
+        self._require_state(state)
+        return self._size(state)
 
     def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> State:
         """Return the state to start from: Q a multiple of the identity, or close to it.
@@ -164,11 +181,14 @@ class Preconditioner(ABC):
         """
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
+        limits = array_api_compat.array_namespace(like).finfo(like.dtype)
         if scale is not None:
-            scale = scalar_of("scale", scale, like)
-            if isinstance(scale, float) and not 0 < scale < float("inf"):
+            given, scale = scale, scalar_of("scale", scale, like)
+            low, high = float(limits.smallest_normal) ** 0.5, float(limits.max) ** 0.5
+            if isinstance(scale, float) and not low <= scale <= high:
                 raise ValueError(
-                    f"`scale` must be positive and finite, got {scale}; leave it out to set it automatically"
+                    f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
+                    f"{described(given)}; leave it out to set it automatically"
                 )
         return self._begin(n, like, scale, rng)
 
@@ -176,6 +196,8 @@ class Preconditioner(ABC):
         """Return the state that `init` describes."""
         xp, device = array_api_compat.array_namespace(like), device_of(like)
         start = -default_damping(like) if self.damping is None else float(self.damping)
+        if start > float(xp.finfo(like.dtype).max):
+            raise ValueError(f"`damping` must be finite in {like.dtype}, got {start}; None takes a small one")
         damping = xp.full((), start, dtype=like.dtype, device=device)
         if scale is not None:
             damping = _settled(
@@ -212,6 +234,8 @@ class Preconditioner(ABC):
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
         self._require_state(state)
+        if inplace is not False:
+            inplace = require_flag("inplace", inplace)
         fused = self._fused(state, v, h, step, inplace)
         if fused is not None:
             return fused
@@ -219,11 +243,13 @@ class Preconditioner(ABC):
         xp, v, h = self._pair(state, v, h)
         rate = scalar_of("step", step, h)
         if isinstance(rate, float) and not 0 < rate < 1:
-            raise ValueError(f"`step` must lie in (0, 1), got {step}; 0.1 is a good start")
+            raise ValueError(f"`step` must lie in (0, 1), got {described(step)}; 0.1 is a good start")
         if inplace and array_api_compat.is_jax_namespace(xp):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
             )
+        if inplace:
+            _require_writeable(state)
         usable, zero = xp.isfinite(largest(h)), xp.zeros_like(h)
         if v is not None:
             v_max = largest(v)
@@ -260,7 +286,7 @@ class Preconditioner(ABC):
     def matrix(self, state: State) -> Array:
         """Return P as a dense (n, n) matrix: for tests and small problems."""
         self._require_state(state)
-        return self.precondition(state, eye(self.size(state), self._reference(state)))
+        return self.precondition(state, eye(self._size(state), self._reference(state)))
 
     def criterion(self, state: State, v: Array, h: Array) -> Array:
         """Return ``h^T P h + v^T P^{-1} v``, averaged over the probes (eq. (3)), a 0-d array."""
@@ -277,7 +303,7 @@ class Preconditioner(ABC):
         """
         self._require_state(state)
         xp = array_api_compat.array_namespace(self._reference(state))
-        for name, leaf in _leaves(type(state).__name__, state):
+        for name, leaf in named(type(state).__name__, state):
             if xp.isdtype(leaf.dtype, ("real floating", "complex floating")) and not bool(
                 xp.all(xp.isfinite(leaf))
             ):
@@ -292,7 +318,7 @@ class Preconditioner(ABC):
 
     def _reference(self, state: State) -> Array:
         """Return an array of the state that sets dtype and device."""
-        return next(leaf for _, leaf in _leaves("state", state) if leaf.ndim > 0)
+        return next(leaf for _, leaf in named("state", state) if leaf.ndim > 0)
 
     def _require_state(self, state: State) -> None:
         """Raise unless `state` is one of this preconditioner's."""
@@ -301,14 +327,31 @@ class Preconditioner(ABC):
                 f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
                 f"{type(state).__name__}; make one with `init`"
             )
-        for name, leaf in _leaves("state", state):
-            if not array_api_compat.is_array_api_obj(leaf):
-                raise TypeError(f"`{name}` must be an array, got {type(leaf).__name__}; make one with `init`")
-        self._require_shapes(state)
+        others: list[Any] = []
+        seen = form_of(state, others)
+        if not others or are_tensors(others):  # NumPy's and PyTorch's dtypes tell them apart
+            _require_form(self, seen)
+        else:
+            require_one_library("state", state)
+            self._require_form(seen)
+
+    def _require_form(self, seen: Form) -> None:
+        """Raise unless the form of a state, of the right class, is one that `init` makes."""
+        own, real = seen[1:-5], seen[-5][0]
+        if not is_real(real):
+            real = "float32 or float64"
+        try:
+            wanted = self._form(own, real)
+        except (TypeError, ValueError, IndexError):  # it has not even the structure
+            raise ValueError(
+                f"`state` must be one that `init` of this {type(self).__name__} makes, got one of another "
+                "structure; make one with `init`"
+            ) from None
+        require_form("state", seen, (self.state_type, *wanted, *counters_form(seen[-5:], real)))
 
     def _vectors(self, state: State, name: str, x: Array) -> None:
         self._require_state(state)
-        require_vectors(name, x, self.size(state))
+        require_vectors(name, x, self._size(state))
         require_alike(name, x, "state", self._reference(state))
 
     def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Any, Array | None, Array]:
@@ -334,17 +377,33 @@ class Preconditioner(ABC):
         return namespace(v=v), v, h
 
 
+@lru_cache(maxsize=1024)
+def _require_form(p: Preconditioner, seen: Form) -> None:
+    """Do what `Preconditioner._require_form` does, once for each form that is right."""
+    p._require_form(seen)
+
+
 def default_damping(x: Array) -> float:
     """Return the relative damping for the dtype of `x`."""
     return DAMPING["float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"]
 
 
-def require_damping(damping: float | None) -> None:
-    """Raise unless `damping` is None or a finite number that is not negative."""
-    if damping is not None and not 0 <= require_number("damping", damping) < float("inf"):
+def settle_options(p: Any) -> None:
+    """Raise unless a preconditioner's damping and normaliser are such; the damping becomes a Python float."""
+    if not isinstance(p.normalizer, Normalizer):
+        raise TypeError(
+            f"`normalizer` must be a Normalizer, got {described(p.normalizer)}; "
+            "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
+        )
+    if p.damping is None:
+        return
+    damping, given = require_number("damping", p.damping), p.damping
+    object.__setattr__(p, "damping", damping)
+    if not 0 <= damping < float("inf"):
         raise ValueError(
-            f"`damping` must be None or a finite number >= 0, got {damping}; None takes {DAMPING['float32']} "
-            f"in float32 and {DAMPING['float64']} in float64 of the first pair's scale, 0 none"
+            f"`damping` must be None or a finite number >= 0, got {described(given)}; None takes "
+            f"{DAMPING['float32']} in float32 and {DAMPING['float64']} in float64 of the first "
+            "pair's scale, 0 none"
         )
 
 
@@ -389,14 +448,6 @@ def _settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
     return xp.where(set_now & (damping < 0), found, damping)
 
 
-def _leaves(name: str, tree: Any) -> list[tuple[str, Array]]:
-    """Return the arrays of a nested NamedTuple with their names."""
-    if not isinstance(tree, tuple):
-        return [(name, tree)]
-    names = getattr(tree, "_fields", range(len(tree)))
-    return [leaf for key, part in zip(names, tree, strict=True) for leaf in _leaves(f"{name}.{key}", part)]
-
-
 def _mapped(function: Callable[..., Array], *trees: Any) -> Any:
     """Return the tree of `function` at the arrays of nested tuples of the same structure."""
     first = trees[0]
@@ -429,6 +480,19 @@ def _detach(old: State, new: State) -> State:
         return xp.asarray(new, copy=True) if floating else new
 
     return _mapped(apart, old, new)
+
+
+def _require_writeable(state: State) -> None:
+    """Raise unless `_store` may write into all arrays of the state: it is all of them or none."""
+    for name, x in named("state", state):
+        read_only = isinstance(x, np.ndarray) and not x.flags.writeable
+        recorded = array_api_compat.is_torch_array(x) and x.requires_grad
+        if x.ndim > 0 and (read_only or recorded):
+            kind = "one that autograd records" if recorded else "a read-only one"
+            raise ValueError(
+                f"`{name}` must be an array that can be written to for `inplace`, got {kind}; "
+                "leave `inplace` out, or copy it"
+            )
 
 
 def _store(old: State, new: State) -> State:

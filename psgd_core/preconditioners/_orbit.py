@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
@@ -11,8 +10,10 @@ import numpy as np
 
 from .. import _blocks, kernels
 from .._array import Array, device_of, known
+from .._doors import described
 from ..groups.orbits import OrbitBlocks, OrbitGroup
-from ._base import Fit, Preconditioner, require_damping
+from ._base import Fit, Preconditioner, settle_options
+from ._form import Form, is_index
 from ._generators import Generator, Pair
 from ._signs import signs
 from .geometries import GEOMETRIES, Geometry, require_geometry, root_of
@@ -90,31 +91,29 @@ class OrbitPreconditioner(Preconditioner):
         raise NotImplementedError(f"{type(self).__name__} does not say which group it is on")
 
     def __post_init__(self) -> None:
-        require_damping(self.damping)
-        if not isinstance(self.normalizer, Normalizer):
-            raise TypeError(
-                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
-                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-            )
-        if self.steps not in ("orbit", "group"):
+        settle_options(self)
+        if not isinstance(self.steps, str) or self.steps not in ("orbit", "group"):
             raise ValueError(
-                f"`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), got {self.steps!r}"
+                "`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), "
+                f"got {described(self.steps)}"
             )
         require_geometry(self.geometry)
 
-    def size(self, state: OrbitState) -> int:
-        """Return n."""
-        return self.group.size(state.q)
+    def _size(self, state: OrbitState) -> int:
+        return sum(block.shape[0] * block.shape[2] for block in state.q.blocks)
 
-    def _require_shapes(self, state: OrbitState) -> None:
-        blocks = state.q.blocks
-        shapes = tuple(tuple(block.shape) for block in blocks)
-        n = sum(shape[0] * shape[-1] for shape in shapes if shape)
-        if shapes != _shapes(self.group, n):
-            raise ValueError(
-                f"`state` must be one of this {type(self).__name__}, got blocks of shapes {shapes}; "
-                "make one with `init`"
-            )
+    def _form(self, own: Form, real: Any) -> Form:
+        (_, (_, *blocks), (_, *gather)), _ = own
+        n = sum(s * c for _, (s, _, c) in blocks)
+        if n < 1:
+            raise ValueError("a state of nothing")
+        sizes = self.group.orbit_sizes(n)
+        order: Form = ()
+        if gather or type(self.group).split is OrbitGroup.split:
+            order = ((gather[0][0] if is_index(gather[0][0]) else "int64", (n,)),) * 2
+        held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
+        blocks = [(real, (s, s, c)) for s, c in sizes]
+        return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = array_api_compat.array_namespace(like), device_of(like)
@@ -268,6 +267,7 @@ class OrbitPreconditioner(Preconditioner):
 
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
+        self._require_state(state)
         if not GEOMETRIES[self.geometry].fits_p:
             q, layout = state.q, self.group.layout(state.q)
             fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
@@ -288,15 +288,6 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
-
-
-@lru_cache(maxsize=256)
-def _shapes(group: OrbitGroup, n: int) -> tuple[tuple[int, ...], ...] | None:
-    """Return the shapes of the blocks on R^n, None where the group has no such n."""
-    try:
-        return tuple((s, s, c) for s, c in group.orbit_sizes(n))
-    except ValueError:
-        return None
 
 
 def _rescaled(

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _trees
-from .._array import Array, device_of
+from .._array import Array, device_of, require_alike
+from .._doors import described, require_count
 from ._base import Preconditioner, State
+from ._form import Form, counters_form, require_form
 from .kronecker import Kronecker
 
 
@@ -45,18 +47,16 @@ class Blocks(Preconditioner):
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
         if not good or not all(
-            isinstance(part, tuple | list)
-            and len(part) == 2
-            and isinstance(part[0], int)
-            and part[0] > 0
-            and isinstance(part[1], Preconditioner)
+            isinstance(part, tuple | list) and len(part) == 2 and isinstance(part[1], Preconditioner)
             for part in self.parts
         ):
             raise TypeError(
-                f"`parts` must hold pairs (number of parameters, Preconditioner), got {self.parts!r}; "
+                "`parts` must hold pairs (number of parameters, Preconditioner), "
+                f"got {described(self.parts)}; "
                 "Blocks.of makes them from a tree of parameters"
             )
-        object.__setattr__(self, "parts", tuple((n, p) for n, p in self.parts))
+        sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
+        object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
         if self.arrays is not None:
             arrays = tuple(_trees.Leaf(str(name), tuple(shape)) for name, shape in self.arrays)
             if [math.prod(shape) for _, shape in arrays] != [n for n, _ in self.parts]:
@@ -92,23 +92,35 @@ class Blocks(Preconditioner):
         """Number of parameters."""
         return sum(n for n, _ in self.parts)
 
-    def size(self, state: BlocksState) -> int:
-        """Return n."""
+    def _size(self, state: BlocksState) -> int:
         return self.n
 
-    def _require_shapes(self, state: BlocksState) -> None:
-        if len(state.parts) != len(self.parts):
-            raise ValueError(
-                f"`state` must be one of {len(self.parts)} blocks, got {len(state.parts)}; "
-                "make one with `init`"
-            )
-        for (n, p), part in zip(self.parts, state.parts, strict=True):
-            p._require_state(part)
-            if p.size(part) != n:
+    def _require_state(self, state: BlocksState) -> None:
+        super()._require_state(state)
+        first = self._reference(state)
+        for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
+            if p._size(part) != n:
                 raise ValueError(
-                    f"`state` must have a block of {n} parameters for {p!r}, got one of {p.size(part)}; "
-                    "make one with `init`"
+                    f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
+                    f"{p._size(part)}; make a state with `init`"
                 )
+            require_alike(f"state.parts.{i}", p._reference(part), "state.parts.0", first)
+
+    def _require_form(self, seen: Form) -> None:
+        _, parts, skipped = seen
+        if parts[0] is not tuple or len(parts) != len(self.parts) + 1:
+            raise ValueError(
+                f"`state.parts` must be a tuple of {len(self.parts)} states, got another number; "
+                "make a state with `init`"
+            )
+        for i, ((_, p), part) in enumerate(zip(self.parts, parts[1:], strict=True)):
+            if part[0] is not p.state_type:
+                raise TypeError(
+                    f"`state.parts.{i}` must be a {p.state_type.__name__}, got {part[0].__name__}; make a "
+                    "state with `init`"
+                )
+            p._require_form(part)
+        require_form("state.skipped", skipped, *counters_form((skipped,), parts[1][-1][0]))
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:
@@ -151,6 +163,7 @@ class Blocks(Preconditioner):
 
     def log_det(self, state: BlocksState) -> Array:
         """Return ``log det P``, the sum over the blocks, a 0-d array."""
+        self._require_state(state)
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
         total = values[0]
         for value in values[1:]:

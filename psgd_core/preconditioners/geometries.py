@@ -59,6 +59,7 @@ import array_api_compat
 
 from .. import _blocks
 from .._array import Array, eps
+from .._doors import described
 from ._generators import Generator, Pair, outer
 
 
@@ -207,8 +208,9 @@ GEOMETRIES: dict[str, Geometry] = {
 
 def require_geometry(geometry: str) -> None:
     """Raise unless `geometry` is the name of one."""
-    if geometry not in GEOMETRIES:
-        raise ValueError(f"`geometry` must be one of {', '.join(map(repr, GEOMETRIES))}, got {geometry!r}")
+    if not isinstance(geometry, str) or geometry not in GEOMETRIES:
+        names = ", ".join(map(repr, GEOMETRIES))
+        raise ValueError(f"`geometry` must be one of {names}, got {described(geometry)}")
 
 
 # -- symmetric blocks ------------------------------------------------------------------------------------

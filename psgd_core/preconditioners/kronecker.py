@@ -26,9 +26,11 @@ from typing import Any, ClassVar, NamedTuple
 import array_api_compat
 
 from .. import _blocks
-from .._array import Array, device_of, known, largest, namespace, select
-from ._base import Fit, Preconditioner, require_damping
+from .._array import Array, device_of, is_array, known, largest, namespace, select
+from .._doors import described, require_count, require_number
+from ._base import Fit, Preconditioner, settle_options
 from ._factors import FACTORS
+from ._form import Form, is_complex_of
 from ._orbit import norm_of
 from ._sides import Sides
 from ._signs import signs
@@ -99,28 +101,31 @@ class Kronecker(Preconditioner):
     _runs: ClassVar[tuple[Run, ...]]
 
     def __post_init__(self) -> None:
-        require_damping(self.damping)
+        settle_options(self)
         require_geometry(self.geometry)
-        if not isinstance(self.shape, tuple | list) or not all(
-            isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in self.shape
+        if not isinstance(self.shape, tuple | list):
+            raise ValueError(
+                f"`shape` must be a tuple of positive ints, got {described(self.shape)}; it is a tensor's"
+            )
+        wrong = f"`shape` must be a tuple of positive ints, got {described(self.shape)}"
+        shape = tuple(require_count(f"shape[{i}]", s, wrong) for i, s in enumerate(self.shape))
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "max_size", require_count("max_size", self.max_size, "inf is not needed", 0))
+        object.__setattr__(self, "max_skew", require_number("max_skew", self.max_skew))
+        if not self.max_skew >= 0:
+            raise ValueError(f"`max_skew` must be >= 0, got {self.max_skew}; inf has no say")
+        given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else self.factors
+        names = (AUTOMATIC, "identity", *FACTORS)
+        if (
+            not isinstance(given, tuple | list)
+            or len(given) != len(self.shape)
+            or not all(isinstance(name, str) and name in names for name in given)
         ):
             raise ValueError(
-                f"`shape` must be a tuple of positive ints, got {self.shape!r}; it is a tensor's"
-            )
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if not isinstance(self.normalizer, Normalizer):
-            raise TypeError(
-                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
-                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-            )
-        given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else tuple(self.factors)
-        names = (AUTOMATIC, "identity", *FACTORS)
-        if len(given) != len(self.shape) or any(name not in names for name in given):
-            raise ValueError(
                 f"`factors` must be one of {', '.join(map(repr, names))}, or a tuple of these, one for "
-                f"each of the {len(self.shape)} dimensions, got {self.factors!r}"
+                f"each of the {len(self.shape)} dimensions, got {described(self.factors)}"
             )
-        object.__setattr__(self, "factors", self.factors if isinstance(self.factors, str) else given)
+        object.__setattr__(self, "factors", self.factors if isinstance(self.factors, str) else tuple(given))
         if GEOMETRIES[self.geometry].fits_p:
             raise ValueError(
                 f"`geometry` must not be {self.geometry!r} for a Kronecker product: it fits P, and the move "
@@ -155,13 +160,12 @@ class Kronecker(Preconditioner):
 
     # -- what the base class asks for ------------------------------------------------------------------
 
-    def size(self, state: KroneckerState) -> int:
-        """Return n."""
+    def _size(self, state: KroneckerState) -> int:
         return self.n
 
     def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> KroneckerState:
         """Return the state to start from, Q a multiple of the identity; `like` may be complex."""
-        if n != self.n:
+        if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
         xp = namespace(like=like)
         if _blocks.is_complex(like):  # the base class checks real ones
@@ -178,13 +182,12 @@ class Kronecker(Preconditioner):
         )
         return factors, held
 
-    def _require_shapes(self, state: KroneckerState) -> None:
-        shapes = tuple(tuple(q.shape) for q in state.factors)
-        if shapes != tuple(group.shape(place.s) for place, group, _ in self._active):
-            raise ValueError(
-                f"`state` must be one of this Kronecker{self.shape}, got factors of shapes {shapes}; "
-                "make one with `init`"
-            )
+    def _form(self, own: Form, real: Any) -> Form:
+        dtype = own[0][1][0]
+        dtype = dtype if is_complex_of(dtype, real) else real
+        factors = [(dtype, group.shape(place.s)) for place, group, _ in self._active]
+        held = [(real, (group.steps(place.s),)) for place, group, _ in self._active]
+        return (tuple, *factors), (tuple, *held)
 
     def _scaled(self, state: KroneckerState, scale: float | Array) -> KroneckerState:
         first, *rest = state.factors
@@ -321,8 +324,9 @@ class Kronecker(Preconditioner):
 
     def _flat(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Return x as a vector or columns, and the shape it came in."""
-        shape = tuple(getattr(x, "shape", ()))
-        if shape == self.shape and shape != (self.n,) and array_api_compat.is_array_api_obj(x):
+        shape = tuple(x.shape) if is_array(x) else ()
+        if shape == self.shape and shape != (self.n,):
+            namespace(x=x)
             return array_api_compat.array_namespace(x).reshape(x, (self.n,)), shape
         return x, shape
 

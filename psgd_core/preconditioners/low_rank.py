@@ -10,9 +10,11 @@ import array_api_compat
 
 from .. import kernels
 from .._array import Array, device_of, known, select, wide_dtype
+from .._doors import described, require_count
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Fit, Preconditioner, _counted, require_damping
+from ._base import Fit, Preconditioner, _counted, settle_options
+from ._form import Form
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
 from ._signs import signs
@@ -72,19 +74,13 @@ class LowRank(Preconditioner):
     damping: float | None = None
 
     def __post_init__(self) -> None:
-        require_damping(self.damping)
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
-            raise ValueError(f"`rank` must be an int >= 0, got {self.rank!r}; 0 leaves the diagonal alone")
-        if self.diagonal not in MOVES:
-            raise ValueError(f"`diagonal` must be 'right' or 'left', got {self.diagonal!r}")
-        if not isinstance(self.normalizer, Normalizer):
-            raise TypeError(
-                f"`normalizer` must be a Normalizer, got {self.normalizer!r}; "
-                "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-            )
+        settle_options(self)
+        rank = require_count("rank", self.rank, "0 leaves the diagonal alone", least=0)
+        object.__setattr__(self, "rank", rank)
+        if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
+            raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
 
-    def size(self, state: LowRankState) -> int:
-        """Return n."""
+    def _size(self, state: LowRankState) -> int:
         return state.d.shape[0]
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
@@ -107,13 +103,10 @@ class LowRank(Preconditioner):
         d = xp.ones(n, dtype=like.dtype, device=device)
         return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
 
-    def _require_shapes(self, state: LowRankState) -> None:
-        shapes = tuple(tuple(x.shape) for x in state[:3])
-        if shapes[2:] != ((shapes[0][-1],),) or shapes[:2] != ((self.rank, *shapes[2]),) * 2:
-            raise ValueError(
-                f"`state` must be one of rank {self.rank}, got U, V and d of shapes {shapes}; "
-                "make one with `init`"
-            )
+    def _form(self, own: Form, real: Any) -> Form:
+        _, (n,) = own[2]
+        factor = real, (self.rank, n)
+        return factor, factor, (real, (n,)), (real, (2,))
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
         return state._replace(d=state.d * scale)
@@ -214,6 +207,7 @@ class LowRank(Preconditioner):
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
+        self._require_state(state)
         first = self.diagonal == "right"
         if first and kernels.gpu.on_gpu(g):
             from ..kernels import gpu_low_rank
@@ -229,19 +223,19 @@ class LowRank(Preconditioner):
 
     def apply(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply, state.d, diagonal_first=self.diagonal == "right")
+        return self._act(state, x, _A.apply, diagonal_first=self.diagonal == "right")
 
     def apply_transpose(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^T x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply_transpose, state.d, diagonal_first=self.diagonal == "left")
+        return self._act(state, x, _A.apply_transpose, diagonal_first=self.diagonal == "left")
 
     def solve(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^{-1} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve, 1 / state.d, diagonal_first=self.diagonal == "left")
+        return self._act(state, x, _A.solve, inverse=True, diagonal_first=self.diagonal == "left")
 
     def solve_transpose(self, state: LowRankState, x: Array) -> Array:
         """Return ``Q^{-T} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve_transpose, 1 / state.d, diagonal_first=self.diagonal == "right")
+        return self._act(state, x, _A.solve_transpose, inverse=True, diagonal_first=self.diagonal == "right")
 
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
@@ -249,8 +243,11 @@ class LowRank(Preconditioner):
         xp = array_api_compat.array_namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 
-    def _act(self, state: LowRankState, x: Array, verb: Callable, d: Array, *, diagonal_first: bool) -> Array:
+    def _act(
+        self, state: LowRankState, x: Array, verb: Callable, *, diagonal_first: bool, inverse: bool = False
+    ) -> Array:
         self._vectors(state, "x", x)
+        d = 1 / state.d if inverse else state.d
         d = d if x.ndim == 1 else d[:, None]
         return verb(_factor(state), d * x) if diagonal_first else d * verb(_factor(state), x)
 

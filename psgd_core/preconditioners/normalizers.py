@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 import array_api_compat
 
 from .._array import Array
+from .._doors import described, require_number
 
 
 class Normalizer(ABC):
@@ -58,9 +59,11 @@ class Running(Normalizer):
     measure: ClassVar = "curvature"
 
     def __post_init__(self) -> None:
+        given = self.decay
+        object.__setattr__(self, "decay", require_number("decay", given))
         if not 0 <= self.decay < 1:
             raise ValueError(
-                f"`decay` must lie in [0, 1), got {self.decay}; 0.99 forgets within about 100 updates"
+                f"`decay` must lie in [0, 1), got {described(given)}; 0.99 forgets within about 100 updates"
             )
 
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
