@@ -1,7 +1,8 @@
 """Groups fitted online: `init`, `update`, `precondition`, and the verbs on Q and P."""
 
 from . import normalizers
-from ._base import Counters, Fit, Preconditioner
+from ._base import Preconditioner
+from ._counters import Counters, Fit
 from ._orbit import OrbitPreconditioner, OrbitState
 from .blocks import Blocks, BlocksState
 from .kronecker import Kronecker, KroneckerState

@@ -8,18 +8,8 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
 
 **An update** (`Preconditioner._advance`) checks the pair; sets the scale of Q if that is still due; fits,
 which is the preconditioner's own part (`_fit`): make the generator, bound it, ask the normaliser, move; and
-counts. A preconditioner supplies how it starts, how Q acts and is undone, and `_fit`; scale, damping, counts,
-skipped pairs and donation are done here.
-
-**Scale.** The first usable pair multiplies Q by the c that minimises the criterion at c Q,
-``c^4 = |b|^2 / |a|^2``. Later, ``|a|`` far above ``|b|`` in `SHRINK` pairs in a row, or far below it in
-`GROW`, tells that H has jumped: then the scale is due again, and what the normaliser holds is forgotten.
-Rank-one moves alone would need some ``n log(c) / step`` updates. Growth waits longer, since products that are
-small for a while are nothing rare, and too large a P does harm.
-
-**Damping.** lambda is absolute where it is given. The default is relative to the scale that the first usable
-pair sets, and then stays: fitting ``c H`` is fitting H, bit for bit where Q's scale, ``c^(-1/2)``, is a power
-of two. A pair that sets the scale is not damped itself.
+counts (`_counters`, which also says what becomes of scale and damping). A preconditioner supplies how it
+starts, how Q acts and is undone, and `_fit`; scale, damping, counts, skipped pairs and donation are done here.
 
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
@@ -27,17 +17,15 @@ Configuration is a frozen dataclass without arrays; state is a NamedTuple of arr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import array_api_compat
-import numpy as np
 
 from .._array import Array, device_of, known, largest, namespace, require_alike, select, sum_of_squares
-from .._doors import described, require_count, require_flag, require_number, scalar_of
-from .._scale import DAMPING, FAR, GROW, SHRINK
+from .._doors import described, require_count, require_flag, scalar_of
 from ..groups._base import eye, require_like, require_vectors
+from ._counters import Counters, Fit, State, counted, default_damping, settled
 from ._form import (
     Form,
     are_tensors,
@@ -48,29 +36,7 @@ from ._form import (
     require_form,
     require_one_library,
 )
-from .normalizers import Normalizer
-
-State = Any
-"""A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
-
-
-class Counters(NamedTuple):
-    """The fields that end every state; 0-d arrays."""
-
-    damping: Array  # lambda; minus its relative size while the first scale is still to be set
-    pending: Array  # bool: the next usable pair sets the scale
-    off_scale: Array  # int32: pairs in a row for which Q is too large; negative: too small
-    count: Array  # int32: updates done
-    skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
-
-
-class Fit(NamedTuple):
-    """What `Preconditioner._fit` returns."""
-
-    state: State  # with its own part and what the normaliser holds after the move
-    moved: Array  # 0-d bool: whether all of Q moved; where not, some of it was singular, or overflowed
-    growth: Array | float  # what P was multiplied by before the move, where the scale is due; else 1
-    sizes: tuple[Array, Array]  # |a| and |b|, 0-d
+from ._states import chosen, detach, mapped, require_writeable, store
 
 
 class Preconditioner(ABC):
@@ -200,9 +166,7 @@ class Preconditioner(ABC):
             raise ValueError(f"`damping` must be finite in {like.dtype}, got {start}; None takes a small one")
         damping = xp.full((), start, dtype=like.dtype, device=device)
         if scale is not None:
-            damping = _settled(
-                damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device)
-            )
+            damping = settled(damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device))
         counters = Counters(
             damping=damping,
             pending=xp.full((), scale is None, dtype=xp.bool, device=device),
@@ -249,7 +213,7 @@ class Preconditioner(ABC):
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
             )
         if inplace:
-            _require_writeable(state)
+            require_writeable(state)
         usable, zero = xp.isfinite(largest(h)), xp.zeros_like(h)
         if v is not None:
             v_max = largest(v)
@@ -260,7 +224,7 @@ class Preconditioner(ABC):
         if v is not None:
             v = select(usable, v, zero)
         new = self._advance(state, v, select(usable, h, zero), usable, rate)
-        return _store(state, new) if inplace else _detach(state, new)
+        return store(state, new) if inplace else detach(state, new)
 
     def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
         """Return the state after one update on columns (n, k); no change where `usable` is false."""
@@ -269,14 +233,14 @@ class Preconditioner(ABC):
         seen = usable & (largest(h) > 0)
         due = state.pending & seen
         if known(due) is not False:
-            start = state._replace(held=_mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
+            start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
         damping = xp.where(usable & ~due, xp.abs(state.damping), xp.zeros_like(state.damping))
         # fit
         found = self._fit(start, v, h, damping, due, step)
         complete = usable & found.moved
         moves = usable & (found.moved | ~due) if self.moves_in_parts else complete
         # count
-        return _chosen(moves, found.state, state)._replace(**_counted(state, found, complete, seen, due))
+        return chosen(moves, found.state, state)._replace(**counted(state, found, complete, seen, due))
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
@@ -381,127 +345,3 @@ class Preconditioner(ABC):
 def _require_form(p: Preconditioner, seen: Form) -> None:
     """Do what `Preconditioner._require_form` does, once for each form that is right."""
     p._require_form(seen)
-
-
-def default_damping(x: Array) -> float:
-    """Return the relative damping for the dtype of `x`."""
-    return DAMPING["float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"]
-
-
-def settle_options(p: Any) -> None:
-    """Raise unless a preconditioner's damping and normaliser are such; the damping becomes a Python float."""
-    if not isinstance(p.normalizer, Normalizer):
-        raise TypeError(
-            f"`normalizer` must be a Normalizer, got {described(p.normalizer)}; "
-            "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
-        )
-    if p.damping is None:
-        return
-    damping, given = require_number("damping", p.damping), p.damping
-    object.__setattr__(p, "damping", damping)
-    if not 0 <= damping < float("inf"):
-        raise ValueError(
-            f"`damping` must be None or a finite number >= 0, got {described(given)}; None takes "
-            f"{DAMPING['float32']} in float32 and {DAMPING['float64']} in float64 of the first "
-            "pair's scale, 0 none"
-        )
-
-
-def _counted(state: State, found: Fit, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
-    """Return the counters after an update.
-
-    Parameters
-    ----------
-    state : State
-        Before it.
-    found : Fit
-    complete, seen, due : array
-        0-d bools: whether the pair was usable and all of Q moved; whether h was not zero; whether the scale
-        was due.
-    """
-    (a, b), run = found.sizes, state.off_scale
-    xp = array_api_compat.array_namespace(run)
-    zero, one = xp.zeros_like(run), xp.ones_like(run)
-    # how many pairs in a row say that Q is off its scale; those that are skipped, or nothing, do not count
-    large, small = a > FAR * b, b > FAR * a
-    after = xp.where(large, xp.maximum(run, zero) + one, zero)
-    after = xp.where(small, xp.minimum(run, zero) - one, after)
-    after = xp.where(complete & (seen | ~(large | small)), after, run)
-    jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
-    passed, set_now = xp.astype(complete, xp.int32), due & complete
-    return {
-        "damping": _settled(state.damping, found.growth, set_now),
-        "pending": (state.pending & ~set_now) | jumped,
-        "off_scale": xp.where(set_now | jumped, zero, after),
-        "count": state.count + passed,
-        "skipped": state.skipped + (1 - passed),
-    }
-
-
-def _settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
-    """Return lambda after an update: the relative one gets its scale when P does, ``lambda P`` stays."""
-    if known(set_now) is False:
-        return damping
-    xp = array_api_compat.array_namespace(damping)
-    least = float(xp.finfo(damping.dtype).smallest_normal)
-    found = xp.maximum(-damping / growth, xp.full_like(damping, least))
-    return xp.where(set_now & (damping < 0), found, damping)
-
-
-def _mapped(function: Callable[..., Array], *trees: Any) -> Any:
-    """Return the tree of `function` at the arrays of nested tuples of the same structure."""
-    first = trees[0]
-    if not isinstance(first, tuple):
-        return function(*trees)
-    parts = [_mapped(function, *each) for each in zip(*trees, strict=True)]
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-
-
-def _chosen(flag: Array, new: State, old: State) -> State:
-    """Return `new` where the 0-d flag is true, else `old`."""
-    value = known(flag)
-    if value is not None:
-        return new if value else old
-    return _mapped(lambda x, y: x if x is y else select(flag, x, y), new, old)
-
-
-def _detach(old: State, new: State) -> State:
-    """Copy what `new` shares with `old`, so that consuming the one in place leaves the other alone.
-
-    An update that moves only some of its arrays shares the others where the flags are known (NumPy). Index
-    arrays stay shared: nothing writes to them.
-    """
-
-    def apart(old: Array, new: Array) -> Array:
-        if old is not new or new.ndim == 0:
-            return new
-        xp = array_api_compat.array_namespace(new)
-        floating = xp.isdtype(new.dtype, ("real floating", "complex floating"))
-        return xp.asarray(new, copy=True) if floating else new
-
-    return _mapped(apart, old, new)
-
-
-def _require_writeable(state: State) -> None:
-    """Raise unless `_store` may write into all arrays of the state: it is all of them or none."""
-    for name, x in named("state", state):
-        read_only = isinstance(x, np.ndarray) and not x.flags.writeable
-        recorded = array_api_compat.is_torch_array(x) and x.requires_grad
-        if x.ndim > 0 and (read_only or recorded):
-            kind = "one that autograd records" if recorded else "a read-only one"
-            raise ValueError(
-                f"`{name}` must be an array that can be written to for `inplace`, got {kind}; "
-                "leave `inplace` out, or copy it"
-            )
-
-
-def _store(old: State, new: State) -> State:
-    """Write `new` into the buffers of `old` and return `old`'s structure."""
-
-    def stored(old: Array, new: Array) -> Array:
-        if old.ndim == 0 or old is new:
-            return new
-        old[...] = new
-        return old
-
-    return _mapped(stored, old, new)

@@ -14,7 +14,7 @@ import array_api_compat
 from .._array import Array, device_of
 from ..kernels import gpu_low_rank as passes
 from ..kernels.gpu_low_rank import Rows
-from ._base import Fit
+from ._counters import Fit
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from .normalizers import Normalizer
 

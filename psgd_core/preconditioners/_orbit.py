@@ -12,9 +12,11 @@ from .. import _blocks, kernels
 from .._array import Array, device_of, known
 from .._doors import described
 from ..groups.orbits import OrbitBlocks, OrbitGroup
-from ._base import Fit, Preconditioner, settle_options
+from ._base import Preconditioner
+from ._counters import Fit
 from ._form import Form, is_index
 from ._generators import Generator, Pair
+from ._options import settle_options
 from ._signs import signs
 from .geometries import GEOMETRIES, Geometry, require_geometry, root_of
 from .normalizers import Normalizer, Running, Sample

@@ -12,7 +12,8 @@ import array_api_compat
 from .. import _trees
 from .._array import Array, device_of, require_alike
 from .._doors import described, require_count
-from ._base import Preconditioner, State
+from ._base import Preconditioner
+from ._counters import State
 from ._form import Form, counters_form, require_form
 from .kronecker import Kronecker
 

@@ -28,9 +28,11 @@ import array_api_compat
 from .. import _blocks
 from .._array import Array, device_of, is_array, known, largest, namespace, select
 from .._doors import described, require_count, require_number
-from ._base import Fit, Preconditioner, settle_options
+from ._base import Preconditioner
+from ._counters import Fit
 from ._factors import FACTORS
 from ._form import Form, is_complex_of
+from ._options import settle_options
 from ._orbit import norm_of
 from ._sides import Sides
 from ._signs import signs

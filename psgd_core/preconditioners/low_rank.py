@@ -13,10 +13,12 @@ from .._array import Array, device_of, known, select, wide_dtype
 from .._doors import described, require_count
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Fit, Preconditioner, _counted, settle_options
+from ._base import Preconditioner
+from ._counters import Fit, counted
 from ._form import Form
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
+from ._options import settle_options
 from ._signs import signs
 from .normalizers import Normalizer, Running
 
@@ -203,7 +205,7 @@ class LowRank(Preconditioner):
         if found is None:
             return None
         fit, usable, seen, due = found
-        return fit.state._replace(**_counted(state, fit, usable & fit.moved, seen, due))
+        return fit.state._replace(**counted(state, fit, usable & fit.moved, seen, due))
 
     def precondition(self, state: LowRankState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
