@@ -9,7 +9,8 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
 **An update** (`Preconditioner._advance`) checks the pair; sets the scale of Q if that is still due; fits,
 which is the preconditioner's own part (`_fit`): make the generator, bound it, ask the normaliser, move; and
 counts (`_counters`, which also says what becomes of scale and damping). A preconditioner supplies how it
-starts, how Q acts and is undone, and `_fit`; scale, damping, counts, skipped pairs and donation are done here.
+starts, how Q acts and is undone, and `_fit`; scale, damping, counts, skipped pairs and donation are done in
+one place.
 
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
