@@ -238,7 +238,7 @@ NO_ARRAYS: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda x: x.tobytes(),
     "uint8": lambda x: np.ones(x.shape, "u1"),
 }  # fmt: skip
-ELSEWHERE = ("other float", "numpy", "torch", "jax")
+ELSEWHERE = ("other float", "meta", "numpy", "torch", "jax")
 """Fair where nothing has to agree with it."""
 
 NO_COLUMNS = "no columns"
@@ -302,7 +302,7 @@ def vectors(library: str) -> list[Odd]:
 def likes(library: str) -> list[Odd]:
     """Return what may stand in the place of `like`, whose shape does not matter, nor its library."""
     fair = ("0-d", "scalar", *_NO_SHAPES) if library == "numpy" else ("0-d", *_NO_SHAPES)
-    left_out = ("meta", *ELSEWHERE)
+    left_out = ELSEWHERE
     return [
         Odd(x.name, x.make, same) if x.name in fair else x for x in vectors(library) if x.name not in left_out
     ]

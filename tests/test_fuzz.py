@@ -20,6 +20,7 @@ from fuzz_oracle import (
     dtypes,
     foreign,
     fuzz,
+    judged,
     mapped,
     paths,
     states,
@@ -170,3 +171,42 @@ def _is_true(flag):
 def test_verbs(name, library):
     share = SHARES[library] / sum(SHARES.values()) / len(PRECONDITIONERS)
     fuzz(name, library, calls(name, library), max(10, int(CALLS * share)))
+
+
+# -- the oracle itself ---------------------------------------------------------------------------------------
+
+
+def _writes(x):
+    x[0] = 7.0
+    return x.copy()
+
+
+def _writes_and_refuses(x):
+    x[0] = 7.0
+    raise ValueError("`x` is wrong")
+
+
+def _leaks(x):
+    raise ValueError("operands could not be broadcast together")
+
+
+def _raises(x):
+    raise AttributeError("`x` has no q")
+
+
+@pytest.mark.parametrize(
+    ("call", "plain", "found"),
+    [
+        (lambda x: x[::-1], np.ones(3), "right"),
+        (lambda x: x + 1e-9, None, "accepted"),
+        (lambda x: x.astype("f4") if x[0] == 1 else x, np.full(3, 2.0), "wrong: float32"),
+        (lambda x: 2 * x, np.ones(3) * (1 + 1e-9), "wrong: values"),
+        (_writes, np.ones(3), "an argument has changed"),
+        (_writes_and_refuses, None, "refused, and an argument has changed"),
+        (_leaks, None, "leaked ValueError"),
+        (_raises, None, "raised AttributeError"),
+    ],
+)
+def test_the_oracle_tells_faults(call, plain, found):
+    odd = {"x": np.asarray([1.0, 1.0, 1.0])}
+    assert judged(call, odd, None if plain is None else {"x": plain}, 1e-16).startswith(found)

@@ -146,6 +146,65 @@ def test_check_names_what_is_wrong(row):
         p.check(p._scaled(state, np.asarray(0.0)))
 
 
+@core
+@pytest.mark.parametrize("flag", [1, None, "yes", np.asarray([1, 2])])
+def test_a_flag_is_a_truth_value(row, flag):
+    state = fitted(row.preconditioner, row.n)
+    with pytest.raises(TypeError, match="`inplace` must be True or False, got"):
+        row.preconditioner.update(state, np.ones(row.n), np.ones(row.n), 0.1, inplace=flag)
+
+
+@core
+@pytest.mark.parametrize(
+    "scale", [1e-200, 1e200, 10**400, 10**5000], ids=["1e-200", "1e200", "10^400", "10^5000"]
+)
+def test_a_scale_whose_square_is_no_float_is_refused(row, scale):
+    with pytest.raises(ValueError, match="`scale` must be positive and finite, and its square"):
+        row.preconditioner.init(row.n, like=V, scale=scale)
+
+
+@core
+def test_a_damping_that_the_dtype_cannot_hold_is_refused(row):
+    with pytest.raises(ValueError, match="`damping` must be finite in float32, got 1e\\+300"):
+        replace(row.preconditioner, damping=1e300).init(row.n, like=np.ones(1, dtype=np.float32))
+
+
+@core
+@pytest.mark.parametrize("pending", [True, False])
+def test_a_read_only_state_is_read_and_never_written(row, pending):
+    """As one comes from a memory map; with its scale due, kernels name what they read as what they write."""
+    p, state = row.preconditioner, fitted(row.preconditioner, row.n)
+    state = state._replace(pending=np.asarray(pending))
+    v, h = np.linspace(1.0, 2.0, row.n), np.linspace(3.0, 1.0, row.n)
+    expected = p.update(state, v, h, 0.1)
+
+    def locked(tree):
+        if isinstance(tree, tuple):
+            parts = [locked(part) for part in tree]
+            return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+        tree = np.array(tree)
+        tree.flags.writeable = False
+        return tree
+
+    got = p.update(locked(state), v, h, 0.1)
+    np.testing.assert_allclose(p.matrix(got), p.matrix(expected), rtol=1e-10)
+    with pytest.raises(ValueError, match="must be an array that can be written to for `inplace`"):
+        p.update(locked(state), v, h, 0.1, inplace=True)
+
+
+@core
+def test_states_that_are_none(row):
+    p, state = row.preconditioner, fitted(row.preconditioner, row.n)
+    for bad in (None, tuple(state), [*state], state._asdict(), type(state)):
+        for verb in (p.size, p.matrix, p.log_det, p.check):
+            with pytest.raises(TypeError, match="`state` must be a"):
+                verb(bad)
+    for field in ("count", "pending", "damping"):
+        for value in (None, 1.5, np.ones(2), np.float16(1)):
+            with pytest.raises((TypeError, ValueError), match="`state"):
+                p.precondition(state._replace(**{field: value}), np.ones(row.n))
+
+
 # -- pairs that teach nothing, or too much -----------------------------------------------------------------
 
 
