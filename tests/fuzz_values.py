@@ -289,7 +289,7 @@ def vectors(library: str) -> list[Odd]:
     def on_jax(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def made(x: Any) -> Any:
             found = make(np.asarray(x))
-            known = type(found) is np.ndarray and found.dtype.char in "fdil?e"
+            known = type(found) is np.ndarray and found.dtype.char in "fdil?e" and found.dtype.isnative
             return jax.numpy.asarray(found) if known else found
 
         return made
