@@ -23,7 +23,7 @@ import scipy.linalg
 import psgd_core as psgd
 from psgd_analysis import figures, problems
 from psgd_core import convergence
-from psgd_core.preconditioners import Fit
+from psgd_core.preconditioners import Fitted
 
 # %% [markdown]
 # ## The state
@@ -103,7 +103,7 @@ class Triangular(psgd.Preconditioner):
         # the move
         moved = q - step * (unit / bound) ** 2 * (xp.tril(aa - bb) @ q)
         new = state._replace(q=moved, held=held)
-        return Fit(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
+        return Fitted(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
 
     def _size(self, state):
         return state.q.shape[0]

@@ -2,7 +2,7 @@
 
 from . import normalizers
 from ._base import Preconditioner
-from ._counters import Counters, Fit
+from ._counters import Counters, Fitted
 from ._orbit import OrbitPreconditioner, OrbitState
 from .blocks import Blocks, BlocksState
 from .kronecker import Kronecker, KroneckerState
@@ -16,7 +16,7 @@ __all__ = [
     "Counters",
     "Dense",
     "Diagonal",
-    "Fit",
+    "Fitted",
     "Kronecker",
     "KroneckerState",
     "LowRank",

@@ -26,7 +26,7 @@ import array_api_compat
 from .._array import Array, device_of, known, largest, namespace, require_alike, select, sum_of_squares
 from .._doors import described, require_count, require_flag, scalar_of
 from ..groups._base import eye, require_like, require_vectors
-from ._counters import Counters, Fit, State, counted, default_damping, settled
+from ._counters import Counters, Fitted, State, counted, default_damping, settled
 from ._form import (
     Form,
     are_tensors,
@@ -66,7 +66,7 @@ class Preconditioner(ABC):
 
     def _fit(
         self, state: State, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
-    ) -> Fit:
+    ) -> Fitted:
         """Return what one step of fitting on columns (n, k) leaves, O(1) decisions on values but `where`.
 
         Parameters

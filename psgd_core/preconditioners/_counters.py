@@ -34,7 +34,7 @@ class Counters(NamedTuple):
     skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
 
 
-class Fit(NamedTuple):
+class Fitted(NamedTuple):
     """What `Preconditioner._fit` returns."""
 
     state: State  # with its own part and what the normaliser holds after the move
@@ -48,14 +48,14 @@ def default_damping(x: Array) -> float:
     return DAMPING["float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"]
 
 
-def counted(state: State, found: Fit, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
+def counted(state: State, found: Fitted, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
     """Return the counters after an update.
 
     Parameters
     ----------
     state : State
         Before it.
-    found : Fit
+    found : Fitted
     complete, seen, due : array
         0-d bools: whether the pair was usable and all of Q moved; whether h was not zero; whether the scale
         was due.

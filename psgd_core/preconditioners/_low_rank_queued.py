@@ -14,7 +14,7 @@ import array_api_compat
 from .._array import Array, device_of
 from ..kernels import gpu_low_rank as passes
 from ..kernels.gpu_low_rank import Rows
-from ._counters import Fit
+from ._counters import Fitted
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from .normalizers import Normalizer
 
@@ -22,7 +22,7 @@ from .normalizers import Normalizer
 class Queued(NamedTuple):
     """What an update leaves: the state before its counters, and what they count."""
 
-    fit: Fit
+    fit: Fitted
     usable: Array  # 0-d bool
     seen: Array  # 0-d bool: usable, and h is not zero
     due: Array  # 0-d bool: this pair sets the scale
@@ -101,7 +101,7 @@ def queued_update(
     if inplace:
         state.held[...] = held
         held = state.held
-    fit = Fit(
+    fit = Fitted(
         state._replace(u=u, v=v, d=d, held=held), moved, total * total, (small.length_a, small.length_b)
     )
     return Queued(fit, usable, seen, due)

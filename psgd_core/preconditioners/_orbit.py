@@ -13,7 +13,7 @@ from .._array import Array, device_of, known
 from .._doors import described
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from ._base import Preconditioner
-from ._counters import Fit
+from ._counters import Fitted
 from ._form import Form, is_index
 from ._generators import Generator, Pair
 from ._options import settle_options
@@ -129,7 +129,7 @@ class OrbitPreconditioner(Preconditioner):
 
     def _fit(
         self, state: OrbitState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
-    ) -> Fit:
+    ) -> Fitted:
         hs, vs = self._probes(state, v, h, damping)
         given = _Given(state.q.blocks, state.held, hs, vs, v is not None)
         parts = [given]
@@ -139,7 +139,7 @@ class OrbitPreconditioner(Preconditioner):
         moved = found[0].moved
         for part in found[1:]:
             moved = moved & part.moved
-        return Fit(
+        return Fitted(
             state=state._replace(
                 q=state.q._replace(blocks=_joined(given.blocks, [part.blocks for part in found])),
                 held=_joined(given.held, [part.held for part in found]),

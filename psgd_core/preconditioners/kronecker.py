@@ -29,7 +29,7 @@ from .. import _blocks
 from .._array import Array, device_of, is_array, known, largest, namespace, select
 from .._doors import described, require_count, require_number
 from ._base import Preconditioner
-from ._counters import Fit
+from ._counters import Fitted
 from ._factors import FACTORS
 from ._form import Form, is_complex_of
 from ._options import settle_options
@@ -203,7 +203,7 @@ class Kronecker(Preconditioner):
         damping: Array,
         due: Array,
         step: float | Array,
-    ) -> Fit:
+    ) -> Fitted:
         xp, k, d = array_api_compat.array_namespace(h), h.shape[1], len(state.factors)
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
         if self.damping != 0:
@@ -253,7 +253,7 @@ class Kronecker(Preconditioner):
         if geometry.degree > 1:
             new_held = [x * shift ** (geometry.degree - 1) for x, shift in zip(new_held, shifts, strict=True)]
         new = state._replace(factors=tuple(moved), held=tuple(new_held))
-        return Fit(new, moves, scale * scale, sides[0].lengths())
+        return Fitted(new, moves, scale * scale, sides[0].lengths())
 
     def _integrated(self, factors: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         """Return for each factor columns B with mean ``E[B_i B_i^T]`` over all v, up to what its group sees.

@@ -14,7 +14,7 @@ from .._doors import described, require_count
 from .._random import normal
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from ._base import Preconditioner
-from ._counters import Fit, counted
+from ._counters import Fitted, counted
 from ._form import Form
 from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
 from ._low_rank_moves import MOVES, regauge
@@ -115,7 +115,7 @@ class LowRank(Preconditioner):
 
     def _fit(
         self, state: LowRankState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
-    ) -> Fit:
+    ) -> Fitted:
         if v is None:
             raise ValueError(
                 "`v` must be given to LowRank, got None: its moves are made from probes; draw some, or take "
@@ -149,7 +149,7 @@ class LowRank(Preconditioner):
             u, v = regauge(u, v, move, drifted)
         which = xp.stack([turn_u, ~turn_u])  # of the two bounds, the one that is renewed
         new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=xp.where(which, after, state.held))
-        return Fit(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
+        return Fitted(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
 
     def _fused(
         self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
