@@ -309,7 +309,7 @@ def test_configuration_is_hashable_and_picklable():
         (lambda: clips.Running(decay=1.0), ValueError, "`decay` must lie in"),
         (lambda: clips.TrustRadius(shrink=1.0), ValueError, "`shrink` must lie in"),
         (lambda: clips.TrustRadius(grow=0.5), ValueError, "`grow` must be at least 1"),
-        (lambda: clips.TrustRadius(slack=-1.0), ValueError, "`slack` must not be negative"),
+        (lambda: clips.TrustRadius(slack=-1.0), ValueError, "`slack` must be finite and not negative"),
         (lambda: PSGD().init(np.zeros(2, dtype=int)), TypeError, "`x` must be float32 or float64"),
         (lambda: PSGD().init({}), ValueError, "`x` must hold at least one|array"),
         (lambda: PSGD().init("x"), TypeError, "`x` must be an array or a dict"),

@@ -169,21 +169,21 @@ UNIT = [psgd.XMat(), psgd.Diagonal(), psgd.LowRank(0)]
 def test_pairs_off_the_scale_are_counted_in_a_row(p, host):
     state = p.init(N, like=np.zeros(1), scale=1.0)
     factors = [20, 20, 3, 20, 0.01, 0.01, 0.0, 0.01, 20, np.nan, 0.2, 0.0, -20]
-    expected = [1, 2, 0, 1, -1, -2, -2, -3, 1, 0, 0, 0, 1]
+    expected = [1, 2, 0, 1, -1, -2, -2, -3, 1, 1, 0, 0, 1]  # NaN is skipped, and no end of a row
     assert watched(p, host, state, factors) == [(x, False) for x in expected]
 
 
 @every_kind
 @pytest.mark.parametrize("run", [7, -40])
 @pytest.mark.parametrize("bad", [{"v": np.nan}, {"h": np.inf}, {"v": 0.0}, {"v": 0.0, "h": 0.0}])
-def test_a_pair_that_is_none_ends_a_row_as_in_the_plain_code(p, bad, run, host):
+def test_a_pair_that_is_unusable_leaves_a_row_alone(p, bad, run, host):
     ((v, h),) = pairs(N, "float64", 1, seed=11)
     state = p.init(N, like=v, scale=1.0)._replace(off_scale=np.asarray(run, np.int32))
     for name, value in bad.items():
         (v if name == "v" else h)[slice(None) if value == 0.0 else 5] = value
     got = on_device(p, host, state, v, h)
     assert counters(got) == counters(plain(p, state, v, h, 0.2))
-    assert (got.count, got.skipped, got.pending) == (0, 1, False)
+    assert (got.count, got.skipped, got.pending, got.off_scale) == (0, 1, False, run)
 
 
 @every_kind
@@ -246,7 +246,7 @@ def test_a_first_pair_of_any_proportion_sets_the_scale(p, probe, product, host):
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_scale_beyond_the_floats_forgets_what_was_held_as_in_the_plain_code(inplace, host):
+def test_a_scale_beyond_the_floats_changes_nothing_as_in_the_plain_code(inplace, host):
     p, v = psgd.Diagonal(), np.full(N, 3e38, np.float32)
     state = p.init(N, like=v, scale=1.0)._replace(pending=np.asarray(True), held=(np.ones(N, np.float32),))
     got, expected = on_device(p, host, state, v, v, inplace=inplace), plain(p, state, v, v, 0.2)

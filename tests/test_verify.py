@@ -435,22 +435,13 @@ def test_ctrl_c_keeps_what_is_finished(monkeypatch):
 
 def test_processes_are_asked_to_stop():
     class Flag:
-        def is_set(self):
-            return True
-
-    class Counter:
-        value = 0
-
-        def get_lock(self):
-            import contextlib
-
-            return contextlib.nullcontext()
+        value = True
 
     before = dict(pool._shared)
-    pool._shared.update(made=Counter(), stop=Flag())
+    pool._shared.update(made=[0], stop=Flag())
     try:
         with pytest.raises(Interrupted):
-            pool._work(FEW[0], small())
+            pool._work(0, FEW[0], small())
     finally:
         pool._shared.clear()
         pool._shared.update(before)

@@ -207,7 +207,7 @@ class TrustRadius(Clip):
         xp = array_api_compat.array_namespace(x)
         zero = xp.zeros_like(x[0])
         return TrustMemory(
-            best=Point(owned(x), xp.zeros_like(x), xp.full_like(zero, float("inf"))),
+            best=Point(xp.asarray(x, copy=True), xp.zeros_like(x), xp.full_like(zero, float("inf"))),
             radius=zero,
             length=xp.zeros_like(zero),
             bound=zero > 0,

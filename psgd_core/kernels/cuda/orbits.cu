@@ -132,7 +132,7 @@ __global__ void move(Index n, Index start, Index count, const T *__restrict__ v,
         members<T, S, HOW, W>(v, n, order, start, count, t, vs);
 #pragma unroll
         for (int w = 0; w < W; ++w) {
-            if (due) bound.at[w] = T(0);  // what was held is of another scale
+            if (due && go) bound.at[w] = T(0);  // what was held is of another scale
             const bool moved = go && step_of<T, S>(now[w], hs[w], vs[w], bound.at[w], rule, x, y);
             own += moved ? 0 : 1;
         }
