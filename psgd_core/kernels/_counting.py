@@ -11,8 +11,8 @@ from .._scale import FAR, GROW, SHRINK
 
 def counted(
     state: Any, *, moved: bool, due: bool, growth: float, squares: tuple[float, float], h: np.ndarray
-) -> dict[str, Any]:
-    """Return the counters after an update, as fields of the state.
+) -> tuple[Any, ...]:
+    """Return the counters after an update, in the order of `Counters`.
 
     Parameters
     ----------
@@ -43,10 +43,5 @@ def counted(
     if not due and (after >= SHRINK or after <= -GROW):
         pending, after = np.True_, 0
     after = 0 if due and moved else after
-    return {
-        "damping": damping,
-        "pending": pending,
-        "off_scale": off_scale if after == run else np.int32(after),
-        "count": state.count + 1 if moved else state.count,
-        "skipped": state.skipped if moved else state.skipped + 1,
-    }
+    count, skipped = (state.count + 1, state.skipped) if moved else (state.count, state.skipped + 1)
+    return damping, pending, off_scale if after == run else np.int32(after), count, skipped

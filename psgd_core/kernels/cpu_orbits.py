@@ -78,8 +78,8 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
         See `usable`.
     mode : int
         READY, CHECK or TRIAL.
-    squares : float64 array, shape (chunks, 2), zero
-        ``|a|^2`` and ``|b|^2`` are added to it, unless it is a TRIAL.
+    squares : float64 array, shape (chunks, 2), or (1, 2) for one thread
+        ``|a|^2`` and ``|b|^2`` are added to its rows, unless it is a TRIAL.
     """
     if mode == CHECK and usable(v, h, bits) == 0:
         return -1
@@ -103,7 +103,9 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
             fetch(h, layout, order, start, count, low, high, own.h)
             fetch(v, layout, order, start, count, low, high, own.v)
             if s <= 2 and mode != TRIAL and not rescaled:
-                stay = update_small(q, held, new_q, new_held, low, high, numbers, own, squares[k])
+                stay = update_small(
+                    q, held, new_q, new_held, low, high, numbers, own, squares[k % squares.shape[0]]
+                )
                 if stay >= 0:
                     left += stay
                     continue
@@ -122,7 +124,7 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
                 for t in range(high - low):
                     left += 1 if own.mu[t] < 0 else 0
             else:
-                add_squares(high - low, heard, own, squares[k])
+                add_squares(high - low, heard, own, squares[k % squares.shape[0]])
                 copy(new_held[low:high], own.inverse[: high - low])
                 left += move(now, first, last, new_q, low, heard, own)
     return left

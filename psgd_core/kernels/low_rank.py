@@ -107,7 +107,7 @@ class Passes:
         g[:, 2 * r :] *= scales
         return g
 
-    def counted(self, squares: tuple[float, float]) -> dict[str, Any]:
+    def counted(self, squares: tuple[float, float]) -> tuple[Any, ...]:
         """Return the state's counters after the update, for ``|a|^2`` and ``|b|^2``."""
         h, growth = self._arrays[3], self._growth**2
         return counted(self._state, moved=True, due=self.due, growth=growth, squares=squares, h=h)

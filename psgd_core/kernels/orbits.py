@@ -98,7 +98,7 @@ def update(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, 
         if found == 0:
             return None
         due, mode = bool(state.pending) and found == 2, compiled.READY
-    squares = [np.zeros((compiled.chunks(q.shape[2]), 2)) for q in blocks]
+    squares = np.zeros((compiled.chunks(v.shape[0]) if shared else 1, 2))
     if due:
         # nothing is damped, and nothing held counts: N is the sample's own bound
         numbers = _numbers(v.dtype, 0.0, rate, -1.0)
@@ -108,9 +108,9 @@ def update(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, 
             compiled.norms(v, h, order, start, LAYOUTS[how], q, kind.bits, x, y)
         numbers, growth = _rescaling(numbers, x, y)
         left = 0
-        for (how, start), q, bound, own in zip(layout, blocks, held, squares, strict=True):
+        for (how, start), q, bound in zip(layout, blocks, held, strict=True):
             where = v, h, order, start, LAYOUTS[how]
-            left += kernel(*where, q, bound, q, bound, numbers, kind.bits, compiled.TRIAL, own)
+            left += kernel(*where, q, bound, q, bound, numbers, kind.bits, compiled.TRIAL, squares)
         if left:  # then nothing moves, and the scale is still to be set
             return None
     new_blocks, new_held, left = blocks, held, 0
@@ -119,15 +119,15 @@ def update(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, 
     for i, (how, start) in enumerate(layout):
         found = kernel(
             v, h, order, start, LAYOUTS[how], blocks[i], held[i], new_blocks[i], new_held[i],
-            numbers, kind.bits, mode, squares[i],
+            numbers, kind.bits, mode, squares,
         )  # fmt: skip
         if found < 0:
             return None
         left += found
         mode = compiled.READY
-    a, b = (float(sum(own[:, i].sum() for own in squares)) for i in range(2))
+    a, b = (squares.sum(axis=0) if shared else squares[0]).tolist()
     counters = counted(state, moved=left == 0, due=due, growth=growth, squares=(a, b), h=h)
-    return state._replace(q=state.q._replace(blocks=new_blocks), held=new_held, **counters)
+    return type(state)(type(state.q)(new_blocks, gather), new_held, *counters)
 
 
 def update_dense(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: float, inplace: bool) -> Any:
@@ -155,12 +155,13 @@ def update_dense(state: Any, v: Any, h: Any, step: Any, layout: Layout, decay: f
         return None
     a, b = squares.tolist()
     counters = counted(state, moved=found == 1, due=False, growth=1.0, squares=(a, b), h=h)
-    return state._replace(q=state.q._replace(blocks=(new_q,)), held=(new_bound,), **counters)
+    return type(state)(type(state.q)((new_q,), gather), (new_bound,), *counters)
 
 
 def _counters_fit(state: Any) -> bool:
     """Return whether the counters are NumPy's."""
-    return all(isinstance(x, np.ndarray | np.generic) for x in state[2:])
+    numbers = np.ndarray, np.generic  # a union of types, or a loop in Python, would take longer
+    return all(map(isinstance, state[2:], (numbers,) * 5))
 
 
 def precondition(blocks: Arrays, gather: Arrays, g: Any, layout: Layout) -> np.ndarray | None:

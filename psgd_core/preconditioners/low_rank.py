@@ -189,7 +189,7 @@ class LowRank(Preconditioner):
             held[:] = 0
         held[moved] = after
         squares = float(small.length_a) ** 2, float(small.length_b) ** 2
-        return state._replace(u=new_u, v=new_v, d=d, held=held, **passes.counted(squares))
+        return LowRankState(new_u, new_v, d, held, *passes.counted(squares))
 
     def _queued(
         self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
