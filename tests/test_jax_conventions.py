@@ -437,6 +437,36 @@ def test_a_product_of_another_model():
             optimizer.update(model, optimizer.init(model), model, hvp=wrong, probe=model)
 
 
+@pytest.mark.parametrize("engine", ["jax", "numpy"])
+@pytest.mark.parametrize("per_leaf", [True, False])
+def test_a_function_that_returns_nothing_does_not_whiten(engine, per_leaf):
+    optimizer, p = adapter.psgd(0.1, psgd.Diagonal(), engine=engine, per_leaf=per_leaf), start()
+    state = optimizer.init(p)
+    with pytest.raises(TypeError, match="`hvp` must return the product H v, got None"):
+        optimizer.update(p, state, p, hvp=lambda v: None)
+    if engine == "jax":
+        with pytest.raises(TypeError, match="`hvp` must return the product H v, got None"):
+            jax.jit(lambda g, s: optimizer.update(g, s, p, hvp=lambda v: None))(p, state)
+
+
+@pytest.mark.parametrize("which", ["hvp", "probe"])
+def test_complex_pairs_are_refused(which):
+    optimizer, p = adapter.psgd(0.1, psgd.Diagonal()), start()
+    pair = {"hvp": p, "probe": p, which: jax.tree.map(lambda x: x + 1j, p)}
+    with pytest.raises(TypeError, match=f"`{which}` must be real, got .*complex64"):
+        optimizer.update(p, optimizer.init(p), p, **pair)
+
+
+def test_gradients_of_other_parameters_than_those_of_the_state():
+    optimizer, p = adapter.psgd(0.1, psgd.Diagonal()), {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = optimizer.init(p)
+    for other in ({"a": p["a"]}, {**p, "c": p["a"]}, (p["a"],)):
+        with pytest.raises(
+            ValueError, match="`updates` must have the structure of the parameters that `init`"
+        ):
+            optimizer.update(other, state)
+
+
 # -- outside jit -------------------------------------------------------------------------------------------
 
 

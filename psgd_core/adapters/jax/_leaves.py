@@ -95,6 +95,10 @@ class Leaves(NamedTuple):
                 f"`{name}` must have the shapes of the gradients, {list(self.shapes)}, or those with one "
                 f"leading axis of k probes, got {shapes}; make it with value_grad_hvp or draw_probe"
             )
+        if any(jnp.iscomplexobj(leaf) for leaf in leaves):
+            raise TypeError(
+                f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; parameters and loss are"
+            )
         brought = [
             engine.bring(jnp.asarray(leaf, dtype=wide(dtype)))
             for leaf, dtype in zip(leaves, self.dtypes, strict=True)

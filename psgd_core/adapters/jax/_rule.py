@@ -129,7 +129,7 @@ class Rule:
         if due is not None and not bool(due):
             return None, None
         probe = completed(self._draw(updates, state) if probe is None else probe)
-        return probe, hvp(probe)
+        return probe, _answer(hvp, probe)
 
     @cached_property
     def _compiled(self) -> Callable:
@@ -141,6 +141,12 @@ class Rule:
     ) -> tuple[Tree, ScaleByPSGDState]:
         leaves = Leaves.of(updates, "updates", apart=self.per_leaf)
         states = leaves.states(state.leaves)
+        expected = len(leaves.names) if self.per_leaf else 1
+        if len(states) != expected:
+            raise ValueError(
+                "`updates` must have the structure of the parameters that `init` saw, with "
+                f"{len(states)} leaves, got {leaves.structure}; call `init` anew for other parameters"
+            )
         layouts = [Layout.noted(one.layout) for one in states]
         fitters = each(self._fitter, leaves.kinds(), layouts, [""] * len(states))
         g = leaves.vectors(updates, "updates", layouts, self.engine)
@@ -152,7 +158,7 @@ class Rule:
             h = hvp
             if _asks(hvp, updates):
                 v = completed(v)
-                h = hvp(v)
+                h = _answer(hvp, v)
             vs = leaves.vectors(v, "probe", layouts, self.engine)
             hs = each(_whiten, g, vs) if h is None else leaves.vectors(h, "hvp", layouts, self.engine)
             steps = [value_at(self.loop.step_size, xp.astype(count, v.dtype)) for v in vs]
@@ -252,6 +258,14 @@ class Rule:
 def _asks(hvp: Any, updates: Tree) -> bool:
     """Whether hvp is a function of v, and no product of parameters that are callable, as models may be."""
     return callable(hvp) and type(hvp) is not type(updates)
+
+
+def _answer(hvp: Callable[[Tree], Tree], v: Tree) -> Tree:
+    """Return what a function says is H v."""
+    found = hvp(v)
+    if found is None:  # which would stand for no product at all
+        raise TypeError("`hvp` must return the product H v, got None; return it, in the structure of v")
+    return found
 
 
 def _whiten(g: Array, v: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -44,18 +44,24 @@ def layers_in_sight() -> Iterator[None]:
                 checkpoint.CheckpointFunction = original  # type: ignore[misc]
 
 
-def require_in_sight(loss: Tensor) -> None:
-    """Raise RuntimeError if the graph of a loss has a reentrant checkpoint, made by other means."""
-    nodes, seen = [loss.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
+def nodes(outputs: Iterable[Tensor | None]) -> Iterator[Any]:
+    """Return the nodes of the graphs that tensors have."""
+    waiting, seen = [x.grad_fn for x in outputs if x is not None], set()
+    while waiting:
+        node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
+        yield node
+        waiting.extend(edge for edge, _ in node.next_functions)
+
+
+def require_in_sight(loss: Tensor) -> None:
+    """Raise RuntimeError if the graph of a loss has a reentrant checkpoint, made by other means."""
+    for node in nodes([loss]):
         if "CheckpointFunction" in node.name():
             raise RuntimeError(
                 "the loss must not go through reentrant checkpointing, which hides the parameters of its "
                 f"layers, got {node.name()}; use torch.utils.checkpoint with use_reentrant=False, or a "
                 "closure that calls backward with curvature='finite_difference' or 'whitening'"
             )
-        nodes.extend(edge for edge, _ in node.next_functions)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...curvature import Exact, Functions, Probes, Source, Whitening
-from ._autograd import Found, Grads, evaluate, given
+from ._autograd import Found, Grads, Looked, evaluate, given
 from ._flat import SMALL, Flat
 from ._undo import Before, Gradients
 
@@ -150,7 +150,7 @@ class Asker:
 
     def __init__(self, source: Source, process_group: Any) -> None:
         self.source, self.process_group = source, process_group
-        self.looked: set[tuple[bool, ...]] = set()
+        self.looked: Looked = set()
 
     def ask(
         self,

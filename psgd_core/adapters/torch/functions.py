@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...curvature import Functions
-from ._autograd import evaluate
+from ._autograd import Looked, evaluate
 from ._flat import Flat, once
 from ._silence import tell
 
@@ -52,7 +52,7 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         wanted, names = once(p for p in params if p.requires_grad), {}
     if not wanted:
         raise ValueError("`params` must hold tensors that require a gradient, got none; set requires_grad")
-    flat, looked, told = Flat(wanted), set[tuple[bool, ...]](), set[int]()
+    flat, looked, told = Flat(wanted), Looked(), set[int]()
 
     def at(x: Tensor, columns: list[Tensor]) -> Any:
         if tuple(x.shape) != (flat.n,):
