@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ._replacing import irregular, replacing
+from ._replacing import irregular, named, replacing
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
@@ -88,6 +88,7 @@ def opened(
     from zipfile import ZipFile
 
     where = os.fspath(path)
+    named(path)
     found = irregular(path)
     if found not in (None, "a directory"):  # which has an error of its own
         raise CheckpointError(f"{where!r} is {found}, not a file; give one that psgd_core.save wrote")

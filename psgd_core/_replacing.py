@@ -32,6 +32,15 @@ _KINDS = {
 }
 
 
+def named(path: str | os.PathLike) -> str:
+    """Return `path` as text if it can be the name of a file, else raise; nothing is looked up."""
+    text = os.fsdecode(path)
+    separators = (os.sep, os.altsep) if os.altsep else (os.sep,)
+    if not text or text.endswith(separators) or "\0" in text:
+        raise ValueError(f"`path` must be the name of a file, got {text!r}; give another name")
+    return text
+
+
 def irregular(path: str | os.PathLike) -> str | None:
     """Return what `path` is, links followed, such as "a FIFO"; None for a regular file, or none at all.
 
@@ -55,11 +64,14 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     ------
     OSError
         If `path` is there but no regular file, or cannot be written.
+    ValueError
+        If it is no name of a file: empty, or with a separator at its end.
     """
-    found = irregular(path)
+    name = named(path)
+    found = irregular(name)
     if found is not None:
         raise OSError(f"`path` must be a regular file or a new one, got {found}, {path!r}; give another name")
-    path = os.path.realpath(os.fsdecode(path))
+    path = os.path.realpath(name)
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(

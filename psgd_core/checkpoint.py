@@ -23,15 +23,12 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ._array import Array, device_of, to_host
+from ._array import Array
 from ._checked_file import CheckpointError, Stored, opened, write
 from ._fingerprint import Misfit, compare, fingerprint, is_fingerprint
+from ._stored_arrays import DTYPES, described, moved, packed
 
 __all__ = ["CheckpointError", "inspect", "load", "save"]
-
-_DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
-    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
-}
 
 _VALUES = (type(None), bool, int, float, str)
 
@@ -61,7 +58,7 @@ def save(
     config : dataclass instance, optional
         What the state belongs to: a preconditioner, or the descent. `load` can then tell it from another.
     metadata : dict, optional
-        Whatever JSON can hold; `inspect` gives it back.
+        Whatever JSON can hold, with str keys; `inspect` gives it back, tuples as lists.
 
     Raises
     ------
@@ -69,20 +66,23 @@ def save(
         If `state` holds anything else, or nests deeper than 100; or if `metadata` is not JSON.
     OSError
         If the file cannot be written.
+    ValueError
+        If `path` is no name of a file.
     """
-    leaves: list[Array] = []
+    leaves: list[tuple[str, Array]] = []
     header = {
         "structure": _describe("state", state, leaves),
         "config": None if config is None else fingerprint(config),
         "metadata": metadata,
     }
     try:
+        _require_text_keys(metadata)
         json.dumps(metadata)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"`metadata` must be JSON (dict, list, str, number, bool, None), but: {error}; convert it first"
         ) from error
-    write(path, header, map(_packed, leaves))
+    write(path, header, (packed(*leaf) for leaf in leaves))
 
 
 def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> Any:
@@ -138,6 +138,18 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
         return {key: header[key] for key in ("version", "config", "metadata")} | {"arrays": arrays}
 
 
+def _require_text_keys(metadata: Any) -> None:
+    """Raise where JSON would make another key of one, and perhaps one of two."""
+    if isinstance(metadata, dict):
+        for key, value in metadata.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is no str")
+            _require_text_keys(value)
+    elif isinstance(metadata, list | tuple):
+        for value in metadata:
+            _require_text_keys(value)
+
+
 # -- structure: what the header says, and how a state is made from it --------------------------------------
 
 
@@ -153,22 +165,15 @@ def _parts(tree: Any) -> tuple[str, str, dict[str, Any]] | None:
     return None
 
 
-def _describe(name: str, tree: Any, leaves: list[Array], depth: int = 0) -> dict[str, Any]:
+def _describe(name: str, tree: Any, leaves: list[tuple[str, Array]], depth: int = 0) -> dict[str, Any]:
     """Return `tree` as JSON, its arrays as their place in `leaves`."""
     if depth > _DEEPEST:
         raise TypeError(
             f"`state` must nest at most {_DEEPEST} deep, got more; does a part of it hold itself?"
         )
     if array_api_compat.is_array_api_obj(tree):
-        dtype = _dtype_name(tree.dtype)
-        if dtype not in _DTYPES:
-            raise TypeError(
-                f"`{name}` must be bool, integer, real or complex, in native byte order, got {tree.dtype}; "
-                "convert it with `astype`"
-            )
-        leaves.append(tree)
-        shape, order = list(tree.shape), _axis_order(tree)
-        return {"array": len(leaves) - 1, "dtype": dtype, "shape": shape, "order": order}
+        leaves.append((name, tree))
+        return {"array": len(leaves) - 1, **described(name, tree)}
     if type(tree) is int and tree.bit_length() > _LONGEST:
         raise TypeError(
             f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; store it as text"
@@ -185,8 +190,8 @@ def _describe(name: str, tree: Any, leaves: list[Array], depth: int = 0) -> dict
     for key in parts:
         if type(key) is not str:
             raise TypeError(f"`{name}` must have str keys, got {key!r}; convert it to str")
-    described = {key: _describe(f"{name}.{key}", part, leaves, depth + 1) for key, part in parts.items()}
-    return {"kind": kind, "class": class_name, "parts": described}
+    inner = {key: _describe(f"{name}.{key}", part, leaves, depth + 1) for key, part in parts.items()}
+    return {"kind": kind, "class": class_name, "parts": inner}
 
 
 class _Free(NamedTuple):
@@ -204,8 +209,8 @@ def _build(name: str, spec: dict[str, Any], like: Any, read: Callable[[int], np.
             raise _misfit(name, f"an array of shape {tuple(spec['shape'])}", like)
         x = read(spec["array"])
         if not free:
-            return _moved(name, x, spec["order"], like, like.dtype)
-        return _moved(name, x, spec["order"], like.target, like.dtype if x.dtype.kind == "f" else None)
+            return moved(name, x, spec["order"], like, like.dtype)
+        return moved(name, x, spec["order"], like.target, like.dtype if x.dtype.kind == "f" else None)
     if "value" in spec:
         if not free and type(like) is not type(spec["value"]):
             raise _misfit(name, repr(spec["value"]), like)
@@ -249,52 +254,6 @@ def _misfit(name: str, what: str, like: Any) -> Misfit:
     return Misfit(f"`{name}` is {what}, in `like` it is {there}; pass a state of the saved configuration")
 
 
-def _moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any) -> Array:
-    """Return `x` as it was before `_packed`, on the library and device of `target`.
-
-    In `dtype`, or its own for None; every value is kept.
-    """
-    xp, device = array_api_compat.array_namespace(target), device_of(target)
-    if dtype is None:
-        dtype = xp.asarray(np.zeros(0, dtype=x.dtype)).dtype  # JAX may have no 64 bits
-    wanted = _dtype_name(dtype)
-    if wanted != x.dtype.name:
-        if not ("int" in wanted and x.dtype.kind in "iu" and _fits(x, np.iinfo(wanted))):
-            raise Misfit(
-                f"`{name}` is {x.dtype}, in `like` it is {wanted}, which would change its values; "
-                "take the saved dtype (in JAX, jax_enable_x64 gives 64 bits)"
-            )
-        x = x.astype(wanted)
-    return xp.permute_dims(
-        xp.asarray(x, device=device, copy=True), tuple(order.index(i) for i in range(x.ndim))
-    )
-
-
-def _axis_order(x: Array) -> list[int]:
-    """Return the axes of `x` from the slowest in memory to the fastest.
-
-    Libraries sum in the order of the memory, so without it a resumed run could differ in the last bit.
-    """
-    strides = x.stride() if array_api_compat.is_torch_array(x) else getattr(x, "strides", None)
-    if strides is None:  # array_api_strict, JAX: their NumPy view tells
-        strides = np.asarray(x).strides
-    return sorted(range(len(strides)), key=lambda i: -strides[i])
-
-
-def _packed(x: Array) -> np.ndarray:
-    """Return `x` on the host, its axes in the order of the memory."""
-    return to_host(array_api_compat.array_namespace(x).permute_dims(x, tuple(_axis_order(x))))
-
-
-def _fits(x: np.ndarray, limits: np.iinfo) -> bool:
-    return x.size == 0 or (int(x.min()) >= limits.min and int(x.max()) <= limits.max)
-
-
-def _dtype_name(dtype: Any) -> str:
-    """Return the name of a dtype, the same for all libraries."""
-    return str(dtype).rpartition(".")[2]
-
-
 def _arrays(
     path: str | os.PathLike, header: dict[str, Any], stored: Sequence[Stored]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -314,7 +273,7 @@ def _arrays(
             require(spec["array"] == i < len(stored), f"`{name}` is not the array {i} of {len(stored)}")
             there = spec["dtype"], tuple(shape[axis] for axis in order)
             require((stored[i].dtype.name, stored[i].shape) == there, f"`{name}` is {stored[i]} in the file")
-            require(stored[i].dtype.isnative and spec["dtype"] in _DTYPES, f"`{name}` is no array of numbers")
+            require(stored[i].dtype.isnative and spec["dtype"] in DTYPES, f"`{name}` is no array of numbers")
             found[name] = spec["dtype"], tuple(shape)
         elif set(spec) == {"value"}:
             require(type(spec["value"]) in _VALUES, f"`{name}` is no value")

@@ -7,9 +7,12 @@ ends the command at once; files are there in full or not at all.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from threading import Timer
 from typing import Any
 
 CTRL_C, TERMINATED = 130, 143
@@ -24,6 +27,17 @@ def listen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handle)
+    sys.unraisablehook = _send_again
+
+
+def _send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat a signal that came where Python lets no exception out, such as in a finaliser."""
+    if lost.exc_type is not KeyboardInterrupt or not _noted:
+        sys.__unraisablehook__(lost)
+    else:
+        again = Timer(0.02, _thread.interrupt_main, (_noted.pop(),))
+        again.daemon = True
+        again.start()
 
 
 def _handle(number: int, frame: Any) -> None:
@@ -56,7 +70,8 @@ def until_interrupted(work: Callable[[], object]) -> bool:
     interrupted = False
     try:  # twice: a signal may also come between the end of the work and the line that says so
         try:
-            work()
+            if not _noted:  # or it came while something else was done, which made another exception of it
+                work()
         except KeyboardInterrupt:
             interrupted = True
         _finishing.append(True)

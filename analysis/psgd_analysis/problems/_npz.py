@@ -7,6 +7,7 @@ sparse matrix with each other before any of them is followed.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
@@ -23,6 +24,18 @@ Check = Callable[[tuple[int, ...]], None]
 
 class Wrong(ValueError):
     """What is wrong, as the end of a sentence that begins with the path."""
+
+
+_WIDTHS = {(1, 0): 2, (2, 0): 4}
+"""Bytes of a header's length, by the version of the format."""
+
+_PARSERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+_LONGEST = 10_000
+"""Bytes of a header; NumPy takes no more, but reads it first."""
 
 
 class Header(NamedTuple):
@@ -121,12 +134,17 @@ class _Members:
 def _header(stream: IO[bytes]) -> Header:
     """Return the header of an array, leaving the stream at its data."""
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:  # (3, 0) is for names of fields, which numbers have not
+    if version not in _WIDTHS:  # (3, 0) is for names of fields, which numbers have not
         raise ValueError(f"version {version} of the format, which no numbers have")
+    words = stream.read(_WIDTHS[version])
+    length = int.from_bytes(words, "little")
+    if length > _LONGEST:
+        raise ValueError(f"its header has {length} bytes, more than any array needs")
+    text = io.BytesIO(words + stream.read(length))
+    try:
+        shape, fortran, dtype = _PARSERS[version](text)
+    except Exception as error:  # the parser's own, among them MemoryError for many signs in a row
+        raise ValueError("its header is not one that NumPy writes") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     if any(count < 0 for count in shape):
@@ -174,7 +192,8 @@ def _sparse(members: _Members, check: Check) -> np.ndarray:
     i, j, x = layouts[word](members, rows)
     require_entries(rows, x.size)
     h = np.zeros((rows, rows))
-    np.add.at(h, (j, i) if word == "csc" else (i, j), x)
+    with np.errstate(all="ignore"):  # infinite ones are found later
+        np.add.at(h, (j, i) if word == "csc" else (i, j), x)
     return h
 
 

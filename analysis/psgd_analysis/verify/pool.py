@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from threading import Thread
 from typing import Any, NamedTuple
 
-from ..interrupts import held_back, until_interrupted
+from ..interrupts import held_back, noted, until_interrupted
 from .cases import Case
 from .run import Interrupted, Options, Outcome, failed, planned, run_case
 
@@ -140,6 +140,8 @@ def _attempt(case: Case, options: Options, tick: Callable[[int], None]) -> Outco
     except Interrupted:
         raise
     except Exception as error:
+        if noted():  # extensions make others of a KeyboardInterrupt
+            raise KeyboardInterrupt from error
         return failed(case, error)
 
 
