@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -71,6 +72,25 @@ def test_a_loss_of_none_of_them_is_said(way):
 
 
 @pytest.mark.filterwarnings("ignore:No gradient reaches")
+@pytest.mark.parametrize("curvature", ["hvp", "whitening", "finite_difference"])
+def test_parameters_that_were_replaced_in_the_model_are_said(curvature):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    optimizer = PSGD(model.parameters(), psgd.Diagonal(), curvature=curvature)
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+
+    def loss():
+        return torch.nn.functional.mse_loss(model(x), y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            optimizer.step(loss)
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    with pytest.warns(UserWarning, match="No gradient reaches any of 2 parameters any more"):
+        optimizer.step(loss)
+
+
 def test_a_group_that_the_loss_never_uses_does_not_fit_in_every_step():
     a, b = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
     optimizer = PSGD([{"params": [a]}, {"params": [b]}], psgd.Diagonal(), update_probability=1e-9)

@@ -14,6 +14,8 @@ _SHOWN = 8
 def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told: set[int]) -> set[int]:
     """Warn of parameters without a gradient, by name, unless they are frozen or have been asked before.
 
+    And of a loss that has come to depend on none of them, as when a model's parameters have been replaced.
+
     Parameters
     ----------
     groups : sequence of dicts
@@ -35,6 +37,14 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
         if p.requires_grad and p.numel() and id(p) not in told
     ]
     silent = {id(p) for p, g in asked if g is None}
+    trained = [g for (p, _), g in zip(names, grads, strict=True) if p.requires_grad and p.numel()]
+    if trained and not asked and all(g is None for g in trained):
+        warnings.warn(
+            f"No gradient reaches any of {len(trained)} parameters any more, and the step changes nothing; "
+            "if they were replaced in the model (`load_state_dict(..., assign=True)`, another layer), make "
+            "the optimiser from those that are in it now",
+            stacklevel=6,
+        )
     if silent:
         called = [name for p, name in names if id(p) in silent]
         shown = ", ".join([*called[:_SHOWN], *(["..."] if len(called) > _SHOWN else [])])
