@@ -259,3 +259,55 @@ def test_what_another_machine_may_still_write_is_left_for_a_day(tmp_path):
     os.utime(kept[0], (0, 0))
     save(path, np.zeros(1))
     assert os.listdir(tmp_path) == ["x.npz"]
+
+
+# -- what cannot be stored as it is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "x/", "a\0b"])
+def test_names_that_are_no_files_are_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: save(name, np.zeros(1)), lambda: load(name)):
+        with pytest.raises(ValueError, match="`path` must be the name of a file"):
+            call()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("metadata", [{1: "a", "1": "b"}, {"x": [{None: 2}]}, {"x": ({True: 3},)}])
+def test_keys_of_metadata_that_json_would_change_are_refused(tmp_path, metadata):
+    with pytest.raises(TypeError, match=r"`metadata` must be JSON .* is no str"):
+        save(tmp_path / "x.npz", np.zeros(1), metadata=metadata)
+    assert os.listdir(tmp_path) == []
+
+
+def test_masks_are_not_lost_silently(tmp_path):
+    with pytest.raises(TypeError, match=r"`state\.x` must be a plain array, got MaskedArray"):
+        save(tmp_path / "x.npz", {"x": np.ma.masked_array([1.0, 2.0], mask=[False, True])})
+    assert os.listdir(tmp_path) == []
+
+
+def test_torch_tensors_that_are_lazy_are_stored_and_those_without_values_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([1.0 + 2.0j, 3.0j])
+    for lazy, expected in ((x.conj(), [1 - 2j, -3j]), (x.conj().imag, [-2, -3])):
+        save(tmp_path / "x.npz", {"x": lazy})
+        assert np.array_equal(load(tmp_path / "x.npz")["x"], expected)
+    before = (tmp_path / "x.npz").read_bytes()
+    for empty in (torch.ones(2, device="meta"), torch.eye(2).to_sparse()):
+        with pytest.raises(TypeError, match=r"`state\.x` must be a dense array whose values are at hand"):
+            save(tmp_path / "x.npz", {"x": empty})
+    assert (tmp_path / "x.npz").read_bytes() == before
+
+
+def test_traced_and_deleted_jax_arrays_are_refused(tmp_path):
+    jax = pytest.importorskip("jax")
+
+    def traced(x):
+        save(tmp_path / "x.npz", {"x": x})
+        return x
+
+    gone = jax.numpy.ones(2)
+    gone.delete()
+    for call in (lambda: jax.jit(traced)(jax.numpy.ones(2)), lambda: traced(gone)):
+        with pytest.raises(TypeError, match=r"`state\.x` must be a dense array whose values are at hand"):
+            call()

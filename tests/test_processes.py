@@ -77,6 +77,36 @@ for grandchild in (False, True):
     assert ran(code, **variables).split() == ["0", "0"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_child_forked_while_a_thread_compiles_compiles_too(tmp_path):
+    """The lock of numba's compiler is free in the child, whoever held it in the parent."""
+    pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
+    code = """
+import signal, warnings
+warnings.simplefilter("ignore")
+from numba.core.compiler_lock import global_compiler_lock
+fit(FITTED[0], 9)  # imports all
+held, enough = threading.Event(), threading.Event()
+
+def compile_slowly():
+    with global_compiler_lock:
+        held.set()
+        enough.wait(0.5)
+
+thread = threading.Thread(target=compile_slowly)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends it, should it hang
+    fit(psgd.Dense(), 9)  # which is not compiled yet
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+thread.join()
+"""
+    assert ran(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0"]
+
+
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_threads_beside_each_other_fit_as_one(cache, layer):
     code = """
@@ -234,6 +264,37 @@ def test_a_signal_during_imports_ends_in_one_line(tmp_path, number, code):
     done, _ = interrupted(tmp_path, "spectrum", "imports", number)
     assert done.returncode == code
     assert done.stderr == "psgd: interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_finaliser_swallows_comes_again(number):
+    code = f"""
+import os, time
+from psgd_analysis import interrupts
+interrupts.listen()
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(0.01)
+
+def work():
+    Finalised()
+    time.sleep(30)
+    print("went on")
+
+print(interrupts.until_interrupted(work), interrupts.code(0), len(interrupts._noted))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "analysis")])},
+        check=True,
+    )
+    assert done.stdout.split() == ["True", str(128 + number), "1"]
+    assert done.stderr == ""
 
 
 def test_results_are_written_in_full_after_a_signal(monkeypatch):

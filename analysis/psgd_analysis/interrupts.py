@@ -11,8 +11,8 @@ import _thread
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from threading import Timer
 from typing import Any
 
 CTRL_C, TERMINATED = 130, 143
@@ -35,9 +35,17 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
     if lost.exc_type is not KeyboardInterrupt or not _noted:
         sys.__unraisablehook__(lost)
     else:
-        again = Timer(0.02, _thread.interrupt_main, (_noted.pop(),))
+        again = threading.Timer(0.02, _to_main, (_noted.pop(),))
         again.daemon = True
         again.start()
+
+
+def _to_main(number: int) -> None:
+    """Send a signal to the main thread, which then leaves whatever it waits for, where the system can."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _handle(number: int, frame: Any) -> None:
