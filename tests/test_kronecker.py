@@ -498,8 +498,10 @@ def test_bad_configuration_is_refused(rng):
         Kronecker((2, 2)).init(5, NUMPY)
     with pytest.raises(TypeError, match="`normalizer` must be a Normalizer"):
         Kronecker((2, 2), normalizer="Running")
-    with pytest.raises(TypeError, match="`parts` must hold pairs"):
+    with pytest.raises(ValueError, match=r"`parts\[0\]\[0\]` must be a positive int, got str 'a'"):
         Blocks((("a", psgd.XMat()),))
+    with pytest.raises(TypeError, match="`parts` must hold pairs"):
+        Blocks((3, psgd.XMat()))
     with pytest.raises(ValueError, match="`n` must be the number of parameters of all blocks, 3"):
         Blocks(((3, psgd.XMat()),)).init(4, NUMPY)
     p = Kronecker((2, 3))

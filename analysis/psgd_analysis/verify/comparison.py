@@ -75,7 +75,9 @@ def _run(geometry: str, kappa: float, dtype: str, seed: int) -> dict[str, Any]:
                 state = state._replace(q=state.q._replace(blocks=tuple(map(kept, state.q.blocks))))
             spent, made = spent + time.perf_counter() - start, stop
             wide = state._replace(
-                q=state.q._replace(blocks=tuple(b.astype("float64") for b in state.q.blocks))
+                q=state.q._replace(blocks=tuple(b.astype("float64") for b in state.q.blocks)),
+                held=tuple(x.astype("float64") for x in state.held),
+                damping=state.damping.astype("float64"),
             )
             distances.append(float(convergence.distance(p.apply(wide, np.eye(N)), target)))
             seconds.append(spent)
