@@ -17,8 +17,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._array import Array
-from ._numbers import as_float, real, shown, whole
+from .arrays.library import Array
+from .arrays.numbers import as_float, real, shown, whole
 
 Schedule = float | Callable[[Any], Any]
 """A number, or a callable of the iteration."""

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from gpu_kernels import low_rank_kernels, orbit_kernels
 
-from psgd_core.kernels import _cuda, gpu_low_rank, gpu_orbits
-from psgd_core.kernels._cuda import Library, View
+from psgd_core.kernels.gpu import cuda_library, low_rank_passes, orbit_passes
+from psgd_core.kernels.gpu.cuda_library import Library, View
 
 ERRORS = {1: "threads of a block part at a barrier", 2: "copies were not waited for", 3: "block too large"}
 GUARD = 64
@@ -44,7 +44,7 @@ class Emulator:
         exports = [f"KERNEL({i}, {name})" for i, name in enumerate(names)]
         header = Path(__file__).parent / "cuda" / "emulator.h"
         code, library = folder / f"{Path(source).stem}.cpp", folder / f"{Path(source).stem}.so"
-        text = [f'#include "{header}"', "namespace {", _cuda.source(source), "}", *exports]
+        text = [f'#include "{header}"', "namespace {", cuda_library.source(source), "}", *exports]
         code.write_text("\n".join(text))
         command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-unknown-pragmas", "-Wall", "-Werror"]
         subprocess.run([*command, "-o", str(library), str(code)], check=True)
@@ -53,11 +53,11 @@ class Emulator:
         self.schedule = 0  # 0: in order, 1: backwards, 2: shuffled
         self.launched: list[str] = []
 
-    def compiled(self, source: str, kernels: tuple[str, ...]) -> tuple[_cuda.Kernel, ...]:
-        """Stand in for `_cuda.compiled`."""
+    def compiled(self, source: str, kernels: tuple[str, ...]) -> tuple[cuda_library.Kernel, ...]:
+        """Stand in for `cuda_library.compiled`."""
         return tuple(self.kernels[name] for name in kernels)
 
-    def _kernel(self, name: str, number: int) -> _cuda.Kernel:
+    def _kernel(self, name: str, number: int) -> cuda_library.Kernel:
         launch = getattr(self.library, f"launch_{number}")
         room = (ctypes.c_int * 32)()
         sizes = room[: getattr(self.library, f"sizes_{number}")(room)]
@@ -182,10 +182,12 @@ def emulated_device(monkeypatch, threads: int):
     for source in ("orbits.cu", "low_rank.cu"):
         emulator(source).schedule = 0
         emulator(source).launched = found.launched
-    monkeypatch.setattr(_cuda, "compiled", lambda source, names: emulator(source).compiled(source, names))
-    monkeypatch.setattr(_cuda, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
-    monkeypatch.setattr(_cuda, "THREADS", threads)
-    monkeypatch.setattr(_cuda, "BLOCKS", 1)
+    monkeypatch.setattr(
+        cuda_library, "compiled", lambda source, names: emulator(source).compiled(source, names)
+    )
+    monkeypatch.setattr(cuda_library, "library_of", lambda x: found if isinstance(x, OnDevice) else None)
+    monkeypatch.setattr(cuda_library, "THREADS", threads)
+    monkeypatch.setattr(cuda_library, "BLOCKS", 1)
     forget_kernels()
     yield found
     forget_kernels()
@@ -194,7 +196,7 @@ def emulated_device(monkeypatch, threads: int):
 
 def forget_kernels() -> None:
     """Forget what was compiled."""
-    for function in (gpu_orbits.general, gpu_orbits.special, gpu_low_rank.kernels):
+    for function in (orbit_passes.general, orbit_passes.special, low_rank_passes.kernels):
         function.cache_clear()
 
 
@@ -233,7 +235,7 @@ class FakeCupy(ModuleType):
             def __init__(self, *, code, options, name_expressions):
                 fake.compiled.append((code, options))
                 self.names = name_expressions
-                source = next(x for x in ("orbits.cu", "low_rank.cu") if _cuda.source(x) == code)
+                source = next(x for x in ("orbits.cu", "low_rank.cu") if cuda_library.source(x) == code)
                 self.kernels = emulator(source).kernels
 
             def get_function(self, name):

@@ -6,20 +6,11 @@ import array_api_compat
 import numpy as np
 import pytest
 
-from psgd_core import _array
-from psgd_core._array import (
-    BLOCK,
-    at_hand,
-    finite,
-    gram,
-    inner,
-    namespace,
-    require_alike,
-    require_float,
-    sum_of_squares,
-)
-from psgd_core._random import normal
-from psgd_core.preconditioners._signs import signs
+from psgd_core.arrays import library
+from psgd_core.arrays.draws import normal
+from psgd_core.arrays.library import at_hand, namespace, require_alike, require_float
+from psgd_core.arrays.signs import signs
+from psgd_core.arrays.sums import BLOCK, finite, gram, inner, sum_of_squares
 
 LENGTHS = [1, 100, 2000, BLOCK, BLOCK + 1, 10**6]
 
@@ -42,7 +33,7 @@ def products(x, y):
 def assert_accurate(backend, actual, x, y):
     """The error is below 1e-5 |x||y| in float32, and at rounding where there is a wider float to sum in."""
     xp = backend.xp
-    assert actual.dtype == _array.wide_dtype(xp)
+    assert actual.dtype == library.wide_dtype(xp)
     single = actual.dtype == xp.float32
     scale = np.linalg.norm(x.astype(float), axis=1)[:, None] * np.linalg.norm(y.astype(float), axis=1)
     error = np.abs(np.asarray(backend.numpy(actual), dtype=np.float64) - products(x, y))
@@ -111,7 +102,7 @@ def test_sums_read_only(backend, rng):
 def test_wide_dtype_never_switches_x64_on(backend):
     import importlib.util
 
-    assert _array.wide_dtype(backend.xp) == (
+    assert library.wide_dtype(backend.xp) == (
         backend.dtype if backend.library == "jax.numpy" else backend.xp.float64
     )
     if backend.library == "jax.numpy" and importlib.util.find_spec("jax"):
@@ -121,7 +112,7 @@ def test_wide_dtype_never_switches_x64_on(backend):
 
 
 def test_eps(backend):
-    assert _array.eps(backend.asarray(1.0)) == backend.eps
+    assert library.eps(backend.asarray(1.0)) == backend.eps
 
 
 # -- checks at the door --------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from registry import compiled_jax_only
 
-from psgd_core import _blocks
+from psgd_core.arrays import batched
 
-SIZES = [1, 2, 3, 4, 5, 7]  # up to `_blocks.UNROLL` by hand, above by the library
+SIZES = [1, 2, 3, 4, 5, 7]  # up to `batched.UNROLL` by hand, above by the library
 sizes = pytest.mark.parametrize("s", SIZES)
 # NumPy warns of every division by zero; what is asked here is that nothing is raised and nothing is hidden
 quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -40,11 +40,11 @@ def test_products_solutions_and_determinants(backend, s, count, rng):
 
     def all_of(a, b, x):
         return (
-            _blocks.matmul(a, b),
-            _blocks.matmul(a, x),
-            _blocks.matmul(_blocks.transpose(x), a),
-            _blocks.solve(a, x),
-            _blocks.log_abs_det(a),
+            batched.matmul(a, b),
+            batched.matmul(a, x),
+            batched.matmul(batched.transpose(x), a),
+            batched.solve(a, x),
+            batched.log_abs_det(a),
         )
 
     product, on_columns, on_rows, solution, log_det = backend.jit(all_of)(*given)
@@ -56,7 +56,7 @@ def test_products_solutions_and_determinants(backend, s, count, rng):
 
 
 def test_identities(backend):
-    eye = _blocks.identity(3, 4, backend.asarray(np.zeros(1)))
+    eye = batched.identity(3, 4, backend.asarray(np.zeros(1)))
     close(backend, eye, np.repeat(np.eye(3)[:, :, None], 4, axis=2))
 
 
@@ -68,7 +68,7 @@ def test_every_order_of_pivots(backend, s, rng):
     shuffled = [eye[::-1], np.roll(eye, 1, axis=0), *(eye[rng.permutation(s)] for _ in range(4))]
     a = np.stack(shuffled, axis=-1)
     b = rng.integers(-8, 9, (s, 2, a.shape[-1])).astype(float)
-    solve_and_measure = backend.jit(lambda a, b: (_blocks.solve(a, b), _blocks.log_abs_det(a)))
+    solve_and_measure = backend.jit(lambda a, b: (batched.solve(a, b), batched.log_abs_det(a)))
     solution, log_det = solve_and_measure(backend.asarray(a), backend.asarray(b))
     np.testing.assert_array_equal(backend.numpy(solution), np.einsum("jic,jkc->ikc", a, b))
     np.testing.assert_array_equal(backend.numpy(log_det), 0.0)
@@ -82,7 +82,7 @@ def test_from_one_end_of_the_float_range_to_the_other(backend, s, rng):
     a, x = well_conditioned(s, 5, rng), rng.standard_normal((s, 2, 5))
 
     def all_of(a, x, y):
-        return _blocks.solve(a, x), _blocks.log_abs_det(a), _blocks.matmul(a, y)
+        return batched.solve(a, x), batched.log_abs_det(a), batched.matmul(a, y)
 
     given = (backend.asarray(z) for z in (a * scales, x * scales, x / scales))
     solution, log_det, product = backend.jit(all_of)(*given)
@@ -98,7 +98,7 @@ def test_singular_matrices_spoil_only_themselves(backend, s, rng):
     a, b = well_conditioned(s, 4, rng), rng.standard_normal((s, 2, 4))
     a[:, :, 1] = 0.0
     a[:, :, 2] = np.triu(np.ones((s, s)), 1) if s > 1 else 0.0  # a column and a row of zeros
-    solution, log_det = backend.jit(lambda a, b: (_blocks.solve(a, b), _blocks.log_abs_det(a)))(
+    solution, log_det = backend.jit(lambda a, b: (batched.solve(a, b), batched.log_abs_det(a)))(
         backend.asarray(a), backend.asarray(b)
     )
     solution = backend.numpy(solution)
@@ -116,7 +116,7 @@ def test_singular_matrices_spoil_only_themselves(backend, s, rng):
 def test_nan_comes_out_where_it_went_in(backend, s, rng):
     a, b = well_conditioned(s, 3, rng), rng.standard_normal((s, 1, 3))
     a[0, 0, 1] = np.nan
-    solution = backend.numpy(backend.jit(_blocks.solve)(backend.asarray(a), backend.asarray(b)))
+    solution = backend.numpy(backend.jit(batched.solve)(backend.asarray(a), backend.asarray(b)))
     assert not np.all(np.isfinite(solution[:, :, 1]))
     assert np.all(np.isfinite(solution[:, :, [0, 2]]))
 
@@ -136,7 +136,7 @@ def test_spectral_bound_is_one_and_is_tight(backend, s, rng):
     stack = np.concatenate([positive(s, rng) * scale for scale in (1.0, 1e-30, 1e30)], axis=-1)
     m = backend.asarray(stack)
     largest = np.linalg.eigvalsh(np.moveaxis(np.asarray(backend.numpy(m), dtype=float), -1, 0))[:, -1]
-    bound = backend.numpy(backend.jit(_blocks.spectral_bound)(m))
+    bound = backend.numpy(backend.jit(batched.spectral_bound)(m))
     assert bound.dtype == backend.dtype_name
     assert np.all(bound >= largest * (1 - 4 * backend.eps))
     tight = 1.0 if s <= 2 else s ** (1 / 64)
@@ -149,22 +149,22 @@ def test_spectral_bound_is_one_and_is_tight(backend, s, rng):
 def test_spectral_bound_shows_what_is_not_finite(backend, s):
     m = np.full((s, s, 2), np.inf)
     m[..., 1] = np.nan
-    assert not np.any(np.isfinite(backend.numpy(_blocks.spectral_bound(backend.asarray(m)))))
+    assert not np.any(np.isfinite(backend.numpy(batched.spectral_bound(backend.asarray(m)))))
 
 
 def test_solving_no_equations(backend):
     none = backend.asarray(np.zeros((0, 0)))
-    assert _blocks.library_solve(none, backend.asarray(np.zeros((0, 3)))).shape == (0, 3)
+    assert batched.library_solve(none, backend.asarray(np.zeros((0, 3)))).shape == (0, 3)
 
 
 def test_library_solve_takes_leading_batches_and_keeps_what_is_regular(backend, rng):
     a, b = np.moveaxis(well_conditioned(6, 3, rng), -1, 0), rng.standard_normal((3, 6, 2))
     a[1] = 0.0
-    actual = backend.numpy(_blocks.library_solve(backend.asarray(a), backend.asarray(b)))
+    actual = backend.numpy(batched.library_solve(backend.asarray(a), backend.asarray(b)))
     np.testing.assert_allclose(actual[[0, 2]], np.linalg.solve(a[[0, 2]], b[[0, 2]]), atol=500 * backend.eps)
     assert not np.any(np.isfinite(actual[1]))
 
 
 def test_wrong_shapes_are_the_librarys_own_errors(rng):
     with pytest.raises(ValueError, match="mismatch"):
-        _blocks.library_solve(rng.standard_normal((6, 6)), rng.standard_normal((5, 2)))
+        batched.library_solve(rng.standard_normal((6, 6)), rng.standard_normal((5, 2)))

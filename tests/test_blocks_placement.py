@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import psgd_core as psgd
-from psgd_core import Blocks, Kronecker, _trees
-from psgd_core._trees import Leaf
+from psgd_core import Blocks, Kronecker
+from psgd_core.arrays import trees
+from psgd_core.arrays.trees import Leaf
 from psgd_core.preconditioners.placement import placed
 
 SHAPES = [(6, 4), (6,), (4, 6), (4,), (3, 8), (24,)]  # four of them of one size
@@ -165,7 +166,7 @@ def test_arrays_must_go_with_the_blocks():
 
 def test_ordered_dicts_come_back_from_vectors_as_they_are():
     tree = OrderedDict(b=np.arange(2.0), a=np.arange(3.0))
-    layout = _trees.structure(tree)
+    layout = trees.structure(tree)
     assert [name for name, _ in layout.leaves()] == ["a", "b"]
     back = layout.unflatten(layout.flatten(tree, "x"))
     assert type(back) is OrderedDict

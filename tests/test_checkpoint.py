@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import psgd_core as psgd
-from psgd_core import _checked_file, checkpoint
-from psgd_core.checkpoint import CheckpointError, load, save
+from psgd_core import checkpoint
+from psgd_core.checkpoint import CheckpointError, file, load, save
 
 N = 12
 
@@ -283,7 +283,7 @@ def test_torch_parameters_are_saved_by_value(tmp_path):
 def test_inspect(saved):
     path, _, _ = saved
     found = checkpoint.inspect(path)
-    assert found["version"] == _checked_file.VERSION
+    assert found["version"] == file.VERSION
     assert found["config"]["class"] == "XMat"
     assert found["config"]["fields"]["geometry"] == "'EQ'"
     assert found["metadata"] == {"seed": 3, "note": ["a", None]}

@@ -244,13 +244,13 @@ def test_savers_beside_each_other_do_not_take_each_others_files(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
 def test_what_another_machine_may_still_write_is_left_for_a_day(tmp_path):
-    from psgd_core import _replacing
+    from psgd_core.checkpoint import replacing
 
     path = tmp_path / "x.npz"
     kept = []
     original = os.replace
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_replacing, "_machine", lambda: "another")
+        patch.setattr(replacing, "_machine", lambda: "another")
         patch.setattr(os, "replace", lambda old, new: (kept.append(old), shutil.copy(old, f"{old}.copy")))
         save(path, np.zeros(1))
     original(f"{kept[0]}.copy", kept[0])

@@ -265,9 +265,9 @@ def test_stable_steps_are_those_of_the_closed_forms():
 
 def test_tables_agree():
     """Every geometry has its speeds, and they are those of the module's table at one pair of eigenvalues."""
-    from psgd_core import _rates
+    from psgd_core.convergence import rates
 
-    assert set(_rates.SPEEDS) == set(NAMES)
+    assert set(rates.SPEEDS) == set(NAMES)
     x, y = 2.0, 5.0
     speeds = {
         "EQ": 2 * (x + y) / (2 * y),
@@ -282,7 +282,7 @@ def test_tables_agree():
         "Lyapunov": 2.0,
     }
     for name, value in speeds.items():
-        assert _rates.SPEEDS[name](x, y, x, y) == pytest.approx(value, rel=1e-12)
+        assert rates.SPEEDS[name](x, y, x, y) == pytest.approx(value, rel=1e-12)
 
 
 # -- P itself ------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
-from psgd_core.kernels import _cuda, gpu, gpu_orbits
+from psgd_core.kernels.gpu import cuda_library, orbit_passes
+from psgd_core.kernels.gpu import orbits as gpu
 
-THREADS = _cuda.THREADS
+THREADS = cuda_library.THREADS
 DTYPES = ("float32", "float64")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
 
@@ -22,7 +23,9 @@ needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not i
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_every_kernel_compiles_to_machine_code(architecture):
     names = orbit_kernels()
-    code = nvrtc.compile_for(architecture, _cuda.source("orbits.cu"), tuple(names), _cuda.OPTIONS)
+    code = nvrtc.compile_for(
+        architecture, cuda_library.source("orbits.cu"), tuple(names), cuda_library.OPTIONS
+    )
     assert code[:4] == b"\x7fELF"
 
 
@@ -30,7 +33,9 @@ def test_every_kernel_compiles_to_machine_code(architecture):
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_wide_kernels_access_16_bytes_at_once(architecture):
     names = ("inspect<float, 4>", "move<float, 1, 1, 4>", "precondition<double, 1, 1, 2>")
-    text = nvrtc.compile_for(architecture, _cuda.source("orbits.cu"), names, _cuda.OPTIONS).decode()
+    text = nvrtc.compile_for(
+        architecture, cuda_library.source("orbits.cu"), names, cuda_library.OPTIONS
+    ).decode()
     for access in ("ld.global.nc.v4.f32", "st.global.v4.f32", "ld.global.nc.v2.f64", "st.global.v2.f64"):
         assert access in text, access
     assert f".target sm_{architecture[-2:]}" in text
@@ -234,7 +239,7 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(kind, dtype, host, orbits):
 
 @pytest.mark.parametrize("kind", ["diagonal", "xmat", "klein"])
 def test_blocks_as_large_as_on_a_gpu(kind, host, orbits, monkeypatch):
-    monkeypatch.setattr(_cuda, "THREADS", THREADS)
+    monkeypatch.setattr(cuda_library, "THREADS", THREADS)
     n, rng = 6001 if kind == "xmat" else 6000, np.random.default_rng(0)
     p, (v, h) = KINDS[kind](n), rng.standard_normal((2, n)).astype(np.float32)
     state = p.init(n, like=v)
@@ -340,7 +345,7 @@ def test_wide_accesses_are_aligned(how, size, count, start, more, itemsize, offs
     start = 0 if how == "mirrored" else start
     n = start + size * count + more
     pointers = [256 + itemsize * x for x in offsets]
-    wide = gpu_orbits.width(how, size, count, start, n, itemsize, pointers)
+    wide = orbit_passes.width(how, size, count, start, n, itemsize, pointers)
     assert wide in (1, 16 // itemsize // size)
     for t in range(0, count, wide):
         assert t + wide <= count

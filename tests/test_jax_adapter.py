@@ -463,7 +463,7 @@ def test_numpy_engine_is_the_same(params):
 
 
 def test_numpy_engine_reads_in_place():
-    from psgd_core.adapters.jax._engines import engine_named
+    from psgd_core.adapters.jax.engines import engine_named
 
     engine, n = engine_named("numpy"), 1_000_000
     x = jnp.arange(n, dtype="float32")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
 from psgd_core.groups import OrbitGroup
-from psgd_core.kernels import _switch
+from psgd_core.kernels import switch
 
 pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
 
@@ -40,17 +40,17 @@ DTYPES = (np.float32, np.float64)
 @pytest.fixture
 def used(monkeypatch):
     """Count how often the kernels did the work."""
-    from psgd_core.preconditioners import _orbit
+    from psgd_core.preconditioners import orbit
 
     calls = []
-    plain = _orbit.OrbitPreconditioner._fused
+    plain = orbit.OrbitPreconditioner._fused
 
     def counting(*args):
         found = plain(*args)
         calls.append(found is not None)
         return found
 
-    monkeypatch.setattr(_orbit.OrbitPreconditioner, "_fused", counting)
+    monkeypatch.setattr(orbit.OrbitPreconditioner, "_fused", counting)
     return calls
 
 
@@ -377,7 +377,7 @@ def test_they_can_be_switched_off(used, monkeypatch):
     run(p, made, np.float64)
     assert any(used)
     used.clear()
-    monkeypatch.setattr(_switch, "compiled", lambda: False)
+    monkeypatch.setattr(switch, "compiled", lambda: False)
     run(p, made, np.float64)
     assert not any(used)
 
@@ -505,10 +505,10 @@ def test_tensors_that_are_strided_or_mixed_with_arrays(used):
 
 def test_what_is_kept_on_disk_for_one_thread_is_not_taken_for_all():
     """Numba finds it by the name of the function, whatever the options are."""
-    from psgd_core.kernels import cpu_orbits
+    from psgd_core.kernels.cpu import orbit_passes
 
     for name in ("usable", "update", "precondition"):
-        one, all_threads = getattr(cpu_orbits, name), getattr(cpu_orbits, f"{name}_parallel")
+        one, all_threads = getattr(orbit_passes, name), getattr(orbit_passes, f"{name}_parallel")
         all_threads = all_threads.__wrapped__
         assert all_threads.targetoptions["parallel"]
         assert not one.targetoptions.get("parallel")

@@ -230,11 +230,11 @@ def test_in_place_takes_one_work_vector_from_the_first_update_on(passes, monkeyp
 
 def test_kernels_for_one_thread_and_for_all_go_by_different_names():
     """What is kept on disk goes by the name: under one name either would be taken for the other."""
-    from psgd_core.kernels import cpu_low_rank, cpu_low_rank_product, cpu_orbits
+    from psgd_core.kernels.cpu import low_rank_passes, low_rank_product, orbit_passes
 
     pairs = [
         (getattr(module, name.removesuffix("_parallel")), getattr(module, name).__wrapped__)
-        for module in (cpu_low_rank, cpu_low_rank_product, cpu_orbits)
+        for module in (low_rank_passes, low_rank_product, orbit_passes)
         for name in vars(module)
         if name.endswith("_parallel")
     ]

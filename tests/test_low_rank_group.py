@@ -9,7 +9,7 @@ import scipy.linalg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from psgd_core._array import BLOCK
+from psgd_core.arrays.sums import BLOCK
 from psgd_core.groups.low_rank import LowRankElement, LowRankFixedU, LowRankFixedV
 
 GROUPS = [LowRankFixedV(), LowRankFixedU()]

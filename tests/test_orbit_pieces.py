@@ -7,7 +7,7 @@ import pytest
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
-from psgd_core.preconditioners import _orbit
+from psgd_core.preconditioners import orbit
 
 KINDS = {
     "diagonal": psgd.Diagonal(),
@@ -47,10 +47,10 @@ def test_pieces_make_no_difference(kind, size, singular, backend, monkeypatch):
     with np.errstate(all="ignore"):
         expected = run(backend, KINDS[kind], v, h)
         calls = []
-        fit = _orbit.OrbitPreconditioner._fit_blocks
-        monkeypatch.setattr(_orbit, "PIECE", size)
+        fit = orbit.OrbitPreconditioner._fit_blocks
+        monkeypatch.setattr(orbit, "PIECE", size)
         monkeypatch.setattr(
-            _orbit.OrbitPreconditioner, "_fit_blocks", lambda *args: (calls.append(1), fit(*args))[1]
+            orbit.OrbitPreconditioner, "_fit_blocks", lambda *args: (calls.append(1), fit(*args))[1]
         )
         got = run(backend, KINDS[kind], v, h)
     if size == 1 and backend.name.startswith(("numpy", "torch")) and kind != "one step for all":

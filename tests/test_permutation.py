@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psgd_core.groups.permutation import Permutation, PermutationSubgroup
+from psgd_core.groups.subgroup import Permutation, PermutationSubgroup
 
 K = PermutationSubgroup
 

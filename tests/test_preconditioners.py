@@ -23,9 +23,9 @@ from registry import (
 
 import psgd_core as psgd
 from psgd_core import kernels, normalizers
+from psgd_core.arrays.signs import signs
 from psgd_core.groups import OrbitBlocks
 from psgd_core.preconditioners import LowRankState, OrbitState
-from psgd_core.preconditioners._signs import signs
 
 EPS = 2.0**-52
 NUMPY = np.zeros(1)

@@ -11,8 +11,8 @@ import psgd_core as psgd
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from psgd_core.adapters.torch import PSGD  # noqa: E402
-from psgd_core.adapters.torch._flat import Flat  # noqa: E402
-from psgd_core.adapters.torch._saved import leaves  # noqa: E402
+from psgd_core.adapters.torch.flat import Flat  # noqa: E402
+from psgd_core.adapters.torch.saved import leaves  # noqa: E402
 from psgd_core.curvature import Central, Gaussian  # noqa: E402
 from psgd_core.descent import clips  # noqa: E402
 

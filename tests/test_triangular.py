@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psgd_core import _triangular
+from psgd_core.arrays import triangular
 
 SIZES = [1, 2, 7, 65, 130, 301]
 
@@ -35,9 +35,9 @@ def test_products_and_solves_are_those_of_full_matrices(backend, s, dtype):
     for adjoint in (False, True):
         matrix = q.conj().T if adjoint else q
         for verb, expected in (
-            (_triangular.product, matrix @ x),
-            (_triangular.dense_product, matrix @ x),
-            (_triangular.solve, np.linalg.solve(matrix, x)),
+            (triangular.product, matrix @ x),
+            (triangular.dense_product, matrix @ x),
+            (triangular.solve, np.linalg.solve(matrix, x)),
         ):
             columns = verb(like(backend, q), like(backend, x), adjoint=adjoint)
             np.testing.assert_allclose(np.asarray(columns), expected, atol=atol)
@@ -51,13 +51,13 @@ def test_products_of_two_triangular_and_gram_matrices(backend, s, dtype):
     rng = np.random.default_rng(s)
     a, b = upper(s, rng, dtype), upper(s, rng, dtype)
     atol = 50 * s * backend.eps
-    composed = np.asarray(_triangular.compose(like(backend, a), like(backend, b)))
+    composed = np.asarray(triangular.compose(like(backend, a), like(backend, b)))
     np.testing.assert_allclose(composed, a @ b, atol=atol)
     assert np.all(np.tril(composed, -1) == 0)
-    gram = np.asarray(_triangular.gram(like(backend, a)))
+    gram = np.asarray(triangular.gram(like(backend, a)))
     np.testing.assert_allclose(gram, a @ a.conj().T, atol=atol)
     np.testing.assert_allclose(gram, gram.conj().T, atol=atol)
-    rows = np.asarray(_triangular.gram(like(backend, a), rows=True))
+    rows = np.asarray(triangular.gram(like(backend, a), rows=True))
     np.testing.assert_allclose(rows, a.T @ a.conj(), atol=atol)
 
 
@@ -65,13 +65,13 @@ def test_many_rows_and_large_transposed_matrices(backend):
     """Beyond the sizes from which rows are solved for in parts, and JAX's left operands are laid out."""
     rng = np.random.default_rng(0)
     q, x = upper(5, rng, float), rng.standard_normal((1100, 5))
-    got = _triangular.solve(backend.asarray(q), backend.asarray(x), rows=True, adjoint=True)
+    got = triangular.solve(backend.asarray(q), backend.asarray(x), rows=True, adjoint=True)
     np.testing.assert_allclose(np.asarray(got), np.linalg.solve(q.T, x.T).T, atol=500 * backend.eps)
     wide = rng.standard_normal((600, 520)) / 30
-    got = backend.jit(lambda x: _triangular.gram(x, rows=True))(backend.asarray(wide))
+    got = backend.jit(lambda x: triangular.gram(x, rows=True))(backend.asarray(wide))
     np.testing.assert_allclose(np.asarray(got), wide.T @ wide, atol=2000 * backend.eps)
     large = upper(520, rng, float)
-    got = backend.jit(lambda q, x: _triangular.product(q, x, adjoint=True))(
+    got = backend.jit(lambda q, x: triangular.product(q, x, adjoint=True))(
         backend.asarray(large), backend.asarray(large[:, :2])
     )
     np.testing.assert_allclose(np.asarray(got), large.T @ large[:, :2], atol=2000 * backend.eps)
@@ -80,7 +80,7 @@ def test_many_rows_and_large_transposed_matrices(backend):
 def test_a_singular_matrix_gives_what_is_not_finite(backend):
     q = np.asarray([[1.0, 2.0], [0.0, 0.0]])
     with np.errstate(all="ignore"):
-        got = np.asarray(_triangular.solve(backend.asarray(q), backend.asarray(np.ones((2, 1)))))
+        got = np.asarray(triangular.solve(backend.asarray(q), backend.asarray(np.ones((2, 1)))))
     assert not np.all(np.isfinite(got))
 
 
@@ -89,7 +89,7 @@ def test_what_is_read_only_or_strided_is_taken_and_left_alone(rng):
     before = x.copy()
     for array in (q, x):
         array.flags.writeable = False
-    np.testing.assert_allclose(_triangular.product(q, x), q @ before, atol=1e-12)
-    np.testing.assert_allclose(q @ _triangular.solve(q, x[:, ::2]), before[:, ::2], atol=1e-12)
+    np.testing.assert_allclose(triangular.product(q, x), q @ before, atol=1e-12)
+    np.testing.assert_allclose(q @ triangular.solve(q, x[:, ::2]), before[:, ::2], atol=1e-12)
     np.testing.assert_array_equal(x, before)
-    assert _triangular.product(q, x[:, :0]).shape == (80, 0)
+    assert triangular.product(q, x[:, :0]).shape == (80, 0)

@@ -9,15 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psgd_core.convergence import (
-    FallingFloor,
-    LinearToRounding,
-    Status,
-    Trace,
-    Tracks,
-    fit_rate,
-    judge,
-)
+from psgd_core.convergence import FallingFloor, LinearToRounding, Status, Trace, Tracks, fit_rate, judge
 
 TIMES = np.arange(0, 3001, 30)
 properties = settings(deadline=None, derandomize=True, max_examples=150)

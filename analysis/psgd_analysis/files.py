@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from psgd_core._replacing import replacing
+from psgd_core.checkpoint.replacing import replacing
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

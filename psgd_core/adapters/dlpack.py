@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from .._array import Array
-from ._sources import NAMES, Obstacle, Source, has_dtype, look_at, obstacle_to, reaches
+from ..arrays.library import Array
+from .sources import NAMES, Obstacle, Source, has_dtype, look_at, obstacle_to, reaches
 
 __all__ = ["convert", "to_cupy", "to_jax", "to_numpy", "to_torch"]
 

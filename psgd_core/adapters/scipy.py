@@ -30,8 +30,8 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
-from .._array import device_of, to_host
-from .._numbers import shown
+from ..arrays.library import device_of, to_host
+from ..arrays.numbers import shown
 from ..curvature import Central, Forward
 from ..descent import minimize
 from ..preconditioners import Preconditioner

@@ -13,9 +13,9 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array, require_alike
-from .._numbers import shown
-from .._trees import owned, require_plain
+from ..arrays.library import Array, require_alike
+from ..arrays.numbers import shown
+from ..arrays.trees import owned, require_plain
 
 
 @dataclass(frozen=True)

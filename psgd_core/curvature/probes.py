@@ -8,10 +8,10 @@ from typing import Any
 
 import array_api_compat
 
-from .._array import Array, namespace, require_float
-from .._numbers import whole
-from .._random import normal
-from ..groups._base import eye
+from ..arrays.draws import normal
+from ..arrays.library import Array, namespace, require_float
+from ..arrays.numbers import whole
+from ..groups.lie import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, device_of, eps
-from .._numbers import real
-from .._trees import owned
+from ..arrays.library import Array, device_of, eps
+from ..arrays.numbers import real
+from ..arrays.trees import owned
 from .functions import Functions
 
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .._array import Array, device_of, eps
-from .._numbers import real, shown
-from .._trees import owned, where
+from ..arrays.library import Array, device_of, eps
+from ..arrays.numbers import real, shown
+from ..arrays.trees import owned, where
 
 
 class Point(NamedTuple):

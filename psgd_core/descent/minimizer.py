@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._array import Array, eps, require_alike
-from .._numbers import real, shown, whole
-from .._trees import Tree
+from ..arrays.library import Array, eps, require_alike
+from ..arrays.numbers import real, shown, whole
+from ..arrays.trees import Tree
 from ..curvature import Exact, Forward, Probes, Source
 from ..preconditioners import Dense, LowRank, Preconditioner
 from ..preconditioners.placement import placed
 from ..schedules import Schedule
-from . import _inputs
-from ._loop import Progress, Run
+from . import inputs
 from .clips import Clip
+from .loop import Progress, Run
 from .presets import deterministic, stochastic
 from .psgd import PSGD
 
@@ -134,13 +134,13 @@ def minimize(
             raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function")
     if not isinstance(rng, np.random.Generator):
         rng = whole("rng", rng, 0, "it is a seed, or a numpy.random.Generator")
-    x, layout = _inputs.parameters(x0)
+    x, layout = inputs.parameters(x0)
     maxiter = 1000 if maxiter is None else whole("maxiter", maxiter, 0, "it is a number of iterations")
     if tol is None:
         tol = eps(x) ** 0.5 if sample is None else 0.0
     tol = real("tol", tol, "[0, inf)", "it bounds max|gradient|")
     _require_progress(resume, x)
-    known = _inputs.counted(layout, x, fun, grad, jac, hvp, hess)
+    known = inputs.counted(layout, x, fun, grad, jac, hvp, hess)
     if preconditioner is None and not isinstance(preset, PSGD):
         preconditioner = Dense() if layout.size <= DENSE else LowRank(10)
     optimizer = _optimizer(

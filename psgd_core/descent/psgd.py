@@ -9,15 +9,16 @@ from typing import Any, Literal, NamedTuple
 import array_api_compat
 import numpy as np
 
-from .. import _trees
-from .._array import Array, device_of, finite, known, require_alike, select
-from .._numbers import as_float, real, shown, whole
-from .._trees import Tree, owned
+from ..arrays import trees
+from ..arrays.library import Array, device_of, known, require_alike, select
+from ..arrays.numbers import as_float, real, shown, whole
+from ..arrays.sums import finite
+from ..arrays.trees import Tree, owned
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
 from ..preconditioners.placement import require_placed
 from ..schedules import Schedule, require_schedule, value_at
-from . import _doors
+from . import doors
 from .clips import Clip, Point
 
 
@@ -95,7 +96,7 @@ class PSGD:
             "momentum": real("momentum", self.momentum, "[0, 1)", "0 takes the gradient alone"),
             "weight_decay": real("weight_decay", self.weight_decay, "[0, inf)", "0 has none"),
             "every": whole("every", self.every, 1, "1 fits P in every step"),
-            "clip": _doors.as_clip(self.clip),
+            "clip": doors.as_clip(self.clip),
         }
         if not isinstance(self.decay, str) or self.decay not in ("decoupled", "l2"):
             raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {shown(self.decay)}")
@@ -128,12 +129,12 @@ class PSGD:
         functions, v
             For `Secant`, which evaluates one gradient beside x, in direction v.
         """
-        layout = _trees.structure(x, "x")
+        layout = trees.structure(x, "x")
         require_placed(self.preconditioner, layout.leaves())
         flat = layout.flatten(x, "x")
         xp, device = array_api_compat.array_namespace(flat), device_of(flat)
         if functions is not None:
-            functions = _doors.on_vectors(functions, layout)
+            functions = doors.on_vectors(functions, layout)
         return PSGDState(
             preconditioner=self.preconditioner.init(layout.size, flat, scale=scale, rng=rng),
             momentum=xp.zeros_like(flat) if self.momentum > 0 else (),
@@ -173,18 +174,18 @@ class PSGD:
         -----
         A gradient or value that is not finite moves nothing and is counted in ``state.skipped``.
         """
-        _doors.require_state(state)
-        layout = _trees.structure(x, "x")
+        doors.require_state(state)
+        layout = trees.structure(x, "x")
         flat, slope = layout.flatten(x, "x"), layout.flatten(g, "g")
         require_alike("g", slope, "x", flat)
         here, usable, state = self.observe(state, Point(flat, slope, self._value(value, state.value)))
         if pair is not None:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise TypeError(f"`pair` must be (v, h), got {shown(pair)}; give the probe and its product")
-            v = None if pair[0] is None else _doors.vectors(layout, pair[0], "v")
-            pair = (v, _doors.vectors(layout, pair[1], "h"))
+            v = None if pair[0] is None else doors.vectors(layout, pair[0], "v")
+            pair = (v, doors.vectors(layout, pair[1], "h"))
         if fit is not None:
-            fit = _doors.as_flag("fit", fit)
+            fit = doors.as_flag("fit", fit)
         flat, state = self.advance(state, here, usable, pair, fit)
         return layout.unflatten(flat), state
 
@@ -211,17 +212,17 @@ class PSGD:
         fit : bool or 0-d bool array
             Whether to fit P in this step. A Python bool saves the pair; an array only decides what is kept.
         """
-        _doors.require_state(state)
+        doors.require_state(state)
         if not isinstance(functions, Functions):
             raise TypeError(f"`functions` must be a Functions, got {shown(functions)}; give it the gradient")
-        layout = _trees.structure(x, "x")
-        flat, functions = layout.flatten(x, "x"), _doors.on_vectors(functions, layout)
+        layout = trees.structure(x, "x")
+        flat, functions = layout.flatten(x, "x"), doors.on_vectors(functions, layout)
         value, g = functions.value_and_gradient(flat)
         trial = Point(flat, g, self._value(value, state.value))
         here, usable, state = self.observe(state, trial)
         if v is not None:
-            _doors.require_probes(v, flat)
-        pair, fit = None, _doors.as_flag("fit", fit)
+            doors.require_probes(v, flat)
+        pair, fit = None, doors.as_flag("fit", fit)
         if fit is not False:
             pair, state = self.ask(state, trial, here, functions, v)
         flat, state = self.advance(state, here, usable, pair, None if isinstance(fit, bool) else fit)
@@ -290,8 +291,8 @@ class PSGD:
         if callable(self.lr) or callable(self.step_size):
             t = xp.astype(state.count, x.dtype)
         if pair is not None:
-            fitted = self.preconditioner.update(fitted, *pair, _doors.rate("step_size", self.step_size, t, x))
-            fitted = fitted if fit is None else _trees.where(fit, fitted, state.preconditioner)
+            fitted = self.preconditioner.update(fitted, *pair, doors.rate("step_size", self.step_size, t, x))
+            fitted = fitted if fit is None else trees.where(fit, fitted, state.preconditioner)
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
         if known(usable) is not True:
@@ -300,14 +301,14 @@ class PSGD:
         move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
-        new = x - _doors.rate("lr", self.lr, t, x) * move
+        new = x - doors.rate("lr", self.lr, t, x) * move
         passed = usable & finite(new)
         moved = select(passed, new, x)
         # not the array that somebody else holds: what comes back may be written to
         return owned(x) if moved is x else moved, state._replace(
             preconditioner=fitted,
-            momentum=_trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
-            clip=_trees.where(passed, clip, state.clip),
+            momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
+            clip=trees.where(passed, clip, state.clip),
             count=state.count + 1,
         )
 
@@ -328,7 +329,7 @@ class PSGD:
                 "`value` must be given for a clip that compares values, got None; pass the function's "
                 "value, or use clips.Running"
             )
-        return _doors.value_like(value, like)
+        return doors.value_like(value, like)
 
 
 def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:

@@ -1,8 +1,7 @@
 """Lie groups as values: Theorems 3.1, 3.2, 3.3 and Corollary B.0.1 of the paper, all with the same verbs."""
 
-from ._base import LieGroup
-from ._permutation import Permutation
 from .affine import AffineElement, AffineNormalization
+from .lie import LieGroup
 from .low_rank import LowRankElement, LowRankFixedU, LowRankFixedV, Spectrum
 from .orbits import (
     ButterflyGroup,
@@ -13,7 +12,8 @@ from .orbits import (
     SparseGroup,
     XMatGroup,
 )
-from .permutation import PermutationSubgroup
+from .permutation import Permutation
+from .subgroup import PermutationSubgroup
 
 __all__ = [
     "AffineElement",

@@ -28,9 +28,10 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from .._array import Array, device_of, inner, namespace, require_alike, require_float
-from .._doors import require_count
-from ._base import LieGroup, eye, require_element, require_like, require_vectors
+from ..arrays.arguments import require_count
+from ..arrays.library import Array, device_of, namespace, require_alike, require_float
+from ..arrays.sums import inner
+from .lie import LieGroup, eye, require_element, require_like, require_vectors
 
 
 class AffineElement(NamedTuple):

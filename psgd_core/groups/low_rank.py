@@ -28,10 +28,10 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from .._array import Array, device_of, eps, namespace, require_alike, require_float, to_host
-from .._blocks import library_solve
-from ._base import LieGroup, eye, require_element, require_vectors
-from ._tall import gram, thin, triangular_factor
+from ..arrays.batched import library_solve
+from ..arrays.library import Array, device_of, eps, namespace, require_alike, require_float, to_host
+from ..arrays.tall import gram, thin, triangular_factor
+from .lie import LieGroup, eye, require_element, require_vectors
 
 
 class LowRankElement(NamedTuple):

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import array_api_compat
 import numpy as np
 
-from .. import _blocks
-from .._array import Array, device_of, holds_integers, namespace, require_alike, require_float
-from .._doors import MOST, described, require_count
-from ._base import LieGroup, eye, require_element, require_like, require_vectors
+from ..arrays import batched
+from ..arrays.arguments import MOST, described, require_count
+from ..arrays.library import Array, device_of, holds_integers, namespace, require_alike, require_float
+from .lie import LieGroup, eye, require_element, require_like, require_vectors
 
 if TYPE_CHECKING:
-    from .permutation import PermutationSubgroup
+    from .subgroup import PermutationSubgroup
 
 
 class OrbitBlocks(NamedTuple):
@@ -105,7 +105,7 @@ class OrbitGroup(LieGroup):
             raise ValueError(
                 f"`n` must leave at most {MOST} entries in the blocks, got {n}, {entries} entries"
             )
-        blocks = tuple(_blocks.identity(s, c, like) for s, c in self.orbit_sizes(n))
+        blocks = tuple(batched.identity(s, c, like) for s, c in self.orbit_sizes(n))
         return OrbitBlocks(blocks, self.make_index(n, like))
 
     def compose(self, a: OrbitBlocks, b: OrbitBlocks) -> OrbitBlocks:
@@ -119,30 +119,30 @@ class OrbitGroup(LieGroup):
                 f"`b` must have the orbits of `a`, (size, number) {here}, got {there}; "
                 "compose elements for the same n and K"
             )
-        return a._replace(blocks=tuple(_blocks.matmul(p, q) for p, q in zip(a.blocks, b.blocks, strict=True)))
+        return a._replace(blocks=tuple(batched.matmul(p, q) for p, q in zip(a.blocks, b.blocks, strict=True)))
 
     def inverse(self, a: OrbitBlocks) -> OrbitBlocks:
         """Return ``a^{-1}``, O(n s^2); not finite where a block is exactly singular."""
         self._require(a)
         return a._replace(
-            blocks=tuple(_blocks.solve(q, _blocks.identity(q.shape[0], q.shape[2], q)) for q in a.blocks)
+            blocks=tuple(batched.solve(q, batched.identity(q.shape[0], q.shape[2], q)) for q in a.blocks)
         )
 
     def apply(self, a: OrbitBlocks, x: Array) -> Array:
         """Return ``T x`` for x of shape (n,) or (n, k), O(n s k)."""
-        return self._act(a, x, _blocks.matmul)
+        return self._act(a, x, batched.matmul)
 
     def apply_transpose(self, a: OrbitBlocks, x: Array) -> Array:
         """Return ``T^T x`` for x of shape (n,) or (n, k), O(n s k)."""
-        return self._act(a, x, lambda q, y: _blocks.matmul(_blocks.transpose(q), y))
+        return self._act(a, x, lambda q, y: batched.matmul(batched.transpose(q), y))
 
     def solve(self, a: OrbitBlocks, x: Array) -> Array:
         """Return ``T^{-1} x`` for x of shape (n,) or (n, k), O(n s (s + k))."""
-        return self._act(a, x, _blocks.solve)
+        return self._act(a, x, batched.solve)
 
     def solve_transpose(self, a: OrbitBlocks, x: Array) -> Array:
         """Return ``T^{-T} x`` for x of shape (n,) or (n, k), O(n s (s + k))."""
-        return self._act(a, x, lambda q, y: _blocks.solve(_blocks.transpose(q), y))
+        return self._act(a, x, lambda q, y: batched.solve(batched.transpose(q), y))
 
     def matrix(self, a: OrbitBlocks) -> Array:
         """Return T as a dense (n, n) matrix."""
@@ -153,9 +153,9 @@ class OrbitGroup(LieGroup):
         """Return ``log |det T|``, the sum over the blocks, a 0-d array."""
         self._require(a)
         xp = array_api_compat.array_namespace(*a.blocks)
-        total = xp.sum(_blocks.log_abs_det(a.blocks[0]))
+        total = xp.sum(batched.log_abs_det(a.blocks[0]))
         for block in a.blocks[1:]:
-            total = total + xp.sum(_blocks.log_abs_det(block))
+            total = total + xp.sum(batched.log_abs_det(block))
         return total
 
     def project(self, generator: Array) -> OrbitBlocks:
@@ -304,7 +304,7 @@ class DiagonalGroup(_SlicedGroup):
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return the trivial subgroup."""
-        from .permutation import PermutationSubgroup
+        from .subgroup import PermutationSubgroup
 
         return PermutationSubgroup.trivial(n)
 
@@ -331,7 +331,7 @@ class XMatGroup(_SlicedGroup):
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return {e, flip}."""
-        from .permutation import PermutationSubgroup
+        from .subgroup import PermutationSubgroup
 
         return PermutationSubgroup.flip(n)
 
@@ -372,7 +372,7 @@ class ButterflyGroup(_SlicedGroup):
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return {e, shift by n/2}."""
-        from .permutation import PermutationSubgroup
+        from .subgroup import PermutationSubgroup
 
         return PermutationSubgroup.half_shift(n)
 
@@ -406,7 +406,7 @@ class GeneralLinear(_SlicedGroup):
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return all cyclic shifts."""
-        from .permutation import PermutationSubgroup
+        from .subgroup import PermutationSubgroup
 
         return PermutationSubgroup.all_shifts(n)
 

@@ -1,379 +1,147 @@
-"""Permutation subgroups K of S_n: the configuration of the group of Theorem 3.1.
-
-A permutation σ of the n parameters is written as n integers and acts by
-
-    σ(x) = x[σ],        so that        (σ ∘ τ)(x) = σ(τ(x)) = x[τ[σ]].
-
-The group of Theorem 3.1, ``T(x) = sum_i a_i ⊙ σ_i(x)`` over all σ_i in K, depends on K through its orbits
-alone: row k of T has its entries at the orbit of k, and any two members of an orbit are joined by some σ_i.
-So T is, after sorting by orbits, one invertible matrix for each of them. The orbits are the connected
-components of the generators' graph, at O(n) for each generator, and fitting needs no more than that; the
-list of all elements is made only on request, and within bounds.
-
-`PermutationSubgroup` is configuration: frozen, hashable, comparable. Shifts, flips and permutations of
-blocks are described by a few numbers and written out as index arrays only when asked for, so that a
-subgroup of S_n costs nothing to make and to hash at n = 10^8. This module works with NumPy on the host.
-"""
+"""One permutation of n indices, described in as little memory as its structure allows."""
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._doors import described
-from ._closure import close, components, missing_product
-from ._permutation import Permutation, listed, size_of, validated
-
-LIMIT = 5040
-"""Most elements of a closure listed by default: 7!."""
-
-_MOST_ENTRIES = 2**27  # integers in a listed closure: 1 GiB
+from ..arrays.arguments import MOST, described
+from ..arrays.library import holds_reals, is_array, namespace
 
 
-@dataclass(frozen=True, repr=False)
-class PermutationSubgroup:
-    """A subgroup K of S_n, given by permutations that generate it.
+@dataclass(frozen=True)
+class Permutation:
+    """One permutation of range(n), described in as little memory as its structure allows.
 
-    Parameters
+    Equal permutations have equal descriptions. Make one with `Permutation.of`.
+
+    Attributes
     ----------
     n : int
-        Number of indices (parameters), at least 1.
-    generators : sequence of `Permutation` or of n integers each
-        σ(x) = x[sigma]. The identity and repetitions are dropped, the order is kept.
-
-    Two subgroups are equal (``==``) when their generators are: a cheap test, which is what a compiled
-    function's cache needs. ``a.is_subgroup_of(b) and b.is_subgroup_of(a)`` compares them as groups, and
-    ``a.same_orbits(b)`` as far as Theorem 3.1 can tell them apart.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `n` is not a positive integer, or a generator is not a bijection of range(n).
+        Number of indices.
+    kind : {"shift", "flip", "swap", "blocks"}
+        ``i -> (i + step) % n``, ``i -> n - 1 - i``, ``i -> i ^ 1`` (neighbours 2i and 2i + 1 swapped), or
+        blocks of `step` consecutive indices permuted among each other (`step` = 1: any permutation).
+    step : int
+        See `kind`; 0 where it says nothing.
+    image : bytes
+        For "blocks", the block permutation as native int64.
     """
 
     n: int
-    generators: tuple[Permutation, ...] = ()
-
-    def __post_init__(self) -> None:
-        n = size_of(self.n)
-        kept: dict[Permutation, None] = {}
-        for i, sigma in enumerate(listed("generators", self.generators)):
-            if not isinstance(sigma, Permutation):
-                sigma = Permutation.of(sigma, n, f"generators[{i}]")  # noqa: PLW2901
-            elif sigma.n != n:
-                raise ValueError(f"`generators[{i}]` must permute range({n}), got one of range({sigma.n})")
-            if not sigma.is_identity:
-                kept[sigma] = None
-        object.__setattr__(self, "n", n)
-        object.__setattr__(self, "generators", tuple(kept))
-
-    # -- constructors --------------------------------------------------------------------------------------
+    kind: str
+    step: int = 0
+    image: bytes = b""
 
     @classmethod
-    def trivial(cls, n: int) -> PermutationSubgroup:
-        """Return {e}: n orbits of 1, the diagonal matrices."""
-        return cls(n)
-
-    @classmethod
-    def flip(cls, n: int) -> PermutationSubgroup:
-        """Return {e, flip}, flip(x)_i = x_{n-1-i}: the X-matrices (for odd n not free: a fixed middle)."""
-        return cls.dihedral(n, 1)
-
-    @classmethod
-    def half_shift(cls, n: int) -> PermutationSubgroup:
-        """Return {e, shift by n/2}, for even n: the butterfly matrices."""
-        return cls.cyclic(n, _even(n) and 2)
-
-    @classmethod
-    def cyclic(cls, n: int, order: int) -> PermutationSubgroup:
-        """Return the `order` shifts by multiples of n/order, for an `order` that divides n."""
-        return cls(n, (_shift(n, order),))
-
-    @classmethod
-    def klein(cls, n: int) -> PermutationSubgroup:
-        """Return the Klein four-group {e, flip, shift by n/2, flip ∘ shift}, for even n."""
-        return cls.dihedral(n, _even(n) and 2)
-
-    @classmethod
-    def dihedral(cls, n: int, order: int | None = None) -> PermutationSubgroup:
-        """Return the `order` shifts by multiples of n/order and their flips (by default all n shifts)."""
-        n = size_of(n)
-        shift = _shift(n, n if order is None else order)
-        # On one or two indices the flip is the identity or the shift by one.
-        return cls(n, (shift, Permutation(n, "flip") if n > 2 else Permutation(n, "shift", n - 1)))
-
-    @classmethod
-    def all_shifts(cls, n: int) -> PermutationSubgroup:
-        """Return the n cyclic shifts: one orbit, GL(n)."""
-        return cls.cyclic(n, n)
-
-    @classmethod
-    def neighbour_swap(cls, n: int) -> PermutationSubgroup:
-        """Return {e, swap of 2i and 2i + 1}, for even n: blocks of two neighbours."""
-        n = _even(n) and size_of(n)
-        return cls(n, (Permutation(n, "swap") if n > 2 else Permutation(n, "shift", 1),))
-
-    @classmethod
-    def on_blocks(cls, n: int, block_permutations: Iterable[Any]) -> PermutationSubgroup:
-        """Return the group generated by permuting b consecutive blocks of n/b parameters each.
-
-        Parameters
-        ----------
-        n : int
-        block_permutations : iterable of permutations of range(b)
-            With ``[(1, 0, 2), (1, 2, 0)]`` S_3 acts on three blocks: n/3 orbits of 3. b divides n.
-        """
-        n = size_of(n)
-        generators = []
-        for i, sigma in enumerate(listed("block_permutations", block_permutations)):
-            blocks = Permutation.of(sigma, name=f"block_permutations[{i}]")
-            count = blocks.n
-            if n % count:
-                raise ValueError(
-                    f"`block_permutations[{i}]` must permute a number of blocks that divides n = {n}, "
-                    f"got {count} blocks; choose another b, or pad the parameters"
-                )
-            size = n // count
-            if size == 1:
-                generators.append(blocks)
-            elif blocks.kind == "shift":
-                generators.append(Permutation(n, "shift", blocks.step * size))
-            elif blocks.kind == "blocks":
-                generators.append(Permutation(n, "blocks", blocks.step * size, blocks.image))
-            else:
-                generators.append(Permutation(n, "blocks", size, blocks.indices().tobytes()))
-        return cls(n, tuple(generators))
-
-    @classmethod
-    def from_generators(cls, generators: Iterable[Any]) -> PermutationSubgroup:
-        """Return the group generated by permutations, each a sequence of n integers, σ(x) = x[sigma]."""
-        perms = listed("generators", generators)
-        if not perms:
-            raise ValueError("`generators` must hold at least one permutation, got none; use `trivial(n)`")
-        first = perms[0]
-        n = first.n if isinstance(first, Permutation) else validated(first, None, "generators[0]").size
-        return cls(n, perms)
-
-    @classmethod
-    def from_elements(cls, elements: Iterable[Any]) -> PermutationSubgroup:
-        """Return the group that consists of exactly these permutations, after checking that they form one.
-
-        Kept as generators are those elements that the ones before them do not generate: at most log2 of
-        their number.
+    def of(cls, sigma: Any, n: int | None = None, name: str = "sigma") -> Permutation:
+        """Return `sigma`, n integers with σ(x) = x[sigma], validated and described; O(n).
 
         Raises
         ------
+        TypeError
+            If it does not hold integers.
         ValueError
-            If the identity is missing, or the product of two elements; the message names the two.
+            If it is not a bijection of range(n); the message names the entry that is wrong.
         """
-        perms = listed("elements", elements)
-        if not perms:
-            raise ValueError("`elements` must hold at least the identity, got none; use `trivial(n)`")
-        n = validated(perms[0], None, "elements[0]").size
-        rows = [validated(p, n, f"elements[{i}]") for i, p in enumerate(perms)]
-        given = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
-        if np.arange(n).tobytes() not in given:
-            raise ValueError(
-                f"`elements` must contain the identity, and none of the {len(rows)} given is; add range({n})"
-            )
-        generators: list[np.ndarray] = []
-        reached = {np.arange(n).tobytes()}
-        for row in rows:
-            if row.tobytes() in reached:
-                continue
-            generators.append(row)
-            closure = close(n, generators, len(given))
-            reached = set() if closure is None else {element.tobytes() for element in closure}
-            if not reached or not reached <= given.keys():
-                i, j = missing_product(rows, given)
-                raise ValueError(
-                    f"`elements` must be closed under composition, and elements[{i}] ∘ elements[{j}] "
-                    f"is not among the {len(rows)} given; add it, or close the set with `from_generators`"
-                )
-        return cls(n, tuple(Permutation.of(row) for row in generators))
+        array = validated(sigma, n, name)
+        n = array.size
+        index = np.arange(n)
+        first = int(array[0])
+        if np.array_equal(array[: n - first], index[first:]) and np.array_equal(
+            array[n - first :], index[:first]
+        ):
+            return cls(n, "shift", first)
+        if np.array_equal(array, index[::-1]):
+            return cls(n, "flip")
+        if n % 2 == 0 and np.array_equal(array, index ^ 1):
+            return cls(n, "swap")
+        # Blocks stay together wherever neighbours stay neighbours, so every break is at a block's edge.
+        breaks = np.flatnonzero(np.diff(array) != 1) + 1
+        size = int(np.gcd.reduce(breaks, initial=n))
+        return cls(n, "blocks", size, (array[::size] // size).astype(np.int64).tobytes())
 
-    # -- orbits --------------------------------------------------------------------------------------------
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every index in place."""
+        return self.kind == "shift" and self.step == 0
 
-    @cached_property
-    def orbits(self) -> np.ndarray:
-        """The orbit that each index belongs to, int64 of shape (n,), read-only; O(n) for each generator.
-
-        Orbits are numbered from 0 in the order of their smallest members.
-        """
+    def indices(self) -> np.ndarray:
+        """Return the n integers σ of σ(x) = x[σ], int64, as a new array."""
         index = np.arange(self.n, dtype=np.int64)
-        arrays = [sigma.indices() for sigma in self.generators]
-        if not arrays:
-            labels = index
-        elif len(arrays) == 1 and np.array_equal(arrays[0][arrays[0]], index):
-            smallest = np.minimum(arrays[0], index)  # an involution: pairs and fixed points
-            labels = (np.cumsum(smallest == index) - 1)[smallest]
-        else:
-            labels = components(self.n, arrays)
-        labels.flags.writeable = False
-        return labels
+        if self.kind == "shift":
+            return np.roll(index, -self.step)
+        if self.kind == "flip":
+            return index[::-1].copy()
+        if self.kind == "swap":
+            return index ^ 1
+        blocks = np.frombuffer(self.image, dtype=np.int64)
+        return (blocks[:, None] * self.step + index[: self.step]).reshape(-1)
 
-    @cached_property
-    def orbit_sizes(self) -> np.ndarray:
-        """The number of members of each orbit, int64 of shape (number of orbits,), read-only."""
-        sizes = np.bincount(self.orbits)
-        sizes.flags.writeable = False
-        return sizes
+    def __str__(self) -> str:
+        if self.kind == "blocks":
+            count = self.n // self.step
+            return "a permutation" if self.step == 1 else f"{count} blocks of {self.step}"
+        return {"shift": f"shift {self.step}", "flip": "flip", "swap": "neighbour swap"}[self.kind]
 
-    @cached_property
-    def orbit_index(self) -> tuple[np.ndarray, ...]:
-        """The members of the orbits, gathered by size: one array for each orbit size s, s ascending.
 
-        Each is int64 of shape (s, number of orbits of that size), read-only. A column is an orbit, its
-        members ascending; columns are ordered by their smallest members. Every index occurs exactly once.
-        """
-        members = np.argsort(self.orbits, kind="stable")
-        starts = np.cumsum(self.orbit_sizes) - self.orbit_sizes
-        layout = []
-        for s in np.unique(self.orbit_sizes):
-            table = members[np.arange(s)[:, None] + starts[self.orbit_sizes == s]]
-            table.flags.writeable = False
-            layout.append(table)
-        return tuple(layout)
+def size_of(n: Any, name: str = "n") -> int:
+    """Return a number of indices as an int, whatever has an index of its own."""
+    try:
+        no_number = isinstance(n, bool | np.bool_ | np.timedelta64) or (is_array(n) and not holds_reals(n))
+        found = None if no_number else operator.index(n)
+    except Exception:  # of arrays, and whatever somebody's own raises
+        found = None
+    if found is None:
+        raise TypeError(f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`")
+    if not 1 <= found <= MOST:
+        bound = "at least 1" if found < 1 else f"at most {MOST}"
+        raise ValueError(f"`{name}` must be {bound}, got {described(found)}")
+    return found
 
-    def same_orbits(self, other: PermutationSubgroup) -> bool:
-        """Tell whether the orbits are the same, and with them the groups of Theorem 3.1."""
-        _require_subgroup(other)
-        return self.n == other.n and np.array_equal(self.orbits, other.orbits)
 
-    @property
-    def is_transitive(self) -> bool:
-        """Whether there is one orbit only."""
-        return self.orbit_sizes.size == 1
+def listed(name: str, perms: Any) -> tuple[Any, ...]:
+    """Return an iterable of permutations as a tuple."""
+    if is_array(perms):
+        namespace(**{name: perms})
+    several = isinstance(perms, Iterable) and not isinstance(perms, str | bytes | dict)
+    if several and getattr(perms, "ndim", 2) == 2:
+        return tuple(perms)
+    raise TypeError(
+        f"`{name}` must be a sequence of permutations, each of n integers, got {described(perms)}"
+    )
 
-    # -- elements ------------------------------------------------------------------------------------------
 
-    def elements(self, limit: int = LIMIT) -> np.ndarray:
-        """Return all elements, int64 of shape (order, n): the identity, then words by increasing length.
-
-        Costs O(order · generators · n) in time, each row is a permutation with σ(x) = x[row].
-
-        Raises
-        ------
-        ValueError
-            If there are more than `limit`, or more than 2^27 integers to list.
-        """
-        limit = size_of(limit, "limit")
-        most = min(limit, _MOST_ENTRIES // self.n)
-        if (self._known_order or 1) <= most:
-            rows = close(self.n, [sigma.indices() for sigma in self.generators], most)
-            if rows is not None:
-                return np.stack(rows)
+def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
+    """Return a permutation as n integers on the host, checked."""
+    if isinstance(sigma, Permutation):
+        sigma = sigma.indices()
+    if is_array(sigma):
+        namespace(**{name: sigma})
+    try:
+        array = np.asarray(sigma)
+    except Exception:  # rows of several lengths, and whatever somebody's own raises
+        array = np.asarray(None)
+    if array.ndim != 1 or array.size == 0 or array.size != (n or array.size):
+        wanted = "n >= 1" if n is None else f"{n}"
+        raise ValueError(f"`{name}` must be a sequence of {wanted} integers, got shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"`{name}` must hold integers, got {array.dtype}; convert it with `astype`")
+    n = array.size
+    outside = (array < 0) | (array >= n)  # before anything large could wrap around
+    array = array.astype(np.int64)
+    if np.any(outside):
+        i = int(np.argmax(outside))
+        raise ValueError(f"`{name}` must be a permutation of range({n}), got {array[i]} at entry {i}")
+    if np.any(np.bincount(array, minlength=n) != 1):
+        order = np.argsort(array, kind="stable")
+        i = int(np.argmax(np.diff(array[order]) == 0))
         raise ValueError(
-            f"`limit` must be at least the number of elements to list them, got {limit} for n = {self.n} "
-            f"(and at most {_MOST_ENTRIES} integers in all); the orbits alone are enough for fitting"
+            f"`{name}` must be a permutation of range({n}), got {array[order[i]]} twice, "
+            f"at entries {order[i]} and {order[i + 1]}"
         )
-
-    @cached_property
-    def order(self) -> int:
-        """|K|, in closed form for shifts, flips and a single generator, else by listing the elements.
-
-        Raises
-        ------
-        ValueError
-            If they are too many to list, see `elements`.
-        """
-        return self._known_order or len(self.elements())
-
-    @property
-    def _known_order(self) -> int | None:
-        if all(sigma.kind in ("shift", "flip") for sigma in self.generators):
-            shifts = [sigma.step for sigma in self.generators if sigma.kind == "shift"]
-            return self.n // math.gcd(self.n, *shifts) * (2 if len(shifts) < len(self.generators) else 1)
-        if len(self.generators) == 1:
-            return math.lcm(*np.unique(self.orbit_sizes).tolist())  # its cycles
-        return None
-
-    @property
-    def is_free(self) -> bool:
-        """Whether only the identity has fixed points: all orbits have |K| members, the a_i are unique."""
-        return bool(np.all(self.orbit_sizes == self.order))
-
-    @property
-    def is_abelian(self) -> bool:
-        """Whether all elements commute; told from the generators alone."""
-        arrays = [sigma.indices() for sigma in self.generators]
-        return all(
-            np.array_equal(a[b], b[a]) for i, a in enumerate(arrays) for b in arrays[i + 1 :]
-        )  # a ∘ b = b[a]
-
-    def __contains__(self, sigma: Any) -> bool:
-        """Tell whether the permutation is an element; lists the elements unless the orbits say no.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it is not a permutation of range(n), or the elements are too many to list.
-        """
-        sigma = sigma if isinstance(sigma, Permutation) else Permutation.of(sigma, self.n)
-        if sigma.n != self.n:
-            raise ValueError(f"`sigma` must permute range({self.n}), got one of range({sigma.n})")
-        if sigma.is_identity or sigma in self.generators:
-            return True
-        array = sigma.indices()
-        if not np.array_equal(self.orbits[array], self.orbits):
-            return False
-        return bool(np.any(np.all(self.elements() == array, axis=1)))
-
-    def is_subgroup_of(self, other: PermutationSubgroup) -> bool:
-        """Tell whether every element of this group is one of `other`'s."""
-        _require_subgroup(other)
-        return self.n == other.n and all(sigma in other for sigma in self.generators)
-
-    # -- new groups from old -------------------------------------------------------------------------------
-
-    def conjugate(self, perm: Any) -> PermutationSubgroup:
-        """Return π^{-1} K π for the permutation π = `perm`, π(x) = x[perm]: K after relabelling.
-
-        Parameter ``perm[j]`` takes the place that j had, so the orbits become ``perm[orbit]``: any pairing
-        of parameters is a conjugate of `flip`.
-        """
-        pi = validated(perm, self.n, "perm")
-        back = np.argsort(pi)
-        return PermutationSubgroup(self.n, tuple(pi[s.indices()[back]] for s in self.generators))
-
-    def join(self, other: PermutationSubgroup) -> PermutationSubgroup:
-        """Return the smallest subgroup that contains both."""
-        _require_subgroup(other)
-        if self.n != other.n:
-            raise ValueError(f"`other` must permute range({self.n}), got a subgroup for n = {other.n}")
-        return PermutationSubgroup(self.n, self.generators + other.generators)
-
-    def __repr__(self) -> str:
-        shown = [str(sigma) for sigma in self.generators[:4]]
-        if len(self.generators) > 4:
-            shown.append(f"{len(self.generators) - 4} more")
-        return f"PermutationSubgroup(n={self.n}, generated by {', '.join(shown) if shown else 'e'})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the cached index arrays out of copies and pickles."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def _require_subgroup(other: Any) -> None:
-    if not isinstance(other, PermutationSubgroup):
-        raise TypeError(
-            f"`other` must be a PermutationSubgroup, got {described(other)}; make one of generators"
-        )
-
-
-def _even(n: Any) -> bool:
-    if size_of(n) % 2:
-        raise ValueError(f"`n` must be even, got {n}; pad the parameters by one, or choose another subgroup")
-    return True
-
-
-def _shift(n: Any, order: Any) -> Permutation:
-    n, order = size_of(n), size_of(order, "order")
-    if n % order:
-        raise ValueError(f"`order` must divide n = {n}, got {order}; choose a divisor, or pad the parameters")
-    return Permutation(n, "shift", n // order % n)
+    return array

@@ -12,10 +12,10 @@ variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 Compiled code is kept on disk, beside this package or in the user's cache, so that only the first run waits.
 """
 
-from . import gpu as gpu
-from . import low_rank as low_rank
-from . import orbits as orbits
-from ._switch import available, off
-from ._views import through as through
+from .cpu import low_rank as low_rank
+from .cpu import orbits as orbits
+from .gpu import orbits as gpu_orbits  # noqa: F401
+from .switch import available, off
+from .views import through as through
 
 __all__ = ["available", "off"]

@@ -1,12 +1,12 @@
 """Groups fitted online: `init`, `update`, `precondition`, and the verbs on Q and P."""
 
 from . import normalizers
-from ._base import Preconditioner
-from ._counters import Counters, Fitted
-from ._orbit import OrbitPreconditioner, OrbitState
+from .base import Preconditioner
 from .blocks import Blocks, BlocksState
+from .counters import Counters, Fitted
 from .kronecker import Kronecker, KroneckerState
 from .low_rank import LowRank, LowRankState
+from .orbit import OrbitPreconditioner, OrbitState
 from .sparse import Butterfly, Dense, Diagonal, Sparse, XMat
 
 __all__ = [

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .. import _trees
-from .._array import Array, device_of, require_alike
-from .._doors import described, require_count
-from ._base import Preconditioner
-from ._counters import State
-from ._form import Form, counters_form, require_form
+from ..arrays import trees
+from ..arrays.arguments import described, require_count
+from ..arrays.library import Array, device_of, require_alike
+from .base import Preconditioner
+from .counters import State
+from .forms import Form, counters_form, require_form
 from .kronecker import Kronecker
 
 
@@ -43,7 +43,7 @@ class Blocks(Preconditioner):
     state_type: ClassVar[type] = BlocksState
 
     parts: tuple[tuple[int, Preconditioner], ...]
-    arrays: tuple[_trees.Leaf, ...] | None = None
+    arrays: tuple[trees.Leaf, ...] | None = None
 
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
@@ -59,7 +59,7 @@ class Blocks(Preconditioner):
         sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
         object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
         if self.arrays is not None:
-            arrays = tuple(_trees.Leaf(str(name), tuple(shape)) for name, shape in self.arrays)
+            arrays = tuple(trees.Leaf(str(name), tuple(shape)) for name, shape in self.arrays)
             if [math.prod(shape) for _, shape in arrays] != [n for n, _ in self.parts]:
                 raise ValueError(
                     f"`arrays` must have a shape of as many elements as each block, got {self.arrays!r} for "
@@ -85,7 +85,7 @@ class Blocks(Preconditioner):
         TypeError, ValueError
             If there are no arrays, or something else among them.
         """
-        arrays = tuple(_trees.arrays(tree, "tree"))
+        arrays = tuple(trees.arrays(tree, "tree"))
         return cls(tuple((math.prod(shape), choose(shape)) for _, shape in arrays), arrays)
 
     @property

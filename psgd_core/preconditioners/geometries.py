@@ -57,10 +57,10 @@ from typing import ClassVar, Literal
 
 import array_api_compat
 
-from .. import _blocks
-from .._array import Array, eps
-from .._doors import described
-from ._generators import Generator, Pair, outer
+from ..arrays import batched
+from ..arrays.arguments import described
+from ..arrays.library import Array, eps
+from .generators import Generator, Pair, outer
 
 
 class Geometry(ABC):
@@ -116,7 +116,7 @@ class QE(Geometry):
     def generator(self, pair: Pair) -> Generator:
         """Return ``(P h) h^T - v (P^{-1} v)^T``."""
         x, u = _even(pair.ph, pair.h)
-        y, w = _even(pair.v, _blocks.solve(pair.q, pair.b))
+        y, w = _even(pair.v, batched.solve(pair.q, pair.b))
         return Generator(x, u, y, w, pair.k, pair.single)
 
     def retract(self, q: Array) -> Array:
@@ -160,7 +160,7 @@ class QEP(Geometry):
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``(Q P h)(Q P h)^T - (Q v)(Q v)^T``."""
-        return Generator.square(pair, _blocks.matmul(pair.q, pair.ph), _blocks.matmul(pair.q, pair.v))
+        return Generator.square(pair, batched.matmul(pair.q, pair.ph), batched.matmul(pair.q, pair.v))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Lyapunov(Geometry):
         xp, q = array_api_compat.array_namespace(pair.q), pair.q
         if q.shape[0] == 1:
             return Generator.square(pair, pair.ph, pair.v)
-        if q.shape[0] == 2 and not _blocks.is_complex(q):
+        if q.shape[0] == 2 and not batched.is_complex(q):
             largest = xp.max(xp.abs(q), axis=(0, 1))
             unit = q / xp.where(largest > 0, largest, xp.ones_like(largest))
             unit = unit / xp.sqrt(xp.sum(unit * unit, axis=(0, 1)))
@@ -180,12 +180,12 @@ class Lyapunov(Geometry):
                 [xp.stack([unit[1, 1, :], -unit[1, 0, :]]), xp.stack([-unit[0, 1, :], unit[0, 0, :]])]
             )
             x, y = (
-                xp.concat([_blocks.matmul(unit, r), _blocks.matmul(cof, r)], axis=1)
+                xp.concat([batched.matmul(unit, r), batched.matmul(cof, r)], axis=1)
                 for r in (pair.ph, pair.v)
             )
             return Generator.square(pair, x, y)
         u, s, vt = _singular(q)
-        e = Generator.square(pair, _blocks.matmul(vt, pair.ph), _blocks.matmul(vt, pair.v))
+        e = Generator.square(pair, batched.matmul(vt, pair.ph), batched.matmul(vt, pair.v))
         s = xp.maximum(s, eps(s) ** 2 * xp.max(s, axis=0))  # a singular Q is no reason for 0 / 0
         ratio = s[:, None, :] / s[None, :, :]
         return e._replace(basis=(u, 2 / (ratio + 1 / ratio)))
@@ -218,13 +218,13 @@ def require_geometry(geometry: str) -> None:
 
 def symmetric_part(q: Array) -> Array:
     """Return ``(Q + Q^T) / 2`` of each block."""
-    return (q + _blocks.adjoint(q)) / 2
+    return (q + batched.adjoint(q)) / 2
 
 
 def symmetric_root(q: Array) -> Array:
     """Return ``(Q^T Q)^{1/2}`` of each block, eq. (6), from singular values: nothing is squared."""
     _, s, vt = _singular(q)
-    return outer(_blocks.adjoint(vt) * s[None, :, :], _blocks.adjoint(vt))
+    return outer(batched.adjoint(vt) * s[None, :, :], batched.adjoint(vt))
 
 
 def root_of(p: Array) -> Array:
@@ -247,22 +247,22 @@ def towards_symmetry(q: Array) -> Array:
     xp, s = array_api_compat.array_namespace(q), q.shape[0]
     if s == 1:
         return xp.abs(q)
-    skew = _blocks.adjoint(q) - q
+    skew = batched.adjoint(q) - q
     largest = xp.max(xp.abs(skew), axis=(0, 1))
     one = xp.ones_like(largest)
-    if s == 2 and not _blocks.is_complex(q):
+    if s == 2 and not batched.is_complex(q):
         c, t = q[0, 0, :] + q[1, 1, :], q[0, 1, :] - q[1, 0, :]
         unit = xp.maximum(xp.abs(c), xp.abs(t))
         unit = xp.where(unit > 0, unit, one)
         length = xp.sqrt((c / unit) ** 2 + (t / unit) ** 2) * unit
         c, t = (z / xp.where(length > 0, length, one) for z in (xp.where(length > 0, c, one), t))
         turn = xp.stack([xp.stack([c, -t]), xp.stack([t, c])])
-        return _blocks.matmul(turn, q)
+        return batched.matmul(turn, q)
     skew = skew / xp.where(largest > 0, largest, one)
-    kq = _blocks.matmul(skew, q)
-    kkq = _blocks.matmul(skew, kq)
-    first, second = xp.abs(_blocks.trace(kq)), -_blocks.trace(kkq)
-    length = xp.sqrt(xp.sum(_blocks.square(skew), axis=(0, 1)))
+    kq = batched.matmul(skew, q)
+    kkq = batched.matmul(skew, kq)
+    first, second = xp.abs(batched.trace(kq)), -batched.trace(kkq)
+    length = xp.sqrt(xp.sum(batched.square(skew), axis=(0, 1)))
     most = 0.25 / xp.where(length > 0, length, one)
     t = xp.where(second > 0, xp.minimum(first / xp.where(second > 0, second, one), most), most)
     return q + t * (kq + t / 2 * kkq)

@@ -25,20 +25,21 @@ from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
-from .. import _blocks
-from .._array import Array, device_of, is_array, known, largest, namespace, select
-from .._doors import described, require_count, require_number
-from ._base import Preconditioner
-from ._counters import Fitted
-from ._factors import FACTORS
-from ._form import Form, is_complex_of
-from ._options import settle_options
-from ._orbit import norm_of
-from ._sides import Sides
-from ._signs import signs
-from ._unfoldings import Dimension, Run, acting, along, dimensions
+from ..arrays import batched
+from ..arrays.arguments import described, require_count, require_number
+from ..arrays.library import Array, device_of, is_array, known, namespace, select
+from ..arrays.signs import signs
+from ..arrays.sums import largest
+from .base import Preconditioner
+from .counters import Fitted
+from .forms import Form, is_complex_of
 from .geometries import GEOMETRIES, require_geometry
 from .normalizers import Normalizer, Running
+from .options import settle_options
+from .orbit import norm_of
+from .patterns import FACTORS
+from .sides import Sides
+from .unfolding import Dimension, Run, acting, along, dimensions
 
 AUTOMATIC = "auto"
 
@@ -67,7 +68,7 @@ class Kronecker(Preconditioner):
         The tensor's; () is a scalar. Dimensions of 1 have no factor.
     factors : str or tuple of str
         What each dimension's factor is: "dense", "triangular", "affine", "normalization", "diagonal", or
-        "identity" for none; see `psgd_core.preconditioners._factors`. "auto", for all or for one of them, is
+        "identity" for none; see `psgd_core.preconditioners.patterns`. "auto", for all or for one of them, is
         as large as GL(s) where `max_size` and `max_skew` allow, triangular in the geometry "EQ" and dense in
         the others, and diagonal elsewhere. For ``[W b]`` of shape
         (out, in + 1) an affine map of the features is ``("dense", "affine")``; KFAC's and Shampoo's shape is
@@ -170,7 +171,7 @@ class Kronecker(Preconditioner):
         if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
         xp = namespace(like=like)
-        if _blocks.is_complex(like):  # the base class checks real ones
+        if batched.is_complex(like):  # the base class checks real ones
             real = super().init(n, xp.real(like), scale=scale)
             return real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
         return super().init(n, like, scale=scale)

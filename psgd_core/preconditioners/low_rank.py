@@ -9,18 +9,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
-from .._array import Array, device_of, known, select, wide_dtype
-from .._doors import described, require_count
-from .._random import normal
+from ..arrays.arguments import described, require_count
+from ..arrays.draws import normal
+from ..arrays.library import Array, device_of, known, select, wide_dtype
+from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from ._base import Preconditioner
-from ._counters import Fitted, counted
-from ._form import Form
-from ._low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
-from ._low_rank_moves import MOVES, regauge
-from ._options import settle_options
-from ._signs import signs
+from .base import Preconditioner
+from .counters import Fitted, counted
+from .forms import Form
+from .low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
+from .low_rank_moves import MOVES, regauge
 from .normalizers import Normalizer, Running
+from .options import settle_options
 
 _A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
 
@@ -156,7 +156,7 @@ class LowRank(Preconditioner):
     ) -> LowRankState | None:
         if self.diagonal != "right":
             return None
-        if kernels.gpu.on_gpu(h):
+        if kernels.gpu_orbits.on_gpu(h):
             return self._queued(state, v, h, step, inplace)
         return kernels.through(h, self._in_passes, (state, v, h, step), inplace)
 
@@ -195,10 +195,10 @@ class LowRank(Preconditioner):
         self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
     ) -> LowRankState | None:
         """Return the state after one update by the GPU's kernels, None if it is not for them."""
-        from ..kernels import gpu_low_rank
-        from ._low_rank_queued import queued_update
+        from ..kernels.gpu import low_rank_passes
+        from .low_rank_queued import queued_update
 
-        rows = None if v is None else gpu_low_rank.take(state, h, v)
+        rows = None if v is None else low_rank_passes.take(state, h, v)
         if rows is None:
             return None
         found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
@@ -211,11 +211,11 @@ class LowRank(Preconditioner):
         """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
         self._require_state(state)
         first = self.diagonal == "right"
-        if first and kernels.gpu.on_gpu(g):
-            from ..kernels import gpu_low_rank
-            from ._low_rank_queued import queued_product
+        if first and kernels.gpu_orbits.on_gpu(g):
+            from ..kernels.gpu import low_rank_passes
+            from .low_rank_queued import queued_product
 
-            rows = gpu_low_rank.take(state, g, state.d)
+            rows = low_rank_passes.take(state, g, state.d)
             fused = None if rows is None else queued_product(rows)
         else:
             fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)

@@ -17,8 +17,8 @@ from typing import ClassVar, Literal
 
 import array_api_compat
 
-from .._array import Array
-from .._doors import described, require_number
+from ..arrays.arguments import described, require_number
+from ..arrays.library import Array
 
 
 class Normalizer(ABC):

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .._trees import Leaf
-from ._base import Preconditioner
+from ..arrays.trees import Leaf
+from .base import Preconditioner
 from .blocks import Blocks
 from .kronecker import Kronecker
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..groups.orbits import ButterflyGroup, DiagonalGroup, GeneralLinear, OrbitGroup, SparseGroup, XMatGroup
-from ..groups.permutation import PermutationSubgroup
-from ._orbit import OrbitPreconditioner
+from ..groups.subgroup import PermutationSubgroup
+from .orbit import OrbitPreconditioner
 
 
 @dataclass(frozen=True)

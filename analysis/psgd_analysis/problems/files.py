@@ -18,7 +18,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from psgd_core._replacing import irregular
+from psgd_core.checkpoint.replacing import irregular
 
 from ._host import Array, put
 from ._matrix_market import read_matrix_market

@@ -38,10 +38,10 @@ except ImportError as error:
         "pip install 'psgd-core[jax]'"
     ) from error
 
-from ._leaves import LeafState
-from ._products import Products, draw_probe, value_grad_hvp
-from ._rule import ScaleByPSGDState
-from ._transform import psgd, scale_by_psgd
+from .leaves import LeafState
+from .products import Products, draw_probe, value_grad_hvp
+from .rule import ScaleByPSGDState
+from .transform import psgd, scale_by_psgd
 
 __all__ = [
     "LeafState",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...curvature import Functions
-from ._autograd import Looked, evaluate
-from ._flat import Flat, once
-from ._silence import tell
+from .autograd import Looked, evaluate
+from .flat import Flat, once
+from .silence import tell
 
 
 def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn.Module) -> Functions:

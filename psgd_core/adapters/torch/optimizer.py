@@ -14,13 +14,13 @@ from ...curvature import Central, Exact, Forward, Gaussian, Probes, Source, Whit
 from ...descent import clips
 from ...preconditioners import Preconditioner
 from ...schedules import Schedule, require_schedule, value_at
-from . import _pairs, _saved
-from ._chance import toss
-from ._engines import ENGINES
-from ._flat import Flat, once, require_parameter
-from ._groups import Mover, require_settings, settled
-from ._silence import tell
-from ._undo import Before, Whole
+from . import pairs, saved
+from .chance import toss
+from .engines import ENGINES
+from .flat import Flat, once, require_parameter
+from .groups import Mover, require_settings, settled
+from .silence import tell
+from .undo import Before, Whole
 
 SOURCES: dict[str, Source] = {"hvp": Exact(), "finite_difference": Forward(), "whitening": Whitening()}
 """Names for `curvature`."""
@@ -130,7 +130,7 @@ class PSGD(torch.optim.Optimizer):
         if update_probability != 1:
             require_schedule("update_probability", update_probability, 0.0, 1.0)
         self._source, self._engine, self._probes = source, engine, probes
-        self._asker, self._probability = _pairs.Asker(source, process_group), update_probability
+        self._asker, self._probability = pairs.Asker(source, process_group), update_probability
         self._options = {} if compile is True else compile or None
         self._generator = rng if isinstance(rng, torch.Generator) else None
         self._seed = seed
@@ -231,10 +231,10 @@ class PSGD(torch.optim.Optimizer):
                 held[i] = mover.start(flat)
         probes = None
         if fit:
-            probes = self._draw(flats) if v is None else _pairs.handed_in("v", v, flats)
-        known = None if h is None else _pairs.handed_in("h", h, flats)
+            probes = self._draw(flats) if v is None else pairs.handed_in("v", v, flats)
+        known = None if h is None else pairs.handed_in("h", h, flats)
         found, g, vs, hs = self._asker.ask(closure, flats, x, before, probes, known)
-        listed = _pairs.by_group(found.grads, flats)
+        listed = pairs.by_group(found.grads, flats)
         told = tell(groups, found.grads, self._told) if fit else self._told
         moves, waiting = [], set() if fit else set(self._waiting)
         for k, (i, group, flat, mover) in enumerate(zip(indices, groups, flats, movers, strict=True)):
@@ -267,7 +267,7 @@ class PSGD(torch.optim.Optimizer):
         if self._probes.k != 1:
             raise ValueError(f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw yours")
         flats = [Flat(group["params"]) for group in self.param_groups]
-        return _pairs.columns(self._draw(flats), flats)[0]
+        return pairs.columns(self._draw(flats), flats)[0]
 
     def group_state(self, index: int = 0) -> descent.PSGDState | None:
         """Return the state of a group's loop, for its preconditioner's verbs; None before the first step.
@@ -282,12 +282,12 @@ class PSGD(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run goes on from, as tensors, numbers and texts."""
         packed = super().state_dict()
-        packed["param_groups"] = [_saved.plain_group(group) for group in packed["param_groups"]]
-        packed["state"] = {key: _saved.packed(held) for key, held in packed["state"].items()}
+        packed["param_groups"] = [saved.plain_group(group) for group in packed["param_groups"]]
+        packed["state"] = {key: saved.packed(held) for key, held in packed["state"].items()}
         packed["psgd"] = {
-            **{"version": _saved.VERSION, "iteration": self._iteration, "seed": self._seed},
+            **{"version": saved.VERSION, "iteration": self._iteration, "seed": self._seed},
             "waiting": sorted(self._waiting),
-            "generator": _saved.generator_state(self._generator),
+            "generator": saved.generator_state(self._generator),
         }
         return packed
 
@@ -302,29 +302,29 @@ class PSGD(torch.optim.Optimizer):
         ValueError
             If something does not fit; nothing is changed then.
         """
-        own = _saved.require_own(state_dict)
+        own = saved.require_own(state_dict)
         here = self.param_groups
         maker = partial(Mover, source=self._source, engine=self._engine, options=None)
-        groups, states = _saved.restored_states(state_dict, here, maker)
+        groups, states = saved.restored_states(state_dict, here, maker)
         waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]
-        generator = _saved.restored_generator(own, self._generator)
+        generator = saved.restored_generator(own, self._generator)
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
         self._iteration, self._seed = own["iteration"], own["seed"]
-        self._generator = _saved.taken_over(generator, self._generator)
+        self._generator = saved.taken_over(generator, self._generator)
         self._waiting = set(own.get("waiting", waiting))
         self._movers = {}
 
     def __getstate__(self) -> dict[str, Any]:
         own = {key: value for key, value in self.__dict__.items() if key in _OWN}
-        return super().__getstate__() | own | {"_generator": _saved.generator_state(self._generator)}
+        return super().__getstate__() | own | {"_generator": saved.generator_state(self._generator)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._movers = {}
         self.__dict__.setdefault("_told", set())
         if isinstance(state.get("_generator"), dict):
-            self._generator = _saved.generator_at(state["_generator"])
+            self._generator = saved.generator_at(state["_generator"])
 
     # -- its parts -------------------------------------------------------------------------------------
 
@@ -335,10 +335,10 @@ class PSGD(torch.optim.Optimizer):
             mover = self._movers[id(group)] = Mover(group, flat, self._source, self._engine, self._options)
         return mover
 
-    def _draw(self, flats: list[Flat]) -> _pairs.Vectors:
+    def _draw(self, flats: list[Flat]) -> pairs.Vectors:
         if self._generator is None:
             self._generator = torch.Generator(flats[0].device).manual_seed(self._seed)
-        return _pairs.draw(self._probes, self._generator, flats)
+        return pairs.draw(self._probes, self._generator, flats)
 
 
 _STEPPED = ("_iteration", "_waiting", "_told", "_generator")

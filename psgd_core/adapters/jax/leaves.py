@@ -1,0 +1,150 @@
+"""The leaves of a pytree as vectors for the core, and back: one vector a leaf, or one for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ...arrays.library import Array
+from .engines import Engine
+from .hidden import Outline
+from .sharding import Layout, layout_of
+
+Tree = Any
+
+
+class LeafState(NamedTuple):
+    """What is kept for one leaf (or for all of them together): arrays of the engine's library."""
+
+    layout: dict[str, tuple]  # how the leaf becomes a vector: a note of its shards, static
+    preconditioner: Any  # the preconditioner's state
+    momentum: Any  # (n,), or () without momentum
+
+
+class Leaves(NamedTuple):
+    """The shapes and dtypes of a pytree, and how it becomes vectors."""
+
+    structure: Any
+    outline: Outline  # the structure, with what optax hides in it
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    apart: bool  # a vector for each leaf
+
+    @classmethod
+    def of(cls, tree: Tree, name: str, *, apart: bool) -> Leaves:
+        """Return those of a tree, which must hold real floats."""
+        found, structure = jax.tree_util.tree_flatten_with_path(tree)
+        outline = Outline.of(tree)
+        if not found and not any(outline.hidden):
+            raise ValueError(f"`{name}` must hold at least one array, got none; there is nothing to optimise")
+        names = tuple(f"{name}{jax.tree_util.keystr(path)}" for path, _ in found)
+        leaves = [leaf for _, leaf in found]
+        for label, leaf in zip(names, leaves, strict=True):
+            dtype = getattr(leaf, "dtype", None)
+            if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 16:
+                got = type(leaf).__name__ if dtype is None else dtype
+                raise TypeError(
+                    f"`{label}` must be an array of real floats, got {got}; optax.masked leaves out what is "
+                    "not, or has less than 16 bits"
+                )
+            if leaf.size == 0:
+                raise ValueError(
+                    f"`{label}` must hold at least one parameter, got shape {leaf.shape}; "
+                    "optax.masked leaves it out"
+                )
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+        return cls(structure, outline, names, shapes, tuple(leaf.dtype for leaf in leaves), apart)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of parameters of each leaf."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    def have(self, tree: Tree) -> bool:
+        """Whether a tree has this structure; what optax hides in the gradients may be there or not."""
+        return self.outline.leaves(tree) is not None
+
+    def cut(self, tree: Tree, name: str) -> Tree:
+        """Return a tree that must have this structure, without what optax hides in the gradients."""
+        leaves = self.outline.leaves(tree)
+        if leaves is None:
+            raise ValueError(
+                f"`{name}` must have the structure of the gradients, {self.structure}, got "
+                f"{jax.tree.structure(tree)}; give it an array for each of their leaves"
+            )
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def vectors(self, tree: Tree, name: str, layouts: list[Layout], engine: Engine) -> list[Array]:
+        """Return a tree of this structure as vectors (n,), or (n, k) where leaves have a leading axis of k.
+
+        Leaves of 16 bits become float32.
+        """
+        leaves = jax.tree.leaves(self.cut(tree, name))
+        leads = {tuple(leaf.shape[: leaf.ndim - len(s)]) for leaf, s in zip(leaves, self.shapes, strict=True)}
+        alike = all(
+            leaf.shape[leaf.ndim - len(s) :] == s for leaf, s in zip(leaves, self.shapes, strict=True)
+        )
+        if not alike or len(leads) != 1 or len(next(iter(leads))) > 1:
+            shapes = [tuple(leaf.shape) for leaf in leaves]
+            raise ValueError(
+                f"`{name}` must have the shapes of the gradients, {list(self.shapes)}, or those with one "
+                f"leading axis of k probes, got {shapes}; make it with value_grad_hvp or draw_probe"
+            )
+        if any(jnp.iscomplexobj(leaf) for leaf in leaves):
+            raise TypeError(
+                f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; parameters and loss are"
+            )
+        brought = [
+            engine.bring(jnp.asarray(leaf, dtype=wide(dtype)))
+            for leaf, dtype in zip(leaves, self.dtypes, strict=True)
+        ]
+        if self.apart:
+            rows = zip(layouts, brought, self.shapes, strict=True)
+            return [layout.flatten(x, len(shape)) for layout, x, shape in rows]
+        flat = [Layout().flatten(x, len(shape)) for x, shape in zip(brought, self.shapes, strict=True)]
+        return [engine.xp.concat(flat, axis=0)]
+
+    def tree(self, vectors: list[Array], layouts: list[Layout], engine: Engine) -> Tree:
+        """Return vectors (n,) as a tree of JAX arrays in the dtypes of the leaves."""
+        if not self.apart:
+            parts, start = [], 0
+            for size in self.sizes:
+                parts.append(vectors[0][start : start + size])
+                start += size
+            vectors, layouts = parts, [Layout()] * len(parts)
+        rows = zip(vectors, layouts, self.shapes, self.dtypes, strict=True)
+        leaves = [engine.give(lay.unflatten(v, shape)).astype(dtype) for v, lay, shape, dtype in rows]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def states(self, tree: Tree) -> list[LeafState]:
+        """Return what is kept for each vector, of the tree that `with_states` made."""
+        return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, LeafState))
+
+    def with_states(self, states: list[LeafState]) -> Tree:
+        """Return the states in place of the leaves, or the one for all of them as it is."""
+        return jax.tree.unflatten(self.structure, states) if self.apart or not states else states[0]
+
+    def layouts(self, tree: Tree) -> list[Layout]:
+        """Return the layouts in which the leaves, where they lie, become vectors."""
+        return [layout_of(leaf) for leaf in jax.tree.leaves(tree)] if self.apart else [Layout()]
+
+    def kinds(self) -> list[jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of what each state is for."""
+        if self.apart or not self.names:
+            return [jax.ShapeDtypeStruct(s, wide(d)) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+        return [jax.ShapeDtypeStruct((sum(self.sizes),), wide(jnp.result_type(*self.dtypes)))]
+
+
+def wide(dtype: Any) -> Any:
+    """Return the dtype of the state of a leaf: float32 or float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def each(function: Callable, *lists: list) -> list:
+    """Return ``function`` of the first of each, of the second of each, and so on."""
+    return [function(*row) for row in zip(*lists, strict=True)]

@@ -1,0 +1,280 @@
+"""One update over all leaves: fit P on the pair, average, precondition, limit. The steps are the core's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ...arrays.library import Array
+from ...arrays.trees import Leaf
+from ...curvature import Functions, Whitening
+from ...descent import PSGD
+from ...descent.psgd import averaged
+from ...preconditioners import Preconditioner
+from ...preconditioners.placement import require_placed
+from ...schedules import value_at
+from .clips import limit
+from .engines import Engine
+from .halves import for_shards
+from .hidden import completed
+from .leaves import LeafState, Leaves, Tree, each
+from .products import draw_probe
+from .sharding import Layout, in_auto_mode, is_explicit, made_on
+
+Choice = Preconditioner | Callable[[jax.ShapeDtypeStruct], Preconditioner]
+"""A preconditioner for all leaves, or a function of the leaf's shape and dtype that gives one."""
+
+
+class ScaleByPSGDState(NamedTuple):
+    """State of `scale_by_psgd`."""
+
+    count: jax.Array  # type: ignore[assignment]  # 0-d int32: updates done
+    skipped: jax.Array  # 0-d int32: updates left out (NaN or Inf in the gradient)
+    key: jax.Array  # the data of a key, for probes that are not given and for `probability`
+    clip: Any  # the clip's memory
+    leaves: Tree  # a LeafState in place of each parameter; one alone with per_leaf=False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The two functions of `scale_by_psgd`."""
+
+    preconditioner: Choice
+    loop: PSGD
+    momentum: float | jax.Array
+    every: int | jax.Array
+    key: jax.Array
+    sampler: Callable[..., jax.Array]
+    scale: Any  # a float, an array or None
+    per_leaf: bool
+    engine: Engine
+
+    def init(self, params: Tree) -> ScaleByPSGDState:
+        """Return the state to start from, on the devices of `params`, sharded alike."""
+        leaves = Leaves.of(params, "params", apart=self.per_leaf)
+        if not self.per_leaf and isinstance(self.preconditioner, Preconditioner):
+            require_placed(self.preconditioner, [Leaf("", shape) for shape in leaves.shapes])
+        kinds, layouts = leaves.kinds(), tuple(leaves.layouts(params))
+        for kind, layout, name in zip(kinds, layouts, self._names(leaves), strict=True):
+            self._try(self._fitter(kind, layout, name), kind, name)
+        make = self._make if type(self.engine) is not Engine else self._made
+        return made_on(lambda: make(leaves, layouts), params, leaves="leaves" if self.per_leaf else None)
+
+    @cached_property
+    def _made(self) -> Callable:
+        """The start compiled: each buffer appears once in it, on no device in particular."""
+        return jax.jit(self._make, static_argnums=(0, 1))
+
+    def _make(self, leaves: Leaves, layouts: tuple[Layout, ...]) -> ScaleByPSGDState:
+        kinds = leaves.kinds()
+        fitters = each(self._fitter, kinds, list(layouts), self._names(leaves))
+        states = each(self._start, fitters, kinds, list(layouts))
+        dtype = kinds[0].dtype if kinds else jnp.float32
+        return ScaleByPSGDState(
+            count=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+            key=jnp.array(jax.random.key_data(self.key), copy=True),
+            clip=self.loop._clip.init(self.engine.xp.zeros(max(len(states), 1), dtype=dtype)),
+            leaves=leaves.with_states(states),
+        )
+
+    def update(
+        self,
+        updates: Tree,
+        state: ScaleByPSGDState,
+        params: Tree = None,
+        *,
+        hvp: Any = None,
+        probe: Tree = None,
+        **_: Any,
+    ) -> tuple[Tree, ScaleByPSGDState]:
+        """Return (P m, state)."""
+        leaves = Leaves.of(updates, "updates", apart=self.per_leaf)
+        if not leaves.names:
+            return updates, state._replace(count=state.count + 1)
+        if probe is None and isinstance(hvp, tuple) and len(hvp) == 2 and all(map(leaves.have, hvp)):
+            probe, hvp = hvp
+        asks = _asks(hvp, updates)
+        if hvp is not None and probe is None and not asks:
+            raise ValueError(
+                "`probe` must be given with `hvp`, got None; pass the v of the product H v, or both as "
+                "hvp=(v, H v), or a function of v"
+            )
+        compiled = type(self.engine) is Engine
+        if asks and compiled:
+            probe, hvp = self._asked(updates, state, probe, hvp)
+            asks = _asks(hvp, updates)
+        if asks or not compiled:
+            return self._update(updates, state, probe, hvp)
+        probe = None if probe is None else leaves.cut(probe, "probe")
+        return self._compiled(updates, state, probe, None if hvp is None else leaves.cut(hvp, "hvp"))
+
+    def _asked(
+        self, updates: Tree, state: ScaleByPSGDState, probe: Tree, hvp: Callable[[Tree], Tree]
+    ) -> tuple[Tree, Any]:
+        """Return (v, H v) where the function can be asked at once, (v, the function) where it is traced.
+
+        Outside ``jit`` it is asked in updates that fit P alone, and what is left to do is compiled. On meshes
+        with explicit axes it is not for the inside, where shardings are no longer part of types.
+        """
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((updates, state)))
+        if traced and not any(map(is_explicit, jax.tree.leaves(updates))):
+            return probe, hvp
+        due = None if traced else self._due(state)
+        if due is not None and not bool(due):
+            return None, None
+        probe = completed(self._draw(updates, state) if probe is None else probe)
+        return probe, _answer(hvp, probe)
+
+    @cached_property
+    def _compiled(self) -> Callable:
+        """The update compiled, for those who call it outside jit: hundreds of small operations otherwise."""
+        return jax.jit(lambda *args: in_auto_mode(self._update, *args))
+
+    def _update(
+        self, updates: Tree, state: ScaleByPSGDState, probe: Tree, hvp: Any
+    ) -> tuple[Tree, ScaleByPSGDState]:
+        leaves = Leaves.of(updates, "updates", apart=self.per_leaf)
+        states = leaves.states(state.leaves)
+        expected = len(leaves.names) if self.per_leaf else 1
+        if len(states) != expected:
+            raise ValueError(
+                "`updates` must have the structure of the parameters that `init` saw, with "
+                f"{len(states)} leaves, got {leaves.structure}; call `init` anew for other parameters"
+            )
+        layouts = [Layout.noted(one.layout) for one in states]
+        fitters = each(self._fitter, leaves.kinds(), layouts, [""] * len(states))
+        g = leaves.vectors(updates, "updates", layouts, self.engine)
+        xp, count = self.engine.xp, self.engine.bring(state.count)
+        kept = [one.preconditioner for one in states]
+
+        def fit() -> list[Any]:
+            v = self._draw(updates, state) if probe is None else probe
+            h = hvp
+            if _asks(hvp, updates):
+                v = completed(v)
+                h = _answer(hvp, v)
+            vs = leaves.vectors(v, "probe", layouts, self.engine)
+            hs = each(_whiten, g, vs) if h is None else leaves.vectors(h, "hvp", layouts, self.engine)
+            steps = [value_at(self.loop.step_size, xp.astype(count, v.dtype)) for v in vs]
+            return [
+                p.update(s, a, b, self._number(step, a.dtype))
+                for p, s, a, b, step in zip(fitters, kept, vs, hs, steps, strict=True)
+            ]
+
+        due = self._due(state)
+        fitted = fit() if due is None else self.engine.choose(due, fit, kept)
+
+        # average, precondition, limit: all leaves or none
+        usable = _all([xp.all(xp.isfinite(x)) for x in g])
+        g = [xp.where(usable, x, xp.zeros_like(x)) for x in g]
+        m = g
+        if self._averages:
+            m = [
+                averaged(one.momentum, x, count, self._number(self.momentum, x.dtype))
+                for one, x in zip(states, g, strict=True)
+            ]
+        moves = [p.precondition(s, x) for p, s, x in zip(fitters, fitted, m, strict=True)]
+        limited, clip = limit(self.loop._clip, state.clip, moves)
+        passed = usable & _all([xp.all(xp.isfinite(x)) for x in limited])
+        limited = [xp.where(passed, x, xp.zeros_like(x)) for x in limited]
+        after = [
+            LeafState(one.layout, p, xp.where(passed, x, one.momentum) if self._averages else ())
+            for one, p, x in zip(states, fitted, m, strict=True)
+        ]
+        return leaves.tree(limited, layouts, self.engine), ScaleByPSGDState(
+            count=state.count + 1,
+            skipped=state.skipped + (1 - self.engine.give(xp.astype(usable, xp.int32))),
+            key=state.key,
+            clip=jax.tree.map(lambda new, old: xp.where(passed, new, old), clip, state.clip),
+            leaves=leaves.with_states(after),
+        )
+
+    @property
+    def _averages(self) -> bool:
+        """Whether there is a momentum; one that comes as an array, as injected ones do, may be anything."""
+        return isinstance(self.momentum, jax.Array) or self.momentum > 0
+
+    def _number(self, value: Any, dtype: Any) -> Any:
+        """Return a setting, which optax may have made an array of JAX, as the engine takes it."""
+        return self.engine.bring(jnp.asarray(value, dtype)) if isinstance(value, jax.Array) else value
+
+    def _names(self, leaves: Leaves) -> list[str]:
+        return list(leaves.names) if self.per_leaf else ["params"][: len(leaves.names)]
+
+    def _fitter(self, kind: jax.ShapeDtypeStruct, layout: Any, name: str) -> Preconditioner:
+        """Return the preconditioner of a leaf."""
+        chosen = self.preconditioner
+        if not isinstance(chosen, Preconditioner):
+            chosen = chosen(kind)
+        if not isinstance(chosen, Preconditioner):
+            raise TypeError(
+                f"`preconditioner` must return a Preconditioner for {name}, got {chosen!r}; "
+                "try psgd_core.XMat()"
+            )
+        return for_shards(chosen) if layout.shards > 1 else chosen
+
+    def _try(self, chosen: Preconditioner, kind: jax.ShapeDtypeStruct, name: str) -> None:
+        """Raise where a preconditioner does not take vectors of a leaf's length, naming the leaf."""
+        try:
+            if self.per_leaf:
+                require_placed(chosen, [Leaf("", tuple(kind.shape))])
+            jax.eval_shape(lambda: chosen.init(kind.size, jnp.zeros(1, kind.dtype), scale=self.scale))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error} (for {name}, of {kind.size} parameters)") from None
+
+    def _start(self, p: Preconditioner, kind: jax.ShapeDtypeStruct, layout: Any) -> LeafState:
+        xp = self.engine.xp
+        scale = self._number(self.scale, kind.dtype)
+        return LeafState(
+            layout=layout.note(),
+            preconditioner=p.init(kind.size, xp.zeros(1, dtype=kind.dtype), scale=scale),
+            momentum=xp.zeros(kind.size, dtype=kind.dtype) if self._averages else (),
+        )
+
+    def _keys(self, state: ScaleByPSGDState) -> jax.Array:
+        """Return the two keys of this update: for the coin, and for the probe."""
+        key = jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(self.key))
+        return jax.random.split(jax.random.fold_in(key, state.count))
+
+    def _draw(self, updates: Tree, state: ScaleByPSGDState) -> Tree:
+        return draw_probe(self._keys(state)[1], updates, sampler=self.sampler)
+
+    def _due(self, state: ScaleByPSGDState) -> jax.Array | None:
+        """Return whether to fit P in this update, None for always; the first always fits."""
+        loop = self.loop
+        if type(self.every) is int and self.every == 1 and loop.probability == 1:
+            return None
+        chance = value_at(loop.probability, jnp.asarray(state.count, jnp.float32))
+        coin = jax.random.uniform(self._keys(state)[0]) < chance
+        return (state.count % self.every == 0) & ((state.count == 0) | coin)
+
+
+def _asks(hvp: Any, updates: Tree) -> bool:
+    """Whether hvp is a function of v, and no product of parameters that are callable, as models may be."""
+    return callable(hvp) and type(hvp) is not type(updates)
+
+
+def _answer(hvp: Callable[[Tree], Tree], v: Tree) -> Tree:
+    """Return what a function says is H v."""
+    found = hvp(v)
+    if found is None:  # which would stand for no product at all
+        raise TypeError("`hvp` must return the product H v, got None; return it, in the structure of v")
+    return found
+
+
+def _whiten(g: Array, v: Array) -> Array:
+    """Return the product that stands for g, as `psgd_core.curvature.Whitening` makes it."""
+    return Whitening().pairs(Functions(gradient=lambda x: x), g, g, v)[1]
+
+
+def _all(flags: list[Array]) -> Array:
+    total = flags[0]
+    for flag in flags[1:]:
+        total = total & flag
+    return total

@@ -1,0 +1,172 @@
+"""`scale_by_psgd`: g becomes P m. `psgd`: the optimiser around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ...descent import PSGD, clips
+from ...preconditioners import Preconditioner, XMat
+from ...schedules import Schedule
+from .clips import require_clip
+from .engines import engine_named
+from .rule import Choice, Rule
+
+
+def scale_by_psgd(
+    preconditioner: Choice | None = None,
+    step: Schedule = 0.1,
+    *,
+    momentum: float = 0.0,
+    clip: clips.Clip | tuple[clips.Clip, ...] | float | None = None,
+    every: int = 1,
+    probability: Schedule = 1.0,
+    key: int | jax.Array | None = None,
+    sampler: Callable[..., jax.Array] | None = None,
+    scale: float | None = None,
+    per_leaf: bool = True,
+    engine: str = "jax",
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation of gradients g into ``P m``, P fitted on curvature pairs along the way.
+
+    The sign stays: `optax.scale_by_learning_rate` comes after it.
+
+    Parameters
+    ----------
+    preconditioner : Preconditioner, or callable
+        `XMat` by default. A callable takes a leaf's `jax.ShapeDtypeStruct`: ``lambda leaf: LowRank(10) if
+        leaf.size > 10 else Dense()``.
+    step : float or schedule
+        Step size of the fitting, in (0, 1): a number, or a function of the count (optax's too).
+    momentum, clip, every, probability
+        As in `psgd_core.PSGD`. A norm is that of all leaves together. `TrustRadius` is refused: it takes
+        steps back.
+    key : int or JAX key
+        Draws what is not given; 0 by default. The state holds its data, which any saver takes.
+    sampler : callable
+        ``sampler(key, shape, dtype)`` of these probes; `jax.random.normal` by default.
+    scale : float, optional
+        Q starts as this multiple of the identity; set by the first pair by default.
+    per_leaf : bool
+        A preconditioner for each leaf. False concatenates all of them to one vector and one P, which sees
+        the curvature between leaves, and gathers sharded ones.
+    engine : {"jax", "numpy", "cupy"}
+        Outside ``jax.jit``, NumPy or CuPy may do the work, on views of the JAX arrays; the state then holds
+        arrays of theirs.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        Its ``update(grads, state, params=None, *, hvp=None, probe=None)`` takes the product ``H v`` and the
+        probe v, in the structure of the gradients (or with a leading axis of k probes), as `value_grad_hvp`
+        returns them; or ``hvp=(v, H v)``; or ``hvp`` a function of v, which is called only in updates that
+        fit P (under ``lax.cond``) and draws v itself. Without it the gradient whitens: h = g.
+        Leaves of 16 bits have a float32 state. Under `optax.masked` and what is made of it (`partition`)
+        products and probes may be of all parameters, and a function gets a v of all, zero where hidden.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For settings out of range, and for trees that do not fit.
+    """
+    given = XMat() if preconditioner is None else preconditioner
+    if not isinstance(given, Preconditioner) and not callable(given):
+        raise TypeError(
+            "`preconditioner` must be a Preconditioner or a function of a leaf that returns one, "
+            f"got {given!r}; try psgd_core.XMat()"
+        )
+    loop = PSGD(
+        lr=1.0,
+        step_size=_constant(step),
+        momentum=0.0 if isinstance(momentum, jax.Array) else momentum,
+        clip=clip,
+        every=1 if isinstance(every, jax.Array) else every,
+        probability=_constant(probability),
+    )
+    require_clip(loop._clip, per_leaf=per_leaf)
+    it = Rule(
+        preconditioner=given,
+        loop=loop,
+        momentum=momentum,
+        every=every,
+        key=_key(key),
+        sampler=sampler or jax.random.normal,
+        scale=scale,
+        per_leaf=per_leaf,
+        engine=engine_named(engine),
+    )
+    return optax.GradientTransformationExtraArgs(it.init, it.update)
+
+
+def psgd(
+    learning_rate: optax.ScalarOrSchedule,
+    preconditioner: Choice | None = None,
+    step: Schedule = 0.1,
+    *,
+    momentum: float = 0.9,
+    clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.Running(),  # noqa: B008 (frozen)
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    every: int = 1,
+    probability: Schedule = 1.0,
+    key: int | jax.Array | None = None,
+    sampler: Callable[..., jax.Array] | None = None,
+    scale: float | None = None,
+    per_leaf: bool = True,
+    engine: str = "jax",
+) -> optax.GradientTransformationExtraArgs:
+    """Return the optimiser ``x <- (1 - lr w) x - lr P m``: `scale_by_psgd`, decay, learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float or optax schedule
+        1 is Newton's step once P is fitted (0.1 and less where gradients are noisy).
+    preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
+        As in `scale_by_psgd`. `optax.inject_hyperparams` may inject all numbers among them; a preconditioner
+        that is a function is one of its ``static_args``.
+    weight_decay : float or optax schedule
+        w, decoupled.
+    mask : pytree of bools, or callable
+        Which parameters decay, as in `optax.add_decayed_weights`.
+    """
+    return optax.chain(
+        scale_by_psgd(
+            preconditioner,
+            step,
+            momentum=momentum,
+            clip=clip,
+            every=every,
+            probability=probability,
+            key=key,
+            sampler=sampler,
+            scale=scale,
+            per_leaf=per_leaf,
+            engine=engine,
+        ),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _key(key: Any) -> jax.Array:
+    """Return a JAX key, of a new type, of what stands for one."""
+    key = 0 if key is None else key
+    try:
+        dtype, ndim = jnp.result_type(key), jnp.ndim(key)
+        if ndim == 0 and jnp.issubdtype(dtype, jnp.integer):
+            return jax.random.key(key)
+        typed = key if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+        if typed.ndim == 0:
+            return typed
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise TypeError(f"`key` must be an int or one JAX key, got {key!r}; pass jax.random.key(0)")
+
+
+def _constant(value: Any) -> Any:
+    """Return a 0-d array, as `optax.inject_hyperparams` makes of numbers, as a schedule."""
+    return (lambda t: value) if isinstance(value, jax.Array) else value

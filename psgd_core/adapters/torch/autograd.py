@@ -1,0 +1,223 @@
+"""Losses differentiated once or twice, with no graph left behind and no ``.grad`` touched."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backward import Backward
+from .checkpointing import layers_in_sight, nodes, require_in_sight
+
+Grads = list[Tensor | None]
+"""One per parameter, None where the loss does not depend on it."""
+
+Looked = set[tuple[bool, ...]]
+"""Patterns of parameters with gradients, each with whether the graph was that of products."""
+
+ONCE = (
+    "`closure` must return the loss without calling backward for curvature='hvp', which differentiates it "
+    "twice, got one that was differentiated already; leave backward out of the closure"
+)
+
+TWICE = (
+    "the loss must be differentiable twice for curvature='hvp', but an operation is not; switch the fused "
+    "kernel off (torch.backends.cudnn.flags(enabled=False) for RNNs, "
+    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) for attention), or use curvature='finite_difference'"
+)
+
+
+class Found(NamedTuple):
+    """What an evaluation of the loss gave; nothing in it has a graph."""
+
+    loss: Any
+    grads: Grads
+    products: list[Grads]  # one list per probe
+    own: bool  # the gradient was taken here, not by the closure's backward
+
+
+def given(params: Sequence[Tensor]) -> Grads:
+    """Return what backward left in ``.grad``; None for parameters that are frozen beside others that are not.
+
+    Raises
+    ------
+    TypeError
+        If a gradient is sparse.
+    """
+    by_hand = not any(p.requires_grad for p in params)  # gradients that autograd has no part in
+    return [_dense(p.grad) if p.requires_grad or by_hand else None for p in params]
+
+
+def evaluate(
+    closure: Callable[[], Any],
+    params: Sequence[Tensor],
+    probes: Sequence[Sequence[Tensor]] = (),
+    *,
+    once: bool = False,
+    looked: Looked,
+) -> Found:
+    """Evaluate the loss and its gradient, and the Hessian's products with probes.
+
+    Parameters
+    ----------
+    closure : callable
+        Returns the loss, a scalar tensor.
+    params : sequence of tensors
+    probes : sequence of sequences of tensors
+        For each probe, tensors in the shapes and dtypes of `params`.
+    once : bool
+        Refuse a closure that calls backward; otherwise what it leaves in ``.grad`` is the gradient.
+    looked : set
+        Which parameters had gradients when the graph was looked through for what it hides, which takes as
+        long as some operations: it is done, and noted here, for each such pattern once.
+    """
+    with torch.enable_grad(), layers_in_sight():
+        with Backward(params) as backward:
+            loss = closure()
+        if backward.called():
+            if once:
+                raise ValueError(ONCE)
+            return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False)
+        _require_loss(loss)
+        if probes:
+            grads, products = _products(loss, params, probes, looked)
+        else:
+            grads, products = _gradients(loss, params, looked), []
+    return Found(loss.detach(), grads, products, True)
+
+
+def _gradients(loss: Tensor, params: Sequence[Tensor], looked: Looked) -> Grads:
+    """Return the gradients of a loss."""
+    grads = _differentiate([loss], params, [torch.ones_like(loss)], create_graph=False, retain_graph=False)
+    _look(loss, grads, looked)
+    return grads
+
+
+def _look(loss: Tensor, grads: Grads, looked: Looked) -> None:
+    """Raise RuntimeError if a graph hides layers, or where gradients have one, curvature."""
+    twice = any(g is not None and g.requires_grad for g in grads)
+    pattern = (twice, *(g is not None for g in grads))
+    if pattern in looked:
+        return
+    require_in_sight(loss)
+    if twice and any("autograd::Error" in node.name() for node in nodes(grads)):
+        raise RuntimeError(TWICE)
+    looked.add(pattern)
+
+
+def _products(
+    loss: Tensor, params: Sequence[Tensor], probes: Sequence[Sequence[Tensor]], looked: Looked
+) -> tuple[Grads, list[Grads]]:
+    """Return the gradients of a loss, and its Hessian times each probe.
+
+    Hooks on parameters see and change gradients, as in backward, and no products: those are of the loss.
+    """
+    # Of the seed every gradient is a linear function, so one without a graph was cut from it; and backwards
+    # that are `once_differentiable` leave a node that says so only if what they get requires a gradient.
+    seed = torch.ones_like(loss, requires_grad=True)
+    with _without_hooks(params) as hooks:
+        grads = _differentiate([loss], params, [seed], create_graph=True, retain_graph=True)
+        if any(g is not None and not g.requires_grad and bool((g != 0).any()) for g in grads):
+            raise RuntimeError(TWICE)
+        _look(loss, grads, looked)
+        products = []
+        for i, probe in enumerate(probes):
+            products.append(_product(grads, params, probe, keep=i + 1 < len(probes)))
+    with torch.no_grad():
+        return [
+            g if g is None else _hooked(g.detach(), h) for g, h in zip(grads, hooks, strict=True)
+        ], products
+
+
+@contextlib.contextmanager
+def _without_hooks(params: Sequence[Tensor]) -> Iterator[list[list[Callable]]]:
+    """Take the hooks off the parameters, and put them back; gives those of each."""
+    held = [(p, p._backward_hooks) for p in params if p.is_leaf and p._backward_hooks]
+    listed = [list((p._backward_hooks or {}).values()) if p.is_leaf else [] for p in params]
+    try:
+        for p, _ in held:
+            p._backward_hooks = None
+        yield listed
+    finally:
+        for p, hooks in held:
+            p._backward_hooks = hooks
+
+
+def _hooked(g: Tensor, hooks: Sequence[Callable]) -> Tensor | None:
+    """Return what the hooks of a parameter make of its gradient."""
+    for hook in hooks:
+        changed = hook(g)
+        g = g if changed is None else changed
+    return _dense(g)
+
+
+def _product(grads: Grads, params: Sequence[Tensor], probe: Sequence[Tensor], *, keep: bool) -> Grads:
+    """Return the Hessian times a probe, from gradients with a graph; None where it is zero."""
+    outputs, directions = [], []
+    for g, v in zip(grads, probe, strict=True):
+        if g is not None and g.requires_grad:  # not of a parameter behind a sign, or a rounding
+            outputs.append(g)
+            directions.append(v.to(g.dtype))
+    if not outputs:
+        return [None] * len(params)
+    return _differentiate(outputs, params, directions, create_graph=False, retain_graph=keep)
+
+
+def _differentiate(
+    outputs: list[Tensor],
+    params: Sequence[Tensor],
+    directions: list[Tensor] | None,
+    *,
+    create_graph: bool,
+    retain_graph: bool,
+) -> Grads:
+    """Return the gradients of `outputs`, None for parameters that are frozen or not used."""
+    wanted = [p for p in params if p.requires_grad]
+    if not wanted:
+        raise ValueError(
+            "`params` must hold tensors that require a gradient, got frozen ones only; set requires_grad"
+        )
+    try:
+        found = torch.autograd.grad(
+            outputs,
+            wanted,
+            directions,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+    except RuntimeError as error:
+        if "second time" in str(error):
+            raise ValueError(ONCE) from error
+        if any(words in str(error) for words in ("not implemented", "not supported", "once_differentiable")):
+            raise RuntimeError(TWICE) from error
+        raise
+    rest = iter(found)
+    return [_dense(next(rest)) if p.requires_grad else None for p in params]
+
+
+def _dense(grad: Tensor | None) -> Tensor | None:
+    if grad is not None and grad.layout != torch.strided:
+        raise TypeError(
+            f"`params` must have dense gradients, got layout {grad.layout}; use sparse=False in the embedding"
+        )
+    return grad
+
+
+def _require_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"`closure` must return the loss, a tensor, got {type(loss).__name__}; return it")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"`closure` must return a scalar, got shape {tuple(loss.shape)}; take the mean or the sum"
+        )
+    if loss.is_complex():
+        raise TypeError(f"`closure` must return a real loss, got {loss.dtype}; take its real part or its abs")
+    if not loss.requires_grad:
+        raise ValueError(
+            "`closure` must return a loss with a graph, got one that requires no gradient; evaluate the "
+            "model inside the closure, without detach, item, no_grad or inference_mode"
+        )

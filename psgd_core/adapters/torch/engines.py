@@ -1,0 +1,127 @@
+"""Which array library computes the iteration: PyTorch itself, or NumPy or CuPy on the same memory."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...arrays.library import Array
+from ...curvature import Functions
+from ...descent import PSGD as Loop
+from ...descent.clips import Point
+from .. import dlpack
+from .saved import mapped
+
+ENGINES = ("auto", "torch", "numpy", "cupy")
+
+
+class Engine:
+    """The array library of the state, how tensors get there and back, and how an update runs there.
+
+    Parameters
+    ----------
+    name : {"auto", "torch", "numpy", "cupy"}
+        "auto" takes NumPy on the CPU, where an update takes about half the time (XMat and LowRank(10), n from
+        10^3 to 10^6, one thread), and PyTorch elsewhere.
+    device : torch.device
+        Where the parameters are.
+    options : dict or None
+        For `torch.compile`; None runs without.
+    """
+
+    def __init__(self, name: str, device: torch.device, options: dict[str, Any] | None) -> None:
+        if name == "auto":
+            name = "numpy" if device.type == "cpu" and options is None else "torch"
+        wanted = {"numpy": "cpu", "cupy": "cuda"}.get(name, device.type)
+        if device.type != wanted:
+            raise ValueError(
+                f"`engine` must fit the device of the parameters, {device}, got {name!r}, which needs "
+                f"{wanted}; use 'auto' or 'torch'"
+            )
+        if name == "cupy" and find_spec("cupy") is None:
+            raise ImportError("CuPy is not installed; pip install cupy-cuda12x or cupy-cuda13x")
+        self.name, self.device, self.options = name, device, options
+
+    def inward(self, x: Tensor) -> Array:
+        """Return a tensor as an array of the engine, in the same memory."""
+        if self.name == "torch":
+            return x
+        if (
+            self.name == "numpy" and type(x) is Tensor and not x.is_neg()
+        ):  # the hot path: asks for nothing else
+            return x.numpy()
+        return dlpack.convert(x, self.name)
+
+    def outward(self, x: Array) -> Tensor:
+        """Return an array of the engine as a tensor, in the same memory (NumPy's scalars copied)."""
+        if self.name == "torch":
+            return x
+        if self.name == "numpy" and x.ndim == 0:
+            return torch.from_numpy(np.array(x))
+        if type(x) is np.ndarray and x.flags.c_contiguous and x.flags.writeable:
+            return torch.from_numpy(x)
+        return dlpack.to_torch(x)
+
+    def context(self) -> contextlib.AbstractContextManager:
+        """Return the context to compute in: for CuPy, PyTorch's current stream."""
+        if self.name != "cupy":
+            return contextlib.nullcontext()
+        import cupy
+
+        return cupy.cuda.ExternalStream(torch.cuda.current_stream(self.device).cuda_stream, self.device.index)
+
+    def separate(self, state: Any) -> Any:
+        """Return a state whose arrays are not each other, which a compiled function would take notice of."""
+        return mapped(lambda x: x.clone(), state) if self.name == "torch" else state
+
+    def advance(self, loop: Loop) -> Callable[..., tuple[Array, Any]]:
+        """Return ``(state, x, g, v, h, value) -> (x, state)``, compiled if asked for.
+
+        Without v, P is not fitted; without h, it follows from g (whitening).
+        """
+
+        def update(state: Any, x: Array, g: Array, v: Any, h: Any, value: Any) -> tuple[Array, Any]:
+            pair = None if v is None else (v, h)
+            if v is not None and h is None:
+                here = Point(x, g, x[0])
+                pair, state = loop.ask(state, here, here, Functions(gradient=lambda x: g), v)
+            return loop.update(state, x, g, pair=pair, value=value)
+
+        if self.options is None:
+            return update
+        compiled = torch.compile(update, **{"fullgraph": True, "dynamic": False, **self.options})
+
+        def quietly(*args: Any) -> tuple[Array, Any]:
+            with warnings.catch_warnings():  # array_api_compat caches pure functions of types
+                warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+                return compiled(*args)
+
+        return quietly
+
+
+class Setting:
+    """A number of a parameter group as a schedule of the loop: what it is now, not at the start."""
+
+    def __init__(self, compiled: bool, like: Any) -> None:
+        self.value: Any = torch.zeros((), dtype=like.dtype, device=like.device) if compiled else 0.0
+        self.compiled = compiled
+
+    def set(self, value: Any) -> None:
+        """Set the number; a tensor is filled in place, so that nothing is compiled anew."""
+        if not self.compiled:
+            self.value = value
+        elif isinstance(value, Tensor):
+            self.value.copy_(value)
+        else:
+            self.value.fill_(value)
+
+    def __call__(self, t: Any) -> Any:
+        """Return the number, whatever the iteration."""
+        return self.value

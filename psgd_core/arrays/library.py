@@ -1,0 +1,188 @@
+"""What every module needs of an array library: its namespace, dtypes and devices, and what is at hand.
+
+Everything here is written against the Python array API standard (2022.12 or later), through
+``array_api_compat``; nothing converts, moves or synchronises an array.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+Array = Any
+"""An array of any library that follows the array API standard."""
+
+
+def is_array(x: Any) -> bool:
+    """Return whether it is an array of any library; the classes of arrays are none."""
+    return array_api_compat.is_array_api_obj(x) and not isinstance(x, type)
+
+
+def namespace(**arrays: Array) -> ModuleType:
+    """Return the array API namespace that all the named arrays share.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not an array, or they belong to different libraries.
+    """
+    for name, x in arrays.items():  # asked first: array_namespace lets numbers and None pass
+        if not is_array(x):
+            raise TypeError(
+                f"`{name}` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(x).__name__}; "
+                "convert it with the `asarray` of your array library"
+            )
+        if _is_special(x):
+            raise TypeError(
+                f"`{name}` must be a plain array, got {type(x).__name__}, whose arithmetic is another; "
+                "fill it, make it dense, or convert it with the `asarray` of its library"
+            )
+    try:
+        return array_api_compat.array_namespace(*arrays.values())
+    except TypeError:
+        pass
+    first = {type(x): name for name, x in reversed(arrays.items())}  # one of each kind: there may be many
+    listed = ", ".join(
+        f"`{name}`: {kind.__module__}.{kind.__name__}" for kind, name in reversed(first.items())
+    )
+    raise TypeError(f"all arrays must come from one library, got {listed}; convert them first")
+
+
+def require_float(name: str, x: Array) -> None:
+    """Raise TypeError unless `x` holds float32 or float64."""
+    xp = array_api_compat.array_namespace(x)
+    if x.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"`{name}` must be float32 or float64, got {x.dtype}; convert it with `astype`")
+
+
+def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
+    """Raise unless `x` has the library, dtype and device of `other`."""
+    if type(x) is type(other) and array_api_compat.is_torch_array(x):  # the hot path: asks for little
+        alike = x.dtype == other.dtype and x.device == other.device
+    else:
+        alike = type(x) is type(other) is np.ndarray and x.dtype == other.dtype
+    if alike:
+        return
+    namespace(**{other_name: other, name: x})
+    if x.dtype != other.dtype:
+        raise TypeError(
+            f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
+            "convert it with `astype`"
+        )
+    require_device(name, x, other_name, other)
+
+
+def require_device(name: str, x: Array, other_name: str, other: Array) -> None:
+    """Raise unless `x` is on the device of `other`, or JAX is free to move one of them."""
+    here, there = device_of(x), device_of(other)
+    if here != there and here is not None and there is not None:
+        raise ValueError(
+            f"`{name}` must be on the device of `{other_name}`, {there}, got {here}; "
+            "move it with `array_api_compat.to_device`"
+        )
+
+
+def holds_reals(x: Any) -> bool:
+    """Return whether it is an array of real numbers whose arithmetic is that of its library."""
+    if not is_array(x) or _is_special(x):
+        return False
+    xp = array_api_compat.array_namespace(x)
+    try:
+        return bool(xp.isdtype(x.dtype, ("real floating", "integral")))
+    except (TypeError, ValueError):  # a dtype outside the standard
+        return False
+
+
+def holds_integers(x: Array) -> bool:
+    """Return whether an array holds integers, in the machine's order of bytes."""
+    xp = array_api_compat.array_namespace(x)
+    return x.dtype in (xp.int32, xp.int64)
+
+
+def _is_special(x: Array) -> bool:
+    """Return whether an array's arithmetic is not that of its library: masked, matrices, sparse tensors."""
+    if isinstance(x, np.ndarray):
+        return type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray | np.matrix)
+    if not array_api_compat.is_torch_array(x):
+        return False
+    import torch
+
+    return x.layout is not torch.strided
+
+
+def device_of(x: Array) -> Any:
+    """Return the device for new arrays beside x: None, the default, where JAX is free to move x.
+
+    JAX moves what nobody has put on a device (it calls it uncommitted) to the arrays that it is used with; an
+    array made with ``device=`` stays, and so would all that is computed with it.
+    """
+    device = array_api_compat.device(x)  # None where x is being traced
+    return None if device is None or getattr(x, "committed", True) is False else device
+
+
+def eps(x: Array) -> float:
+    """Return the rounding unit of the dtype of `x` as a Python float."""
+    return float(array_api_compat.array_namespace(x).finfo(x.dtype).eps)
+
+
+def wide_dtype(xp: ModuleType) -> Any:
+    """Return the widest real dtype that `xp` computes in: float64, but float32 in JAX without x64."""
+    return xp.zeros(0).dtype if array_api_compat.is_jax_namespace(xp) else xp.float64
+
+
+def at_hand(x: Array) -> bool:
+    """Return whether the values of x can be asked for without waiting, and without anybody who minds.
+
+    Of NumPy they can; of PyTorch on the host, unless what happens to x is followed: by autograd,
+    `torch.compile`, `torch.func`, `torch.jit.trace` or a dispatch mode, or by a subclass of tensors.
+    """
+    if array_api_compat.is_numpy_array(x):
+        return True
+    if not array_api_compat.is_torch_array(x):
+        return False
+    import torch
+
+    # what is compiled is asked first: torch.compile traces nothing else of this
+    return not followed() and type(x) is torch.Tensor and x.is_cpu and not x.requires_grad
+
+
+def followed() -> bool:
+    """Return whether what happens to PyTorch's tensors is compiled, recorded or transformed."""
+    import torch
+
+    return torch.compiler.is_compiling() or (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
+
+
+def known(flag: Array) -> bool | None:
+    """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be."""
+    return bool(flag) if at_hand(flag) else None
+
+
+def silent() -> np.errstate:
+    """Return a context in which NumPy says nothing of overflow, division by zero and the like."""
+    return np.errstate(all="ignore")
+
+
+def select(flag: Array, x: Array, y: Array) -> Array:
+    """Return x if the 0-d `flag` is true, else y: a `where` that costs no pass where the flag is known."""
+    value = known(flag)
+    if value is None:
+        return array_api_compat.array_namespace(x, y).where(flag, x, y)
+    return x if value else y
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Return an array of any library as NumPy; waits for its device."""
+    if array_api_compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    if array_api_compat.is_cupy_array(x):
+        return x.get()
+    return np.asarray(x)

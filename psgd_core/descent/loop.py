@@ -1,0 +1,233 @@
+"""One run of `minimize`: what it evaluates, what it remembers, and how it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from ..arrays.library import Array
+from ..arrays.numbers import real
+from ..arrays.sums import finite
+from ..arrays.trees import Structure, Tree, owned
+from ..curvature import Functions
+from ..schedules import value_at
+from .clips import Point
+from .inputs import Counted
+from .psgd import PSGD, PSGDState
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
+MESSAGES = {
+    0: "Optimization terminated successfully: max|gradient| <= {tol:g}.",
+    1: "Maximum number of iterations has been exceeded.",
+    2: "The step no longer changes x in this precision.",
+    3: "{what} at iteration {nit}; {where}.",
+    4: "All {nit} iterations done.",
+    99: "`callback` raised `StopIteration`.",
+}
+"""Status of a result, and its message."""
+
+COLUMNS = ("nit", "fun", "grad", "lr", "step", "nfev", "njev", "nhev")
+"""What `history` holds."""
+
+
+class Progress(NamedTuple):
+    """Where a run stands: what `minimize(resume=...)` goes on from, as if it had not stopped."""
+
+    x: Array  # (n,) the next point to evaluate
+    state: PSGDState
+    nit: int
+    nfev: int
+    njev: int
+    nhev: int
+    best: Point | None = (
+        None  # the last point kept, where value and gradient are finite; None before the first
+    )
+
+
+@dataclass
+class Run:
+    """The mutable side of `minimize`; all the mathematics is in `PSGD`."""
+
+    optimizer: PSGD
+    known: Counted
+    layout: Structure
+    x: Array
+    sample: Callable | None
+    args: tuple
+    rng: int | np.random.Generator
+    tol: float
+    maxiter: int
+    stop_nonfinite: bool
+    has_value: bool
+    nit: int = 0
+    state: PSGDState = None  # type: ignore[assignment]
+    best: Point | None = None
+    here: Point = None  # type: ignore[assignment]
+    history: dict[str, list] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+
+    def __post_init__(self) -> None:
+        self.asked = self.sample is None or self.tol > 0
+        self._observe, self._advance = _compiled(self.x, self.optimizer)
+
+    def start(self, resume: Progress | None) -> None:
+        """Begin, or go on from where another run stopped."""
+        if resume is not None:
+            known = self.known
+            self.x, self.state, self.nit, known.nfev, known.njev, known.nhev, self.best = resume
+        elif self.optimizer.source.at_trial:
+            generator, functions = self._draw()
+            v = self.optimizer.probes.draw(generator, self.x)
+            self.state = self.optimizer.init(self.x, functions=functions, v=v)
+        else:
+            self.state = self.optimizer.init(self.x)
+
+    def iterate(self, report: Callable | None) -> OptimizeResult:
+        """Run to the end."""
+        first = True
+        while True:
+            generator, functions = self._draw()
+            value, g = functions.value_and_gradient(self.x)
+            trial = Point(self.x, g, self.optimizer._value(value, self.x[0]))
+            what = self._not_finite(trial)
+            self.here = trial if self.best is None else self.best
+            if what and (self.stop_nonfinite or (self.best is None and self.sample is None)):
+                return self.result(3, what)
+            usable, state = self._judge(trial, what)
+            size = self._record()
+            if not first and report is not None:
+                try:
+                    report(self)
+                except StopIteration:
+                    return self.result(99)
+            if self.asked and usable and size <= self.tol:
+                return self.result(0)
+            if self.nit >= self.maxiter:
+                return self.result(3, what) if self.best is None else self.result(1 if self.asked else 4)
+            if usable:
+                self._step(trial, usable, state, functions, generator)
+            else:
+                self.x, self.state = self._half_way_back(), state
+            self.nit, first = self.nit + 1, False
+            if self.sample is None and self._stuck(trial):
+                return self.result(3, what) if what else self.result(2)
+
+    def result(self, status: int, what: str = "") -> OptimizeResult:
+        """Return what there is."""
+        from scipy.optimize import OptimizeResult
+
+        known, here = self.known, self.here
+        where = "start where the function and its gradient are finite"
+        if self.best is not None:
+            where = "x is the last point where both were finite"
+        return OptimizeResult(
+            x=self.point(),
+            fun=float(here.value),
+            jac=self.layout.unflatten(owned(here.g)),
+            nit=self.nit,
+            nfev=known.nfev,
+            njev=known.njev,
+            nhev=known.nhev,
+            success=status in (0, 4),
+            status=status,
+            message=MESSAGES[status].format(nit=self.nit, tol=self.tol, what=what, where=where),
+            state=self.state.preconditioner,
+            progress=Progress(self.x, self.state, self.nit, known.nfev, known.njev, known.nhev, self.best),
+            optimizer=self.optimizer,
+            history={name: np.asarray(values) for name, values in self.history.items()},
+        )
+
+    def point(self) -> Tree:
+        """Return x as it stands, in its shape: a copy for whoever asks."""
+        return self.layout.unflatten(owned(self.here.x))
+
+    def so_far(self) -> OptimizeResult:
+        """Return what there is, for a callback: it may keep it, and write into it."""
+        found = self.result(1)
+        found.progress = owned(found.progress)
+        found.state = found.progress.state.preconditioner
+        return found
+
+    def _judge(self, trial: Point, what: str) -> tuple[Array | bool, PSGDState]:
+        """Set `here`, where to step from; return whether it is usable, and the state.
+
+        A clip that compares values goes back itself, with a shorter step. Under any other, a point that is
+        not finite is none to step from, and x goes half-way back to the last one that was.
+        """
+        state = self.state
+        if what and not self.optimizer._clip.needs_value:
+            return False, state._replace(count=state.count + 1, skipped=state.skipped + 1)
+        here, usable, state = self._observe(state, trial)
+        self.here = self.best = here
+        return usable, state
+
+    def _step(
+        self,
+        trial: Point,
+        usable: Array,
+        state: PSGDState,
+        functions: Functions,
+        generator: np.random.Generator,
+    ) -> None:
+        """Fit P, where that is due, and move."""
+        pair = None
+        if self.optimizer.due(self.nit, generator):
+            asked = self.optimizer.source.needs_probes
+            v = self.optimizer.probes.draw(generator, self.x) if asked else None
+            pair, state = self.optimizer.ask(state, trial, self.here, functions, v)
+        self.x, self.state = self._advance(state, self.here, usable, pair)
+
+    def _half_way_back(self) -> Array:
+        """Return the middle between x and the last finite point; x itself before the first."""
+        return self.x if self.best is None else 0.5 * self.x + 0.5 * self.best.x
+
+    def _stuck(self, trial: Point) -> bool:
+        """Whether the last step changed nothing, or led back to where it came from."""
+        xp = array_api_compat.array_namespace(self.x)
+        return bool(xp.all(self.x == self.here.x)) or bool(xp.all(self.x == trial.x))
+
+    def _draw(self) -> tuple[np.random.Generator, Functions]:
+        """Return this iteration's generator, and the functions of its sample."""
+        rng = self.rng
+        generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng([rng, self.nit])
+        bound = () if self.sample is None else (self.sample(generator),)
+        return generator, self.known.functions.at(*bound, *self.args)
+
+    def _record(self) -> float:
+        """Note this iteration; return max|gradient|."""
+        xp = array_api_compat.array_namespace(self.x)
+        known, nit, optimizer = self.known, self.nit, self.optimizer
+        size = float(xp.max(xp.abs(self.here.g)))
+        hint = f"it is what the schedule returned at iteration {nit}"
+        lr = real("lr", value_at(optimizer.lr, nit), "[0, inf)", hint)
+        step = real("step", value_at(optimizer.step_size, nit), "[0, 1)", hint)
+        row = (nit, float(self.here.value), size, lr, step, known.nfev, known.njev, known.nhev)
+        for name, number in zip(COLUMNS, row, strict=True):
+            self.history[name].append(number)
+        return size
+
+    def _not_finite(self, trial: Point) -> str:
+        """Return what was not finite, "" if all was."""
+        xp = array_api_compat.array_namespace(trial.x)
+        if self.has_value and not math.isfinite(value := float(trial.value)):
+            return f"`fun` returned {value}"
+        if bool(finite(trial.g)):
+            return ""
+        wrong = int(xp.sum(xp.astype(~xp.isfinite(trial.g), xp.int32)))
+        return f"The gradient had {wrong} of {trial.g.shape[0]} elements that were not finite"
+
+
+def _compiled(x: Array, optimizer: PSGD) -> tuple[Callable, Callable]:
+    """Return `observe` and `advance`, compiled for JAX."""
+    if not array_api_compat.is_jax_array(x):
+        return optimizer.observe, optimizer.advance
+    import jax
+
+    observe, advance = (jax.jit(f, static_argnums=0) for f in (PSGD.observe, PSGD.advance))
+    return (lambda *a: observe(optimizer, *a)), (lambda *a: advance(optimizer, *a))

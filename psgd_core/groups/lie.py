@@ -1,0 +1,94 @@
+"""The verbs that every group shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import array_api_compat
+
+from ..arrays.arguments import described
+from ..arrays.library import Array, device_of, namespace, require_float
+
+Element = Any
+"""An element of a group: an array or a NamedTuple of arrays, as the group documents."""
+
+
+class LieGroup(ABC):
+    """A matrix Lie group as a value: configuration only; elements go in and out of its verbs.
+
+    The laws that hold for every group, and that its tests check:
+
+    - ``compose(a, compose(b, c)) == compose(compose(a, b), c)``, and ``identity`` and ``inverse`` do what
+      they say;
+    - ``matrix`` is a homomorphism: ``matrix(compose(a, b)) == matrix(a) @ matrix(b)``;
+    - ``apply(a, x) == matrix(a) @ x``; ``apply_transpose``, ``solve`` and ``solve_transpose`` do the same
+      with the transpose, the inverse and the inverse transpose;
+    - ``log_det(a) == log |det matrix(a)|``;
+    - ``project`` is linear, and leaves alone what is in the Lie algebra already.
+
+    The verbs check shapes, dtypes and devices, never values: they run without waiting for a device, and
+    trace under ``jax.jit`` and ``torch.compile``.
+    """
+
+    @abstractmethod
+    def compose(self, a: Element, b: Element) -> Element:
+        """Return the product ``a b``."""
+
+    @abstractmethod
+    def inverse(self, a: Element) -> Element:
+        """Return ``a^{-1}``."""
+
+    @abstractmethod
+    def apply(self, a: Element, x: Array) -> Array:
+        """Return ``a x`` for x of shape (n,) or (n, k)."""
+
+    @abstractmethod
+    def apply_transpose(self, a: Element, x: Array) -> Array:
+        """Return ``a^T x`` for x of shape (n,) or (n, k)."""
+
+    @abstractmethod
+    def solve(self, a: Element, x: Array) -> Array:
+        """Return ``a^{-1} x`` for x of shape (n,) or (n, k)."""
+
+    @abstractmethod
+    def solve_transpose(self, a: Element, x: Array) -> Array:
+        """Return ``a^{-T} x`` for x of shape (n,) or (n, k)."""
+
+    @abstractmethod
+    def matrix(self, a: Element) -> Array:
+        """Return `a` as a dense (n, n) matrix: for tests and small problems."""
+
+    @abstractmethod
+    def log_det(self, a: Element) -> Array:
+        """Return ``log |det a|``, a 0-d array."""
+
+
+def require_element(name: str, a: Any, kind: type) -> None:
+    """Raise unless `a` is an element as its group documents it."""
+    if not isinstance(a, kind):
+        raise TypeError(
+            f"`{name}` must be a {kind.__name__}, got {described(a)}; make one with the group's verbs"
+        )
+
+
+def require_vectors(name: str, x: Array, n: int) -> None:
+    """Raise unless `x` is a vector (n,) or k columns (n, k)."""
+    namespace(**{name: x})
+    if x.ndim not in (1, 2) or x.shape[0] != n:
+        raise ValueError(
+            f"`{name}` must have shape ({n},) or ({n}, k), got {tuple(x.shape)}; "
+            "one vector is a 1-D array, several are the columns of a 2-D array"
+        )
+
+
+def require_like(like: Array) -> None:
+    """Raise unless `like` can set the library, dtype and device of new arrays."""
+    namespace(like=like)
+    require_float("like", like)
+
+
+def eye(n: int, like: Array) -> Array:
+    """Return the (n, n) identity matrix on the namespace, dtype and device of `like`."""
+    xp = array_api_compat.array_namespace(like)
+    return xp.eye(n, dtype=like.dtype, device=device_of(like))

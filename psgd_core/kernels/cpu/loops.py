@@ -1,0 +1,107 @@
+"""Loops over rows that stay in cache, each compiled to vector instructions.
+
+A loop writes to one array. Where two arguments may be one array, the compiler's check for overlap would send
+the loop down its scalar path; so those that update in place have one argument for it.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from .compile import njit
+from .threads import shared_where_possible
+
+OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "nsz"},
+}
+"""Of all kernels: kept on disk, without the interpreter's lock, NumPy's division; fused multiply-add."""
+
+SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
+"""Of sums, which are to be vector instructions: in an order of the compiler's, always the same."""
+
+
+def for_one_and_all(function: Any) -> tuple[Any, Any]:
+    """Return the function compiled for one thread, and for all of them.
+
+    What is kept on disk goes by the function's name: without one of its own, either would be taken for both.
+    """
+    shared = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
+    shared.__qualname__ = shared.__name__
+    one = njit(**OPTIONS)(function)
+    return one, shared_where_possible(one, njit(parallel=True, **OPTIONS)(shared))
+
+
+@njit(**OPTIONS)
+def copy(x, y):
+    """``x = y``, as far as y goes."""
+    for t in range(y.shape[0]):
+        x[t] = y[t]
+
+
+@njit(**OPTIONS)
+def multiply(x, y, z, add):
+    """``x = y z``, or ``x += y z``."""
+    if add:
+        for t in range(x.shape[0]):
+            x[t] += y[t] * z[t]
+    else:
+        for t in range(x.shape[0]):
+            x[t] = y[t] * z[t]
+
+
+@njit(**OPTIONS)
+def multiply_by(x, y):
+    """``x *= y``."""
+    for t in range(x.shape[0]):
+        x[t] *= y[t]
+
+
+@njit(**OPTIONS)
+def scale(x, number):
+    """``x *= number``."""
+    for t in range(x.shape[0]):
+        x[t] *= number
+
+
+@njit(**OPTIONS)
+def eliminate(x, y, z):
+    """``x -= y z``."""
+    for t in range(x.shape[0]):
+        x[t] -= y[t] * z[t]
+
+
+@njit(**OPTIONS)
+def divide(x, y):
+    """``x /= y``."""
+    for t in range(x.shape[0]):
+        x[t] /= y[t]
+
+
+@njit(**OPTIONS)
+def raise_to(x, y):
+    """``x = max(x, |y|)``; NaN in y is passed over."""
+    for t in range(x.shape[0]):
+        x[t] = np.fmax(x[t], abs(y[t]))
+
+
+@njit(**OPTIONS)
+def larger(x, y, mask):
+    """Set the bits of `mask` where ``|x| > |y|``."""
+    for t in range(x.shape[0]):
+        mask[t] = -mask.dtype.type(abs(x[t]) > abs(y[t]))
+
+
+@njit(**OPTIONS)
+def exchange_where(x, y, mask):
+    """Exchange x and y where the mask is set, bit by bit."""
+    p, q = x.view(mask.dtype), y.view(mask.dtype)
+    for t in range(x.shape[0]):
+        difference = (p[t] ^ q[t]) & mask[t]
+        p[t] ^= difference
+        q[t] ^= difference

@@ -1,0 +1,265 @@
+"""The passes of an update of ``Q = (I + U V^T) diag(d)`` over the CPU's memory: three, whatever the rank.
+
+With ``x = d h`` and ``y = v / d`` everything is a combination of the rows of ``R = [U; V; x; y]``. `gram`
+finds all their inner products; `numerator` forms what d moves along, and its largest entries; `write` moves
+d and a factor. Between them lies algebra of size r alone, which is the caller's. x and y are made anew in
+every pass, tile by tile, so that nothing of size n is stored but the numerator: (7 r + 12) n numbers pass.
+
+Columns are divided into equal parts whatever the number of threads, and what they sum is added up in their
+order: results do not depend on who did the work.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from .compile import njit
+from .loops import OPTIONS, SUMS, copy, divide, for_one_and_all, multiply, multiply_by, raise_to, scale
+
+TILE = 512
+"""Columns at a time: for r = 10 their rows take 90 kB in float64."""
+
+PARTS = 64
+"""Most parts that threads share out."""
+
+
+@njit(**OPTIONS)
+def part(k, n):
+    """Return the columns of part k, whole tiles; of `write`'s there may be none."""
+    size = -(-n // (PARTS * TILE)) * TILE
+    return min(n, k * size), min(n, (k + 1) * size)
+
+
+def parts(n: int) -> int:
+    """Return how many parts n columns have."""
+    return -(-n // (-(-n // (PARTS * TILE)) * TILE))
+
+
+@njit(**OPTIONS)
+def _disturb(x, start, damping, seed):
+    """``x += damping * signs``, those of `preconditioners._signs` from column `start` on."""
+    one, two = x.dtype.type(1), x.dtype.type(2)
+    for t in range(x.shape[0]):
+        word = np.uint32(np.uint32(start + t) ^ seed)
+        word = np.uint32(word * np.uint32(0x2C1B3C6D))
+        word = np.uint32(np.uint32(word ^ (word >> np.uint32(16))) * np.uint32(0x297A2D39))
+        word = np.uint32(word ^ (word >> np.uint32(15)))
+        bit = x.dtype.type(np.int32(np.uint32(word >> np.uint32(7)) & np.uint32(1)))
+        x[t] += damping * (one - two * bit)
+
+
+@njit(**OPTIONS)
+def _ends(d, h, p, low, damping, seed, scales, x, y):
+    """Write ``x = d h`` and ``y = p / d``, h with its noise and each times its scale."""
+    copy(x, h)
+    if damping > 0:
+        _disturb(x, low, damping, seed)
+    multiply_by(x, d)
+    copy(y, p)
+    divide(y, d)
+    scale(x, scales[0])
+    scale(y, scales[1])
+
+
+@njit(**SUMS)
+def _products(rows, i, j, width, out):
+    """Add the products of rows i, i + 1 with rows j ... j + 3, which keep eight sums in registers."""
+    a = b = c = d = e = f = g = h = 0.0
+    for t in range(width):
+        p, q = rows[i, t], rows[i + 1, t]
+        a += p * rows[j, t]
+        b += p * rows[j + 1, t]
+        c += p * rows[j + 2, t]
+        d += p * rows[j + 3, t]
+        e += q * rows[j, t]
+        f += q * rows[j + 1, t]
+        g += q * rows[j + 2, t]
+        h += q * rows[j + 3, t]
+    out[i, j] += a
+    out[i, j + 1] += b
+    out[i, j + 2] += c
+    out[i, j + 3] += d
+    out[i + 1, j] += e
+    out[i + 1, j + 1] += f
+    out[i + 1, j + 2] += g
+    out[i + 1, j + 3] += h
+
+
+def _gram(u, v, d, h, p, damping, seed, scales, products, largest):
+    """Write the inner products of the rows of R, and the largest |x| and |y|, part by part.
+
+    Parameters
+    ----------
+    u, v : array, shape (r, n)
+    d, h, p : array, shape (n,)
+        p is the probe.
+    damping, seed, scales
+        As in `_ends`.
+    products : float64 array, shape (parts, m, m), zero
+        m is 2 r + 2, rounded up to a multiple of four; only ``[i, j]`` for j up to i is meant.
+    largest : array, shape (parts, 2), zero
+        Passes over NaN, which the products show.
+    """
+    r, n = u.shape
+    for k in prange(largest.shape[0]):
+        low, high = part(k, n)
+        rows, ends = np.zeros((products.shape[1], TILE)), np.empty((2, TILE), d.dtype)
+        tops = np.zeros((2, TILE), d.dtype)
+        for start in range(low, high, TILE):
+            stop = min(high, start + TILE)
+            width = stop - start
+            for i in range(r):
+                copy(rows[i], u[i, start:stop])
+                copy(rows[r + i], v[i, start:stop])
+            x, y = ends[0, :width], ends[1, :width]
+            _ends(d[start:stop], h[start:stop], p[start:stop], start, damping, seed, scales, x, y)
+            for i in range(2):
+                copy(rows[2 * r + i], ends[i, :width])
+                raise_to(tops[i, :width], ends[i])
+            for i in range(0, 2 * r + 2, 2):
+                for j in range(0, i + 2, 4):
+                    _products(rows, i, j, width, products[k])
+        for i in range(2):
+            for t in range(TILE):
+                largest[k, i] = max(largest[k, i], tops[i, t])
+
+
+@njit(**OPTIONS)
+def add_rows(x, coefficients, rows, start):
+    """``x += coefficients @ rows``, from column `start` on; four rows at a time, if not all weigh nothing."""
+    r, zero = rows.shape[0], x.dtype.type(0)
+    for i in range(0, r - 3, 4):
+        a, b, c, d = coefficients[i], coefficients[i + 1], coefficients[i + 2], coefficients[i + 3]
+        if a == zero and b == zero and c == zero and d == zero:
+            continue
+        for t in range(x.shape[0]):
+            column = np.uintp(start + t)
+            x[t] += (a * rows[i, column] + b * rows[i + 1, column]) + (
+                c * rows[i + 2, column] + d * rows[i + 3, column]
+            )
+    for i in range(r - r % 4, r):
+        a = coefficients[i]
+        if a != zero:
+            for t in range(x.shape[0]):
+                x[t] += a * rows[i, np.uintp(start + t)]
+
+
+@njit(**OPTIONS)
+def _combine(out, coefficients, u, v, x, y, start):
+    """``out = coefficients @ R``, from column `start` on."""
+    r = u.shape[0]
+    a, b = coefficients[2 * r], coefficients[2 * r + 1]
+    for t in range(out.shape[0]):
+        out[t] = a * x[t] + b * y[t]
+    add_rows(out, coefficients[:r], u, start)
+    add_rows(out, coefficients[r : 2 * r], v, start)
+
+
+def _numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest):
+    """Write ``x P h / d - y d P^{-1} v``, and part by part the largest of either term and of both together.
+
+    Parameters
+    ----------
+    u, v, d, h, p, damping, seed, scales
+        As in `_gram`.
+    ph, pv : array, shape (2 r + 2,)
+        ``P h / d`` and ``d P^{-1} v`` as combinations of the rows of R.
+    numerator : array, shape (n,)
+    largest : array, shape (parts, 3), zero
+    """
+    n = u.shape[1]
+    for k in prange(largest.shape[0]):
+        low, high = part(k, n)
+        own, tops = np.empty((4, TILE), d.dtype), np.zeros((3, TILE), d.dtype)
+        for start in range(low, high, TILE):
+            stop = min(high, start + TILE)
+            width = stop - start
+            x, y, plus, minus = own[0, :width], own[1, :width], own[2, :width], own[3, :width]
+            _ends(d[start:stop], h[start:stop], p[start:stop], start, damping, seed, scales, x, y)
+            _combine(plus, ph, u, v, x, y, start)
+            _combine(minus, pv, u, v, x, y, start)
+            multiply_by(plus, x)
+            multiply_by(minus, y)
+            out = numerator[start:stop]
+            for t in range(width):
+                out[t] = plus[t] - minus[t]
+            raise_to(tops[0, :width], plus)
+            raise_to(tops[1, :width], minus)
+            raise_to(tops[2, :width], out)
+        for i in range(3):
+            for t in range(TILE):
+                largest[k, i] = max(largest[k, i], tops[i, t])
+
+
+@njit(**OPTIONS)
+def _put(gauge, rows, width, out, start):
+    """Write the rows, or `gauge` times them, from column `start` on."""
+    one = np.empty(width, out.dtype)
+    for i in range(out.shape[0]):
+        place = out[i, start : start + width]
+        if gauge.shape[0]:
+            one[:] = 0
+            add_rows(one, gauge[i], rows, 0)
+            copy(place, one)
+        else:
+            copy(place, rows[i, :width])
+
+
+def _write(
+    u, v, d, h, p, damping, seed, scales, right, left, mu, numerator, turn_u, gauge, back, out_u, out_v, out_d
+):
+    """Move d and one factor, and change both to a better gauge where one is given.
+
+    Parameters
+    ----------
+    u, v, d, h, p, damping, seed, scales
+        As in `_gram`.
+    right : array, shape (2, 2 r + 2)
+        Two rows as combinations of those of R.
+    left : array, shape (r, 2)
+        What of them is subtracted from each row of the factor that moves.
+    mu : array, shape (2,)
+        d becomes ``mu[1] d (1 - mu[0] numerator)``.
+    numerator : array, shape (n,)
+        May be `out_d`.
+    turn_u : bool
+        Whether it is U that moves.
+    gauge, back : array, shape (r, r), or (0, 0)
+        What U and V are multiplied by at the end.
+    out_u, out_v, out_d : array
+        May be u, v and d; of shape (0, n) where nothing is to be written.
+    """
+    r, n = u.shape
+    for k in prange(PARTS):
+        low, high = part(k, n)
+        if low == high:
+            continue
+        own, new = np.empty((4, TILE), d.dtype), np.empty((2, r, TILE), d.dtype)
+        for start in range(low, high, TILE):
+            stop = min(high, start + TILE)
+            width = stop - start
+            x, y, a, b = own[0, :width], own[1, :width], own[2, :width], own[3, :width]
+            _ends(d[start:stop], h[start:stop], p[start:stop], start, damping, seed, scales, x, y)
+            _combine(a, right[0], u, v, x, y, start)
+            _combine(b, right[1], u, v, x, y, start)
+            for i in range(r):
+                new_u, new_v = new[0, i, :width], new[1, i, :width]
+                copy(new_u, u[i, start:stop])
+                copy(new_v, v[i, start:stop])
+                moved = new_u if turn_u else new_v
+                of_a, of_b = left[i, 0], left[i, 1]
+                for t in range(width):
+                    moved[t] -= of_a * a[t] + of_b * b[t]
+            _put(gauge, new[0], width, out_u, start)
+            _put(back, new[1], width, out_v, start)
+            multiply(a, numerator[start:stop], d[start:stop], False)
+            copy(b, d[start:stop])
+            for t in range(width):
+                b[t] = mu[1] * (b[t] - mu[0] * a[t])
+            copy(out_d[start:stop], b)
+
+
+gram, gram_parallel = for_one_and_all(_gram)
+numerator, numerator_parallel = for_one_and_all(_numerator)
+write, write_parallel = for_one_and_all(_write)

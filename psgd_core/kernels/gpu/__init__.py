@@ -1,0 +1,1 @@
+"""Kernels for CuPy arrays and PyTorch tensors on CUDA devices, compiled by NVRTC."""

@@ -1,0 +1,103 @@
+"""What a group of factors of a Kronecker product has to offer; the groups are in `_factors`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import array_api_compat
+
+from ..arrays import batched
+from ..arrays.library import Array, device_of
+from .generators import Generator, Grams
+from .geometries import Geometry
+from .sides import Place, Sides
+
+
+class Factor(ABC):
+    """A group of (s, s) matrices; elements are arrays, columns are (s, m)."""
+
+    any_geometry: ClassVar[bool] = False
+    """Whether it moves in every geometry, or in "EQ" alone."""
+
+    @abstractmethod
+    def start(self, s: int, like: Array) -> Array:
+        """Return the identity."""
+
+    def shape(self, s: int) -> tuple[int, ...]:
+        """Return the shape of an element."""
+        return (s, s)
+
+    @abstractmethod
+    def steps(self, s: int) -> int:
+        """Return how many parts take a step of their own."""
+
+    @abstractmethod
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q x``; with `rows`, x is (m, s), and so is what is returned: ``x Q^T``."""
+
+    @abstractmethod
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^T x``, or ``Q^H x``."""
+
+    @abstractmethod
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-1} x``."""
+
+    @abstractmethod
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-T} x``, or ``Q^{-H} x``."""
+
+    def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``P x = Q^T Q x``."""
+        return self.apply_transpose(q, self.apply(q, x, rows=rows), rows=rows)
+
+    @abstractmethod
+    def log_det(self, q: Array) -> Array:
+        """Return ``log |det Q|``."""
+
+    @abstractmethod
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
+        """Return the generator of the factor's move over unit^2, and the unit, (steps,)."""
+
+    def size(self, e: Generator | Grams, measure: str) -> Array:
+        """Return the bound of the generator, (steps,)."""
+        return e.size(measure)
+
+    @abstractmethod
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
+        """Return the element after the move; mu is (steps,)."""
+
+    def retracted(self, geometry: Geometry, q: Array) -> Array:
+        """Return the element that the moved one stands for."""
+        return q
+
+    def inverse_columns(self, q: Array, s: int) -> Array:
+        """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
+        xp = array_api_compat.array_namespace(q)
+        return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=device_of(q)))
+
+
+def over_unit(e: Generator, *, one: bool = False) -> tuple[Generator, Array]:
+    """Return a generator over unit^2, and the unit: the largest entry of each block, or, `one`, of all."""
+    unit = e.unit()
+    if one:
+        unit = array_api_compat.array_namespace(unit).max(unit, keepdims=True)
+    return e.in_units(unit), unit
+
+
+def turned(x: Array, rows: bool) -> Array:
+    """Return rows as columns, and columns as rows; x itself unless it holds rows, or is to."""
+    return array_api_compat.array_namespace(x).matrix_transpose(x) if rows else x
+
+
+def adjoint(q: Array) -> Array:
+    """Return ``Q^H``."""
+    return conj(array_api_compat.array_namespace(q).matrix_transpose(q))
+
+
+def conj(q: Array) -> Array:
+    """Return q, conjugate where it is complex."""
+    return array_api_compat.array_namespace(q).conj(q) if batched.is_complex(q) else q

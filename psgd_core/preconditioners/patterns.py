@@ -1,0 +1,314 @@
+"""The groups that a factor of a Kronecker product may be on: what an element is, how it acts, how it moves.
+
+A factor Q_i of ``Q = Q_1 ⊗ Q_2 ⊗ ...`` sees the rest of the product as part of the pair: for it alone the
+criterion is that of GL(s) on the columns of the tensors ``a = Q h`` and ``b = Q^{-T} v``, unfolded along its
+dimension, (s, columns). So the left generator is ``G = A A^T - B B^T``, and a subgroup of GL(s) takes its
+orthogonal projection on the subgroup's Lie algebra.
+
+Matrices whose entries vanish outside a fixed pattern are a group where the pattern is transitive (a path from
+i to j has a direct edge) and has the diagonal: then products and inverses keep it. Three such patterns are
+offered, with `Dense` and `Diagonal` at the ends:
+
+- `Triangular`: i <= j. As general as GL(s), for every positive definite P is ``Q^T Q`` with such a Q; solves
+  cost half as much as an LU factorisation.
+- `Affine`: all but the last row, which has its diagonal entry alone. On [x; 1] such a Q is an affine map of
+  the features x; [W b] is the matrix that it belongs to.
+- `Normalization`: the diagonal and the last column, Corollary B.0.1: ``(x - μ) / σ``. O(s) numbers.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import array_api_compat
+
+from ..arrays import batched, triangular
+from ..arrays.library import Array, device_of
+from .factor import Factor, adjoint, conj, over_unit, turned
+from .generators import Generator, Grams, Pair
+from .geometries import EQ, Geometry
+from .sides import Place, Sides
+
+
+class Dense(Factor):
+    """GL(s), in every geometry."""
+
+    any_geometry: ClassVar[bool] = True
+    enough: ClassVar[int] = 1
+    """Columns over rows from which P is formed."""
+
+    def start(self, s: int, like: Array) -> Array:
+        """Return the identity, (s, s)."""
+        xp = array_api_compat.array_namespace(like)
+        return xp.eye(s, dtype=like.dtype, device=device_of(like))
+
+    def steps(self, s: int) -> int:
+        """Return 1."""
+        return 1
+
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q x``."""
+        return triangular.dense_product(q, x, rows=rows)
+
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^T x``."""
+        return triangular.dense_product(q, x, adjoint=True, rows=rows)
+
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-1} x``."""
+        return turned(batched.library_solve(q, turned(x, rows)), rows)
+
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-T} x``."""
+        return turned(batched.library_solve(adjoint(q), turned(x, rows)), rows)
+
+    def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``P x``: by way of P, where that is less work than two products."""
+        if x.shape[0 if rows else 1] <= self.enough * q.shape[0]:
+            return super().precondition(q, x, rows=rows)
+        p = self.apply_transpose(q, q)
+        return x @ conj(p) if rows else p @ x  # P is Hermitian
+
+    def log_det(self, q: Array) -> Array:
+        """Return ``log |det Q|``."""
+        return array_api_compat.array_namespace(q).linalg.slogdet(q)[1]
+
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
+        """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
+        if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
+            return Grams(*sides.grams(place, around), k), sides.unit
+        a, b = sides.columns(place)
+        single = a.shape[1] == b.shape[1] == 1
+        return over_unit(
+            geometry.generator(Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single))
+        )
+
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
+        """Return the element after the geometry's move."""
+        if isinstance(e, Grams):
+            return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
+        return geometry.move(q[:, :, None], e, mu)[:, :, 0]
+
+    def product(self, e: Array, q: Array) -> Array:
+        """Return ``E Q``, with E projected on the Lie algebra."""
+        return e @ q
+
+    def retracted(self, geometry: Geometry, q: Array) -> Array:
+        """Return what the geometry takes it for."""
+        return geometry.retract(q[:, :, None])[:, :, 0]
+
+
+class Triangular(Dense):
+    """Upper triangular matrices."""
+
+    any_geometry: ClassVar[bool] = False
+    enough: ClassVar[int] = 4
+
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q x``."""
+        return triangular.product(q, x, rows=rows)
+
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^T x``."""
+        return triangular.product(q, x, adjoint=True, rows=rows)
+
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-1} x``."""
+        return triangular.solve(q, x, rows=rows)
+
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-T} x``."""
+        return triangular.solve(q, x, adjoint=True, rows=rows)
+
+    def log_det(self, q: Array) -> Array:
+        """Return ``log |det Q|``."""
+        xp = array_api_compat.array_namespace(q)
+        return xp.sum(xp.log(xp.abs(xp.linalg.diagonal(q))))
+
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
+        """Return ``Q - mu pattern(E) Q``."""
+        if isinstance(e, Grams):
+            return super().moved(geometry, q, e, mu)
+        return q - mu * self.product(e.matrix()[:, :, 0], q)
+
+    def product(self, e: Array, q: Array) -> Array:
+        """Return ``pattern(E) Q``."""
+        return triangular.compose(array_api_compat.array_namespace(e).triu(e), q)
+
+
+class Affine(Triangular):
+    """Matrices whose last row has its diagonal entry alone: affine maps of [x; 1]."""
+
+    enough: ClassVar[int] = 1
+    apply, apply_transpose = Dense.apply, Dense.apply_transpose
+    solve, solve_transpose, log_det = Dense.solve, Dense.solve_transpose, Dense.log_det
+
+    def product(self, e: Array, q: Array) -> Array:
+        """Return ``pattern(E) Q``: E without the last row's other entries."""
+        xp = array_api_compat.array_namespace(e)
+        return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
+
+
+class Diagonal(Factor):
+    """Diagonal matrices, (s,): s factors GL(1), each with a step of its own, in every geometry."""
+
+    any_geometry: ClassVar[bool] = True
+
+    def start(self, s: int, like: Array) -> Array:
+        """Return ones, (s,)."""
+        xp = array_api_compat.array_namespace(like)
+        return xp.ones(s, dtype=like.dtype, device=device_of(like))
+
+    def shape(self, s: int) -> tuple[int, ...]:
+        """Return (s,)."""
+        return (s,)
+
+    def steps(self, s: int) -> int:
+        """Return s."""
+        return s
+
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q x``."""
+        return (q if rows else q[:, None]) * x
+
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^T x``."""
+        return self.apply(conj(q), x, rows=rows)
+
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-1} x``."""
+        return x / (q if rows else q[:, None])
+
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-T} x``."""
+        return self.solve(conj(q), x, rows=rows)
+
+    def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``P x``."""
+        return self.apply(conj(q) * q, x, rows=rows)
+
+    def log_det(self, q: Array) -> Array:
+        """Return ``log |det Q|``."""
+        xp = array_api_compat.array_namespace(q)
+        return xp.sum(xp.log(xp.abs(q)))
+
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
+        """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
+        x, y = (norms[None, None, :] for norms in sides.norms(place))
+        return over_unit(geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)))
+
+    def inverse_columns(self, q: Array, s: int) -> Array:
+        """Return the one column ``1 / q``: the group sees the diagonal alone."""
+        return (1 / conj(q))[:, None]
+
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
+        """Return the element after the geometry's move."""
+        assert isinstance(e, Generator)
+        return geometry.move(q[None, None, :], e, mu)[0, 0, :]
+
+    def retracted(self, geometry: Geometry, q: Array) -> Array:
+        """Return what the geometry takes it for."""
+        return geometry.retract(q[None, None, :])[0, 0, :]
+
+
+class Normalization(Factor):
+    """``[[diag(d), c], [0, e]]`` as (2, s): the diagonal [d, e] and the last column [c, 0]."""
+
+    def start(self, s: int, like: Array) -> Array:
+        """Return the identity, (2, s)."""
+        xp = array_api_compat.array_namespace(like)
+        ones = xp.ones(s, dtype=like.dtype, device=device_of(like))
+        return xp.stack([ones, xp.zeros_like(ones)])
+
+    def shape(self, s: int) -> tuple[int, ...]:
+        """Return (2, s)."""
+        return (2, s)
+
+    def steps(self, s: int) -> int:
+        """Return 1."""
+        return 1
+
+    def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q x``."""
+        x = turned(x, rows)
+        return turned(q[0, :, None] * x + q[1, :, None] * x[-1:, :], rows)
+
+    def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^T x``."""
+        q, x = conj(q), turned(x, rows)
+        xp = array_api_compat.array_namespace(q)
+        last = xp.sum(q[1, :, None] * x, axis=0, keepdims=True)
+        return turned(_to_last(xp, q[0, :, None] * x, last), rows)
+
+    def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-1} x``."""
+        x = turned(x, rows)
+        return turned((x - q[1, :, None] * (x[-1:, :] / q[0, -1])) / q[0, :, None], rows)
+
+    def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
+        """Return ``Q^{-T} x``."""
+        q, x = conj(q), turned(x, rows)
+        xp = array_api_compat.array_namespace(q)
+        y = x / q[0, :, None]
+        last = -xp.sum(q[1, :, None] * y, axis=0, keepdims=True) / q[0, -1]
+        return turned(_to_last(xp, y, last), rows)
+
+    def log_det(self, q: Array) -> Array:
+        """Return ``log |det Q|``."""
+        xp = array_api_compat.array_namespace(q)
+        return xp.sum(xp.log(xp.abs(q[0, :])))
+
+    def generator(
+        self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
+    ) -> tuple[Generator | Grams, Array]:
+        """Return the rows of A and B as blocks: products with the last one are formed in `moved`."""
+        x, y = (_rows(columns) for columns in sides.columns(place))
+        return over_unit(Generator(x, x, y, y, k, single=False), one=True)
+
+    def size(self, e: Generator | Grams, measure: str) -> Array:
+        """Return the largest entry of the diagonal plus the norm of the last column, a bound, (1,)."""
+        assert isinstance(e, Generator)
+        xp = array_api_compat.array_namespace(e.x)
+        sign = 1 if measure == "curvature" else -1
+        diagonal, last = _pattern(e, sign)
+        return (xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(batched.square(last))))[None]
+
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
+        """Return ``Q - mu E Q``, E the diagonal and the last column of ``A A^T - B B^T``."""
+        assert isinstance(e, Generator)
+        xp = array_api_compat.array_namespace(q)
+        diagonal, last = _pattern(e, -1)
+        return q - mu[0] * xp.stack([diagonal * q[0, :], diagonal * q[1, :] + last * q[0, -1]])
+
+
+def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
+    """Return the diagonal and the last column (0 at the corner) of ``(A A^T ± B B^T) / k``, (s,) each."""
+    xp = array_api_compat.array_namespace(e.x)
+    a, b = e.x[0, ...], e.y[0, ...]  # (columns, s)
+    diagonal = xp.sum(batched.square(a), axis=0) + sign * xp.sum(batched.square(b), axis=0)
+    last = xp.sum(a * conj(a[:, -1:]), axis=0) + sign * xp.sum(b * conj(b[:, -1:]), axis=0)
+    return xp.astype(diagonal, last.dtype) / e.k, xp.concat([last[:-1], xp.zeros_like(last[-1:])]) / e.k
+
+
+def _to_last(xp, x: Array, row: Array) -> Array:
+    """Return x with `row` added to its last row."""
+    return xp.concat([x[:-1, :], x[-1:, :] + row], axis=0)
+
+
+def _rows(a: Array) -> Array:
+    """Return (s, columns) as s blocks of one row: (1, columns, s)."""
+    return array_api_compat.array_namespace(a).permute_dims(a, (1, 0))[None, :, :]
+
+
+FACTORS: dict[str, Factor] = {
+    "dense": Dense(),
+    "triangular": Triangular(),
+    "affine": Affine(),
+    "normalization": Normalization(),
+    "diagonal": Diagonal(),
+}
+"""By name."""

@@ -1,0 +1,156 @@
+"""Both sides of a pair, ``a = Q h`` and ``b = Q^{-T} v``, as a factor of a Kronecker product sees them.
+
+A tensor's n numbers in C order, with k columns, are (before, s, after k) to the factor of a dimension of size
+s, which sees (s, before after k): the tensor unfolded. What several factors ask for is made once: the largest
+entry, the tensor over it, and the Gram matrices ``A_i A_i^H`` of neighbours, of which each one's own is a
+partial trace.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import array_api_compat
+
+from ..arrays import batched, triangular
+from ..arrays.library import Array, known, silent
+from ..arrays.sums import largest
+
+
+class Place(NamedTuple):
+    """Where a dimension lies: how many elements come before it, its own size, and how many come after it."""
+
+    before: int
+    s: int
+    after: int
+
+    def holds_rows(self, x: Array) -> bool:
+        """Return whether x of shape (n, k) is (before, s) as it is."""
+        return self.before > 1 and self.after * x.shape[1] == 1
+
+    def view(self, x: Array) -> Array:
+        """Return `columns` as a view, where there is one."""
+        if not self.holds_rows(x):
+            return self.columns(x)
+        xp = array_api_compat.array_namespace(x)
+        return xp.matrix_transpose(xp.reshape(x, (self.before, self.s)))
+
+    def gram(self, x: Array) -> Array:
+        """Return the Gram matrix of `columns`, (s, s)."""
+        if not self.holds_rows(x):
+            return triangular.gram(self.columns(x))
+        xp = array_api_compat.array_namespace(x)
+        return triangular.gram(xp.reshape(x, (self.before, self.s)), rows=True)
+
+    def columns(self, x: Array) -> Array:
+        """Return columns (n, k) as (s, n k / s)."""
+        xp, k = array_api_compat.array_namespace(x), x.shape[1]
+        before, s, after = self
+        if before == 1:
+            return xp.reshape(x, (s, after * k))
+        unfolded = xp.permute_dims(xp.reshape(x, (before, s, after * k)), (1, 0, 2))
+        return xp.reshape(unfolded, (s, before * after * k))
+
+
+class Sides:
+    """a and b, as tensors (n, k) that all factors see.
+
+    Parameters
+    ----------
+    a : array, shape (n, k)
+    b : array, shape (n, k)
+        Or, `fixed`, columns (s, m) that stand for it to one factor alone.
+    fixed : bool
+    """
+
+    def __init__(self, a: Array, b: Array, *, fixed: bool = False) -> None:
+        self.a, self.b, self.fixed = a, b, fixed
+        self.largest = largest(a), largest(b)
+        least = array_api_compat.array_namespace(a).finfo(self.largest[0].dtype).smallest_normal
+        self._least = float(least)  # makes a divisor of 0
+        self.scale: Array | None = None  # a factor of a and a divisor of b that is not in them yet
+        self._unit: Array | None = None
+        self._over: tuple[Array, Array] | None = None
+        self._grams: dict[Place, tuple[Array, Array]] = {}
+
+    def balance(self, flag: Array) -> Array:
+        """Return c, least in the criterion at c Q where `flag` is true, and 1 elsewhere; a and b take it."""
+        xp = array_api_compat.array_namespace(flag)
+        norms = []
+        for x, most in zip((self.a, self.b), self.largest, strict=True):
+            unit = most + self._least
+            norms.append(unit * xp.linalg.vector_norm(x / unit))
+        norm_a, norm_b = (xp.where(flag, x, xp.ones_like(x)) for x in norms)
+        self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
+        return self.scale
+
+    def lengths(self) -> tuple[Array, Array]:
+        """Return |a| and |b| over one unit, without the scale."""
+        vector_norm = array_api_compat.array_namespace(self.a).linalg.vector_norm
+        if self._over is not None and self.scale is None and not self.fixed:
+            return vector_norm(self._over[0]), vector_norm(self._over[1])
+        unit = self.largest[0] + self.largest[1] + self._least
+        return vector_norm(self.a / unit), vector_norm(self.b / unit)
+
+    @property
+    def unit(self) -> Array:
+        """The largest entry of both, or next to nothing where that is 0; (1,)."""
+        if self._unit is None:
+            xp, (x, y) = array_api_compat.array_namespace(self.a), self.largest
+            most = xp.maximum(x, y) if self.scale is None else xp.maximum(x * self.scale, y / self.scale)
+            self._unit = xp.reshape(most + self._least, (1,))
+        return self._unit
+
+    def counts(self, place: Place) -> tuple[int, int]:
+        """Return how many columns A and B have."""
+        count = self.a.shape[0] * self.a.shape[1] // place.s
+        return count, self.b.shape[1] if self.fixed else count
+
+    def columns(self, place: Place) -> tuple[Array, Array]:
+        """Return A and B, (s, columns)."""
+        x, y = place.columns(self.a), self.b if self.fixed else place.columns(self.b)
+        return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
+
+    def norms(self, place: Place) -> tuple[Array, Array]:
+        """Return the norms of the rows of A and B, (s,), in their dtype."""
+        x, y = _norms(place.view(self.a)), _norms(self.b if self.fixed else place.view(self.b))
+        return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
+
+    def grams(self, place: Place, around: Place) -> tuple[Array, Array]:
+        """Return ``A A^H`` and ``B B^H`` over unit^2, (s, s): parts of those of the neighbours `around`."""
+        if self._over is None:
+            of_a = self.unit if self.scale is None else self.unit / self.scale
+            of_b = self.unit if self.scale is None else self.unit * self.scale
+            self._over = self.a / of_a, self.b / of_b
+        x, y = self._over
+        if self.fixed:
+            return _part(around.gram(x), around, place), triangular.gram(y)
+        if around not in self._grams:
+            self._grams[around] = around.gram(x), around.gram(y)
+        both = self._grams[around]
+        return _part(both[0], around, place), _part(both[1], around, place)
+
+
+def _part(gram: Array, around: Place, place: Place) -> Array:
+    """Return the partial trace of a Gram matrix of neighbours over all of them but one."""
+    if around.s == place.s:
+        return gram
+    xp, s = array_api_compat.array_namespace(gram), place.s
+    first = place.before // around.before
+    last = around.s // (first * s)
+    apart = xp.permute_dims(xp.reshape(gram, (first, s, last, first, s, last)), (1, 4, 0, 2, 3, 5))
+    return xp.linalg.trace(xp.reshape(apart, (s, s, first * last, first * last)))
+
+
+def _norms(a: Array) -> Array:
+    """Return the norm of each row, without overflow, in the dtype of a."""
+    xp = array_api_compat.array_namespace(a)
+    if array_api_compat.is_numpy_namespace(xp):
+        with silent():  # what overflows is done again below, in a unit
+            total = xp.sum(batched.square(a), axis=1)
+        limits = xp.finfo(total.dtype)
+        if known(xp.all(total > limits.smallest_normal / limits.eps**2) & xp.all(xp.isfinite(total))):
+            return xp.astype(xp.sqrt(total), a.dtype)
+    most = xp.max(xp.abs(a), axis=1, keepdims=True)
+    unit = xp.where(most > 0, most, xp.ones_like(most))
+    return xp.astype(xp.sqrt(xp.sum(batched.square(a / unit), axis=1)) * unit[:, 0], a.dtype)
