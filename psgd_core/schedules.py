@@ -17,7 +17,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .arrays.library import Array
+from .arrays.library import Array, namespace
 from .arrays.numbers import as_float, real, shown, whole
 
 Schedule = float | Callable[[Any], Any]
@@ -180,14 +180,14 @@ def _several(name: str, given: Any) -> list[Any]:
 
 
 def _namespace(t: int | Array) -> Any:
-    return array_api_compat.array_namespace(t) if array_api_compat.is_array_api_obj(t) else np
+    return namespace(t) if array_api_compat.is_array_api_obj(t) else np
 
 
 def _float(t: int | Array) -> Any:
     """Return t as a float; integer arrays in float32, which counts to 2^24."""
     if not array_api_compat.is_array_api_obj(t):
         return np.float64(t)
-    xp = array_api_compat.array_namespace(t)
+    xp = namespace(t)
     kept: Any = t
     return kept if xp.isdtype(kept.dtype, "real floating") else xp.astype(kept, xp.float32)
 

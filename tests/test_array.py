@@ -8,7 +8,7 @@ import pytest
 
 from psgd_core.arrays import library
 from psgd_core.arrays.draws import normal
-from psgd_core.arrays.library import at_hand, namespace, require_alike, require_float
+from psgd_core.arrays.library import at_hand, require_alike, require_arrays, require_float
 from psgd_core.arrays.signs import signs
 from psgd_core.arrays.sums import BLOCK, finite, gram, inner, sum_of_squares
 
@@ -120,19 +120,19 @@ def test_eps(backend):
 
 def test_namespace_is_the_arrays_own(backend):
     x = backend.asarray(np.ones(3))
-    assert namespace(x=x, y=x) is array_api_compat.array_namespace(x)
+    assert require_arrays(x=x, y=x) is array_api_compat.array_namespace(x)
 
 
 @pytest.mark.parametrize("bad", [[1.0, 2.0], 3.0, None, "x"])
 def test_namespace_names_what_is_not_an_array(bad):
     with pytest.raises(TypeError, match=rf"`b` must be an array .*got {type(bad).__name__}; convert"):
-        namespace(a=np.zeros(1), b=bad)
+        require_arrays(a=np.zeros(1), b=bad)
 
 
 def test_namespace_names_a_mix_of_libraries():
     strict = pytest.importorskip("array_api_strict")
     with pytest.raises(TypeError, match=r"one library, got `a`: numpy.ndarray, `b`: array_api_strict"):
-        namespace(a=np.zeros(1), b=strict.zeros(1))
+        require_arrays(a=np.zeros(1), b=strict.zeros(1))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "bool", "complex128", "float16"])

@@ -30,7 +30,7 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
-from ..arrays.library import device_of, to_host
+from ..arrays.library import device_of, namespace, to_host
 from ..arrays.numbers import shown
 from ..curvature import Central, Forward
 from ..descent import minimize
@@ -98,7 +98,7 @@ def as_linear_operator(
             "via_host=True to copy every vector to its device and back"
         )
     xp, device, dtype = (
-        array_api_compat.array_namespace(like),
+        namespace(like),
         device_of(like),
         to_host(like).dtype,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .library import Array, at_hand, holds_reals, namespace, require_device
+from .library import Array, at_hand, holds_reals, require_arrays, require_device
 
 MOST = 2**48
 """Elements that an array may have: nothing holds more, and products of two numbers below are no surprise."""
@@ -71,7 +71,7 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
     if not holds_reals(value) or at_hand(value):
         return require_number(name, value)
     _require_scalar(name, value)
-    xp = namespace(**{name: value, "h": like})
+    xp = require_arrays(**{name: value, "h": like})
     if array_api_compat.is_torch_array(value) and not value.is_cpu:  # which goes along with any device
         require_device(name, value, "h", like)
     real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype

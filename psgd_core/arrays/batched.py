@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array_api_compat
 
-from .library import Array, device_of, eps
+from .library import Array, device_of, eps, namespace
 
 UNROLL = 4
 """Largest matrix that is worked on entry by entry."""
@@ -20,13 +20,13 @@ POWERS = 64
 
 def transpose(a: Array) -> Array:
     """Return the matrices of `a` transposed: (s, t, c) to (t, s, c), a view where the library has views."""
-    return array_api_compat.array_namespace(a).permute_dims(a, (1, 0, 2))
+    return namespace(a).permute_dims(a, (1, 0, 2))
 
 
 def adjoint(a: Array) -> Array:
     """Return the matrices of `a` transposed, and conjugate where they are complex."""
     turned = transpose(a)
-    return array_api_compat.array_namespace(a).conj(turned) if is_complex(a) else turned
+    return namespace(a).conj(turned) if is_complex(a) else turned
 
 
 def is_complex(a: Array) -> bool:
@@ -39,13 +39,13 @@ def square(a: Array) -> Array:
     """Return ``|a|^2`` elementwise, real."""
     if not is_complex(a):
         return a * a
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     return xp.real(a) ** 2 + xp.imag(a) ** 2
 
 
 def identity(s: int, count: int, like: Array) -> Array:
     """Return `count` identity matrices of size s, on the namespace, dtype and device of `like`."""
-    xp = array_api_compat.array_namespace(like)
+    xp = namespace(like)
     eye = xp.eye(s, dtype=like.dtype, device=device_of(like))
     return eye[:, :, None] + xp.zeros((1, 1, count), dtype=like.dtype, device=device_of(like))
 
@@ -54,7 +54,7 @@ def matmul(a: Array, b: Array) -> Array:
     """Return the products of (s, t, c) and (t, u, c), shape (s, u, c)."""
     t = a.shape[1]
     if a.shape[0] == b.shape[1] == 1 and t > 1:
-        return array_api_compat.array_namespace(a).sum(a[0, ...] * b[:, 0, :], axis=0)[None, None, :]
+        return namespace(a).sum(a[0, ...] * b[:, 0, :], axis=0)[None, None, :]
     if t <= UNROLL:
         total = a[:, 0, None, :] * b[None, 0, :, :]
         for j in range(1, t):
@@ -62,7 +62,7 @@ def matmul(a: Array, b: Array) -> Array:
         return total
     if a.shape[2] == 1:  # one matrix: the library's own product knows transposed ones
         return (a[:, :, 0] @ b[:, :, 0])[:, :, None]
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     return _batch_last(xp, _batch_first(xp, a) @ _batch_first(xp, b))
 
 
@@ -74,7 +74,7 @@ def solve(a: Array, b: Array) -> Array:
     not overflow as a determinant would.
     """
     s = a.shape[0]
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     if s <= UNROLL:
         return _eliminate(xp, a, b)
     return _batch_last(xp, library_solve(_batch_first(xp, a), _batch_first(xp, b)))
@@ -82,7 +82,7 @@ def solve(a: Array, b: Array) -> Array:
 
 def library_solve(a: Array, b: Array) -> Array:
     """Return ``a^{-1} b`` over leading batch axes by the library's solver, not finite where a is singular."""
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     if a.shape[-1] == 0:
         return b
     if array_api_compat.is_torch_namespace(xp):
@@ -101,7 +101,7 @@ def library_solve(a: Array, b: Array) -> Array:
 
 def log_abs_det(a: Array) -> Array:
     """Return ``log |det|`` of each matrix of an (s, s, c) array, shape (c,)."""
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     if a.shape[0] <= UNROLL:
         _, pivots = _reduce_rows(xp, a, [])
         total, singular = xp.log(xp.abs(pivots[0])), pivots[0] == 0
@@ -119,7 +119,7 @@ def spectral_bound(s: Array) -> Array:
     times what eight steps of power iteration on four vectors find, not a bound in the strict sense: on random
     Gram matrices of sizes 65 to 1024 it is between 3 % too small and 10 % too large.
     """
-    xp = array_api_compat.array_namespace(s)
+    xp = namespace(s)
     n = s.shape[0]
     if n == 1:
         return _real(xp, s[0, 0, ...])
@@ -146,7 +146,7 @@ def spectral_bound(s: Array) -> Array:
 
 def largest_eigenvalue(s: Array) -> Array:
     """Return the same for one matrix, (n, n), as (1,), in fewer calls."""
-    xp, n = array_api_compat.array_namespace(s), s.shape[0]
+    xp, n = namespace(s), s.shape[0]
     if not 2 < n <= POWERS:
         return spectral_bound(s[:, :, None])
     unit = _real(xp, xp.linalg.trace(s)) + _least(xp, s)  # not 0, and as good a unit
@@ -180,7 +180,7 @@ def _power_iteration(xp, s: Array) -> Array:
 
 def trace(a: Array) -> Array:
     """Return the real part of the trace of each matrix, (c,)."""
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     return _real(xp, xp.linalg.trace(_batch_first(xp, a)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .library import Array, device_of
+from .library import Array, device_of, namespace
 
 
 def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
@@ -19,7 +19,7 @@ def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
         A NumPy generator serves every library: it draws on the host, in float64, so that all of them get the
         same values; the others draw on their own device.
     """
-    xp, device = array_api_compat.array_namespace(like), device_of(like)
+    xp, device = namespace(like), device_of(like)
     if isinstance(rng, np.random.Generator):
         return xp.asarray(rng.standard_normal(shape), dtype=like.dtype, device=device)
     library = type(rng).__module__.split(".")[0]

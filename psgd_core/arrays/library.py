@@ -6,14 +6,18 @@ Everything here is written against the Python array API standard (2022.12 or lat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import array_api_compat
 import numpy as np
 
-Array = Any
-"""An array of any library that follows the array API standard."""
+from .protocols import Array as Array
+from .protocols import Namespace as Namespace
+
+namespace = cast("Callable[..., Namespace]", array_api_compat.array_namespace)
+"""Return the array API namespace of arrays of one library; numbers and None among them are passed over."""
 
 
 def is_array(x: Any) -> bool:
@@ -21,7 +25,7 @@ def is_array(x: Any) -> bool:
     return array_api_compat.is_array_api_obj(x) and not isinstance(x, type)
 
 
-def namespace(**arrays: Array) -> ModuleType:
+def require_arrays(**arrays: Any) -> Namespace:
     """Return the array API namespace that all the named arrays share.
 
     Raises
@@ -41,7 +45,7 @@ def namespace(**arrays: Array) -> ModuleType:
                 "fill it, make it dense, or convert it with the `asarray` of its library"
             )
     try:
-        return array_api_compat.array_namespace(*arrays.values())
+        return namespace(*arrays.values())
     except TypeError:
         pass
     first = {type(x): name for name, x in reversed(arrays.items())}  # one of each kind: there may be many
@@ -53,7 +57,7 @@ def namespace(**arrays: Array) -> ModuleType:
 
 def require_float(name: str, x: Array) -> None:
     """Raise TypeError unless `x` holds float32 or float64."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     if x.dtype not in (xp.float32, xp.float64):
         raise TypeError(f"`{name}` must be float32 or float64, got {x.dtype}; convert it with `astype`")
 
@@ -66,7 +70,7 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
         alike = type(x) is type(other) is np.ndarray and x.dtype == other.dtype
     if alike:
         return
-    namespace(**{other_name: other, name: x})
+    require_arrays(**{other_name: other, name: x})
     if x.dtype != other.dtype:
         raise TypeError(
             f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {x.dtype}; "
@@ -89,7 +93,7 @@ def holds_reals(x: Any) -> bool:
     """Return whether it is an array of real numbers whose arithmetic is that of its library."""
     if not is_array(x) or _is_special(x):
         return False
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     try:
         return bool(xp.isdtype(x.dtype, ("real floating", "integral")))
     except (TypeError, ValueError):  # a dtype outside the standard
@@ -98,7 +102,7 @@ def holds_reals(x: Any) -> bool:
 
 def holds_integers(x: Array) -> bool:
     """Return whether an array holds integers, in the machine's order of bytes."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     return x.dtype in (xp.int32, xp.int64)
 
 
@@ -125,7 +129,7 @@ def device_of(x: Array) -> Any:
 
 def eps(x: Array) -> float:
     """Return the rounding unit of the dtype of `x` as a Python float."""
-    return float(array_api_compat.array_namespace(x).finfo(x.dtype).eps)
+    return float(namespace(x).finfo(x.dtype).eps)
 
 
 def wide_dtype(xp: ModuleType) -> Any:
@@ -175,7 +179,7 @@ def select(flag: Array, x: Array, y: Array) -> Array:
     """Return x if the 0-d `flag` is true, else y: a `where` that costs no pass where the flag is known."""
     value = known(flag)
     if value is None:
-        return array_api_compat.array_namespace(x, y).where(flag, x, y)
+        return namespace(x, y).where(flag, x, y)
     return x if value else y
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from .library import namespace
+
 _WORDS = {
     "(0, inf)": "be positive and finite",
     "(0, inf]": "be positive",
@@ -95,4 +97,4 @@ def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
             return False
         letters = {"integral": "iu", "real floating": "f"}
         return value.dtype.kind in "".join(letters[kind] for kind in kinds)
-    return array_api_compat.array_namespace(value).isdtype(value.dtype, kinds)
+    return namespace(value).isdtype(value.dtype, kinds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array_api_compat
 
-from .library import Array, device_of
+from .library import Array, device_of, namespace
 
 BLOCK = 65_536
 """Signs made at a time on the host: what lies between them and their positions stays in cache."""
@@ -17,7 +17,7 @@ def signs(count: Array, like: Array) -> Array:
     share; two rounds, and the top bit decides. Good enough for what it is used for (a rotating direction for
     the damping, far below the size of the products), not for statistics.
     """
-    xp = array_api_compat.array_namespace(like)
+    xp = namespace(like)
     size, device = like.shape[0] * like.shape[1], device_of(like)
     numpy = array_api_compat.is_numpy_namespace(xp)
     on_host = numpy or (array_api_compat.is_torch_namespace(xp) and like.device.type == "cpu")

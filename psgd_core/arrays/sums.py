@@ -7,7 +7,7 @@ from types import ModuleType
 
 import array_api_compat
 
-from .library import Array, at_hand, silent, wide_dtype
+from .library import Array, at_hand, namespace, silent, wide_dtype
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
@@ -52,7 +52,7 @@ def gram(*rows: Array) -> Array:
 
 def _inner(x: list[Array], y: list[Array] | None) -> Array:
     """Return the products of the stacked rows of `x` with those of `y` (None: with themselves)."""
-    xp = array_api_compat.array_namespace(*x)
+    xp = namespace(*x)
     wide, n = wide_dtype(xp), x[0].shape[1]
     if n > CHUNK and wide == xp.float32:
         # No wider float to sum in (JAX by default): two levels of sums.
@@ -102,7 +102,7 @@ def _chop(xp: ModuleType, x: Array) -> Array:
 
 def largest(x: Array) -> Array:
     """Return the largest absolute value, a real 0-d array; NaN where there is one."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     size = math.prod(x.shape)
     if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
         return xp.max(xp.abs(x))
@@ -116,13 +116,13 @@ def finite(x: Array) -> Array:
             square = x.dot(x) < math.inf  # one pass, and nearly always enough
         if square:
             return square
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     return xp.max(xp.abs(x)) < math.inf
 
 
 def sum_of_squares(x: Array) -> Array:
     """Return the sum of the squares of all elements of `x`, a 0-d array in `wide_dtype`."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     row = xp.reshape(x, (1, -1))
     if xp.isdtype(x.dtype, "complex floating"):
         return sum_of_squares(xp.real(row)) + sum_of_squares(xp.imag(row))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array_api_compat
-
-from .library import Array, device_of, wide_dtype
+from .library import Array, device_of, namespace, wide_dtype
 from .sums import BLOCK, inner
 
 
@@ -15,7 +13,7 @@ def gram(x: Array, y: Array) -> Array:
 
 def thin(tall: Array, small: Array) -> Array:
     """Return ``tall @ small`` in the dtype of `tall`."""
-    xp = array_api_compat.array_namespace(tall)
+    xp = namespace(tall)
     return tall @ xp.astype(small, tall.dtype, copy=False)
 
 
@@ -26,7 +24,7 @@ def triangular_factor(u: Array, v: Array) -> Array:
     accurate over a long n where it is the widest float. Householder reflections treat each column at its own
     scale, so U large and V small is fine.
     """
-    xp, n = array_api_compat.array_namespace(u), u.shape[0]
+    xp, n = namespace(u), u.shape[0]
     wide, step, parts = wide_dtype(xp), max(BLOCK, -(-n // 64)), []
     for start in range(0, n, step):
         block = slice(start, min(start + step, n))
@@ -35,7 +33,7 @@ def triangular_factor(u: Array, v: Array) -> Array:
 
 
 def _reduced(rows: Array) -> Array:
-    xp, k = array_api_compat.array_namespace(rows), rows.shape[1]
+    xp, k = namespace(rows), rows.shape[1]
     tile = max(2048, 4 * k)
     while rows.shape[0] > tile:
         count = -(-rows.shape[0] // tile)

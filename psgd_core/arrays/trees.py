@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from .library import Array, require_alike, require_float, select
+from .library import Array, namespace, require_alike, require_float, select
 
 Tree = Any
 """An array, or a dict, list, tuple or NamedTuple of trees."""
@@ -60,16 +60,14 @@ class Structure:
             If it has another structure, or a leaf has another shape; `name` is what messages call it.
         """
         leaves = self._leaves(tree, name)
-        xp = array_api_compat.array_namespace(*leaves)
+        xp = namespace(*leaves)
         flat = [xp.reshape(leaf, (-1,)) if leaf.ndim != 1 else leaf for leaf in leaves]
         return flat[0] if len(flat) == 1 else xp.concat(flat)
 
     def unflatten(self, flat: Array) -> Tree:
         """Return a vector (n,) in the shape of the tree."""
         if self.kind is None:
-            return (
-                flat if self.is_vector else array_api_compat.array_namespace(flat).reshape(flat, self.shape)
-            )
+            return flat if self.is_vector else namespace(flat).reshape(flat, self.shape)
         parts, start = [], 0
         for child in self.children:
             parts.append(child.unflatten(flat[start : start + child.size]))
@@ -160,7 +158,7 @@ def arrays(tree: Any, name: str) -> list[Leaf]:
     """
     found, seen = [], set()
     for path, leaf in _walk(tree, name, ()):
-        xp = array_api_compat.array_namespace(leaf)
+        xp = namespace(leaf)
         if not xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"`{name}` must hold arrays of floats, got {leaf.dtype} at {_joined(path) or path!r}; "
@@ -259,4 +257,4 @@ def owned(tree: Tree) -> Tree:
         return tree
     if not array_api_compat.is_array_api_obj(tree):
         return tree
-    return array_api_compat.array_namespace(tree).asarray(tree, copy=True)
+    return namespace(tree).asarray(tree, copy=True)

@@ -16,7 +16,7 @@ import importlib
 import array_api_compat
 
 from .batched import is_complex, library_solve
-from .library import Array, device_of
+from .library import Array, device_of, namespace
 
 SPLIT = 256
 """Rows from which splitting pays: below, a product is as fast as its parts."""
@@ -44,7 +44,7 @@ def product(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) ->
     rows : bool
         Whether x holds rows: then ``x Q^T``, or ``x conj(Q)``.
     """
-    xp, s = array_api_compat.array_namespace(q), q.shape[0]
+    xp, s = namespace(q), q.shape[0]
     if s > SMALL and array_api_compat.is_numpy_namespace(xp):
         return _blas("trmm", q, x, adjoint=adjoint, rows=rows)
     if s <= SPLIT or not _splits(q):
@@ -74,7 +74,7 @@ def solve(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> A
     q, x, adjoint, rows
         As for `product`; with `rows`, ``x Q^{-T}``, or ``x conj(Q)^{-1}``.
     """
-    xp = array_api_compat.array_namespace(q)
+    xp = namespace(q)
     if array_api_compat.is_numpy_namespace(xp):
         return _blas("trsm", q, x, adjoint=adjoint, rows=rows)
     if array_api_compat.is_torch_namespace(xp):
@@ -99,7 +99,7 @@ def solve(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> A
 
 def compose(a: Array, b: Array) -> Array:
     """Return ``A B`` for two upper triangular matrices: a third of the work of a full product."""
-    xp, s = array_api_compat.array_namespace(a), a.shape[0]
+    xp, s = namespace(a), a.shape[0]
     blas = array_api_compat.is_numpy_namespace(xp)
     if s <= (SMALL if blas else SPLIT // 2) or not (blas or _splits(a)):
         return a @ b
@@ -120,7 +120,7 @@ def gram(x: Array, *, rows: bool = False) -> Array:
     rows : bool
         Whether x holds rows: then it is ``X^T conj(X)``.
     """
-    xp, s = array_api_compat.array_namespace(x), x.shape[1 if rows else 0]
+    xp, s = namespace(x), x.shape[1 if rows else 0]
     whole = array_api_compat.is_numpy_namespace(xp) and not is_complex(x)
     if s <= SPLIT // 2 or whole or not (_splits(x) or array_api_compat.is_numpy_namespace(xp)):
         return _transpose(x) @ _conj(x) if rows else x @ _conj(_transpose(x))
@@ -164,8 +164,8 @@ def _laid_out(q: Array) -> Array:
 
 
 def _transpose(q: Array) -> Array:
-    return array_api_compat.array_namespace(q).matrix_transpose(q)
+    return namespace(q).matrix_transpose(q)
 
 
 def _conj(q: Array) -> Array:
-    return array_api_compat.array_namespace(q).conj(q) if is_complex(q) else q
+    return namespace(q).conj(q) if is_complex(q) else q

@@ -7,7 +7,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import Array, device_of, namespace, to_host
+from ..arrays.library import Array, device_of, namespace, require_arrays, to_host
 from .fingerprint import Misfit
 
 DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
@@ -17,7 +17,7 @@ DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
 
 def described(name: str, x: Array) -> dict[str, Any]:
     """Return dtype, shape and order of the axes of an array that a file can hold, else raise TypeError."""
-    namespace(**{name: x})  # masks would be lost
+    require_arrays(**{name: x})  # masks would be lost
     dtype = _dtype_name(x.dtype)
     if dtype not in DTYPES:
         raise TypeError(
@@ -36,7 +36,7 @@ def packed(name: str, x: Array) -> np.ndarray:
     try:
         if array_api_compat.is_torch_array(x):  # what is still to be done to the memory
             x = x.resolve_conj().resolve_neg()
-        return to_host(array_api_compat.array_namespace(x).permute_dims(x, tuple(_axis_order(x))))
+        return to_host(namespace(x).permute_dims(x, tuple(_axis_order(x))))
     except (TypeError, ValueError, RuntimeError) as error:
         raise _unreadable(name, error) from error
 
@@ -46,7 +46,7 @@ def moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any)
 
     In `dtype`, or its own for None; every value is kept.
     """
-    xp, device = array_api_compat.array_namespace(target), device_of(target)
+    xp, device = namespace(target), device_of(target)
     if dtype is None:
         dtype = xp.asarray(np.zeros(0, dtype=x.dtype)).dtype  # JAX may have no 64 bits
     wanted = _dtype_name(dtype)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import array_api_compat
-
-from ..arrays.library import Array, namespace, require_float
+from ..arrays.library import Array, namespace, require_arrays, require_float
 
 _Speed = Callable[[Any, Any, Any, Any], Any]
 
@@ -36,7 +34,7 @@ def _bound(geometry: str, low: Array, top: Array) -> Array:
     """Return N at the minimiser."""
     if geometry in ("EQ", "QE", "QE-symmetric"):
         return 2 * top
-    return 2 / low if geometry == "QEP" else 2 * array_api_compat.array_namespace(top).ones_like(top)
+    return 2 / low if geometry == "QEP" else 2 * namespace(top).ones_like(top)
 
 
 def _require(geometry: str) -> None:
@@ -81,7 +79,7 @@ def predicted_rate(
     _require(geometry)
     if not spectra:
         raise ValueError("`spectra` must hold an array for every orbit size, got none; give `Target.spectra`")
-    xp = namespace(**{f"spectra[{i}]": h for i, h in enumerate(spectra)})
+    xp = require_arrays(**{f"spectra[{i}]": h for i, h in enumerate(spectra)})
     for i, h in enumerate(spectra):
         require_float(f"spectra[{i}]", h)
         if h.ndim != 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..arrays.library import Array, device_of, namespace
+from ..arrays.library import Array, device_of, require_arrays
 from ..criterion.minimizers import Orbits, require_same, spectral, square
 
 
@@ -49,7 +49,7 @@ def target(hessian: Array, orbits: Orbits | None = None, noise: Array | None = N
         If the arguments do not go together.
     """
     solution = spectral(hessian, orbits, noise)
-    inverse, xp = solution.power(1), namespace(hessian=hessian)
+    inverse, xp = solution.power(1), require_arrays(hessian=hessian)
     return Target(
         solution.power(-1),
         inverse,

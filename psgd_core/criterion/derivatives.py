@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import array_api_compat
-
 from ..arrays.batched import library_solve
-from ..arrays.library import Array, device_of, namespace, require_alike
+from ..arrays.library import Array, device_of, namespace, require_alike, require_arrays
 from .minimizers import require_same, spectral, square
 
 Side = Literal["right", "left"]
@@ -35,7 +33,7 @@ def value(p: Array, v: Array, h: Array) -> Array:
         If p is not a square float matrix, or v and h do not go with it.
     """
     xp, n = square("p", p)
-    namespace(p=p, v=v)
+    require_arrays(p=p, v=v)
     if v.ndim not in (1, 2) or v.shape[0] != n:
         raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to go with `p`, got {tuple(v.shape)}")
     require_same("h", h, "v", v)
@@ -96,7 +94,7 @@ def lie_gradient(q: Array, m: Array, side: Side = "right") -> Array:
 
 def commutation_matrix(n: int, like: Array) -> Array:
     """Return J, (n^2, n^2), symmetric, with ``vec(X^T) = J vec(X)`` for X of shape (n, n)."""
-    xp = namespace(like=like)
+    xp = require_arrays(like=like)
     device = device_of(like)
     order = xp.reshape(xp.reshape(xp.arange(n * n, device=device), (n, n)).T, (-1,))
     return xp.take(xp.eye(n * n, dtype=like.dtype, device=device), order, axis=0)
@@ -180,12 +178,12 @@ def _is_left(side: Side) -> bool:
 
 
 def _eye_like(x: Array) -> Array:
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     return xp.eye(x.shape[0], dtype=x.dtype, device=device_of(x))
 
 
 def _kron(a: Array, b: Array) -> Array:
     """Return ``a ⊗ b`` of two square matrices."""
-    xp = array_api_compat.array_namespace(a, b)
+    xp = namespace(a, b)
     size = a.shape[0] * b.shape[0]
     return xp.reshape(a[:, None, :, None] * b[None, :, None, :], (size, size))

@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import array_api_compat
 import numpy as np
 
-from ..arrays.library import Array, device_of, eps, namespace, require_alike, require_float
+from ..arrays.library import Array, device_of, eps, namespace, require_alike, require_arrays, require_float
 
 Orbits = Sequence[np.ndarray]
 """The orbits of a permutation subgroup: per orbit size s one integer array (s, c), an orbit per column (the
@@ -38,7 +37,7 @@ class Spectral:
 
     def power(self, exponent: float) -> Array:
         """Return ``P*^{-exponent}`` as a dense (n, n) matrix."""
-        xp = array_api_compat.array_namespace(*self.values)
+        xp = namespace(*self.values)
         blocks = []
         for w, vectors in zip(self.values, self.vectors, strict=True):
             half = vectors * (w ** (exponent / 2))[:, None, :]
@@ -157,7 +156,7 @@ def spectra(hessian: Array, orbits: Orbits | None = None, noise: Array | None = 
     tuple of arrays, shape (s, c)
         One array per orbit size, an orbit's eigenvalues per column, in no particular order.
     """
-    xp = namespace(hessian=hessian)
+    xp = require_arrays(hessian=hessian)
     return tuple(xp.matrix_transpose(w) for w in spectral(hessian, orbits, noise).values)
 
 
@@ -167,7 +166,7 @@ def minimum(hessian: Array, orbits: Orbits | None = None, noise: Array | None = 
     On every orbit ``P*_O M_OO = P*_O^{-1}``, so both terms of ``tr(P M) + tr(P^{-1})`` are equal there. It is
     twice the sum of `spectra`, and exists for a singular M as well, as an infimum.
     """
-    xp = namespace(hessian=hessian)
+    xp = require_arrays(hessian=hessian)
     total = xp.zeros((), dtype=hessian.dtype, device=device_of(hessian))
     for values in spectra(hessian, orbits, noise):
         total = total + 2 * xp.sum(values)
@@ -218,7 +217,7 @@ def check_hessian(hessian: Array, orbits: Orbits | None = None, noise: Array | N
 
 def square(name: str, x: Array):
     """Return (namespace, n) of a square float matrix `x`, or raise."""
-    xp = namespace(**{name: x})
+    xp = require_arrays(**{name: x})
     require_float(name, x)
     if x.ndim != 2 or x.shape[0] != x.shape[1] or x.shape[0] == 0:
         raise ValueError(f"`{name}` must be a square matrix of shape (n, n), got shape {tuple(x.shape)}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import array_api_compat
 
-from ..arrays.library import Array, require_alike
+from ..arrays.library import Array, namespace, require_alike
 from ..arrays.numbers import shown
 from ..arrays.trees import owned, require_plain
 
@@ -89,7 +89,7 @@ class Functions:
         if v.ndim == 1 or self.batched:
             return _kept("hvp", hvp(owned(x), owned(v)), v)
         columns = [_kept("hvp", hvp(owned(x), owned(v[:, i])), v[:, i]) for i in range(v.shape[1])]
-        return array_api_compat.array_namespace(v).stack(columns, axis=1)
+        return namespace(v).stack(columns, axis=1)
 
 
 def pair_of(name: str, found: Any) -> tuple[Any, Any]:

@@ -6,10 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
-
 from ..arrays.draws import normal
-from ..arrays.library import Array, namespace, require_float
+from ..arrays.library import Array, namespace, require_arrays, require_float
 from ..arrays.numbers import whole
 from ..groups.lie import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
@@ -38,7 +36,7 @@ class Probes(ABC):
         rng : numpy.random.Generator, cupy.random.Generator, torch.Generator or JAX key
             A NumPy generator serves every library, and gives each the same probes.
         """
-        namespace(like=like)
+        require_arrays(like=like)
         require_float("like", like)
         if like.ndim != 1:
             raise ValueError(f"`like` must have shape (n,), got {tuple(like.shape)}; flatten the parameters")
@@ -67,8 +65,8 @@ class Rademacher(Probes):
 
     def _draw(self, rng: Any, like: Array) -> Array:
         draws = normal(rng, (like.shape[0], self.k), like)
-        one = array_api_compat.array_namespace(like).ones_like(draws)
-        return array_api_compat.array_namespace(like).where(draws < 0, -one, one)
+        one = namespace(like).ones_like(draws)
+        return namespace(like).where(draws < 0, -one, one)
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Orthogonal(Probes):
                 f"`k` must be at most n = {n} for orthogonal probes, got {self.k}; "
                 "there are no more directions"
             )
-        xp = array_api_compat.array_namespace(like)
+        xp = namespace(like)
         q, r = xp.linalg.qr(normal(rng, (n, self.k), like), mode="reduced")
         diagonal = xp.linalg.diagonal(r)
         one = xp.ones_like(diagonal)
@@ -106,7 +104,7 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
         n = preconditioner.size(state)
         return n**0.5 * eye(n, preconditioner._reference(state))
     group, q = preconditioner.group, state.q
-    xp = array_api_compat.array_namespace(*q.blocks)
+    xp = namespace(*q.blocks)
     k = max(block.shape[0] for block in q.blocks)
     parts = []
     for block in q.blocks:

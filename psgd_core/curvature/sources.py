@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import array_api_compat
-
-from ..arrays.library import Array, device_of, eps
+from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.numbers import real
 from ..arrays.trees import owned
 from .functions import Functions
@@ -84,7 +82,7 @@ class _Difference(Source):
 
     def _step(self, x: Array, v: Array, power: float) -> Array:
         """Return ``eps^power (typical + rms(x)) / rms(v)``, with 0 for v = 0."""
-        xp = array_api_compat.array_namespace(x, v)
+        xp = namespace(x, v)
         size_v = _rms(xp, v)
         safe = xp.where(size_v > 0, size_v, xp.ones_like(size_v))
         return eps(x) ** power * (self.typical + _rms(xp, x)) / safe
@@ -181,7 +179,7 @@ class Secant(Source):
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
     ) -> tuple[Array, Array]:
         """Return (s, y), scaled, of shape (n,)."""
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         before = memory.g if self.reuse else functions.gradient_at(memory.x)
         s, y = x - memory.x, g - before
         size = _rms(xp, s)
@@ -227,7 +225,7 @@ class Whitening(Source):
             return None, g
         if v.ndim == 1:
             return v, g
-        xp, k = array_api_compat.array_namespace(g), v.shape[1]
+        xp, k = namespace(g), v.shape[1]
         first = xp.arange(k, device=device_of(g)) == 0
         return v, k**0.5 * g[:, None] * xp.astype(first, g.dtype)[None, :]
 
@@ -236,7 +234,7 @@ def _columns(pair: Any, v: Array) -> tuple[Array, Array]:
     """Return pairs for each column of v."""
     if v.ndim == 1:
         return pair(v)
-    xp = array_api_compat.array_namespace(v)
+    xp = namespace(v)
     found = [pair(v[:, i]) for i in range(v.shape[1])]
     return xp.stack([p[0] for p in found], axis=1), xp.stack([p[1] for p in found], axis=1)
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import array_api_compat
-
-from ..arrays.library import Array, device_of, eps
+from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.numbers import real, shown
 from ..arrays.trees import owned, where
 
@@ -73,7 +71,7 @@ class Elements(_Fixed):
 
     def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
         """Return (the move within its limit, memory)."""
-        xp = array_api_compat.array_namespace(move)
+        xp = namespace(move)
         bound = xp.full_like(move, self.size)
         return xp.minimum(xp.maximum(move, -bound), bound), memory
 
@@ -149,12 +147,12 @@ class Running(Clip):
 
     def init(self, x: Array) -> RunningMemory:
         """Return the memory to start with."""
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         return RunningMemory(xp.zeros_like(x[0]), xp.zeros_like(x[0]))
 
     def limit(self, memory: RunningMemory, move: Array) -> tuple[Array, RunningMemory]:
         """Return (the move within its limit, memory)."""
-        xp = array_api_compat.array_namespace(move)
+        xp = namespace(move)
         length, started = norm(move), memory.weight > 0
         mean = memory.size / xp.where(started, memory.weight, xp.ones_like(length))
         held = xp.minimum(length, xp.where(started & (mean > 0), self.factor * mean, length))
@@ -204,7 +202,7 @@ class TrustRadius(Clip):
 
     def init(self, x: Array) -> TrustMemory:
         """Return the memory to start with."""
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         zero = xp.zeros_like(x[0])
         return TrustMemory(
             best=Point(xp.asarray(x, copy=True), xp.zeros_like(x), xp.full_like(zero, float("inf"))),
@@ -216,7 +214,7 @@ class TrustRadius(Clip):
 
     def judge(self, memory: TrustMemory, here: Point, usable: Array) -> tuple[Point, Array, TrustMemory]:
         """Return (where to step from, whether it is usable, memory)."""
-        xp = array_api_compat.array_namespace(here.x)
+        xp = namespace(here.x)
         best = memory.best
         known = xp.isfinite(best.value)
         allowed = xp.abs(xp.where(known, best.value, xp.zeros_like(best.value)))
@@ -232,7 +230,7 @@ class TrustRadius(Clip):
 
     def limit(self, memory: TrustMemory, move: Array) -> tuple[Array, TrustMemory]:
         """Return (the move within its limit, memory)."""
-        xp = array_api_compat.array_namespace(move)
+        xp = namespace(move)
         length = norm(move)
         radius = xp.where(memory.radius > 0, memory.radius, length)
         held = xp.minimum(length, radius)
@@ -247,7 +245,7 @@ def _keep(clip: Clip, name: str, within: str, hint: str) -> None:
 
 def norm(x: Array) -> Array:
     """Return |x| without overflow, a 0-d array of the dtype of x."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     largest = xp.max(xp.abs(x))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
     return unit * xp.sqrt(xp.sum((x / unit) ** 2))
@@ -255,7 +253,7 @@ def norm(x: Array) -> Array:
 
 def _shrink(length: Array, limit: Array) -> Array:
     """Return the factor that brings `length` down to `limit`, 1 if it is below."""
-    xp = array_api_compat.array_namespace(length)
+    xp = namespace(length)
     over = length > limit
     one = xp.ones_like(length)
     return xp.where(over, limit / xp.where(over, length, one), one)

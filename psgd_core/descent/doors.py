@@ -9,7 +9,7 @@ import array_api_compat
 import numpy as np
 
 from ..arrays import trees
-from ..arrays.library import Array, device_of, namespace, require_alike
+from ..arrays.library import Array, device_of, namespace, require_alike, require_arrays
 from ..arrays.numbers import as_float, real, shown
 from ..arrays.trees import Tree
 from ..curvature import Functions
@@ -36,7 +36,7 @@ def rate(name: str, schedule: Schedule, t: Any, x: Array) -> float | Array:
     value = value_at(schedule, t)
     if not array_api_compat.is_array_api_obj(value) or array_api_compat.is_numpy_array(value):
         return real(name, value, "(-inf, inf)", "it is what the schedule returned")
-    xp = namespace(**{"x": x, name: value})
+    xp = require_arrays(**{"x": x, name: value})
     return xp.astype(value, x.dtype)
 
 
@@ -44,9 +44,9 @@ def value_like(value: Any, like: Array, name: str = "value") -> Array:
     """Return a function's value as a 0-d array like another; NaN if None."""
     if value is None:
         return like * float("nan")
-    xp = array_api_compat.array_namespace(like)
+    xp = namespace(like)
     if array_api_compat.is_array_api_obj(value) and not array_api_compat.is_numpy_array(value):
-        namespace(**{"x": like, name: value})
+        require_arrays(**{"x": like, name: value})
         if math.prod(value.shape) == 1 and not xp.isdtype(value.dtype, "complex floating"):
             return xp.astype(xp.reshape(value, ()), like.dtype)
     found = as_float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
@@ -60,7 +60,7 @@ def as_flag(name: str, flag: Any) -> bool | Array:
     if isinstance(flag, bool | np.bool_):
         return bool(flag)
     scalar = array_api_compat.is_array_api_obj(flag) and flag.ndim == 0
-    if scalar and array_api_compat.array_namespace(flag).isdtype(flag.dtype, "bool"):
+    if scalar and namespace(flag).isdtype(flag.dtype, "bool"):
         return flag
     raise TypeError(f"`{name}` must be a bool or a 0-d array of bool, got {shown(flag)}; compare first")
 
@@ -73,7 +73,7 @@ def require_state(state: Any) -> None:
 
 def require_probes(v: Any, x: Array) -> None:
     """Raise unless v has the shape (n,) or (n, k), and is an array as x."""
-    namespace(v=v)
+    require_arrays(v=v)
     if v.ndim not in (1, 2) or v.shape[0] != x.shape[0]:
         n = x.shape[0]
         raise ValueError(f"`v` must have shape ({n},) or ({n}, k), got {tuple(v.shape)}; one row a parameter")

@@ -12,7 +12,7 @@ import array_api_compat
 import numpy as np
 
 from ..arrays import trees
-from ..arrays.library import Array, require_alike
+from ..arrays.library import Array, namespace, require_alike
 from ..arrays.numbers import shown
 from ..arrays.trees import Structure, Tree, owned
 from ..curvature import Functions, product_with
@@ -105,7 +105,7 @@ def counted(
         if times is not None:
             shape = tuple(v.shape)
             h = vector(times(layout.unflatten(x), v, *bound), Structure(None, shape), like, "hess")
-            return array_api_compat.array_namespace(h).reshape(h, shape)
+            return namespace(h).reshape(h, shape)
         assert hvp is not None
         return vector(hvp(layout.unflatten(x), layout.unflatten(v), *bound), layout, like, "hvp")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import Array
+from ..arrays.library import Array, namespace
 from ..arrays.numbers import real
 from ..arrays.sums import finite
 from ..arrays.trees import Structure, Tree, owned
@@ -189,7 +189,7 @@ class Run:
 
     def _stuck(self, trial: Point) -> bool:
         """Whether the last step changed nothing, or led back to where it came from."""
-        xp = array_api_compat.array_namespace(self.x)
+        xp = namespace(self.x)
         return bool(xp.all(self.x == self.here.x)) or bool(xp.all(self.x == trial.x))
 
     def _draw(self) -> tuple[np.random.Generator, Functions]:
@@ -201,7 +201,7 @@ class Run:
 
     def _record(self) -> float:
         """Note this iteration; return max|gradient|."""
-        xp = array_api_compat.array_namespace(self.x)
+        xp = namespace(self.x)
         known, nit, optimizer = self.known, self.nit, self.optimizer
         size = float(xp.max(xp.abs(self.here.g)))
         hint = f"it is what the schedule returned at iteration {nit}"
@@ -214,7 +214,7 @@ class Run:
 
     def _not_finite(self, trial: Point) -> str:
         """Return what was not finite, "" if all was."""
-        xp = array_api_compat.array_namespace(trial.x)
+        xp = namespace(trial.x)
         if self.has_value and not math.isfinite(value := float(trial.value)):
             return f"`fun` returned {value}"
         if bool(finite(trial.g)):

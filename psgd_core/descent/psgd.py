@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from ..arrays import trees
-from ..arrays.library import Array, device_of, known, require_alike, select
+from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.numbers import as_float, real, shown, whole
 from ..arrays.sums import finite
 from ..arrays.trees import Tree, owned
@@ -132,7 +131,7 @@ class PSGD:
         layout = trees.structure(x, "x")
         require_placed(self.preconditioner, layout.leaves())
         flat = layout.flatten(x, "x")
-        xp, device = array_api_compat.array_namespace(flat), device_of(flat)
+        xp, device = namespace(flat), device_of(flat)
         if functions is not None:
             functions = doors.on_vectors(functions, layout)
         return PSGDState(
@@ -256,7 +255,7 @@ class PSGD:
 
     def observe(self, state: PSGDState, trial: Point) -> tuple[Point, Array, PSGDState]:
         """Return (where to step from, whether it is finite, state), given a point evaluated: vectors only."""
-        xp = array_api_compat.array_namespace(trial.x)
+        xp = namespace(trial.x)
         usable, skipped = finite(trial.g), state.skipped
         if self._clip.needs_value:
             usable = usable & xp.isfinite(trial.value)
@@ -286,7 +285,7 @@ class PSGD:
     ) -> tuple[Array, PSGDState]:
         """Return (x, state) after fitting P and moving: vectors only."""
         x, g = here.x, here.g
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         t, fitted = 0, state.preconditioner
         if callable(self.lr) or callable(self.step_size):
             t = xp.astype(state.count, x.dtype)
@@ -334,7 +333,7 @@ class PSGD:
 
 def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
     """Return the mean of the gradients after g, the one before being `past` and of `count` of them."""
-    xp = array_api_compat.array_namespace(g)
+    xp = namespace(g)
     t = xp.astype(count, g.dtype)
     weight = xp.minimum(t / (t + 1), 0 * t + momentum)
     return weight * past + (1 - weight) * g

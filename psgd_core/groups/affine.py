@@ -26,10 +26,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import array_api_compat
-
 from ..arrays.arguments import require_count
-from ..arrays.library import Array, device_of, namespace, require_alike, require_float
+from ..arrays.library import Array, device_of, namespace, require_alike, require_arrays, require_float
 from ..arrays.sums import inner
 from .lie import LieGroup, eye, require_element, require_like, require_vectors
 
@@ -66,7 +64,7 @@ class AffineNormalization(LieGroup):
     def identity(self, like: Array) -> AffineElement:
         """Return ``T(x | 0, 1)`` as vectors, with the namespace, dtype and device of `like`."""
         require_like(like)
-        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        xp, device = namespace(like), device_of(like)
         ones = xp.ones(self.n, dtype=like.dtype, device=device)
         return AffineElement(xp.zeros_like(ones), ones)
 
@@ -139,7 +137,7 @@ class AffineNormalization(LieGroup):
 
         It keeps the diagonal and the last column, without their common last entry.
         """
-        xp, n = namespace(generator=generator), self.n
+        xp, n = require_arrays(generator=generator), self.n
         require_float("generator", generator)
         if generator.shape != (n + 1, n + 1):
             raise ValueError(
@@ -169,7 +167,7 @@ class AffineNormalization(LieGroup):
         return result[:, 0] if x.ndim == 1 else result
 
     def _dense(self, column: Array, diagonal: Array, last: Array) -> Array:
-        xp = array_api_compat.array_namespace(column)
+        xp = namespace(column)
         unit = eye(self.n, column)
         column = xp.broadcast_to(column, (self.n,))[:, None]
         top = xp.concat([unit * (diagonal[:, None] if diagonal.ndim else diagonal), column], axis=1)
@@ -177,7 +175,7 @@ class AffineNormalization(LieGroup):
 
     def _checked(self, a: AffineElement, name: str = "a"):
         require_element(name, a, AffineElement)
-        xp = namespace(**{f"{name}.{field}": x for field, x in zip(a._fields, a, strict=True)})
+        xp = require_arrays(**{f"{name}.{field}": x for field, x in zip(a._fields, a, strict=True)})
         require_float(f"{name}.mu", a.mu)
         require_alike(f"{name}.sigma", a.sigma, f"{name}.mu", a.mu)
         for field, x in zip(a._fields, a, strict=True):
@@ -191,6 +189,6 @@ class AffineNormalization(LieGroup):
 
 def _dots(mu: Array, w: Array) -> Array:
     """Return ``μ^T w``, (1, k), for μ of shape (n, 1) or 0-d."""
-    xp, n = array_api_compat.array_namespace(w), w.shape[0]
+    xp, n = namespace(w), w.shape[0]
     row = xp.broadcast_to(xp.reshape(mu, (1, -1)), (1, n))
     return xp.astype(inner(row, w.T), w.dtype, copy=False)

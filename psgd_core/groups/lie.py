@@ -5,10 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import array_api_compat
-
 from ..arrays.arguments import described
-from ..arrays.library import Array, device_of, namespace, require_float
+from ..arrays.library import Array, device_of, namespace, require_arrays, require_float
 
 Element = Any
 """An element of a group: an array or a NamedTuple of arrays, as the group documents."""
@@ -74,7 +72,7 @@ def require_element(name: str, a: Any, kind: type) -> None:
 
 def require_vectors(name: str, x: Array, n: int) -> None:
     """Raise unless `x` is a vector (n,) or k columns (n, k)."""
-    namespace(**{name: x})
+    require_arrays(**{name: x})
     if x.ndim not in (1, 2) or x.shape[0] != n:
         raise ValueError(
             f"`{name}` must have shape ({n},) or ({n}, k), got {tuple(x.shape)}; "
@@ -84,11 +82,11 @@ def require_vectors(name: str, x: Array, n: int) -> None:
 
 def require_like(like: Array) -> None:
     """Raise unless `like` can set the library, dtype and device of new arrays."""
-    namespace(like=like)
+    require_arrays(like=like)
     require_float("like", like)
 
 
 def eye(n: int, like: Array) -> Array:
     """Return the (n, n) identity matrix on the namespace, dtype and device of `like`."""
-    xp = array_api_compat.array_namespace(like)
+    xp = namespace(like)
     return xp.eye(n, dtype=like.dtype, device=device_of(like))

@@ -29,7 +29,16 @@ import array_api_compat
 import numpy as np
 
 from ..arrays.batched import library_solve
-from ..arrays.library import Array, device_of, eps, namespace, require_alike, require_float, to_host
+from ..arrays.library import (
+    Array,
+    device_of,
+    eps,
+    namespace,
+    require_alike,
+    require_arrays,
+    require_float,
+    to_host,
+)
 from ..arrays.tall import gram, thin, triangular_factor
 from .lie import LieGroup, eye, require_element, require_vectors
 
@@ -55,14 +64,14 @@ class _LowRank(LieGroup):
 
     def element(self, u: Array, v: Array, rho: float | Array = 1.0) -> LowRankElement:
         """Return ``rho (I + u v^T)`` from two (n, r) arrays, r >= 0; `rho` a number or a 0-d array."""
-        xp = namespace(u=u, v=v)
+        xp = require_arrays(u=u, v=v)
         if not array_api_compat.is_array_api_obj(rho):
             rho = xp.asarray(rho, dtype=u.dtype, device=device_of(u))
         return _checked(LowRankElement(rho, u, v))
 
     def check(self, a: LowRankElement) -> None:
         """Raise ValueError unless `a` is finite and invertible to working precision; looks at the values."""
-        a, xp = _checked(a), array_api_compat.array_namespace(a.u)
+        a, xp = _checked(a), namespace(a.u)
         for name, x in (("rho", a.rho), ("u", a.u), ("v", a.v)):
             if not bool(xp.all(xp.isfinite(x))):
                 raise ValueError(
@@ -109,7 +118,7 @@ class _LowRank(LieGroup):
     def log_det(self, a: LowRankElement) -> Array:
         """Return ``log |det Q| = n log |ρ| + log |det M|``, a 0-d array of the element's dtype."""
         a = _checked(a)
-        xp, (n, r) = array_api_compat.array_namespace(a.u), a.u.shape
+        xp, (n, r) = namespace(a.u), a.u.shape
         scaling = n * xp.log(xp.abs(a.rho))
         return scaling + xp.astype(xp.linalg.slogdet(_core(a))[1], a.u.dtype) if r else scaling
 
@@ -129,7 +138,7 @@ class _LowRank(LieGroup):
         import scipy.linalg
 
         a = _checked(a)
-        xp, r = array_api_compat.array_namespace(a.u), a.u.shape[1]
+        xp, r = namespace(a.u), a.u.shape[1]
         if r == 0:
             return a
         _, z = scipy.linalg.schur(to_host(gram(a.v, a.u)), output="real")
@@ -146,7 +155,7 @@ class _LowRank(LieGroup):
         Dependent columns, r = 0 and n < 2r need no special care.
         """
         a = _checked(a)
-        xp, (n, r) = array_api_compat.array_namespace(a.u), a.u.shape
+        xp, (n, r) = namespace(a.u), a.u.shape
         bulk = a.rho * a.rho
         if r == 0:
             return Spectrum(a.u[0, :], bulk, n)
@@ -166,7 +175,7 @@ class LowRankFixedV(_LowRank):
 
     def identity(self, v: Array) -> LowRankElement:
         """Return ``A_V(1, 0)`` for a fixed `v` of shape (n, r)."""
-        return self.element(namespace(v=v).zeros_like(v), v)
+        return self.element(require_arrays(v=v).zeros_like(v), v)
 
     def compose(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the product ``a b``; O(n r^2)."""
@@ -218,7 +227,7 @@ class LowRankFixedU(_LowRank):
 
     def identity(self, u: Array) -> LowRankElement:
         """Return ``A_U(1, 0)`` for a fixed `u` of shape (n, r)."""
-        return self.element(u, namespace(u=u).zeros_like(u))
+        return self.element(u, require_arrays(u=u).zeros_like(u))
 
     def compose(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the product ``a b``; O(n r^2)."""
@@ -280,15 +289,15 @@ def _inverse(m: Array) -> Array:
 
 
 def _trace(generator: Array) -> Array:
-    return array_api_compat.array_namespace(generator).linalg.trace(generator)
+    return namespace(generator).linalg.trace(generator)
 
 
 def _one(a: LowRankElement) -> Array:
-    return array_api_compat.array_namespace(a.rho).ones_like(a.rho)
+    return namespace(a.rho).ones_like(a.rho)
 
 
 def _zero(a: LowRankElement) -> Array:
-    return array_api_compat.array_namespace(a.rho).zeros_like(a.rho)
+    return namespace(a.rho).zeros_like(a.rho)
 
 
 def _like(x: Array, y: Array) -> Array:
@@ -302,7 +311,7 @@ def _like(x: Array, y: Array) -> Array:
 def _checked(a: LowRankElement, name: str = "a") -> LowRankElement:
     require_element(name, a, LowRankElement)
     rho, u, v = a
-    namespace(**{f"{name}.rho": rho, f"{name}.u": u, f"{name}.v": v})
+    require_arrays(**{f"{name}.rho": rho, f"{name}.u": u, f"{name}.v": v})
     require_float(f"{name}.u", u)
     require_alike(f"{name}.v", v, f"{name}.u", u)
     require_alike(f"{name}.rho", rho, f"{name}.u", u)

@@ -17,12 +17,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from ..arrays import batched
 from ..arrays.arguments import MOST, described, require_count
-from ..arrays.library import Array, device_of, holds_integers, namespace, require_alike, require_float
+from ..arrays.library import (
+    Array,
+    device_of,
+    holds_integers,
+    namespace,
+    require_alike,
+    require_arrays,
+    require_float,
+)
 from .lie import LieGroup, eye, require_element, require_like, require_vectors
 
 if TYPE_CHECKING:
@@ -55,7 +62,7 @@ class OrbitGroup(LieGroup):
 
     def make_index(self, n: int, like: Array) -> tuple[Array, ...]:
         """Return the index arrays that `split` and `join` need, on the device of `like`."""
-        xp, device = namespace(like=like), device_of(like)
+        xp, device = require_arrays(like=like), device_of(like)
         order = np.concatenate([members.reshape(-1) for members in self.subgroup(n).orbit_index])
         inverse = np.empty_like(order)
         inverse[order] = np.arange(n)
@@ -63,7 +70,7 @@ class OrbitGroup(LieGroup):
 
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) by orbits: per orbit size an (s, k, c) array."""
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         gathered, parts, start = xp.take(x, a.gather[0], axis=0), [], 0
         for block in a.blocks:
             s, _, c = block.shape
@@ -74,7 +81,7 @@ class OrbitGroup(LieGroup):
 
     def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
         """Return the columns (n, k) that `split` took apart."""
-        xp = array_api_compat.array_namespace(*parts)
+        xp = namespace(*parts)
         flat = [
             xp.reshape(xp.permute_dims(p, (0, 2, 1)), (p.shape[0] * p.shape[2], p.shape[1])) for p in parts
         ]
@@ -152,7 +159,7 @@ class OrbitGroup(LieGroup):
     def log_det(self, a: OrbitBlocks) -> Array:
         """Return ``log |det T|``, the sum over the blocks, a 0-d array."""
         self._require(a)
-        xp = array_api_compat.array_namespace(*a.blocks)
+        xp = namespace(*a.blocks)
         total = xp.sum(batched.log_abs_det(a.blocks[0]))
         for block in a.blocks[1:]:
             total = total + xp.sum(batched.log_abs_det(block))
@@ -164,7 +171,7 @@ class OrbitGroup(LieGroup):
         The algebra is the product of gl(|O|): projecting keeps the entries whose row and column share an
         orbit. A matrix of the group is its own projection, so this also makes an element from a matrix.
         """
-        xp = namespace(generator=generator)
+        xp = require_arrays(generator=generator)
         require_float("generator", generator)
         if generator.ndim != 2 or generator.shape[0] != generator.shape[1] or not generator.shape[0]:
             raise ValueError(
@@ -190,7 +197,7 @@ class OrbitGroup(LieGroup):
         coefficients : array, shape (m, n)
             Row i is a_i; rows in the order of ``subgroup(n).elements()``.
         """
-        xp = namespace(coefficients=coefficients)
+        xp = require_arrays(coefficients=coefficients)
         require_float("coefficients", coefficients)
         if coefficients.ndim != 2 or not coefficients.shape[1]:
             raise ValueError(
@@ -216,7 +223,7 @@ class OrbitGroup(LieGroup):
     def coefficients(self, a: OrbitBlocks) -> Array:
         """Return the coefficients a_i, shape (m, n), in canonical form where they are not unique."""
         self._require(a)
-        xp, n = array_api_compat.array_namespace(*a.blocks), self.size(a)
+        xp, n = namespace(*a.blocks), self.size(a)
         device = device_of(a.blocks[0])
         elements, orbit_index = self.subgroup(n).elements(), self.subgroup(n).orbit_index
         # where index k sits: its row in its block, its column, and the offset and width of its size's blocks
@@ -249,7 +256,7 @@ class OrbitGroup(LieGroup):
                 raise TypeError(f"`{name}.{field}` must be a tuple of arrays, got {described(parts)}")
         if not a.blocks:
             raise ValueError(f"`{name}.blocks` must not be empty; make an element with `identity`")
-        namespace(
+        require_arrays(
             **{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)}
         )
         require_float(f"{name}.blocks.0", a.blocks[0])
@@ -318,11 +325,11 @@ class DiagonalGroup(_SlicedGroup):
 
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as (1, k, n)."""
-        return (array_api_compat.array_namespace(x).permute_dims(x[None, :, :], (0, 2, 1)),)
+        return (namespace(x).permute_dims(x[None, :, :], (0, 2, 1)),)
 
     def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
         """Return the columns that `split` took apart."""
-        return array_api_compat.array_namespace(*parts).permute_dims(parts[0], (0, 2, 1))[0, :, :]
+        return namespace(*parts).permute_dims(parts[0], (0, 2, 1))[0, :, :]
 
 
 @dataclass(frozen=True)
@@ -347,7 +354,7 @@ class XMatGroup(_SlicedGroup):
 
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as the middle (1, k, 1), if any, and the pairs (2, k, n // 2)."""
-        xp, half = array_api_compat.array_namespace(x), x.shape[0] // 2
+        xp, half = namespace(x), x.shape[0] // 2
         parts = []
         if x.shape[0] % 2:
             parts.append(xp.permute_dims(x[None, half : half + 1, :], (0, 2, 1)))
@@ -358,7 +365,7 @@ class XMatGroup(_SlicedGroup):
 
     def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
         """Return the columns that `split` took apart."""
-        xp = array_api_compat.array_namespace(*parts)
+        xp = namespace(*parts)
         pieces = [xp.permute_dims(part, (0, 2, 1)) for part in parts]
         if pieces[-1].shape[0] == 1:
             return pieces[0][0, :, :]
@@ -388,12 +395,12 @@ class ButterflyGroup(_SlicedGroup):
 
     def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
         """Return columns (n, k) as (2, k, n // 2)."""
-        xp, (n, k) = array_api_compat.array_namespace(x), x.shape
+        xp, (n, k) = namespace(x), x.shape
         return (xp.permute_dims(xp.reshape(x, (2, n // 2, k)), (0, 2, 1)),)
 
     def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
         """Return the columns that `split` took apart."""
-        xp, (_, k, half) = array_api_compat.array_namespace(*parts), parts[0].shape
+        xp, (_, k, half) = namespace(*parts), parts[0].shape
         return xp.reshape(xp.permute_dims(parts[0], (0, 2, 1)), (2 * half, k))
 
 

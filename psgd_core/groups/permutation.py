@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import MOST, described
-from ..arrays.library import holds_reals, is_array, namespace
+from ..arrays.library import holds_reals, is_array, require_arrays
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def size_of(n: Any, name: str = "n") -> int:
 def listed(name: str, perms: Any) -> tuple[Any, ...]:
     """Return an iterable of permutations as a tuple."""
     if is_array(perms):
-        namespace(**{name: perms})
+        require_arrays(**{name: perms})
     several = isinstance(perms, Iterable) and not isinstance(perms, str | bytes | dict)
     if several and getattr(perms, "ndim", 2) == 2:
         return tuple(perms)
@@ -121,7 +121,7 @@ def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
     if isinstance(sigma, Permutation):
         sigma = sigma.indices()
     if is_array(sigma):
-        namespace(**{name: sigma})
+        require_arrays(**{name: sigma})
     try:
         array = np.asarray(sigma)
     except Exception:  # rows of several lengths, and whatever somebody's own raises

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import array_api_compat
 
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
-from ..arrays.library import Array, device_of, known, namespace, require_alike, select
+from ..arrays.library import Array, device_of, known, namespace, require_alike, require_arrays, select
 from ..arrays.sums import largest, sum_of_squares
 from ..groups.lie import eye, require_like, require_vectors
 from .counters import Counters, Fitted, State, counted, default_damping, settled
@@ -149,7 +149,7 @@ class Preconditioner(ABC):
         """
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
-        limits = array_api_compat.array_namespace(like).finfo(like.dtype)
+        limits = namespace(like).finfo(like.dtype)
         if scale is not None:
             given, scale = scale, scalar_of("scale", scale, like)
             low, high = float(limits.smallest_normal) ** 0.5, float(limits.max) ** 0.5
@@ -162,7 +162,7 @@ class Preconditioner(ABC):
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> State:
         """Return the state that `init` describes."""
-        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        xp, device = namespace(like), device_of(like)
         start = -default_damping(like) if self.damping is None else float(self.damping)
         if start > float(xp.finfo(like.dtype).max):
             raise ValueError(f"`damping` must be finite in {like.dtype}, got {start}; None takes a small one")
@@ -230,7 +230,7 @@ class Preconditioner(ABC):
 
     def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
         """Return the state after one update on columns (n, k); no change where `usable` is false."""
-        xp, start = array_api_compat.array_namespace(h), state
+        xp, start = namespace(h), state
         # is the scale due?
         seen = usable & (largest(h) > 0)
         due = state.pending & seen
@@ -268,7 +268,7 @@ class Preconditioner(ABC):
         The verbs do not look at values; call this at checkpoints.
         """
         self._require_state(state)
-        xp = array_api_compat.array_namespace(self._reference(state))
+        xp = namespace(self._reference(state))
         for name, leaf in named(type(state).__name__, state):
             if xp.isdtype(leaf.dtype, ("real floating", "complex floating")) and not bool(
                 xp.all(xp.isfinite(leaf))
@@ -328,7 +328,7 @@ class Preconditioner(ABC):
                 raise ValueError(
                     "`h` must hold at least one gradient, got shape (n, 0); skip the update instead"
                 )
-            return namespace(h=h), None, h if h.ndim == 2 else h[:, None]
+            return require_arrays(h=h), None, h if h.ndim == 2 else h[:, None]
         self._vectors(state, "v", v)
         self._vectors(state, "h", h)
         if v.shape != h.shape:
@@ -340,7 +340,7 @@ class Preconditioner(ABC):
             v, h = v[:, None], h[:, None]
         elif v.shape[1] == 0:
             raise ValueError("`v` must hold at least one probe, got shape (n, 0); skip the update instead")
-        return namespace(v=v), v, h
+        return require_arrays(v=v), v, h
 
 
 @lru_cache(maxsize=1024)

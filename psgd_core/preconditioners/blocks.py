@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import array_api_compat
-
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
-from ..arrays.library import Array, device_of, require_alike
+from ..arrays.library import Array, device_of, namespace, require_alike
 from .base import Preconditioner
 from .counters import State
 from .forms import Form, counters_form, require_form
@@ -126,7 +124,7 @@ class Blocks(Preconditioner):
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:
             raise ValueError(f"`n` must be the number of parameters of all blocks, {self.n}, got {n}")
-        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        xp, device = namespace(like), device_of(like)
         return BlocksState(
             parts=tuple(p.init(size, like, scale=scale, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
@@ -135,7 +133,7 @@ class Blocks(Preconditioner):
     def _advance(
         self, state: BlocksState, v: Array | None, h: Array, usable: Array, step: float | Array
     ) -> BlocksState:
-        xp, start, parts = array_api_compat.array_namespace(h), 0, []
+        xp, start, parts = namespace(h), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             here = slice(start, start + n)
             parts.append(p._advance(part, None if v is None else v[here, :], h[here, :], usable, step))
@@ -173,7 +171,7 @@ class Blocks(Preconditioner):
 
     def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
         self._vectors(state, name, x)
-        xp, start, found = array_api_compat.array_namespace(x), 0, []
+        xp, start, found = namespace(x), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             found.append(getattr(p, verb)(part, x[start : start + n, ...]))
             start += n

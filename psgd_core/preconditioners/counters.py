@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import array_api_compat
-
-from ..arrays.library import Array, known
+from ..arrays.library import Array, known, namespace
 from ..kernels.scale import DAMPING, FAR, GROW, SHRINK
 
 State = Any
@@ -45,7 +43,7 @@ class Fitted(NamedTuple):
 
 def default_damping(x: Array) -> float:
     """Return the relative damping for the dtype of `x`."""
-    return DAMPING["float32" if array_api_compat.array_namespace(x).finfo(x.dtype).bits == 32 else "float64"]
+    return DAMPING["float32" if namespace(x).finfo(x.dtype).bits == 32 else "float64"]
 
 
 def counted(state: State, found: Fitted, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
@@ -61,7 +59,7 @@ def counted(state: State, found: Fitted, complete: Array, seen: Array, due: Arra
         was due.
     """
     (a, b), run = found.sizes, state.off_scale
-    xp = array_api_compat.array_namespace(run)
+    xp = namespace(run)
     zero, one = xp.zeros_like(run), xp.ones_like(run)
     # how many pairs in a row say that Q is off its scale; those that are skipped, or nothing, do not count
     large, small = a > FAR * b, b > FAR * a
@@ -83,7 +81,7 @@ def settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
     """Return lambda after an update: the relative one gets its scale when P does, ``lambda P`` stays."""
     if known(set_now) is False:
         return damping
-    xp = array_api_compat.array_namespace(damping)
+    xp = namespace(damping)
     least = float(xp.finfo(damping.dtype).smallest_normal)
     found = xp.maximum(-damping / growth, xp.full_like(damping, least))
     return xp.where(set_now & (damping < 0), found, damping)

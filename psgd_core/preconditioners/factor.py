@@ -5,10 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import array_api_compat
-
 from ..arrays import batched
-from ..arrays.library import Array, device_of
+from ..arrays.library import Array, device_of, namespace
 from .generators import Generator, Grams
 from .geometries import Geometry
 from .sides import Place, Sides
@@ -76,7 +74,7 @@ class Factor(ABC):
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=device_of(q)))
 
 
@@ -84,20 +82,20 @@ def over_unit(e: Generator, *, one: bool = False) -> tuple[Generator, Array]:
     """Return a generator over unit^2, and the unit: the largest entry of each block, or, `one`, of all."""
     unit = e.unit()
     if one:
-        unit = array_api_compat.array_namespace(unit).max(unit, keepdims=True)
+        unit = namespace(unit).max(unit, keepdims=True)
     return e.in_units(unit), unit
 
 
 def turned(x: Array, rows: bool) -> Array:
     """Return rows as columns, and columns as rows; x itself unless it holds rows, or is to."""
-    return array_api_compat.array_namespace(x).matrix_transpose(x) if rows else x
+    return namespace(x).matrix_transpose(x) if rows else x
 
 
 def adjoint(q: Array) -> Array:
     """Return ``Q^H``."""
-    return conj(array_api_compat.array_namespace(q).matrix_transpose(q))
+    return conj(namespace(q).matrix_transpose(q))
 
 
 def conj(q: Array) -> Array:
     """Return q, conjugate where it is complex."""
-    return array_api_compat.array_namespace(q).conj(q) if batched.is_complex(q) else q
+    return namespace(q).conj(q) if batched.is_complex(q) else q

@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import namespace
+from ..arrays.library import require_arrays
 
 Form = tuple[Any, ...]
 
@@ -56,7 +56,7 @@ def are_tensors(others: list[Any]) -> bool:
 def require_one_library(name: str, tree: Any) -> None:
     """Raise unless the leaves of a tree are arrays of one library and, of PyTorch, on one device."""
     leaves = dict(named(name, tree))
-    namespace(**leaves)
+    require_arrays(**leaves)
     devices = {str(x.device) for x in leaves.values() if array_api_compat.is_torch_array(x)}
     if len(devices) > 1:
         raise ValueError(f"`{name}` must be on one device, got {', '.join(sorted(devices))}; move it to one")

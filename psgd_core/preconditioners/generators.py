@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import array_api_compat
-
 from ..arrays import batched
-from ..arrays.library import Array
+from ..arrays.library import Array, namespace
 
 
 class Pair:
@@ -109,7 +107,7 @@ class Generator(NamedTuple):
 
     def unit(self) -> Array:
         """Return the largest entry of each block's columns, 1 where all are zero, (c,)."""
-        xp = array_api_compat.array_namespace(self.x)
+        xp = namespace(self.x)
         parts = (self.x, self.y) if self.symmetric else (self.x, self.u, self.y, self.w)
         largest = xp.max(xp.abs(parts[0]), axis=(0, 1))
         for part in parts[1:]:
@@ -145,7 +143,7 @@ class Generator(NamedTuple):
 
     def lengths(self) -> tuple[Array, Array]:
         """Return the sizes of both terms, per block, (c,), as lengths: |x| and |y| of a symmetric one."""
-        xp = array_api_compat.array_namespace(self.x)
+        xp = namespace(self.x)
         if self.symmetric:
             return xp.sqrt(_square(self.x)), xp.sqrt(_square(self.y))
         plus, minus = _square(self.x) * _square(self.u), _square(self.y) * _square(self.w)
@@ -182,7 +180,7 @@ class Generator(NamedTuple):
 
         N is the largest eigenvalue of ``(x x^T + y y^T) / k``; for one column each ``|x|^2 + |y|^2``.
         """
-        xp, k = array_api_compat.array_namespace(self.x), self.k
+        xp, k = namespace(self.x), self.k
         if measure == "gradient":
             plain = self.symmetric and self.basis is None
             return _difference_norm(self.x, self.y, k) if plain else norm(self.matrix())
@@ -229,7 +227,7 @@ def outer(x: Array, y: Array) -> Array:
 
 def norm(x: Array) -> Array:
     """Return an upper bound of the spectral norm of each (s, s, c) matrix."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     return xp.sqrt(batched.spectral_bound(outer(x, x)))
 
 
@@ -237,7 +235,7 @@ def _product_norm(x: Array, y: Array) -> Array:
     """Return (a bound of) the spectral norm of ``x y^T``; exact for one column."""
     if x.shape[1] > 1:
         return norm(outer(x, y))
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     return xp.sqrt(_square(x)) * xp.sqrt(_square(y))
 
 
@@ -249,7 +247,7 @@ def _difference_norm(x: Array, y: Array, k: int) -> Array:
     """
     if x.shape[1] + y.shape[1] > 2:
         return norm(outer(x, x) - outer(y, y)) / k
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     p, q, r = _square(x), _square(y), xp.abs(batched.matmul(batched.adjoint(x), y)[0, 0, :])
     root = (p + q - 2 * r) * (p + q + 2 * r)
     return (xp.abs(p - q) + xp.sqrt(xp.maximum(root, xp.zeros_like(root)))) / 2
@@ -264,4 +262,4 @@ def _times(x: Array, c: Array, power: int) -> Array:
 
 def _square(x: Array) -> Array:
     """Return the sum of the squares of each block's entries, (c,)."""
-    return array_api_compat.array_namespace(x).sum(batched.square(x), axis=(0, 1))
+    return namespace(x).sum(batched.square(x), axis=(0, 1))

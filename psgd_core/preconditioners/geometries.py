@@ -55,11 +55,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import array_api_compat
-
 from ..arrays import batched
 from ..arrays.arguments import described
-from ..arrays.library import Array, eps
+from ..arrays.library import Array, eps, namespace
 from .generators import Generator, Pair, outer
 
 
@@ -169,7 +167,7 @@ class Lyapunov(Geometry):
 
     def generator(self, pair: Pair) -> Generator:
         """Return E, by closed forms up to s = 2."""
-        xp, q = array_api_compat.array_namespace(pair.q), pair.q
+        xp, q = namespace(pair.q), pair.q
         if q.shape[0] == 1:
             return Generator.square(pair, pair.ph, pair.v)
         if q.shape[0] == 2 and not batched.is_complex(q):
@@ -229,7 +227,7 @@ def symmetric_root(q: Array) -> Array:
 
 def root_of(p: Array) -> Array:
     """Return ``P^{1/2}`` of each positive definite block, NaN where it is not."""
-    xp = array_api_compat.array_namespace(p)
+    xp = namespace(p)
     if p.shape[0] == 1:
         return xp.sqrt(p)
     w, v = xp.linalg.eigh(xp.permute_dims(p, (2, 0, 1)))
@@ -244,7 +242,7 @@ def towards_symmetry(q: Array) -> Array:
     form. Above, U follows ``exp(t K)``, ``K = Q^T - Q``, to second order, with the t that is best
     to second order, but ``|t K| <= 1/4``; so U is orthogonal up to ``|t K|^4 / 4``, and exactly in the limit.
     """
-    xp, s = array_api_compat.array_namespace(q), q.shape[0]
+    xp, s = namespace(q), q.shape[0]
     if s == 1:
         return xp.abs(q)
     skew = batched.adjoint(q) - q
@@ -270,14 +268,14 @@ def towards_symmetry(q: Array) -> Array:
 
 def _singular(q: Array) -> tuple[Array, Array, Array]:
     """Return U (s, s, c), the singular values (s, c) and V^T (s, s, c) of each block."""
-    xp = array_api_compat.array_namespace(q)
+    xp = namespace(q)
     u, s, vt = xp.linalg.svd(xp.permute_dims(q, (2, 0, 1)), full_matrices=False)
     return xp.permute_dims(u, (1, 2, 0)), xp.matrix_transpose(s), xp.permute_dims(vt, (1, 2, 0))
 
 
 def _even(x: Array, u: Array) -> tuple[Array, Array]:
     """Return x and u scaled to equal size, ``x u^T`` the same: so that no unit suits only one of them."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     big, small = xp.max(xp.abs(x), axis=(0, 1)), xp.max(xp.abs(u), axis=(0, 1))
     some = (big > 0) & (small > 0)
     one = xp.ones_like(big)

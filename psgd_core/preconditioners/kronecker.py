@@ -23,11 +23,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import array_api_compat
-
 from ..arrays import batched
 from ..arrays.arguments import described, require_count, require_number
-from ..arrays.library import Array, device_of, is_array, known, namespace, select
+from ..arrays.library import Array, device_of, is_array, known, namespace, require_arrays, select
 from ..arrays.signs import signs
 from ..arrays.sums import largest
 from .base import Preconditioner
@@ -170,14 +168,14 @@ class Kronecker(Preconditioner):
         """Return the state to start from, Q a multiple of the identity; `like` may be complex."""
         if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
-        xp = namespace(like=like)
+        xp = require_arrays(like=like)
         if batched.is_complex(like):  # the base class checks real ones
             real = super().init(n, xp.real(like), scale=scale)
             return real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
         return super().init(n, like, scale=scale)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
-        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        xp, device = namespace(like), device_of(like)
         factors = tuple(group.start(place.s, like) for place, group, _ in self._active)
         held = tuple(
             xp.zeros((group.steps(place.s),), dtype=like.dtype, device=device)
@@ -205,7 +203,7 @@ class Kronecker(Preconditioner):
         due: Array,
         step: float | Array,
     ) -> Fitted:
-        xp, k, d = array_api_compat.array_namespace(h), h.shape[1], len(state.factors)
+        xp, k, d = namespace(h), h.shape[1], len(state.factors)
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
         if self.damping != 0:
             h = h + signs(state.count, h) * damping
@@ -261,7 +259,7 @@ class Kronecker(Preconditioner):
 
         That is ``Q_i^{-T} Q_i^{-1}`` times the other factors' ``tr(Q_j^{-T} Q_j^{-1})``.
         """
-        xp = array_api_compat.array_namespace(*factors)
+        xp = namespace(*factors)
         inverses = [
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
@@ -289,7 +287,7 @@ class Kronecker(Preconditioner):
         """Return ``P g``, in the shape of g."""
         flat, shape = self._flat(g)
         self._vectors(state, "g", flat)
-        xp = array_api_compat.array_namespace(flat)
+        xp = namespace(flat)
         x = flat[:, None] if flat.ndim == 1 else flat
         return xp.reshape(along(self._runs, acting(self._runs, state.factors), x, "precondition"), shape)
 
@@ -322,15 +320,15 @@ class Kronecker(Preconditioner):
         flat, shape = self._flat(x)
         self._vectors(state, "x", flat)
         columns = flat[:, None] if flat.ndim == 1 else flat
-        xp = array_api_compat.array_namespace(flat)
+        xp = namespace(flat)
         return xp.reshape(along(self._runs, acting(self._runs, state.factors), columns, verb), shape)
 
     def _flat(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Return x as a vector or columns, and the shape it came in."""
         shape = tuple(x.shape) if is_array(x) else ()
         if shape == self.shape and shape != (self.n,):
-            namespace(x=x)
-            return array_api_compat.array_namespace(x).reshape(x, (self.n,)), shape
+            require_arrays(x=x)
+            return namespace(x).reshape(x, (self.n,)), shape
         return x, shape
 
 

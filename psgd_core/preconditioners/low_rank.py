@@ -11,7 +11,7 @@ import array_api_compat
 from .. import kernels
 from ..arrays.arguments import described, require_count
 from ..arrays.draws import normal
-from ..arrays.library import Array, device_of, known, select, wide_dtype
+from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
 from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
@@ -90,7 +90,7 @@ class LowRank(Preconditioner):
             raise ValueError(
                 f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
             )
-        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        xp, device = namespace(like), device_of(like)
         shape = (self.rank, n)
         if rng is None:
             blank = xp.zeros(shape, dtype=like.dtype, device=device)
@@ -121,7 +121,7 @@ class LowRank(Preconditioner):
                 "`v` must be given to LowRank, got None: its moves are made from probes; draw some, or take "
                 "`curvature.basis`, n of them, which integrate it out"
             )
-        xp, d = array_api_compat.array_namespace(v), state.d
+        xp, d = namespace(v), state.d
         if self.damping != 0:
             h = h + damping * signs(state.count, h)
         p, h = v.T, h.T  # probes and products as rows
@@ -242,7 +242,7 @@ class LowRank(Preconditioner):
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
         self._require_state(state)
-        xp = array_api_compat.array_namespace(state.d)
+        xp = namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 
     def _act(
@@ -256,7 +256,7 @@ class LowRank(Preconditioner):
 
 def _factor(state: LowRankState) -> LowRankElement:
     """Return ``A = I + U V^T`` as an element of its group."""
-    xp = array_api_compat.array_namespace(state.d)
+    xp = namespace(state.d)
     return LowRankElement(xp.ones_like(state.count, dtype=state.d.dtype), state.u.T, state.v.T)
 
 

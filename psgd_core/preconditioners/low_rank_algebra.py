@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import array_api_compat
-
 from ..arrays.batched import library_solve, spectral_bound
-from ..arrays.library import Array, device_of, eps
+from ..arrays.library import Array, device_of, eps, namespace
 
 
 class Combinations(NamedTuple):
@@ -44,7 +42,7 @@ class FactorMove(NamedTuple):
 
 def coefficients(g: Array, r: int) -> Combinations:
     """Return them from the Gram matrix of R, (m, m)."""
-    xp, k = array_api_compat.array_namespace(g), g.shape[0] // 2 - r
+    xp, k = namespace(g), g.shape[0] // 2 - r
     wide = {"dtype": g.dtype, "device": device_of(g)}
     in_u, in_v, in_y = slice(0, r), slice(r, 2 * r), slice(2 * r + k, 2 * r + 2 * k)
     eye, none, zero = xp.eye(k, **wide), xp.zeros((k, k), **wide), xp.zeros((r, k), **wide)
@@ -98,7 +96,7 @@ def move_of_v(x: Combinations, measure: str) -> FactorMove:
 
 
 def _side_by_side(x: Array, y: Array) -> Array:
-    return array_api_compat.array_namespace(x).concat([x, y], axis=1)
+    return namespace(x).concat([x, y], axis=1)
 
 
 def _size(x: Combinations, of_a: Array, of_b: Array, other: Array, measure: str) -> Array:
@@ -114,7 +112,7 @@ def joint_bound(x: Array, y: Array, step: float | Array) -> Array:
     Moves add up, so the sum is safe for every step, and at small steps up to twice as slow as need be; with
     the larger of the two, a bold step ends in overflow where H changes (Rosenbrock's valley, step 0.9).
     """
-    xp = array_api_compat.array_namespace(x, y)
+    xp = namespace(x, y)
     return xp.maximum(x, y) + step * xp.minimum(x, y)
 
 
@@ -131,7 +129,7 @@ def gauge(uu: Array, vv: Array) -> tuple[Array, Array]:
     becomes s times orthonormal columns and V takes the singular values. C itself lies between 1 and 3/2, and
     loses nothing. A power of two then brings |U| and |V| closest.
     """
-    xp, r = array_api_compat.array_namespace(uu), uu.shape[0]
+    xp, r = namespace(uu), uu.shape[0]
     eye = xp.eye(r, dtype=uu.dtype, device=device_of(uu))
     top = spectral_bound(uu[:, :, None])
     c = 1.5 * eye - 0.5 * uu / xp.where(top > 0, top, xp.ones_like(top))
@@ -145,7 +143,7 @@ def gauge(uu: Array, vv: Array) -> tuple[Array, Array]:
 
 def inverse(gram_matrix: Array) -> Array:
     """Return the inverse of a Gram matrix, kept finite where columns are parallel to rounding."""
-    xp, r = array_api_compat.array_namespace(gram_matrix), gram_matrix.shape[0]
+    xp, r = namespace(gram_matrix), gram_matrix.shape[0]
     one = xp.eye(r, dtype=gram_matrix.dtype, device=device_of(gram_matrix))
     floor = 64 * eps(gram_matrix) * xp.sum(gram_matrix * one)
     return library_solve(gram_matrix + floor * one, one)
@@ -153,6 +151,6 @@ def inverse(gram_matrix: Array) -> Array:
 
 def product_norm(ff: Array, ww: Array) -> Array:
     """Return the Frobenius norm of ``F W^T`` from ``F^T F`` and ``W^T W``: a tight bound at rank 1 or 2."""
-    xp = array_api_compat.array_namespace(ff)
+    xp = namespace(ff)
     square = xp.sum(ff * ww)
     return xp.sqrt(xp.maximum(square, xp.zeros_like(square)))

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import array_api_compat
-
 from ..arrays.batched import library_solve
-from ..arrays.library import Array, device_of, known
+from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import gram, inner
 from .low_rank_algebra import coefficients, gauge, inverse, move_of_u, move_of_v, product_norm
 
@@ -45,7 +43,7 @@ def diagonal_right(
     the coefficients follow from the one Gram matrix ``R R^T``: that pass over U and V, and the one that
     forms the new factor, are all the reading there is.
     """
-    xp, (r, _), k = array_api_compat.array_namespace(u), u.shape, h.shape[0]
+    xp, (r, _), k = namespace(u), u.shape, h.shape[0]
     x, y = d * h, p / d
     unit = _unit(xp, x, y)
     rows = (u, v, x / unit, y / unit)
@@ -81,7 +79,7 @@ def diagonal_left(
     not bound what such a move does to ``Q h`` (it is eq. (5)'s trouble, stable for steps below 4 / kappa
     only), so the size is that of ``Q E Q^{-1}``, the same move seen from the left.
     """
-    xp, (r, _), k, dtype = array_api_compat.array_namespace(u), u.shape, h.shape[0], u.dtype
+    xp, (r, _), k, dtype = namespace(u), u.shape, h.shape[0], u.dtype
     g = gram(u, v)
     w_u, w_v = inverse(g[:r, :r]), inverse(g[r:, r:])
     c = xp.eye(r, dtype=g.dtype, device=device_of(g)) + g[r:, :r]  # I + V^T U
@@ -138,7 +136,7 @@ def _in_turn(turn_u: Array, u: Array, v: Array) -> tuple[Array, Array]:
     """Return u and v with the one out of turn set to zero, or dropped where the turn is known."""
     turn = known(turn_u > 0)
     if turn is None:
-        xp = array_api_compat.array_namespace(u)
+        xp = namespace(u)
         turn_u = xp.astype(turn_u, u.dtype)
         return turn_u * u, (1 - turn_u) * v
     return (u, v[:0, :]) if turn else (u[:0, :], v)
@@ -146,7 +144,7 @@ def _in_turn(turn_u: Array, u: Array, v: Array) -> tuple[Array, Array]:
 
 def regauge(u: Array, v: Array, move: Move, due: Array) -> tuple[Array, Array]:
     """Return U and V, as rows, in a better gauge (`_low_rank_algebra.gauge`) where `due`: ``U V^T`` stays."""
-    xp, r, uu = array_api_compat.array_namespace(u), u.shape[0], move.uu
+    xp, r, uu = namespace(u), u.shape[0], move.uu
     eye = xp.eye(r, dtype=uu.dtype, device=device_of(uu))
     c, back = (xp.astype(xp.where(due, x, eye), u.dtype, copy=False) for x in gauge(uu, move.vv))
     return c @ u, back @ v
@@ -154,7 +152,7 @@ def regauge(u: Array, v: Array, move: Move, due: Array) -> tuple[Array, Array]:
 
 def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:
     """Return ``coefficients @ R`` for R the rows stacked, (q, n), without stacking them."""
-    xp, start, total = array_api_compat.array_namespace(*rows), 0, None
+    xp, start, total = namespace(*rows), 0, None
     coefficients = xp.astype(coefficients, rows[0].dtype, copy=False)
     for row in rows:
         count = row.shape[0]

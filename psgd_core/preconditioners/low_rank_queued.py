@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import array_api_compat
-
-from ..arrays.library import Array, device_of
+from ..arrays.library import Array, device_of, namespace
 from ..kernels.gpu import low_rank_passes as passes
 from ..kernels.gpu.low_rank_passes import Rows
 from .counters import Fitted
@@ -44,7 +42,7 @@ def queued_update(
         Updates from one change of gauge to the next.
     inplace : bool
     """
-    xp, r, dtype = array_api_compat.array_namespace(state.d), rows.r, state.d.dtype
+    xp, r, dtype = namespace(state.d), rows.r, state.d.dtype
     step = passes.step_of(rows, step)
     if step is None:
         return None
@@ -109,7 +107,7 @@ def queued_update(
 
 def queued_product(rows: Rows) -> Array:
     """Return ``P g`` from rows with g for h and d for p: ``P g / d = x + U s + V U^T (x + U s)``."""
-    xp, r = array_api_compat.array_namespace(rows.d), rows.r
+    xp, r = namespace(rows.d), rows.r
     one = xp.ones(1, dtype=xp.float64, device=device_of(rows.d))
     reading = rows.library.cast(xp.concat([one, one, 0 * one]), rows.dtype)  # no units, no noise
     g = passes.gram(rows, reading)

@@ -15,10 +15,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import array_api_compat
-
 from ..arrays.arguments import described, require_number
-from ..arrays.library import Array
+from ..arrays.library import Array, namespace
 
 
 class Normalizer(ABC):
@@ -68,7 +66,7 @@ class Running(Normalizer):
 
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
         """Return (N, the new average); nothing held yet means the sample's own size."""
-        xp = array_api_compat.array_namespace(held, size)
+        xp = namespace(held, size)
         before = xp.where(held > 0, held, size)
         after = self.decay * before + (1 - self.decay) * xp.minimum(size, 10 * before)
         return xp.maximum(before, step**0.25 * size), after

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import described
-from ..arrays.library import Array, device_of, known
+from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.signs import signs
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
@@ -119,7 +118,7 @@ class OrbitPreconditioner(Preconditioner):
         return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
-        xp, device = array_api_compat.array_namespace(like), device_of(like)
+        xp, device = namespace(like), device_of(like)
         q = self.group.identity(n, like)
         shapes = [(block.shape[2],) for block in q.blocks] if self.steps == "orbit" else [()]
         return q, tuple(xp.zeros(shape, dtype=like.dtype, device=device) for shape in shapes)
@@ -155,7 +154,7 @@ class OrbitPreconditioner(Preconditioner):
 
     def _fit_blocks(self, given: _Given, damping: Array, due: Array, step: float | Array) -> _Found:
         """Return what one update of these blocks leaves; those that are singular or overflow stay."""
-        xp, k = array_api_compat.array_namespace(damping), given.hs[0].shape[1]
+        xp, k = namespace(damping), given.hs[0].shape[1]
         geometry, blocks = GEOMETRIES[self.geometry], given.blocks
         # make the generators
         parts = [
@@ -243,7 +242,7 @@ class OrbitPreconditioner(Preconditioner):
         """
         if self.damping == 0 or not self.exact_damping:
             return hs
-        xp = array_api_compat.array_namespace(damping)
+        xp = namespace(damping)
         size = damping * hs[0].shape[1] ** 0.5
         more = [size * batched.identity(x.shape[0], x.shape[2], x) for x in hs]
         return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True))
@@ -297,7 +296,7 @@ def _rescaled(
     geometry: Geometry, blocks: tuple[Array, ...], parts: list[Generator], due: Array
 ) -> tuple[tuple[Array, ...], list[Generator], Array]:
     """Return blocks and generators at c Q, least in the criterion where `due`, and c^2, by which P grew."""
-    xp = array_api_compat.array_namespace(due)
+    xp = namespace(due)
     norm_x, norm_y = norm_of([e.x for e in parts]), norm_of([e.y for e in parts])
     one = xp.ones_like(norm_x)  # c^4 = |y|^2 / |x|^2
     if geometry.fits_p:
@@ -325,7 +324,7 @@ def _joined(whole: tuple[Array, ...], found: list[tuple[Array, ...]]) -> tuple[A
     """Return what was found for `_pieces`, joined to arrays like the whole ones."""
     if len(found) == 1:
         return found[0]
-    xp, rest, arrays = array_api_compat.array_namespace(*whole), iter(found), []
+    xp, rest, arrays = namespace(*whole), iter(found), []
     for array in whole:
         parts: list[Array] = []
         while sum(part.shape[-1] for part in parts) < array.shape[-1]:
@@ -336,13 +335,13 @@ def _joined(whole: tuple[Array, ...], found: list[tuple[Array, ...]]) -> tuple[A
 
 def _choose(flags: Array, x: Array, y: Array) -> Array:
     """Return x where `flags`, per orbit, are true, else y: without a pass where they are known to be."""
-    xp = array_api_compat.array_namespace(flags)
+    xp = namespace(flags)
     return x if known(xp.all(flags)) else xp.where(flags, x, y)
 
 
 def norm_of(parts: list[Array]) -> Array:
     """Return the Euclidean norm of all entries together, without overflow."""
-    xp = array_api_compat.array_namespace(*parts)
+    xp = namespace(*parts)
     largest = xp.max(xp.stack([xp.max(xp.abs(x)) for x in parts]))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
     total = xp.sum(batched.square(parts[0] / unit))

@@ -20,10 +20,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import array_api_compat
-
 from ..arrays import batched, triangular
-from ..arrays.library import Array, device_of
+from ..arrays.library import Array, device_of, namespace
 from .factor import Factor, adjoint, conj, over_unit, turned
 from .generators import Generator, Grams, Pair
 from .geometries import EQ, Geometry
@@ -39,7 +37,7 @@ class Dense(Factor):
 
     def start(self, s: int, like: Array) -> Array:
         """Return the identity, (s, s)."""
-        xp = array_api_compat.array_namespace(like)
+        xp = namespace(like)
         return xp.eye(s, dtype=like.dtype, device=device_of(like))
 
     def steps(self, s: int) -> int:
@@ -71,7 +69,7 @@ class Dense(Factor):
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        return array_api_compat.array_namespace(q).linalg.slogdet(q)[1]
+        return namespace(q).linalg.slogdet(q)[1]
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
@@ -124,7 +122,7 @@ class Triangular(Dense):
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         return xp.sum(xp.log(xp.abs(xp.linalg.diagonal(q))))
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
@@ -135,7 +133,7 @@ class Triangular(Dense):
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``."""
-        return triangular.compose(array_api_compat.array_namespace(e).triu(e), q)
+        return triangular.compose(namespace(e).triu(e), q)
 
 
 class Affine(Triangular):
@@ -147,7 +145,7 @@ class Affine(Triangular):
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``: E without the last row's other entries."""
-        xp = array_api_compat.array_namespace(e)
+        xp = namespace(e)
         return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
 
 
@@ -158,7 +156,7 @@ class Diagonal(Factor):
 
     def start(self, s: int, like: Array) -> Array:
         """Return ones, (s,)."""
-        xp = array_api_compat.array_namespace(like)
+        xp = namespace(like)
         return xp.ones(s, dtype=like.dtype, device=device_of(like))
 
     def shape(self, s: int) -> tuple[int, ...]:
@@ -191,7 +189,7 @@ class Diagonal(Factor):
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         return xp.sum(xp.log(xp.abs(q)))
 
     def generator(
@@ -220,7 +218,7 @@ class Normalization(Factor):
 
     def start(self, s: int, like: Array) -> Array:
         """Return the identity, (2, s)."""
-        xp = array_api_compat.array_namespace(like)
+        xp = namespace(like)
         ones = xp.ones(s, dtype=like.dtype, device=device_of(like))
         return xp.stack([ones, xp.zeros_like(ones)])
 
@@ -240,7 +238,7 @@ class Normalization(Factor):
     def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^T x``."""
         q, x = conj(q), turned(x, rows)
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         last = xp.sum(q[1, :, None] * x, axis=0, keepdims=True)
         return turned(_to_last(xp, q[0, :, None] * x, last), rows)
 
@@ -252,14 +250,14 @@ class Normalization(Factor):
     def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
         q, x = conj(q), turned(x, rows)
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         y = x / q[0, :, None]
         last = -xp.sum(q[1, :, None] * y, axis=0, keepdims=True) / q[0, -1]
         return turned(_to_last(xp, y, last), rows)
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         return xp.sum(xp.log(xp.abs(q[0, :])))
 
     def generator(
@@ -272,7 +270,7 @@ class Normalization(Factor):
     def size(self, e: Generator | Grams, measure: str) -> Array:
         """Return the largest entry of the diagonal plus the norm of the last column, a bound, (1,)."""
         assert isinstance(e, Generator)
-        xp = array_api_compat.array_namespace(e.x)
+        xp = namespace(e.x)
         sign = 1 if measure == "curvature" else -1
         diagonal, last = _pattern(e, sign)
         return (xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(batched.square(last))))[None]
@@ -280,14 +278,14 @@ class Normalization(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return ``Q - mu E Q``, E the diagonal and the last column of ``A A^T - B B^T``."""
         assert isinstance(e, Generator)
-        xp = array_api_compat.array_namespace(q)
+        xp = namespace(q)
         diagonal, last = _pattern(e, -1)
         return q - mu[0] * xp.stack([diagonal * q[0, :], diagonal * q[1, :] + last * q[0, -1]])
 
 
 def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
     """Return the diagonal and the last column (0 at the corner) of ``(A A^T ± B B^T) / k``, (s,) each."""
-    xp = array_api_compat.array_namespace(e.x)
+    xp = namespace(e.x)
     a, b = e.x[0, ...], e.y[0, ...]  # (columns, s)
     diagonal = xp.sum(batched.square(a), axis=0) + sign * xp.sum(batched.square(b), axis=0)
     last = xp.sum(a * conj(a[:, -1:]), axis=0) + sign * xp.sum(b * conj(b[:, -1:]), axis=0)
@@ -301,7 +299,7 @@ def _to_last(xp, x: Array, row: Array) -> Array:
 
 def _rows(a: Array) -> Array:
     """Return (s, columns) as s blocks of one row: (1, columns, s)."""
-    return array_api_compat.array_namespace(a).permute_dims(a, (1, 0))[None, :, :]
+    return namespace(a).permute_dims(a, (1, 0))[None, :, :]
 
 
 FACTORS: dict[str, Factor] = {

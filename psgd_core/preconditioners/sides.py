@@ -13,7 +13,7 @@ from typing import NamedTuple
 import array_api_compat
 
 from ..arrays import batched, triangular
-from ..arrays.library import Array, known, silent
+from ..arrays.library import Array, known, namespace, silent
 from ..arrays.sums import largest
 
 
@@ -32,19 +32,19 @@ class Place(NamedTuple):
         """Return `columns` as a view, where there is one."""
         if not self.holds_rows(x):
             return self.columns(x)
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         return xp.matrix_transpose(xp.reshape(x, (self.before, self.s)))
 
     def gram(self, x: Array) -> Array:
         """Return the Gram matrix of `columns`, (s, s)."""
         if not self.holds_rows(x):
             return triangular.gram(self.columns(x))
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         return triangular.gram(xp.reshape(x, (self.before, self.s)), rows=True)
 
     def columns(self, x: Array) -> Array:
         """Return columns (n, k) as (s, n k / s)."""
-        xp, k = array_api_compat.array_namespace(x), x.shape[1]
+        xp, k = namespace(x), x.shape[1]
         before, s, after = self
         if before == 1:
             return xp.reshape(x, (s, after * k))
@@ -66,7 +66,7 @@ class Sides:
     def __init__(self, a: Array, b: Array, *, fixed: bool = False) -> None:
         self.a, self.b, self.fixed = a, b, fixed
         self.largest = largest(a), largest(b)
-        least = array_api_compat.array_namespace(a).finfo(self.largest[0].dtype).smallest_normal
+        least = namespace(a).finfo(self.largest[0].dtype).smallest_normal
         self._least = float(least)  # makes a divisor of 0
         self.scale: Array | None = None  # a factor of a and a divisor of b that is not in them yet
         self._unit: Array | None = None
@@ -75,7 +75,7 @@ class Sides:
 
     def balance(self, flag: Array) -> Array:
         """Return c, least in the criterion at c Q where `flag` is true, and 1 elsewhere; a and b take it."""
-        xp = array_api_compat.array_namespace(flag)
+        xp = namespace(flag)
         norms = []
         for x, most in zip((self.a, self.b), self.largest, strict=True):
             unit = most + self._least
@@ -86,7 +86,7 @@ class Sides:
 
     def lengths(self) -> tuple[Array, Array]:
         """Return |a| and |b| over one unit, without the scale."""
-        vector_norm = array_api_compat.array_namespace(self.a).linalg.vector_norm
+        vector_norm = namespace(self.a).linalg.vector_norm
         if self._over is not None and self.scale is None and not self.fixed:
             return vector_norm(self._over[0]), vector_norm(self._over[1])
         unit = self.largest[0] + self.largest[1] + self._least
@@ -96,7 +96,7 @@ class Sides:
     def unit(self) -> Array:
         """The largest entry of both, or next to nothing where that is 0; (1,)."""
         if self._unit is None:
-            xp, (x, y) = array_api_compat.array_namespace(self.a), self.largest
+            xp, (x, y) = namespace(self.a), self.largest
             most = xp.maximum(x, y) if self.scale is None else xp.maximum(x * self.scale, y / self.scale)
             self._unit = xp.reshape(most + self._least, (1,))
         return self._unit
@@ -135,7 +135,7 @@ def _part(gram: Array, around: Place, place: Place) -> Array:
     """Return the partial trace of a Gram matrix of neighbours over all of them but one."""
     if around.s == place.s:
         return gram
-    xp, s = array_api_compat.array_namespace(gram), place.s
+    xp, s = namespace(gram), place.s
     first = place.before // around.before
     last = around.s // (first * s)
     apart = xp.permute_dims(xp.reshape(gram, (first, s, last, first, s, last)), (1, 4, 0, 2, 3, 5))
@@ -144,7 +144,7 @@ def _part(gram: Array, around: Place, place: Place) -> Array:
 
 def _norms(a: Array) -> Array:
     """Return the norm of each row, without overflow, in the dtype of a."""
-    xp = array_api_compat.array_namespace(a)
+    xp = namespace(a)
     if array_api_compat.is_numpy_namespace(xp):
         with silent():  # what overflows is done again below, in a unit
             total = xp.sum(batched.square(a), axis=1)

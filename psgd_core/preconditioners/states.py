@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import Array, known, select
+from ..arrays.library import Array, known, namespace, select
 from .counters import State
 from .forms import named
 
@@ -40,7 +40,7 @@ def detach(old: State, new: State) -> State:
     def apart(old: Array, new: Array) -> Array:
         if old is not new or new.ndim == 0:
             return new
-        xp = array_api_compat.array_namespace(new)
+        xp = namespace(new)
         floating = xp.isdtype(new.dtype, ("real floating", "complex floating"))
         return xp.asarray(new, copy=True) if floating else new
 

@@ -14,9 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import array_api_compat
-
-from ..arrays.library import Array
+from ..arrays.library import Array, namespace
 from .patterns import FACTORS, Dense, Factor
 from .sides import Place
 
@@ -77,7 +75,7 @@ def acting(runs: Sequence[Run], factors: Sequence[Array]) -> list[Array]:
     for run in runs:
         q = factors[start]
         for other in factors[start + 1 : start + run.members]:
-            xp, s = array_api_compat.array_namespace(q), q.shape[0] * other.shape[0]
+            xp, s = namespace(q), q.shape[0] * other.shape[0]
             q = xp.reshape(q[:, None, :, None] * other[None, :, None, :], (s, s))
         made.append(q)
         start += run.members
@@ -86,7 +84,7 @@ def acting(runs: Sequence[Run], factors: Sequence[Array]) -> list[Array]:
 
 def along(runs: Sequence[Run], acting: Sequence[Array], x: Array, verb: str) -> Array:
     """Return columns (n, k) after a verb of every run along its dimension."""
-    xp, k = array_api_compat.array_namespace(x), x.shape[1]
+    xp, k = namespace(x), x.shape[1]
     for (place, group, _), q in zip(runs, acting, strict=True):
         action: Callable[..., Array] = getattr(group, verb)
         before, s, after = place

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import array_api_compat
-
-from ...arrays.library import Array
+from ...arrays.library import Array, namespace
 from ...descent import clips
 
 
@@ -40,7 +38,7 @@ def limit(clip: clips.Clip, memory: Any, moves: list[Array]) -> tuple[list[Array
     if isinstance(clip, clips.Elements):
         return [clip.limit(memory, move)[0] for move in moves], memory
     # what limits a norm is asked about the vector of the norms, which has the same
-    xp, dtype = array_api_compat.array_namespace(*moves), moves[0].dtype
+    xp, dtype = namespace(*moves), moves[0].dtype
     norms = xp.stack([xp.astype(clips.norm(move), dtype) for move in moves])
     limited, memory = clip.limit(memory, norms)
     some = norms > 0

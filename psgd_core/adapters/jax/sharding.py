@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import array_api_compat
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ...arrays.library import Array
+from ...arrays.library import Array, namespace
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Layout:
 
     def flatten(self, x: Array, ndim: int) -> Array:
         """Return x as (n,), or as (n, k) if it has k probes along an axis before its own `ndim`."""
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         lead = x.shape[: x.ndim - ndim]
         if self.shards > 1:
             at = len(lead)
@@ -52,7 +51,7 @@ class Layout:
 
     def unflatten(self, flat: Array, shape: tuple[int, ...]) -> Array:
         """Return a vector (n,) in the shape of the leaf."""
-        xp = array_api_compat.array_namespace(flat)
+        xp = namespace(flat)
         if self.shards > 1:
             local = tuple(d // s for s, d in zip(self.splits, shape, strict=True))
             ndim = len(shape)
