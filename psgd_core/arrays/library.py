@@ -7,7 +7,6 @@ Everything here is written against the Python array API standard (2022.12 or lat
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, cast
 
 import array_api_compat
@@ -79,6 +78,20 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
     require_device(name, x, other_name, other)
 
 
+def require_vectors(name: str, x: Array, n: int, like: Array) -> None:
+    """Raise unless `x` is a vector (n,) or k columns (n, k), alike to an array of the state that takes it."""
+    plain = type(x) is type(like) is np.ndarray and x.dtype == like.dtype  # asked in every call: asks little
+    if not plain:
+        require_arrays(**{name: x})
+    if x.ndim not in (1, 2) or x.shape[0] != n:
+        raise ValueError(
+            f"`{name}` must have shape ({n},) or ({n}, k), got {tuple(x.shape)}; "
+            "one vector is a 1-D array, several are the columns of a 2-D array"
+        )
+    if not plain:
+        require_alike(name, x, "state", like)
+
+
 def require_device(name: str, x: Array, other_name: str, other: Array) -> None:
     """Raise unless `x` is on the device of `other`, or JAX is free to move one of them."""
     here, there = device_of(x), device_of(other)
@@ -117,6 +130,12 @@ def _is_special(x: Array) -> bool:
     return x.layout is not torch.strided
 
 
+def is_complex(x: Array) -> bool:
+    """Return whether an array holds complex numbers."""
+    kind = getattr(x.dtype, "kind", None)  # asked often: by name only where there is no kind
+    return "complex" in str(x.dtype) if kind is None else kind == "c"
+
+
 def device_of(x: Array) -> Any:
     """Return the device for new arrays beside x: None, the default, where JAX is free to move x.
 
@@ -132,7 +151,7 @@ def eps(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
-def wide_dtype(xp: ModuleType) -> Any:
+def wide_dtype(xp: Namespace) -> Any:
     """Return the widest real dtype that `xp` computes in: float64, but float32 in JAX without x64."""
     return xp.zeros(0).dtype if array_api_compat.is_jax_namespace(xp) else xp.float64
 
@@ -167,7 +186,7 @@ def followed() -> bool:
 
 def known(flag: Array) -> bool | None:
     """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be."""
-    return bool(flag) if at_hand(flag) else None
+    return bool(flag) if type(flag) is np.bool_ or at_hand(flag) else None
 
 
 def silent() -> np.errstate:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
+from collections.abc import Sequence
 
 import array_api_compat
 
-from .library import Array, at_hand, namespace, silent, wide_dtype
+from .library import Array, Namespace, at_hand, is_complex, namespace, silent, wide_dtype
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
@@ -77,11 +77,11 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
     return total
 
 
-def _stack(xp: ModuleType, rows: list[Array]) -> Array:
+def _stack(xp: Namespace, rows: list[Array]) -> Array:
     return rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
 
 
-def _chop(xp: ModuleType, x: Array) -> Array:
+def _chop(xp: Namespace, x: Array) -> Array:
     """Return `x` of shape (p, n) as (n / CHUNK, p, CHUNK), filled up with zeros.
 
     Filled up at the end of each of as many equal parts as n allows, powers of two: where n is sharded over
@@ -107,6 +107,27 @@ def largest(x: Array) -> Array:
     if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
         return xp.max(xp.abs(x))
     return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
+
+
+def norm(parts: Sequence[Array]) -> Array:
+    """Return the Euclidean norm of all elements of some arrays, without overflow, a real 0-d array."""
+    xp = namespace(*parts)
+    top = largest(parts[0])
+    for x in parts[1:]:
+        top = xp.maximum(top, largest(x))
+    unit = xp.where(top > 0, top, xp.ones_like(top))
+    total = xp.sum(square(parts[0] / unit))
+    for x in parts[1:]:
+        total = total + xp.sum(square(x / unit))
+    return unit * xp.sqrt(total)
+
+
+def square(x: Array) -> Array:
+    """Return ``|x|^2`` elementwise, real."""
+    if not is_complex(x):
+        return x * x
+    xp = namespace(x)
+    return xp.real(x) ** 2 + xp.imag(x) ** 2
 
 
 def finite(x: Array) -> Array:

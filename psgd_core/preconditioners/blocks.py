@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace, require_alike
+from ..arrays.sums import largest
 from .base import Preconditioner
-from .counters import State
 from .forms import Form, counters_form, require_form
 from .kronecker import Kronecker
 
@@ -24,7 +24,7 @@ class BlocksState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocks(Preconditioner):
+class Blocks(Preconditioner[BlocksState]):
     """A direct product: block i of the parameters has a preconditioner, a step and a scale of its own.
 
     A pair is used by all blocks or by none.
@@ -96,14 +96,14 @@ class Blocks(Preconditioner):
 
     def _require_state(self, state: BlocksState) -> None:
         super()._require_state(state)
-        first = self._reference(state)
+        first = self.like(state)
         for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
             if p._size(part) != n:
                 raise ValueError(
                     f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
                     f"{p._size(part)}; make a state with `init`"
                 )
-            require_alike(f"state.parts.{i}", p._reference(part), "state.parts.0", first)
+            require_alike(f"state.parts.{i}", p.like(part), "state.parts.0", first)
 
     def _require_form(self, seen: Form) -> None:
         _, parts, skipped = seen
@@ -131,12 +131,13 @@ class Blocks(Preconditioner):
         )
 
     def _advance(
-        self, state: BlocksState, v: Array | None, h: Array, usable: Array, step: float | Array
+        self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array
     ) -> BlocksState:
         xp, start, parts = namespace(h), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             here = slice(start, start + n)
-            parts.append(p._advance(part, None if v is None else v[here, :], h[here, :], usable, step))
+            v_i, h_i = None if v is None else v[here, :], h[here, :]
+            parts.append(p._advance(part, v_i, h_i, usable, usable & (largest(h_i) > 0), step))
             start += n
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
 
@@ -170,12 +171,9 @@ class Blocks(Preconditioner):
         return total
 
     def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
-        self._vectors(state, name, x)
+        self._require_vectors(state, **{name: x})
         xp, start, found = namespace(x), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             found.append(getattr(p, verb)(part, x[start : start + n, ...]))
             start += n
         return xp.concat(found, axis=0)
-
-    def _reference(self, state: State) -> Array:
-        return self.parts[0][1]._reference(state.parts[0])

@@ -23,18 +23,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from ..arrays import batched
 from ..arrays.arguments import described, require_count, require_number
-from ..arrays.library import Array, device_of, is_array, known, namespace, require_arrays, select
+from ..arrays.library import Array, device_of, is_array, is_complex, namespace, require_arrays, select
 from ..arrays.signs import signs
-from ..arrays.sums import largest
+from ..arrays.sums import largest, norm
 from .base import Preconditioner
 from .counters import Fitted
 from .forms import Form, is_complex_of
-from .geometries import GEOMETRIES, require_geometry
-from .normalizers import Normalizer, Running
-from .options import settle_options
-from .orbit import norm_of
+from .geometries import GEOMETRIES, GeometryName, geometry_of
+from .normalizers import Normalizer, Running, settle_options
 from .patterns import FACTORS
 from .sides import Sides
 from .unfolding import Dimension, Run, acting, along, dimensions
@@ -55,7 +52,7 @@ class KroneckerState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kronecker(Preconditioner):
+class Kronecker(Preconditioner[KroneckerState]):
     """``Q = Q_1 ⊗ Q_2 ⊗ ...``, one factor per dimension of a tensor; real or complex.
 
     Its verbs take vectors (n,) or columns (n, k), and tensors of `shape` as they are.
@@ -75,8 +72,8 @@ class Kronecker(Preconditioner):
     max_size : int
         The largest dense factor that "auto" makes.
     max_skew : float
-        "auto" makes a factor of size s dense where ``s^2 <= max_skew n``: 1 leaves vectors diagonal, inf has
-        no say.
+        "auto" makes a factor of size s dense where ``s^2 <= max_skew n``: 1 leaves vectors diagonal, inf
+        disables this rule.
     normalizer : Normalizer
         What the step is divided by: `Running` (default), `Sample` or `Gradient`.
     geometry : str
@@ -92,7 +89,7 @@ class Kronecker(Preconditioner):
     max_size: int = field(default=2048, kw_only=True)
     max_skew: float = field(default=1.0, kw_only=True)
     normalizer: Normalizer = field(default_factory=Running, kw_only=True)
-    geometry: str = field(default="EQ", kw_only=True)
+    geometry: GeometryName = field(default="EQ", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
 
     state_type: ClassVar[type] = KroneckerState
@@ -103,7 +100,7 @@ class Kronecker(Preconditioner):
 
     def __post_init__(self) -> None:
         settle_options(self)
-        require_geometry(self.geometry)
+        geometry_of(self.geometry)
         if not isinstance(self.shape, tuple | list):
             raise ValueError(
                 f"`shape` must be a tuple of positive ints, got {described(self.shape)}; it is a tensor's"
@@ -114,7 +111,7 @@ class Kronecker(Preconditioner):
         object.__setattr__(self, "max_size", require_count("max_size", self.max_size, "inf is not needed", 0))
         object.__setattr__(self, "max_skew", require_number("max_skew", self.max_skew))
         if not self.max_skew >= 0:
-            raise ValueError(f"`max_skew` must be >= 0, got {self.max_skew}; inf has no say")
+            raise ValueError(f"`max_skew` must be >= 0, got {self.max_skew}; inf disables this rule")
         given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else self.factors
         names = (AUTOMATIC, "identity", *FACTORS)
         if (
@@ -169,7 +166,7 @@ class Kronecker(Preconditioner):
         if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
         xp = require_arrays(like=like)
-        if batched.is_complex(like):  # the base class checks real ones
+        if is_complex(like):  # the base class checks real ones
             real = super().init(n, xp.real(like), scale=scale)
             return real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
         return super().init(n, like, scale=scale)
@@ -200,7 +197,7 @@ class Kronecker(Preconditioner):
         v: Array | None,
         h: Array,
         damping: Array,
-        due: Array,
+        due: Array | None,
         step: float | Array,
     ) -> Fitted:
         xp, k, d = namespace(h), h.shape[1], len(state.factors)
@@ -216,7 +213,7 @@ class Kronecker(Preconditioner):
             sides = [Sides(a, along(self._runs, acts, v, "solve_transpose"))] * d
         # set the scale
         scale = xp.ones_like(damping)
-        if known(due) is not False:
+        if due is not None:
             scale = sides[0].balance(due)
             factors = (factors[0] * scale, *factors[1:])
             for other in sides:
@@ -224,17 +221,14 @@ class Kronecker(Preconditioner):
         # make the generators, and bound them
         generators, units, sizes = [], [], []
         for (place, group, around), q, side in zip(self._active, factors, sides, strict=True):
-            e, unit = group.generator(geometry, q, side, place, around, k)
+            e = group.generator(geometry, q, side, place, around, k)
             generators.append(e)
-            units.append(unit)
-            sizes.append(unit * xp.sqrt(group.size(e, self.normalizer.measure)))
+            units.append(e.unit)
+            sizes.append(group.size(e, self.normalizer.measure))
         # ask the normaliser, for all factors at once: it takes entry by entry
         unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
         moves = xp.all(xp.isfinite(size))
-        scale_n, new_bound = self.normalizer.scale(bound, size, step / d)
-        some = scale_n > 0
-        ratio = xp.where(some, unit, 0 * scale_n) / xp.where(some, scale_n, xp.ones_like(scale_n))
-        mu = (step / d) * ratio * ratio
+        mu, new_bound = self.normalizer.rate(bound, size, unit, step / d)
         # move
         moved, new_held, start = [], [], 0
         for (_, group, _), q, old, e, part in zip(
@@ -264,7 +258,7 @@ class Kronecker(Preconditioner):
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
         ]
-        sizes = [norm_of([x]) for x in inverses]
+        sizes = [norm([x]) for x in inverses]
         left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
         for i, x in enumerate(inverses):
@@ -286,7 +280,7 @@ class Kronecker(Preconditioner):
     def precondition(self, state: KroneckerState, g: Array) -> Array:
         """Return ``P g``, in the shape of g."""
         flat, shape = self._flat(g)
-        self._vectors(state, "g", flat)
+        self._require_vectors(state, g=flat)
         xp = namespace(flat)
         x = flat[:, None] if flat.ndim == 1 else flat
         return xp.reshape(along(self._runs, acting(self._runs, state.factors), x, "precondition"), shape)
@@ -318,7 +312,7 @@ class Kronecker(Preconditioner):
 
     def _verb(self, state: KroneckerState, x: Array, verb: str) -> Array:
         flat, shape = self._flat(x)
-        self._vectors(state, "x", flat)
+        self._require_vectors(state, x=flat)
         columns = flat[:, None] if flat.ndim == 1 else flat
         xp = namespace(flat)
         return xp.reshape(along(self._runs, acting(self._runs, state.factors), columns, verb), shape)

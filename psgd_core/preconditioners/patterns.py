@@ -22,8 +22,9 @@ from typing import ClassVar
 
 from ..arrays import batched, triangular
 from ..arrays.library import Array, device_of, namespace
-from .factor import Factor, adjoint, conj, over_unit, turned
-from .generators import Generator, Grams, Pair
+from ..arrays.sums import square
+from .factor import Factor, adjoint, conj, turned
+from .generators import Generator, Grams, Measure, Pair
 from .geometries import EQ, Geometry
 from .sides import Place, Sides
 
@@ -73,15 +74,14 @@ class Dense(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
         if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
-            return Grams(*sides.grams(place, around), k), sides.unit
+            return Grams(*sides.grams(place, around), k, sides.unit)
         a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
-        return over_unit(
-            geometry.generator(Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single))
-        )
+        pair = Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single)
+        return geometry.generator(pair).in_units()
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
@@ -194,10 +194,10 @@ class Diagonal(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
         x, y = (norms[None, None, :] for norms in sides.norms(place))
-        return over_unit(geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)))
+        return geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)).in_units()
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return the one column ``1 / q``: the group sees the diagonal alone."""
@@ -262,18 +262,18 @@ class Normalization(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the rows of A and B as blocks: products with the last one are formed in `moved`."""
         x, y = (_rows(columns) for columns in sides.columns(place))
-        return over_unit(Generator(x, x, y, y, k, single=False), one=True)
+        return Generator(x, x, y, y, k, single=False).in_units(one=True)
 
-    def size(self, e: Generator | Grams, measure: str) -> Array:
+    def size(self, e: Generator | Grams, measure: Measure) -> Array:
         """Return the largest entry of the diagonal plus the norm of the last column, a bound, (1,)."""
         assert isinstance(e, Generator)
         xp = namespace(e.x)
         sign = 1 if measure == "curvature" else -1
         diagonal, last = _pattern(e, sign)
-        return (xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(batched.square(last))))[None]
+        return e.unit * xp.sqrt(xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(square(last))))
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return ``Q - mu E Q``, E the diagonal and the last column of ``A A^T - B B^T``."""
@@ -287,7 +287,7 @@ def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
     """Return the diagonal and the last column (0 at the corner) of ``(A A^T ± B B^T) / k``, (s,) each."""
     xp = namespace(e.x)
     a, b = e.x[0, ...], e.y[0, ...]  # (columns, s)
-    diagonal = xp.sum(batched.square(a), axis=0) + sign * xp.sum(batched.square(b), axis=0)
+    diagonal = xp.sum(square(a), axis=0) + sign * xp.sum(square(b), axis=0)
     last = xp.sum(a * conj(a[:, -1:]), axis=0) + sign * xp.sum(b * conj(b[:, -1:]), axis=0)
     return xp.astype(diagonal, last.dtype) / e.k, xp.concat([last[:-1], xp.zeros_like(last[-1:])]) / e.k
 
