@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import array_api_compat
 
-from .library import Array, Namespace, device_of, eps, is_complex, namespace
-from .sums import square
+from .library import Array, Namespace, device_of, eps, namespace
 
 UNROLL = 4
 """Largest matrix that is worked on entry by entry."""
 
 POWERS = 64
 """Largest matrix whose spectral norm is bounded by powers of it."""
+
+
+def is_complex(a: Array) -> bool:
+    """Return whether an array holds complex numbers."""
+    kind = getattr(a.dtype, "kind", None)  # asked often: by name only where there is no kind
+    return "complex" in str(a.dtype) if kind is None else kind == "c"
+
+
+def square(a: Array) -> Array:
+    """Return ``|a|^2`` elementwise, real."""
+    if not is_complex(a):
+        return a * a
+    xp = namespace(a)
+    return xp.real(a) ** 2 + xp.imag(a) ** 2
 
 
 def transpose(a: Array) -> Array:
@@ -26,8 +39,14 @@ def transpose(a: Array) -> Array:
 
 def adjoint(a: Array) -> Array:
     """Return the matrices of `a` transposed, and conjugate where they are complex."""
-    turned = transpose(a)
-    return namespace(a).conj(turned) if is_complex(a) else turned
+    xp = namespace(a)
+    turned = xp.permute_dims(a, (1, 0, 2))
+    return xp.conj(turned) if is_complex(a) else turned
+
+
+def squares(a: Array) -> Array:
+    """Return the sum of the squares of each matrix's entries, (c,)."""
+    return namespace(a).sum(square(a), axis=(0, 1))
 
 
 def outer(x: Array, y: Array) -> Array:

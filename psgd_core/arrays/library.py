@@ -78,20 +78,6 @@ def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
     require_device(name, x, other_name, other)
 
 
-def require_vectors(name: str, x: Array, n: int, like: Array) -> None:
-    """Raise unless `x` is a vector (n,) or k columns (n, k), alike to an array of the state that takes it."""
-    plain = type(x) is type(like) is np.ndarray and x.dtype == like.dtype  # asked in every call: asks little
-    if not plain:
-        require_arrays(**{name: x})
-    if x.ndim not in (1, 2) or x.shape[0] != n:
-        raise ValueError(
-            f"`{name}` must have shape ({n},) or ({n}, k), got {tuple(x.shape)}; "
-            "one vector is a 1-D array, several are the columns of a 2-D array"
-        )
-    if not plain:
-        require_alike(name, x, "state", like)
-
-
 def require_device(name: str, x: Array, other_name: str, other: Array) -> None:
     """Raise unless `x` is on the device of `other`, or JAX is free to move one of them."""
     here, there = device_of(x), device_of(other)
@@ -128,12 +114,6 @@ def _is_special(x: Array) -> bool:
     import torch
 
     return x.layout is not torch.strided
-
-
-def is_complex(x: Array) -> bool:
-    """Return whether an array holds complex numbers."""
-    kind = getattr(x.dtype, "kind", None)  # asked often: by name only where there is no kind
-    return "complex" in str(x.dtype) if kind is None else kind == "c"
 
 
 def device_of(x: Array) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import array_api_compat
 
-from .library import Array, Namespace, at_hand, is_complex, namespace, silent, wide_dtype
+from .library import Array, Namespace, namespace, wide_dtype
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
@@ -100,45 +100,17 @@ def _chop(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(xp.reshape(split, (p, parts * count, width)), (1, 0, 2))
 
 
-def largest(x: Array) -> Array:
-    """Return the largest absolute value, a real 0-d array; NaN where there is one."""
-    xp = namespace(x)
-    size = math.prod(x.shape)
-    if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
-        return xp.max(xp.abs(x))
-    return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
-
-
 def norm(parts: Sequence[Array]) -> Array:
-    """Return the Euclidean norm of all elements of some arrays, without overflow, a real 0-d array."""
+    """Return the Euclidean norm of all elements of some real arrays, without overflow, a 0-d array."""
     xp = namespace(*parts)
-    top = largest(parts[0])
+    top = xp.max(xp.abs(parts[0]))
     for x in parts[1:]:
-        top = xp.maximum(top, largest(x))
+        top = xp.maximum(top, xp.max(xp.abs(x)))
     unit = xp.where(top > 0, top, xp.ones_like(top))
-    total = xp.sum(square(parts[0] / unit))
+    total = xp.sum((parts[0] / unit) ** 2)
     for x in parts[1:]:
-        total = total + xp.sum(square(x / unit))
+        total = total + xp.sum((x / unit) ** 2)
     return unit * xp.sqrt(total)
-
-
-def square(x: Array) -> Array:
-    """Return ``|x|^2`` elementwise, real."""
-    if not is_complex(x):
-        return x * x
-    xp = namespace(x)
-    return xp.real(x) ** 2 + xp.imag(x) ** 2
-
-
-def finite(x: Array) -> Array:
-    """Return whether all elements of x, of shape (n,), are finite: a 0-d bool."""
-    if at_hand(x):
-        with silent():
-            square = x.dot(x) < math.inf  # one pass, and nearly always enough
-        if square:
-            return square
-    xp = namespace(x)
-    return xp.max(xp.abs(x)) < math.inf
 
 
 def sum_of_squares(x: Array) -> Array:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .batched import adjoint, matmul, outer, trace
-from .library import Array, is_complex, namespace
-from .sums import square
+from .batched import adjoint, is_complex, matmul, outer, square, trace
+from .library import Array, namespace
 
 
 def symmetric_part(q: Array) -> Array:

@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Generic
 
 from .. import kernels
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
-from ..arrays.library import Array, known, namespace, require_vectors, select
-from ..arrays.sums import largest, sum_of_squares
+from ..arrays.library import Array, known, namespace, select
+from ..arrays.sums import sum_of_squares
+from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import eye, require_like
 from .counters import Fitted, counted, initial
 from .forms import Form, counters_form, is_real, named, require_form, require_state
@@ -202,9 +203,6 @@ class Preconditioner(ABC, Generic[State]):
         if not isinstance(rate, float):
             usable = usable & (rate > 0) & (rate < 1)
             rate = xp.where(usable, rate, xp.full_like(rate, 0.5))
-        if known(usable) is not True:
-            v = None if v is None else select(usable, v, xp.zeros_like(v))
-            h = select(usable, h, xp.zeros_like(h))
         new = self._advance(state, v, h, usable, usable & (size > 0), rate)
         return stored(new, state) if inplace else detached(new, state)
 
@@ -217,6 +215,10 @@ class Preconditioner(ABC, Generic[State]):
         h is usable and not 0.
         """
         xp, start = namespace(h), state
+        passed = known(usable)
+        if passed is not True:
+            v = None if v is None else select(usable, v, xp.zeros_like(v))
+            h = select(usable, h, xp.zeros_like(h))
         # is the scale due?
         due: Array | None = state.pending & seen
         if known(due) is False:
@@ -229,13 +231,14 @@ class Preconditioner(ABC, Generic[State]):
         # fit
         found = self._fit(start, v, h, damping, due, step)
         complete = usable & found.moved
-        moves = complete
-        if self.moves_in_parts:
-            moves = usable if due is None else usable & (found.moved | ~due)
+        new: State = found.state
+        if not (passed and self.moves_in_parts and due is None):
+            moves = complete
+            if self.moves_in_parts:
+                moves = usable if due is None else usable & (found.moved | ~due)
+            new = chosen(moves, new, state)
         # count
-        counters = counted(state, found, complete, seen, due)
-        new: State = chosen(moves, found.state, state)._replace(**counters)
-        return new
+        return new._replace(**counted(state, found, complete, seen, due))
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
@@ -280,22 +283,18 @@ class Preconditioner(ABC, Generic[State]):
 
     def like(self, state: State) -> Array:
         """Return an array of the state: its library, dtype and device are those of the vectors it takes."""
-        leaf: Any = state
-        while isinstance(leaf, tuple):
-            leaf = leaf[0]
-        found: Array = leaf
-        return found
+        return self._require_state(state)
 
     # -- checks ----------------------------------------------------------------------------------------
 
-    def _require_state(self, state: State) -> None:
-        """Raise unless `state` is one of this preconditioner's."""
+    def _require_state(self, state: State) -> Array:
+        """Raise unless `state` is one of this preconditioner's; return its first array."""
         if type(state) is not self.state_type:
             raise TypeError(
                 f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
                 f"{type(state).__name__}; make one with `init`"
             )
-        require_state(self, state)
+        return require_state(self, state)
 
     def _require_form(self, seen: Form) -> None:
         """Raise unless the form of a state, of the right class, is one that `init` makes."""
@@ -313,8 +312,8 @@ class Preconditioner(ABC, Generic[State]):
 
     def _require_vectors(self, state: State, **vectors: Any) -> None:
         """Raise unless `state` is this preconditioner's, and the vectors go with it."""
-        self._require_state(state)
-        n, like = self._size(state), self.like(state)
+        like = self._require_state(state)
+        n = self._size(state)
         for name, x in vectors.items():
             require_vectors(name, x, n, like)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace, require_alike
-from ..arrays.sums import largest
+from ..arrays.vectors import largest
 from .base import Preconditioner
 from .forms import Form, counters_form, require_form
 from .kronecker import Kronecker
@@ -94,16 +94,16 @@ class Blocks(Preconditioner[BlocksState]):
     def _size(self, state: BlocksState) -> int:
         return self.n
 
-    def _require_state(self, state: BlocksState) -> None:
-        super()._require_state(state)
-        first = self.like(state)
+    def _require_state(self, state: BlocksState) -> Array:
+        first = super()._require_state(state)
         for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
             if p._size(part) != n:
                 raise ValueError(
                     f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
                     f"{p._size(part)}; make a state with `init`"
                 )
-            require_alike(f"state.parts.{i}", p.like(part), "state.parts.0", first)
+            require_alike(f"state.parts.{i}", p._require_state(part), "state.parts.0", first)
+        return first
 
     def _require_form(self, seen: Form) -> None:
         _, parts, skipped = seen

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from ..arrays.library import Array, device_of, is_complex, namespace
+from ..arrays.batched import is_complex
+from ..arrays.library import Array, device_of, namespace
 from .generators import Generator, Grams, Measure
 from .geometries import Geometry
 from .sides import Place, Sides

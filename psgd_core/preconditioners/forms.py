@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import require_arrays
+from ..arrays.library import Array, require_arrays
 
 if TYPE_CHECKING:
     from .base import Preconditioner
@@ -24,13 +24,19 @@ _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
-def require_state(p: Preconditioner[Any], state: Any) -> None:
-    """Raise unless `state` has the form of a state that `p` makes; O(1), no values are looked at."""
+def require_state(p: Preconditioner[Any], state: Any) -> Array:
+    """Raise unless `state` has the form of a state that `p` makes; return its first array.
+
+    O(1), no values are looked at.
+    """
     tokens: list[Any] = []
     others: list[Any] = []  # leaves that are not NumPy's
+    first: Any = None
     todo = [state]
     while todo:  # a loop and no recursion: this is asked in every call
         part = todo.pop()
+        if first is None and not isinstance(part, tuple):
+            first = part
         if type(part) in _OF_NUMPY:
             tokens += part.dtype, part.shape
         elif isinstance(part, tuple):
@@ -45,6 +51,8 @@ def require_state(p: Preconditioner[Any], state: Any) -> None:
     else:
         require_one_library("state", state)
         p._require_form(_nested(iter(tokens)))
+    found: Array = first
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -5,19 +5,21 @@ Everything acts on blocks (s, s, c), c of them at once; columns are (s, k, c).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ..arrays import batched
-from ..arrays.batched import adjoint, matmul, outer
+from ..arrays.batched import adjoint, matmul, outer, squares
 from ..arrays.library import Array, namespace
-from ..arrays.sums import square
+from ..arrays.symmetric import symmetric_part
 
 Measure = Literal["curvature", "gradient"]
 """The size of a generator: the bound ``|a|^2 + |b|^2`` of the curvature, or the norm of the generator."""
 
 
+@dataclass
 class Pair:
-    """A pair (v, h) as a block Q sees it; what is not at hand is made when it is asked for.
+    """A pair (v, h) as a block Q sees it; what is not known is made when it is asked for.
 
     Parameters
     ----------
@@ -25,77 +27,67 @@ class Pair:
         The block, Q or P as the geometry has it.
     k : int
         Probes that are averaged.
-    h, v : array, shape (s, columns, c), optional
-        The pair.
-    a, b : array, shape (s, columns, c), optional
-        ``Q h`` and ``Q^{-T} v``, where these are at hand instead.
+    known : dict of arrays, shape (s, columns, c)
+        "h" and "v", or "a" and "b"; what is made is kept here.
     noise : array, optional
         0-d: the size of noise on h that is taken in expectation, by s more columns ``noise I`` of h.
     single : bool
         Whether it is one column each (and noise): its curvature bound is then ``|x|^2 + |y|^2``.
     """
 
-    def __init__(
-        self,
-        q: Array,
-        k: int,
-        *,
-        h: Array | None = None,
-        v: Array | None = None,
-        a: Array | None = None,
-        b: Array | None = None,
-        noise: Array | None = None,
-        single: bool = False,
-    ) -> None:
-        self.q, self.k, self.single = q, k, single
-        self._h, self._v, self._a, self._b, self._ph, self._noise = h, v, a, b, None, noise
-        self.has_v = v is not None
+    q: Array
+    k: int
+    known: dict[str, Array]
+    noise: Array | None = None
+    single: bool = False
 
     # Kept by hand: functools.cached_property holds a lock in Python 3.11, which torch.compile cannot trace.
 
     @property
     def a(self) -> Array:
         """``Q h``."""
-        if self._a is None:
-            assert self._h is not None
-            self._a = matmul(self.q, self._h)
-            if self._noise is not None:
-                self._a = namespace(self.q).concat([self._a, self._noise * self.q], axis=1)
-        return self._a
+        if "a" not in self.known:
+            a = matmul(self.q, self.known["h"])
+            if self.noise is not None:
+                a = namespace(a).concat([a, self.noise * self.q], axis=1)
+            self.known["a"] = a
+        return self.known["a"]
 
     @property
-    def b(self) -> Array:
-        """``Q^{-T} v``."""
-        if self._b is None:
-            assert self._v is not None
-            self._b = batched.solve(adjoint(self.q), self._v)
-        return self._b
+    def sides(self) -> tuple[Array, Array]:
+        """``Q h`` and ``Q^{-T} v``."""
+        a = self.a
+        if "b" not in self.known:
+            self.known["b"] = batched.solve(adjoint(self.q), self.known["v"])
+        return a, self.known["b"]
 
     @property
     def h(self) -> Array:
         """The product."""
-        if self._h is None:
-            assert self._a is not None
-            return batched.solve(self.q, self._a)
-        if self._noise is None:
-            return self._h
-        more = self._noise * batched.identity(self.q.shape[0], self.q.shape[2], self.q)
-        return namespace(self.q).concat([self._h, more], axis=1)
+        if "h" not in self.known:
+            return batched.solve(self.q, self.a)
+        if self.noise is None:
+            return self.known["h"]
+        more = self.noise * batched.identity(self.q.shape[0], self.q.shape[2], self.q)
+        return namespace(more).concat([self.known["h"], more], axis=1)
 
     @property
     def v(self) -> Array:
         """The probe."""
-        if self._v is None:
-            assert self._b is not None
-            self._v = matmul(adjoint(self.q), self._b)
-        return self._v
+        if "v" not in self.known:
+            self.known["v"] = matmul(adjoint(self.q), self.known["b"])
+        return self.known["v"]
 
     @property
     def ph(self) -> Array:
         """``P h = Q^T Q h``."""
-        if self._ph is None:
-            self._ph = matmul(adjoint(self.q), self.a)
-        return self._ph
+        if "ph" not in self.known:
+            self.known["ph"] = matmul(adjoint(self.q), self.a)
+        return self.known["ph"]
+
+
+Side = Literal["left", "right", "both"]
+"""Where a generator stands."""
 
 
 class Generator(NamedTuple):
@@ -142,10 +134,9 @@ class Generator(NamedTuple):
         unit = xp.where(unit > 0, unit, xp.ones_like(unit))
         x, y = self.x / unit, self.y / unit
         u, w = (x, y) if symmetric else (self.u / unit, self.w / unit)
-        p, q = xp.sum(square(x), axis=(0, 1)), xp.sum(square(y), axis=(0, 1))
+        p, q = squares(x), squares(y)
         if not symmetric:
-            p = xp.sqrt(p * xp.sum(square(u), axis=(0, 1)))
-            q = xp.sqrt(q * xp.sum(square(w), axis=(0, 1)))
+            p, q = xp.sqrt(p * squares(u)), xp.sqrt(q * squares(w))
         thin = self.thin
         return self._replace(
             x=x,
@@ -213,16 +204,25 @@ class Generator(NamedTuple):
         u, k = self.basis
         return outer(matmul(u, e * k), u)
 
-    def on_left(self, q: Array) -> Array:
-        """Return ``E q`` over unit^2, by columns where there are fewer of them than rows."""
+    def move(self, q: Array, mu: Array, side: Side) -> Array:
+        """Return ``(I - mu E) q``, ``q (I - mu E)``, or, "both", half of E on either side; mu over unit^2."""
+        if side == "left":
+            return q - mu * self._on_left(q)
+        if side == "right":
+            return q - mu * self._on_right(q)
+        half = q - mu / 2 * self._on_left(q)
+        return symmetric_part(half - mu / 2 * self._on_right(half))
+
+    def _on_left(self, q: Array) -> Array:
+        """Return ``E q``, by columns where there are fewer of them than rows."""
         if not self.thin:
             return matmul(self.matrix(), q)
         qu = matmul(adjoint(q), self.u) if self.qu is None else self.qu
         qw = matmul(adjoint(q), self.w) if self.qw is None else self.qw
         return (outer(self.x, qu) - outer(self.y, qw)) / self.k
 
-    def on_right(self, q: Array) -> Array:
-        """Return ``q E`` over unit^2."""
+    def _on_right(self, q: Array) -> Array:
+        """Return ``q E``."""
         if not self.thin:
             return matmul(q, self.matrix())
         return (outer(matmul(q, self.x), self.u) - outer(matmul(q, self.y), self.w)) / self.k

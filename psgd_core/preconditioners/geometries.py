@@ -46,7 +46,7 @@ form up to s = 2: there ``E = sum ±((Q r)(Q r)^T + (cof(Q) r)(cof(Q) r)^T) / |Q
 that is only nearly symmetric loses its definiteness (measured: at κ = 100 and step 0.5); ``Q0.5EQ1.5`` is
 content with a rotation towards it in each update, two products; up to s = 2 a rotation makes it exact.
 
-A geometry makes a `Generator` of a `Pair` and moves a block by it, and knows its speeds and its bound.
+A geometry makes a `Generator` from a `Pair`, says where it stands, and knows its speeds and its bound.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..arrays.arguments import described
-from ..arrays.batched import matmul, solve
-from ..arrays.library import Array, eps, is_complex, namespace
-from ..arrays.symmetric import svd, symmetric_part, symmetric_root, towards_symmetry
-from .generators import Generator, Pair, symmetric
+from ..arrays.batched import is_complex, matmul, solve
+from ..arrays.library import Array, eps, namespace
+from ..arrays.symmetric import svd, symmetric_root, towards_symmetry
+from .generators import Generator, Pair, Side, symmetric
 
 Value = Any
 """A number, or an array of them."""
@@ -68,7 +68,7 @@ Value = Any
 class Geometry(ABC):
     """How Q (or P) moves."""
 
-    side: ClassVar[Literal["left", "right", "both"]] = "left"
+    side: ClassVar[Side] = "left"
     """Where the generator stands."""
     fits_p: ClassVar[bool] = False
     """Whether the blocks are those of P, and Q is their symmetric root."""
@@ -97,15 +97,6 @@ class Geometry(ABC):
         """Return N at the minimiser."""
         return 2 * namespace(top).ones_like(top)
 
-    def move(self, q: Array, e: Generator, mu: Array) -> Array:
-        """Return the block after the move, with mu of shape (c,) or ()."""
-        if self.side == "left":
-            return q - mu * e.on_left(q)
-        if self.side == "right":
-            return q - mu * e.on_right(q)
-        half = q - mu / 2 * e.on_left(q)
-        return symmetric_part(half - mu / 2 * e.on_right(half))
-
     def retract(self, q: Array) -> Array:
         """Return the block that the moved one stands for; it is finite."""
         return q
@@ -120,8 +111,8 @@ class EQ(Geometry):
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``a a^T - b b^T``; ``b^T Q = v^T``."""
-        e = symmetric(pair, pair.a, pair.b)
-        return e._replace(qu=pair.ph, qw=pair.v) if e.thin and pair.has_v else e
+        e = symmetric(pair, *pair.sides)
+        return e._replace(qu=pair.ph, qw=pair.v) if e.thin and "v" in pair.known else e
 
     def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
         """Return ``(x + y) / top``."""
@@ -137,13 +128,13 @@ class QE(Geometry):
     """``dQ = Q E``: the right generator, eq. (5); with `symmetric`, eq. (6), where Q converges as a point."""
 
     symmetric: bool = False
-    side: ClassVar[Literal["left", "right", "both"]] = "right"
+    side: ClassVar[Side] = "right"
     degree: ClassVar[int] = 1
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``(P h) h^T - v (P^{-1} v)^T``."""
         x, u = _even(pair.ph, pair.h)
-        y, w = _even(pair.v, solve(pair.q, pair.b))
+        y, w = _even(pair.v, solve(pair.q, pair.sides[1]))
         return Generator(x, u, y, w, pair.k, pair.single)
 
     def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
@@ -171,7 +162,7 @@ class Residual(Geometry):
 class QEQ(Residual):
     """``dQ = Q E Q``: R on the right."""
 
-    side: ClassVar[Literal["left", "right", "both"]] = "right"
+    side: ClassVar[Side] = "right"
     retracts: ClassVar[bool] = False
 
     def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
@@ -196,7 +187,7 @@ class Q05EQ15(Residual):
 class QUAD(Residual):
     """Half of R on the left, and half on the right."""
 
-    side: ClassVar[Literal["left", "right", "both"]] = "both"
+    side: ClassVar[Side] = "both"
     retracts: ClassVar[bool] = False
 
     def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:

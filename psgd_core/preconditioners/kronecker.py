@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import described, require_count, require_number
-from ..arrays.library import Array, device_of, is_array, is_complex, namespace, require_arrays, select
+from ..arrays.batched import is_complex
+from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
 from ..arrays.signs import signs
-from ..arrays.sums import largest, norm
+from ..arrays.sums import norm
+from ..arrays.vectors import largest
 from .base import Preconditioner
 from .counters import Fitted
 from .forms import Form, is_complex_of
@@ -258,7 +260,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
         ]
-        sizes = [norm([x]) for x in inverses]
+        sizes = [norm([xp.abs(x)]) for x in inverses]
         left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
         for i, x in enumerate(inverses):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -151,18 +150,20 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         parts = list(map(_Orbits, state.q.blocks, held, hs, vs))
         # move them: together where they share a step or a scale, else piece by piece
         growth: Array | float = 1.0
+        found: list[_Moved] = []
         if due is None and self.steps == "orbit":
-            found = []
             for part in parts:
-                pieces = [self._moves([x], k, noise, None, step, single)[0] for x in _pieces(part)]
-                found.append(pieces[0][0] if len(pieces) == 1 else _joined(pieces))
+                pieces = _pieces(part)
+                moves = [self._moves([x], k, noise, None, step, single)[0][0] for x in pieces[1:]]
+                first = self._moves(pieces[:1], k, noise, None, step, single)[0][0]
+                found.append(_joined([first, *moves]) if moves else first)
         else:
             found, growth = self._moves(parts, k, noise, due, step, single)
         # put them together
-        moved = found[0].moved
-        for x in found[1:]:
-            moved = moved & x.moved
-        blocks, held, _, a, b = zip(*found, strict=True)
+        blocks, held, flags, a, b = zip(*found, strict=True)
+        moved = flags[0]
+        for flag in flags[1:]:
+            moved = moved & flag
         new = state._replace(
             q=state.q._replace(blocks=blocks), held=held if self.steps == "orbit" else held[:1]
         )
@@ -178,11 +179,16 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         single: bool,
     ) -> tuple[list[_Moved], Array | float]:
         """Return orbits after their moves, and the growth of P; those singular or overflowing stay."""
-        geometry = GEOMETRIES[self.geometry]
-        xp, qs, scale, growth = namespace(parts[0].q), [x.q for x in parts], None, 1.0
+        geometry, normalizer = GEOMETRIES[self.geometry], self.normalizer
+        xp = namespace(parts[0].q)
         # make the generators
-        es = [geometry.generator(Pair(x.q, k, h=x.h, v=x.v, noise=noise, single=single)) for x in parts]
+        es, qs = [], []
+        for x in parts:
+            pair = Pair(x.q, k, {"h": x.h, "v": x.v}, noise, single)
+            es.append(geometry.generator(pair))
+            qs.append(x.q)
         # set the scale: at c Q the criterion is least for c^4 = |y|^2 / |x|^2
+        scale, growth = None, 1.0
         if due is not None:
             norm_x, norm_y = norm([e.x for e in es]), norm([e.y for e in es])
             one = xp.ones_like(norm_x)
@@ -191,24 +197,28 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             qs = [q * (growth if geometry.fits_p else scale) for q in qs]
             es = [e.rescaled(scale) for e in es]
         # bound them
-        es = [e.in_units() for e in es]
-        sizes = [e.size(self.normalizer.measure) for e in es]
+        sizes, lengths = [], []
+        for i, e in enumerate(es):
+            es[i] = e.in_units()
+            sizes.append(es[i].size(normalizer.measure))
+            lengths.append(es[i].lengths())
         if self.steps == "group":
             sizes = [xp.max(xp.concat(sizes))] * len(sizes)
         found = []
-        for part, q, e, size in zip(parts, qs, es, sizes, strict=True):
+        for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
-            mu, after = self.normalizer.rate(part.held, size, e.unit, step)
+            mu, after = normalizer.rate(part.held, size, e.unit, step)
             if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
                 after = after * scale ** (geometry.degree - 1)
-            new, finite = geometry.move(q, e, mu), xp.isfinite(size)
+            new, finite = e.move(q, mu, geometry.side), xp.isfinite(size)
             moved = xp.all(finite)
-            if known(moved) is not True:
+            whole = known(moved) is True
+            if not whole:
                 new, after = xp.where(finite, new, part.q), xp.where(finite, after, part.held)
             if geometry.retracts:  # of what is finite: no library's decompositions take anything else
                 turned = geometry.retract(new)
-                new = turned if known(moved) is True else xp.where(finite, turned, part.q)
-            found.append(_Moved(new, after, moved, *e.lengths()))
+                new = turned if whole else xp.where(finite, turned, part.q)
+            found.append(_Moved(new, after, moved, *length))
         return found, growth
 
     def apply(self, state: OrbitState, x: Array) -> Array:
@@ -251,20 +261,18 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
 
 
-def _pieces(part: _Orbits) -> Iterator[_Orbits]:
-    """Yield a few orbits at a time."""
+def _pieces(part: _Orbits) -> list[_Orbits]:
+    """Return the orbits a few at a time."""
     s, k, c = part.h.shape
     width = max(1, PIECE // (s * k))
     if c <= width:
-        yield part
-        return
-    for low in range(0, c, width):
-        here = slice(low, low + width)
-        yield _Orbits(part.q[:, :, here], part.held[here], part.h[:, :, here], part.v[:, :, here])
+        return [part]
+    starts = [slice(low, low + width) for low in range(0, c, width)]
+    return [_Orbits(part.q[:, :, i], part.held[i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
 
 
-def _joined(pieces: list[list[_Moved]]) -> _Moved:
+def _joined(pieces: list[_Moved]) -> _Moved:
     """Return what became of all pieces of one size."""
-    q, held, moved, a, b = zip(*[piece[0] for piece in pieces], strict=True)
+    q, held, moved, a, b = zip(*pieces, strict=True)
     xp = namespace(q[0])
     return _Moved(xp.concat(q, axis=-1), xp.concat(held), xp.all(xp.stack(moved)), xp.concat(a), xp.concat(b))

@@ -21,8 +21,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..arrays import batched, triangular
+from ..arrays.batched import square
 from ..arrays.library import Array, device_of, namespace
-from ..arrays.sums import square
 from .factor import Factor, adjoint, conj, turned
 from .generators import Generator, Grams, Measure, Pair
 from .geometries import EQ, Geometry
@@ -80,14 +80,14 @@ class Dense(Factor):
             return Grams(*sides.grams(place, around), k, sides.unit)
         a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
-        pair = Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single)
+        pair = Pair(q[:, :, None], k, {"a": a[:, :, None], "b": b[:, :, None]}, single=single)
         return geometry.generator(pair).in_units()
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         if isinstance(e, Grams):
             return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
-        return geometry.move(q[:, :, None], e, mu)[:, :, 0]
+        return e.move(q[:, :, None], mu, geometry.side)[:, :, 0]
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``E Q``, with E projected on the Lie algebra."""
@@ -197,7 +197,7 @@ class Diagonal(Factor):
     ) -> Generator | Grams:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
         x, y = (norms[None, None, :] for norms in sides.norms(place))
-        return geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)).in_units()
+        return geometry.generator(Pair(q[None, None, :], k, {"a": x, "b": y}, single=True)).in_units()
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return the one column ``1 / q``: the group sees the diagonal alone."""
@@ -206,7 +206,7 @@ class Diagonal(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         assert isinstance(e, Generator)
-        return geometry.move(q[None, None, :], e, mu)[0, 0, :]
+        return e.move(q[None, None, :], mu, geometry.side)[0, 0, :]
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import array_api_compat
 
 from ..arrays import triangular
+from ..arrays.batched import square
 from ..arrays.library import Array, known, namespace, silent
-from ..arrays.sums import largest, square
+from ..arrays.vectors import largest
 
 
 class Place(NamedTuple):
