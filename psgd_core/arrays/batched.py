@@ -98,13 +98,15 @@ def library_solve(a: Array, b: Array) -> Array:
         return b
     if array_api_compat.is_torch_namespace(xp):
         # torch.linalg.solve waits for the device to look for singular matrices; solve_ex does not.
-        return xp.linalg.solve_ex(a, b)[0]
+        solved: Array = xp.linalg.solve_ex(a, b)[0]
+        return solved
     try:
         return xp.linalg.solve(a, b)
     except ValueError as error:  # numpy.linalg.LinAlgError: one singular matrix fails the whole batch
         if "ingular" not in str(error):
             raise
-    singular = (xp.linalg.slogdet(a)[0] == 0)[..., None, None]
+    signs: Array = xp.linalg.slogdet(a)[0]
+    singular = (xp.abs(signs) < 1)[..., None, None]
     one = xp.eye(a.shape[-1], dtype=a.dtype, device=device_of(a))
     solved = xp.linalg.solve(xp.where(singular, one, a), b)
     return xp.where(singular, xp.full_like(solved, xp.nan), solved)
@@ -118,7 +120,8 @@ def log_abs_det(a: Array) -> Array:
         for i, row in enumerate(_reduce_rows(xp, a, [])):
             total, singular = total + xp.log(xp.abs(row[i])), singular | (row[i] == 0)
         return xp.where(singular, xp.full_like(total, -xp.inf), total)  # what follows a zero pivot is NaN
-    return xp.linalg.slogdet(_batch_first(xp, a))[1]
+    logs: Array = xp.linalg.slogdet(_batch_first(xp, a))[1]
+    return logs
 
 
 def spectral_bound(s: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import array_api_compat
 
-from .library import Array, Namespace, namespace, wide_dtype
+from .library import Array, Namespace, namespace, on_host, wide_dtype
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
@@ -59,21 +59,16 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
         chopped = _chop(xp, _stack(xp, x))
         other = chopped if y is None else _chop(xp, _stack(xp, y))
         return xp.sum(chopped @ xp.matrix_transpose(other), axis=0)
-    on_host = array_api_compat.is_numpy_namespace(xp) or (
-        array_api_compat.is_torch_namespace(xp) and x[0].device.type == "cpu"
-    )
-    step = BLOCK if on_host else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
+    step = BLOCK if on_host(x[0]) else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
     if array_api_compat.is_jax_namespace(xp) and all(r.dtype == wide for r in x):
         step = max(n, 1)  # nothing to convert, and slices of sharded rows would move them
-    total = None
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
         left = xp.astype(_stack(xp, [r[:, start:stop] for r in x]), wide, copy=False)
         right = left
         if y is not None:
             right = xp.astype(_stack(xp, [r[:, start:stop] for r in y]), wide, copy=False)
-        product = left @ right.T
-        total = product if total is None else total + product
+        total = left @ right.T if start == 0 else total + left @ right.T
     return total
 
 

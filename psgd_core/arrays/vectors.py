@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import array_api_compat
 import numpy as np
@@ -36,7 +37,7 @@ def largest(x: Array) -> Array:
     return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
 
 
-def finite(x: Array) -> Array:
+def finite(x: Any) -> Any:
     """Return whether all elements of x, of shape (n,), are finite: a 0-d bool."""
     if at_hand(x):
         with silent():

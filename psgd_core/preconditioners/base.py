@@ -125,7 +125,7 @@ class Preconditioner(ABC, Generic[State]):
         self._require_state(state)
         return self._size(state)
 
-    def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> State:
+    def init(self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None) -> State:
         """Return the state to start from: Q a multiple of the identity, or close to it.
 
         Parameters
@@ -220,9 +220,8 @@ class Preconditioner(ABC, Generic[State]):
             v = None if v is None else select(usable, v, xp.zeros_like(v))
             h = select(usable, h, xp.zeros_like(h))
         # is the scale due?
-        due: Array | None = state.pending & seen
-        if known(due) is False:
-            due = None
+        sets = state.pending & seen
+        due: Array | None = None if known(sets) is False else sets
         damps = usable
         if due is not None:
             start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
@@ -231,14 +230,15 @@ class Preconditioner(ABC, Generic[State]):
         # fit
         found = self._fit(start, v, h, damping, due, step)
         complete = usable & found.moved
-        new: State = found.state
+        new = found.state
         if not (passed and self.moves_in_parts and due is None):
             moves = complete
             if self.moves_in_parts:
                 moves = usable if due is None else usable & (found.moved | ~due)
             new = chosen(moves, new, state)
         # count
-        return new._replace(**counted(state, found, complete, seen, due))
+        done: State = new._replace(**counted(state, found, complete, seen, due))
+        return done
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""

@@ -40,7 +40,7 @@ class Blocks(Preconditioner[BlocksState]):
 
     state_type: ClassVar[type] = BlocksState
 
-    parts: tuple[tuple[int, Preconditioner], ...]
+    parts: tuple[tuple[int, Preconditioner[Any]], ...]
     arrays: tuple[trees.Leaf, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Blocks(Preconditioner[BlocksState]):
             object.__setattr__(self, "arrays", arrays)
 
     @classmethod
-    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner] = Kronecker) -> Blocks:
+    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = Kronecker) -> Blocks:
         """Return blocks for the arrays of a dict, list or tuple of parameters, or of a PyTorch module.
 
         Parameters
@@ -165,10 +165,7 @@ class Blocks(Preconditioner[BlocksState]):
         """Return ``log det P``, the sum over the blocks, a 0-d array."""
         self._require_state(state)
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
-        total = values[0]
-        for value in values[1:]:
-            total = total + value
-        return total
+        return sum(values[1:], start=values[0])
 
     def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
         self._require_vectors(state, **{name: x})

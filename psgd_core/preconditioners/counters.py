@@ -25,7 +25,7 @@ class Counters(NamedTuple):
     damping: Array  # lambda; minus its relative size while the first scale is still to be set
     pending: Array  # bool: the next usable pair sets the scale
     off_scale: Array  # int32: pairs in a row for which Q is too large; negative: too small
-    count: Array  # int32: updates done
+    count: Array  # type: ignore[assignment]  # int32: updates done
     skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
 
 

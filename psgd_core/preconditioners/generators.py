@@ -102,7 +102,7 @@ class Generator(NamedTuple):
     qu: Array | None = None  # Q^T u and Q^T w, where they are at hand
     qw: Array | None = None
     basis: tuple[Array, Array] | None = None  # U and K of ``U (E ∘ K) U^T``, with K no larger than 1
-    unit: Array | None = None  # (c,); these three are set by `in_units`
+    unit: Array | float = 1.0  # (c,); these three are set by `in_units`
     grams: tuple[Array, Array] | None = None  # ``x u^T`` and ``y w^T``, where both size and move need them
     squares: tuple[Array, Array] | None = None  # |x| |u| and |y| |w| of each block, (c,)
 
@@ -154,7 +154,6 @@ class Generator(NamedTuple):
 
     def lengths(self) -> tuple[Array, Array]:
         """Return the sizes of both terms, per block, (c,), as lengths: |x| and |y| of a symmetric one."""
-        assert self.unit is not None
         assert self.squares is not None
         sqrt = namespace(self.x).sqrt
         return self.unit * sqrt(self.squares[0]), self.unit * sqrt(self.squares[1])
@@ -164,7 +163,6 @@ class Generator(NamedTuple):
 
         N is the largest eigenvalue of ``(x x^T + y y^T) / k``; for one column each ``|x|^2 + |y|^2``.
         """
-        assert self.unit is not None
         return self.unit * namespace(self.x).sqrt(self._square_size(measure) / self.k)
 
     def _square_size(self, measure: Measure) -> Array:

@@ -49,7 +49,7 @@ class KroneckerState(NamedTuple):
     damping: Array  # these five: see `Counters`; real
     pending: Array
     off_scale: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
     skipped: Array
 
 
@@ -163,7 +163,9 @@ class Kronecker(Preconditioner[KroneckerState]):
     def _size(self, state: KroneckerState) -> int:
         return self.n
 
-    def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> KroneckerState:
+    def init(
+        self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None
+    ) -> KroneckerState:
         """Return the state to start from, Q a multiple of the identity; `like` may be complex."""
         if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
@@ -247,8 +249,8 @@ class Kronecker(Preconditioner[KroneckerState]):
         moved, shifts = _balanced(xp, moved)
         if geometry.degree > 1:
             new_held = [x * shift ** (geometry.degree - 1) for x, shift in zip(new_held, shifts, strict=True)]
-        new = state._replace(factors=tuple(moved), held=tuple(new_held))
-        return Fitted(new, moves, scale * scale, sides[0].lengths())
+        done = state._replace(factors=tuple(moved), held=tuple(new_held))
+        return Fitted(done, moves, scale * scale, sides[0].lengths())
 
     def _integrated(self, factors: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         """Return for each factor columns B with mean ``E[B_i B_i^T]`` over all v, up to what its group sees.
@@ -263,11 +265,11 @@ class Kronecker(Preconditioner[KroneckerState]):
         sizes = [norm([xp.abs(x)]) for x in inverses]
         left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
-        for i, x in enumerate(inverses):
+        for i, inverse in enumerate(inverses):
             rest = xp.ones_like(sizes[0]) * (k * left_out) ** 0.5
             for j, size in enumerate(sizes):
                 rest = rest * size if j != i else rest
-            parts.append(x * rest)
+            parts.append(inverse * rest)
         return tuple(parts)
 
     # -- the verbs -------------------------------------------------------------------------------------
@@ -281,11 +283,7 @@ class Kronecker(Preconditioner[KroneckerState]):
 
     def precondition(self, state: KroneckerState, g: Array) -> Array:
         """Return ``P g``, in the shape of g."""
-        flat, shape = self._flat(g)
-        self._require_vectors(state, g=flat)
-        xp = namespace(flat)
-        x = flat[:, None] if flat.ndim == 1 else flat
-        return xp.reshape(along(self._runs, acting(self._runs, state.factors), x, "precondition"), shape)
+        return self._verb(state, g, "precondition", "g")
 
     def apply(self, state: KroneckerState, x: Array) -> Array:
         """Return ``Q x``, in the shape of x."""
@@ -306,15 +304,15 @@ class Kronecker(Preconditioner[KroneckerState]):
     def log_det(self, state: KroneckerState) -> Array:
         """Return ``log det P = 2 sum_i (n / s_i) log |det Q_i|``, a 0-d array."""
         self._require_state(state)
-        total = None
-        for (place, group, _), q in zip(self._active, state.factors, strict=True):
-            part = 2 * (self.n // place.s) * group.log_det(q)
-            total = part if total is None else total + part
-        return total
+        logs = [
+            2 * (self.n // place.s) * group.log_det(q)
+            for (place, group, _), q in zip(self._active, state.factors, strict=True)
+        ]
+        return sum(logs[1:], start=logs[0])
 
-    def _verb(self, state: KroneckerState, x: Array, verb: str) -> Array:
+    def _verb(self, state: KroneckerState, x: Array, verb: str, name: str = "x") -> Array:
         flat, shape = self._flat(x)
-        self._require_vectors(state, x=flat)
+        self._require_vectors(state, **{name: flat})
         columns = flat[:, None] if flat.ndim == 1 else flat
         xp = namespace(flat)
         return xp.reshape(along(self._runs, acting(self._runs, state.factors), columns, verb), shape)

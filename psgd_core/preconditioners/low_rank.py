@@ -42,7 +42,7 @@ class LowRankState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array  # even updates move U, odd ones V
+    count: Array  # type: ignore[assignment]  # even updates move U, odd ones V
     skipped: Array
 
 

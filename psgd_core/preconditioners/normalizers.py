@@ -35,7 +35,7 @@ class Normalizer(ABC):
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
         """Return (N, what to hold for the next update), given what was held and the sample's size."""
 
-    def rate(self, held: Array, size: Array, unit: Array, step: float | Array) -> tuple[Array, Array]:
+    def rate(self, held: Array, size: Array, unit: Array | float, step: float | Array) -> tuple[Array, Array]:
         """Return (``step / N``, what to hold for the next update) for a generator in units of ``unit^2``.
 
         The rate is 0 where N is.

@@ -31,7 +31,7 @@ class OrbitState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
     skipped: Array
 
 
@@ -188,7 +188,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             es.append(geometry.generator(pair))
             qs.append(x.q)
         # set the scale: at c Q the criterion is least for c^4 = |y|^2 / |x|^2
-        scale, growth = None, 1.0
+        scale: Array | None = None
+        growth: Array | float = 1.0
         if due is not None:
             norm_x, norm_y = norm([e.x for e in es]), norm([e.y for e in es])
             one = xp.ones_like(norm_x)

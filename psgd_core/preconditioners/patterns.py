@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from ..arrays import batched, triangular
 from ..arrays.batched import square
-from ..arrays.library import Array, device_of, namespace
+from ..arrays.library import Array, Namespace, device_of, namespace
 from .factor import Factor, adjoint, conj, turned
 from .generators import Generator, Grams, Measure, Pair
 from .geometries import EQ, Geometry
@@ -70,7 +70,8 @@ class Dense(Factor):
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        return namespace(q).linalg.slogdet(q)[1]
+        found: Array = namespace(q).linalg.slogdet(q)[1]
+        return found
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
@@ -292,7 +293,7 @@ def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
     return xp.astype(diagonal, last.dtype) / e.k, xp.concat([last[:-1], xp.zeros_like(last[-1:])]) / e.k
 
 
-def _to_last(xp, x: Array, row: Array) -> Array:
+def _to_last(xp: Namespace, x: Array, row: Array) -> Array:
     """Return x with `row` added to its last row."""
     return xp.concat([x[:-1, :], x[-1:, :] + row], axis=0)
 
