@@ -58,7 +58,7 @@ class Preconditioner(ABC, Generic[State]):
         raise NotImplementedError(f"{type(self).__name__} does not say how its Q is scaled")
 
     def _fit(self, state: State, given: Given) -> Fitted:
-        """Return what one step of fitting leaves; decisions on values are made by `where`, without branches."""
+        """Return what one step of fitting leaves; decisions on values are made by `where` alone."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
     @abstractmethod

@@ -11,8 +11,8 @@ offered, with `DenseFactor` and `DiagonalFactor` at the ends:
 
 - `TriangularFactor`: i <= j. As general as GL(s), for every positive definite P is ``Q^T Q`` with such a Q;
   solves cost half as much as an LU factorisation.
-- `AffineFactor`: all but the last row, which has its diagonal entry alone. On [x; 1] such a Q is an affine map
-  of the features x; [W b] is the matrix that it belongs to.
+- `AffineFactor`: all but the last row, which has its diagonal entry alone. Such a Q is an affine map
+  of features x, on [x; 1]; [W b] is the matrix that it belongs to.
 - `NormalizationFactor`: the diagonal and the last column, Corollary B.0.1: ``(x - μ) / σ``. O(s) numbers.
 """
 
