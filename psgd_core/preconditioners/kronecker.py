@@ -160,9 +160,6 @@ class Kronecker(Preconditioner[KroneckerState]):
 
     # -- what the base class asks for ------------------------------------------------------------------
 
-    def _size(self, state: KroneckerState) -> int:
-        return self.n
-
     def init(
         self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None
     ) -> KroneckerState:
@@ -184,12 +181,12 @@ class Kronecker(Preconditioner[KroneckerState]):
         )
         return factors, held
 
-    def _form(self, own: Form, real: str) -> Form:
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
         dtype = own[0][1][0]
         dtype = dtype if dtype == COMPLEX.get(real) else real
         factors = [(dtype, group.shape(place.s)) for place, group, _ in self._active]
         held = [(real, (group.steps(place.s),)) for place, group, _ in self._active]
-        return (tuple, *factors), (tuple, *held)
+        return self.n, ((tuple, *factors), (tuple, *held))
 
     def _scaled(self, state: KroneckerState, scale: float | Array) -> KroneckerState:
         first, *rest = state.factors

@@ -97,13 +97,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             )
         geometry_of(self.geometry)
 
-    def _size(self, state: OrbitState) -> int:
-        n = 0
-        for block in state.q.blocks:
-            n += block.shape[0] * block.shape[2]
-        return n
-
-    def _form(self, own: Form, real: str) -> Form:
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
         (_, (_, *blocks), (_, *gather)), _ = own
         n = sum(s * c for _, (s, _, c) in blocks)
         if n < 1:
@@ -114,7 +108,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
         held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
         blocks = [(real, (s, s, c)) for s, c in sizes]
-        return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
+        return n, ((OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held))
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = namespace(like), device_of(like)
