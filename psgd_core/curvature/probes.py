@@ -8,8 +8,9 @@ from typing import Any
 
 from ..arrays.draws import normal
 from ..arrays.library import Array, namespace, require_arrays, require_float
+from ..arrays.matrices import eye
 from ..arrays.numbers import whole
-from ..groups.lie import eye
+from ..groups import layouts
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 
@@ -103,7 +104,7 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
     if not isinstance(preconditioner, OrbitPreconditioner):
         n = preconditioner.size(state)
         return n**0.5 * eye(n, preconditioner._reference(state))
-    group, q = preconditioner.group, state.q
+    q, layout = state.q, preconditioner.group.layout(preconditioner.size(state))
     xp = namespace(*q.blocks)
     k = max(block.shape[0] for block in q.blocks)
     parts = []
@@ -111,4 +112,4 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
         s, _, count = block.shape
         unit = k**0.5 * eye(k, block)[:s, :]
         parts.append(xp.broadcast_to(unit[:, :, None], (s, k, count)))
-    return group.join(q, tuple(parts))
+    return layouts.join(layout, tuple(parts), q.gather)

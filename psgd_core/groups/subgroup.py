@@ -27,6 +27,7 @@ import numpy as np
 
 from ..arrays.arguments import described
 from .closure import close, components, missing_product
+from .layouts import Layout, OrbitLayout
 from .permutation import Permutation, listed, size_of, validated
 
 LIMIT = 5040
@@ -238,6 +239,16 @@ class PermutationSubgroup:
             table = members[np.arange(s)[:, None] + starts[self.orbit_sizes == s]]
             table.flags.writeable = False
             layout.append(table)
+        return tuple(layout)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the members of the orbits lie once they are gathered in the order of `orbit_index`."""
+        layout, start = [], 0
+        for members in self.orbit_index:
+            size, count = members.shape
+            layout.append(OrbitLayout(size, count, "gathered", start))
+            start += size * count
         return tuple(layout)
 
     def same_orbits(self, other: PermutationSubgroup) -> bool:

@@ -1,20 +1,35 @@
-"""Products and factors of tall (n, r) matrices, summed over n in the widest float."""
+"""One matrix at a time: identities, adjoints, Kronecker products and factors of tall matrices."""
 
 from __future__ import annotations
 
+from .batched import is_complex
 from .library import Array, device_of, namespace, wide_dtype
-from .sums import BLOCK, inner
+from .sums import BLOCK
 
 
-def gram(x: Array, y: Array) -> Array:
-    """Return ``x^T y`` for tall x, y, in the widest float."""
-    return inner(x.T, y.T)
+def eye(n: int, like: Array) -> Array:
+    """Return the (n, n) identity matrix on the namespace, dtype and device of `like`."""
+    return namespace(like).eye(n, dtype=like.dtype, device=device_of(like))
 
 
-def thin(tall: Array, small: Array) -> Array:
-    """Return ``tall @ small`` in the dtype of `tall`."""
-    xp = namespace(tall)
-    return tall @ xp.astype(small, tall.dtype, copy=False)
+def conj(a: Array) -> Array:
+    """Return `a`, conjugate where it is complex."""
+    return namespace(a).conj(a) if is_complex(a) else a
+
+
+def adjoint(a: Array) -> Array:
+    """Return the adjoint of a matrix, or of matrices over leading batch axes."""
+    return conj(namespace(a).matrix_transpose(a))
+
+
+def kron(*factors: Array) -> Array:
+    """Return the Kronecker product of square matrices, at least one."""
+    total = factors[0]
+    for factor in factors[1:]:
+        size = total.shape[0] * factor.shape[0]
+        product = total[:, None, :, None] * factor[None, :, None, :]
+        total = namespace(product).reshape(product, (size, size))
+    return total
 
 
 def triangular_factor(u: Array, v: Array) -> Array:
@@ -33,6 +48,7 @@ def triangular_factor(u: Array, v: Array) -> Array:
 
 
 def _reduced(rows: Array) -> Array:
+    """Return R of a QR factorisation of many rows, tile by tile."""
     xp, k = namespace(rows), rows.shape[1]
     tile = max(2048, 4 * k)
     while rows.shape[0] > tile:
