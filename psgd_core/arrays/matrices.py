@@ -1,4 +1,4 @@
-"""One matrix at a time: identities, adjoints, Kronecker products and factors of tall matrices."""
+"""One matrix at a time: identity, adjoint, Kronecker product, and the factor of a tall matrix."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ def conj(a: Array) -> Array:
     return namespace(a).conj(a) if is_complex(a) else a
 
 
+def transpose(a: Array) -> Array:
+    """Return the transpose of a matrix, or of each matrix over leading batch axes."""
+    return namespace(a).matrix_transpose(a)
+
+
 def adjoint(a: Array) -> Array:
-    """Return the adjoint of a matrix, or of matrices over leading batch axes."""
-    return conj(namespace(a).matrix_transpose(a))
+    """Return the conjugate transpose of a matrix, or of each matrix over leading batch axes."""
+    return conj(transpose(a))
 
 
 def kron(*factors: Array) -> Array:
@@ -40,7 +45,8 @@ def triangular_factor(u: Array, v: Array) -> Array:
     scale, so U large and V small is fine.
     """
     xp, n = namespace(u), u.shape[0]
-    wide, step, parts = wide_dtype(xp), max(BLOCK, -(-n // 64)), []
+    wide, step = wide_dtype(xp), max(BLOCK, -(-n // 64))
+    parts: list[Array] = []
     for start in range(0, n, step):
         block = slice(start, min(start + step, n))
         parts.append(_reduced(xp.astype(xp.concat([u[block, :], v[block, :]], axis=1), wide)))
@@ -57,4 +63,5 @@ def _reduced(rows: Array) -> Array:
         zeros = xp.zeros(missing, dtype=rows.dtype, device=device_of(rows))
         tiles = xp.reshape(xp.concat([rows, zeros], axis=0), (count, tile, k))
         rows = xp.reshape(xp.linalg.qr(tiles).R, (count * k, k))
-    return xp.linalg.qr(rows).R
+    factor: Array = xp.linalg.qr(rows).R
+    return factor

@@ -10,7 +10,6 @@ from ..arrays.draws import normal
 from ..arrays.library import Array, namespace, require_arrays, require_float
 from ..arrays.matrices import eye
 from ..arrays.numbers import whole
-from ..groups import layouts
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 
@@ -104,7 +103,7 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
     if not isinstance(preconditioner, OrbitPreconditioner):
         n = preconditioner.size(state)
         return n**0.5 * eye(n, preconditioner._reference(state))
-    q, layout = state.q, preconditioner.group.layout(preconditioner.size(state))
+    group, q = preconditioner.group, state.q
     xp = namespace(*q.blocks)
     k = max(block.shape[0] for block in q.blocks)
     parts = []
@@ -112,4 +111,4 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
         s, _, count = block.shape
         unit = k**0.5 * eye(k, block)[:s, :]
         parts.append(xp.broadcast_to(unit[:, :, None], (s, k, count)))
-    return layouts.join(layout, tuple(parts), q.gather)
+    return group.join(group.layout(group.size(q)), tuple(parts), q.gather)

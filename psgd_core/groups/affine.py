@@ -83,7 +83,7 @@ class AffineNormalization(LieGroup[AffineElement]):
         for name, x in zip(a._fields, a, strict=True):
             if not bool(xp.all(xp.isfinite(x))):
                 raise ValueError(f"`{name}` must be finite, got NaN or Inf; leave such features out")
-        if bool(xp.any(a.sigma == 0)):
+        if not bool(xp.all(xp.abs(a.sigma) > 0)):
             raise ValueError("`sigma` must not be 0, got a zero; add a small constant to the deviations")
 
     def compose(self, a: AffineElement, b: AffineElement) -> AffineElement:

@@ -45,4 +45,5 @@ def components(n: int, arrays: Sequence[np.ndarray]) -> np.ndarray:
     smallest[labels[::-1]] = np.arange(n)[::-1]  # of repeated writes the last one stays
     rank = np.empty(count, dtype=np.int64)
     rank[np.argsort(smallest)] = np.arange(count)
-    return rank[labels]
+    found: np.ndarray = rank[labels]
+    return found

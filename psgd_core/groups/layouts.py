@@ -18,13 +18,13 @@ class OrbitLayout(NamedTuple):
     """All orbits of one size, and where member i of orbit j is in a vector of n parameters.
 
     - "direct": ``start + j``, orbits of one;
-    - "shifted": ``start + i count + j``;
+    - "shifted": ``start + i orbits + j``;
     - "mirrored": j for i = 0, ``n - 1 - j`` for i = 1, orbits of two;
-    - "gathered": ``order[start + i count + j]``, where `order` is the first index array of an element.
+    - "gathered": ``order[start + i orbits + j]``, where `order` is the first index array of an element.
     """
 
     size: int  # members of each orbit
-    count: int  # orbits of this size
+    orbits: int  # how many there are
     how: How
     start: int
 
@@ -39,7 +39,7 @@ def is_gathered(layout: Layout) -> bool:
 
 
 def split(layout: Layout, x: Array, gather: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Return the rows of x by orbits: an array (size, k, count) for each orbit size.
+    """Return the rows of x by orbits: an array (size, k, orbits) for each orbit size.
 
     Parameters
     ----------
@@ -52,26 +52,32 @@ def split(layout: Layout, x: Array, gather: tuple[Array, ...]) -> tuple[Array, .
     if gather:
         x = xp.take(x, gather[0], axis=0)  # now the members lie as in a shifted layout
     parts = []
-    for size, count, how, start in layout:
+    for size, orbits, how, start in layout:
         if how == "mirrored":
-            members = xp.stack([x[:count, :], xp.flip(x[n - count :, :], axis=0)])
+            members = xp.stack([x[:orbits, :], xp.flip(x[n - orbits :, :], axis=0)])
         else:
-            rows = x if size * count == n else x[start : start + size * count, :]
-            members = xp.reshape(rows, (size, count, x.shape[1]))
+            rows = x if size * orbits == n else x[start : start + size * orbits, :]
+            members = xp.reshape(rows, (size, orbits, x.shape[1]))
         parts.append(xp.permute_dims(members, (0, 2, 1)))
     return tuple(parts)
 
 
 def join(layout: Layout, parts: tuple[Array, ...], gather: tuple[Array, ...]) -> Array:
     """Return the rows (n, k) that `split` took apart."""
-    xp, n = namespace(*parts), sum(size * count for size, count, _, _ in layout)
-    pieces: list[tuple[int, Array]] = []  # where they start, and rows that follow one another
-    for (size, count, how, start), part in zip(layout, parts, strict=True):
-        members = xp.permute_dims(part, (0, 2, 1))
-        if how == "mirrored":
-            pieces += [(0, members[0, :, :]), (n - count, xp.flip(members[1, :, :], axis=0))]
-        else:
-            pieces.append((start, xp.reshape(members, (size * count, part.shape[1]))))
-    rows = [piece for _, piece in sorted(pieces, key=lambda piece: piece[0])]
+    rows = pieces(layout, parts)
+    xp = namespace(*rows)
     joined = rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
     return xp.take(joined, gather[1], axis=0) if gather else joined
+
+
+def pieces(layout: Layout, parts: tuple[Array, ...]) -> list[Array]:
+    """Return the parts as pieces (m, k) of consecutive rows, in their order in the (gathered) vector."""
+    xp, n = namespace(*parts), sum(size * orbits for size, orbits, _, _ in layout)
+    found: list[tuple[int, Array]] = []  # where it starts, and the piece
+    for (size, orbits, how, start), part in zip(layout, parts, strict=True):
+        members = xp.permute_dims(part, (0, 2, 1))
+        if how == "mirrored":
+            found += [(0, members[0, :, :]), (n - orbits, xp.flip(members[1, :, :], axis=0))]
+        else:
+            found.append((start, xp.reshape(members, (size * orbits, part.shape[1]))))
+    return [piece for _, piece in sorted(found, key=lambda one: one[0])]

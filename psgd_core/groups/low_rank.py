@@ -25,7 +25,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from ..arrays.batched import library_solve
@@ -66,7 +65,7 @@ class _LowRank(LieGroup[LowRankElement]):
     def element(self, u: Array, v: Array, rho: float | Array = 1.0) -> LowRankElement:
         """Return ``rho (I + u v^T)`` from two (n, r) arrays, r >= 0; `rho` a number or a 0-d array."""
         xp = require_arrays(u=u, v=v)
-        if not array_api_compat.is_array_api_obj(rho):
+        if isinstance(rho, int | float):
             rho = xp.asarray(rho, dtype=u.dtype, device=device_of(u))
         return _checked(LowRankElement(rho, u, v))
 

@@ -50,7 +50,16 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
     A subclass is a frozen dataclass without arrays and two methods: `subgroup`, and `layout` unless its
     orbits are to be gathered by index. Members of an orbit are in ascending order; orbits of one size are
     ordered by their smallest member, as in `PermutationSubgroup.orbit_index`.
+
+    Attributes
+    ----------
+    split, join : callable
+        How vectors are taken apart and put together, given the layout: `layouts.split` and `layouts.join`,
+        unless a subclass knows other operations for the same result.
     """
+
+    split = staticmethod(split)
+    join = staticmethod(join)
 
     @abstractmethod
     def subgroup(self, n: int) -> PermutationSubgroup:
@@ -178,12 +187,14 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
             raise ValueError(f"`coefficients` must have one row per element of K, {len(elements)}, got {m}")
         device, blocks = device_of(coefficients), []
         for members in self.subgroup(n).orbit_index:
-            rows, total = xp.asarray(members.reshape(-1).copy(), device=device), 0.0
+            s, c = members.shape
+            rows = xp.asarray(members.reshape(-1).copy(), device=device)
+            total = xp.zeros((s, s, c), dtype=coefficients.dtype, device=device)
             for i, sigma in enumerate(elements):
                 # entry (p, q) of an orbit's block is at row members[p], column members[q] of T
                 hits = sigma[members][:, None, :] == members[None, :, :]
                 mask = xp.astype(xp.asarray(hits, device=device), coefficients.dtype)
-                entry = xp.reshape(xp.take(coefficients[i, :], rows), (members.shape[0], 1, -1))
+                entry = xp.reshape(xp.take(coefficients[i, :], rows), (s, 1, c))
                 total = total + entry * mask
             blocks.append(total)
         return OrbitBlocks(tuple(blocks), self.make_index(n, coefficients))
@@ -225,7 +236,7 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
         if not a.blocks:
             raise ValueError(f"`{name}.blocks` must not be empty; make an element with `identity`")
         require_arrays(
-            **{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)}
+            **{f"{name}.{field}.{i}": x for field in a._fields for i, x in enumerate(getattr(a, field))}
         )
         require_float(f"{name}.blocks.0", a.blocks[0])
         for i, block in enumerate(a.blocks):
@@ -237,16 +248,16 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
                 f"`{name}.blocks` must have shapes (s, s, c) for the orbits of this group, got {shapes}; "
                 "make an element with `identity` or `project`"
             )
-        gathered = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
-        if gathered != ([(n,)] * 2 if is_gathered(self.layout(n)) else []):
-            raise ValueError(f"`{name}.gather` must be what `make_index` returns for n = {n}, got {gathered}")
+        index = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
+        if index != ([(n,)] * 2 if is_gathered(self.layout(n)) else []):
+            raise ValueError(f"`{name}.gather` must be what `make_index` returns for n = {n}, got {index}")
 
     def _act(self, a: OrbitBlocks, x: Array, verb: Callable[[Array, Array], Array]) -> Array:
         require_vectors("x", x, self.size(a))
         require_alike("x", x, "a.blocks.0", a.blocks[0])
         layout = self.layout(x.shape[0])
-        parts = split(layout, x if x.ndim == 2 else x[:, None], a.gather)
-        out = join(layout, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)), a.gather)
+        parts = self.split(layout, x if x.ndim == 2 else x[:, None], a.gather)
+        out = self.join(layout, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)), a.gather)
         return out if x.ndim == 2 else out[:, 0]
 
 

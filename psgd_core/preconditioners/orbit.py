@@ -10,9 +10,9 @@ import numpy as np
 from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import described
+from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
-from ..arrays.signs import signs
-from ..groups.layouts import Layout, is_gathered, split
+from ..groups.layouts import Layout, is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
 from .counters import Fitted
@@ -231,11 +231,11 @@ class OrbitPreconditioner(Preconditioner):
         if self.damping != 0 and not self.exact_damping:
             h = h + damping * signs(state.count, h)
         layout, gather = self.group.layout(h.shape[0]), state.q.gather
-        hs, scale = split(layout, h, gather), h.shape[1] ** 0.5
+        hs, scale = self.group.split(layout, h, gather), h.shape[1] ** 0.5
         if v is None:
             vs = tuple(scale * batched.identity(x.shape[0], x.shape[2], x) for x in hs)
         else:
-            vs = split(layout, v, gather)
+            vs = self.group.split(layout, v, gather)
         return hs, vs
 
     def _damped(self, hs: tuple[Array, ...], damping: Array) -> tuple[Array, ...]:
