@@ -241,8 +241,8 @@ def members_of(entry, n, order):
     """What the docstring of `OrbitLayout` says, member by member."""
     index = np.empty(entry[:2], dtype=int)
     for i in range(entry.size):
-        for j in range(entry.count):
-            place = entry.start + i * entry.count + j
+        for j in range(entry.orbits):
+            place = entry.start + i * entry.orbits + j
             mirrored = j if i == 0 else n - 1 - j
             index[i, j] = {"mirrored": mirrored, "gathered": order[place % n]}.get(entry.how, place)
     return index

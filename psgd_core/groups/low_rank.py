@@ -11,13 +11,12 @@ each a group, invertible where the r x r matrix ``M = I + V^T U`` is (``det A = 
     A_U(V_1) A_U(V_2) = A_U(V_1 + V_2 + V_2 U^T V_1)        A_U(V)^{-1} = A_U(-V M^{-T})
 
 The algebra of the first holds the generators ``s I + E V^T``, that of the second ``s I + U E^T``, with
-s any number and E any (n, r) matrix (section D.1.1). A direction of the algebra is written in the form of an
-element, s in the place of ρ and E in that of the factor that moves. Moving an element by a small step μ
-against a direction ∇ is ``compose((1 - μ s, -μ E), a)``, which is section D.1.2's ``U - μ E M``.
+s any number and E any (n, r) matrix (section D.1.1). A direction of the algebra is stored like an element, s
+in place of ρ and E in place of the factor that moves. A small step μ of an element against a direction ∇ is
+``compose((1 - μ s, -μ E), a)``, which is section D.1.2's ``U - μ E M``.
 
 Products over the n rows (``V^T U``, ``V^T x``) are summed by `inner`, in the widest float; the r x r algebra
-stays in that float, and what comes back has the dtype of U. Nothing of size n x n is formed, except by
-`matrix` and `generator`.
+stays in that float, and results have the dtype of U. Only `matrix` and `generator` form n x n matrices.
 """
 
 from __future__ import annotations
