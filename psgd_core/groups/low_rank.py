@@ -102,12 +102,12 @@ class _LowRank(LieGroup[LowRankElement]):
         The result is not finite where M is exactly singular: `check` tells.
         """
         a, y = _checked_with(a, x)
-        return _like(x, (y - _thin(a.u, _solve(_core(a), _dots(a.v, y)))) / a.rho)
+        return _like(x, (y - _thin(a.u, library_solve(_core(a), _dots(a.v, y)))) / a.rho)
 
     def solve_transpose(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^{-T} x = (x - V M^{-T} U^T x) / ρ``; O(n r (r + k) + r^3)."""
         a, y = _checked_with(a, x)
-        return _like(x, (y - _thin(a.v, _solve(_core(a).T, _dots(a.u, y)))) / a.rho)
+        return _like(x, (y - _thin(a.v, library_solve(_core(a).T, _dots(a.u, y)))) / a.rho)
 
     def matrix(self, a: LowRankElement) -> Array:
         """Return ``ρ (I + U V^T)`` as a dense (n, n) matrix."""
@@ -247,7 +247,7 @@ class LowRankFixedU(_LowRank):
     def neighbour_move(self, a: LowRankElement, change: Array) -> LowRankElement:
         """Return g with ``g A_U(ρ, V) = A_U(ρ, V + change)``, ``A_U((I + V U^T)^{-1} change)``."""
         a, change = _checked_with(a, change, "change")
-        moved = change - _thin(a.v, _solve(_core(a).T, _dots(a.u, change)))
+        moved = change - _thin(a.v, library_solve(_core(a).T, _dots(a.u, change)))
         return LowRankElement(namespace(a.u).ones_like(a.rho), a.u, moved)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
@@ -289,12 +289,8 @@ def _core(a: LowRankElement) -> Array:
     return eye(small.shape[0], small) + small
 
 
-def _solve(m: Array, b: Array) -> Array:
-    return library_solve(m, b) if m.shape[0] else b
-
-
 def _inverse(m: Array) -> Array:
-    return _solve(m, eye(m.shape[0], m))
+    return library_solve(m, eye(m.shape[0], m))
 
 
 def _like(x: Array, y: Array) -> Array:
