@@ -22,9 +22,10 @@ from typing import Any, ClassVar, Generic
 from .. import kernels
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
 from ..arrays.library import Array, known, namespace, select
+from ..arrays.matrices import eye
 from ..arrays.sums import sum_of_squares
 from ..arrays.vectors import largest, require_vectors
-from ..groups.lie import eye, require_like
+from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
 from .forms import COMPLEX, COUNTERS, Form, named, require_form, require_state
 from .states import State, chosen, detached, mapped, require_writeable, stored
