@@ -11,14 +11,14 @@ import array_api_compat
 from .. import kernels
 from ..arrays.arguments import described, require_count
 from ..arrays.draws import normal
-from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
+from ..arrays.gram_algebra import gauge, joint_bound
+from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
-from .counters import Fitted, counted
+from .counters import JUMP, Fitted, counted
 from .forms import Form
-from .low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
-from .low_rank_moves import MOVES, regauge
+from .low_rank_moves import MOVES, either
 from .normalizers import Normalizer, Running
 from .options import settle_options
 
@@ -81,6 +81,16 @@ class LowRank(Preconditioner):
         object.__setattr__(self, "rank", rank)
         if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
             raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
+        rule = kernels.LowRankRule(
+            rank=rank,
+            diagonal_first=self.diagonal == "right",
+            measure=self.normalizer.measure,
+            scale=self.normalizer.scale,
+            gauge_every=REGAUGE,
+            jump=JUMP,
+            counted=_counted,
+        )
+        object.__setattr__(self, "_rule", rule)
 
     def _size(self, state: LowRankState) -> int:
         return state.d.shape[0]
@@ -128,98 +138,33 @@ class LowRank(Preconditioner):
         # set the scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
         scale = xp.ones_like(damping)
         if known(due) is not False:
-            scale = xp.where(due, _best_scale(xp, d * h, p / d), scale)
+            scale = xp.where(due, _best_scale(d * h, p / d), scale)
             d = d * scale
         # make the generators, and bound them together
-        turn_u = state.count % 2 == 0
-        wide_turn = xp.astype(turn_u, wide_dtype(xp))
-        move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
-        size = unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
-        # ask the normaliser, and move d and one factor
-        held = select(turn_u, state.held[0], state.held[1])
-        scale_n, after = self.normalizer.scale(held, size, step)
+        is_even = state.count % 2 == 0
+        turn = known(is_even)
+        turn_u = is_even if turn is None else turn
+        move = MOVES[self.diagonal](state.u, state.v, d, h, p, turn_u, self.normalizer.measure)
+        size = move.unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
+        # ask the normaliser
+        scale_n, after = self.normalizer.scale(either(turn_u, *state.held), size, step)
         some = scale_n > 0
-        ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
+        ratio = xp.where(some, move.unit, 0 * move.unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
         mu = step * ratio * ratio
-        u = state.u - mu * move.u if move.u.shape[0] else state.u
-        v = state.v - mu * move.v if move.v.shape[0] else state.v
+        # move d and the factor whose turn it is
+        factor = either(turn_u, state.u, state.v) - mu * move.factor
+        u, v = either(turn_u, factor, state.u), either(turn_u, state.v, factor)
+        held = xp.stack([either(turn_u, after, state.held[0]), either(turn_u, state.held[1], after)])
         # renew the gauge of U and V
         drifted = state.count % REGAUGE == REGAUGE - 1
         if self.rank and known(drifted) is not False:
-            u, v = regauge(u, v, move, drifted)
-        which = xp.stack([turn_u, ~turn_u])  # of the two bounds, the one that is renewed
-        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=xp.where(which, after, state.held))
-        return Fitted(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
-
-    def _fused(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        if self.diagonal != "right":
-            return None
-        if kernels.gpu_orbits.on_gpu(h):
-            return self._queued(state, v, h, step, inplace)
-        return kernels.through(h, self._in_passes, (state, v, h, step), inplace)
-
-    def _in_passes(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        """Return the state after one update by the kernels' passes over n, None where they do not apply."""
-        passes = kernels.low_rank.passes(state, v, h, step, inplace)
-        g = None if passes is None else passes.gram()
-        if passes is None or g is None:
-            return None
-        measure, count = self.normalizer.measure, int(state.count)
-        small, turn_u = coefficients(g, self.rank), count % 2 == 0
-        move = (move_of_u if turn_u else move_of_v)(small, measure)
-        plus, minus, difference = passes.numerator(small.ph, small.pv)
-        size_d = difference if measure == "gradient" else plus + minus
-        size = (passes.unit * joint_bound(size_d, move.size, passes.step) ** 0.5).astype(state.d.dtype)
-        if not size < float("inf"):
-            return None
-        moved = 0 if turn_u else 1  # which of the two bounds is renewed
-        before = state.held.dtype.type(0) if passes.due else state.held[moved]
-        scale_n, after = self.normalizer.scale(before, size, passes.step)
-        mu = passes.step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
-        drifted = self.rank and count % REGAUGE == REGAUGE - 1
-        new_u, new_v, d = passes.write(
-            move.left, move.right, mu, turn_u=turn_u, gauge=gauge(small.uu, small.vv) if drifted else None
-        )
-        held = state.held if inplace else state.held.copy()
-        if passes.due:
-            held[:] = 0
-        held[moved] = after
-        squares = float(small.length_a) ** 2, float(small.length_b) ** 2
-        return LowRankState(new_u, new_v, d, held, *passes.counted(squares))
-
-    def _queued(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        """Return the state after one update by the GPU's kernels, None if it is not for them."""
-        from ..kernels.gpu import low_rank_passes
-        from .low_rank_queued import queued_update
-
-        rows = None if v is None else low_rank_passes.take(state, h, v)
-        if rows is None:
-            return None
-        found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
-        if found is None:
-            return None
-        fit, usable, seen, due = found
-        return fit.state._replace(**counted(state, fit, usable & fit.moved, seen, due))
-
-    def precondition(self, state: LowRankState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
-        self._require_state(state)
-        first = self.diagonal == "right"
-        if first and kernels.gpu_orbits.on_gpu(g):
-            from ..kernels.gpu import low_rank_passes
-            from .low_rank_queued import queued_product
-
-            rows = low_rank_passes.take(state, g, state.d)
-            fused = None if rows is None else queued_product(rows)
-        else:
-            fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
-        return super().precondition(state, g) if fused is None else fused
+            one = xp.eye(self.rank, dtype=move.uu.dtype, device=device_of(move.uu))
+            u, v = (
+                xp.astype(xp.where(drifted, c, one), d.dtype, copy=False) @ factor
+                for c, factor in zip(gauge(move.uu, move.vv), (u, v), strict=True)
+            )
+        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=held)
+        return Fitted(new, xp.isfinite(size), scale * scale, (move.lengths[0], move.lengths[1]))
 
     # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
 
@@ -260,9 +205,15 @@ def _factor(state: LowRankState) -> LowRankElement:
     return LowRankElement(xp.ones_like(state.count, dtype=state.d.dtype), state.u.T, state.v.T)
 
 
-def _best_scale(xp, x: Array, y: Array) -> Array:
+def _counted(
+    state: LowRankState, growth: Array, lengths: tuple[Array, Array], complete: Array, seen: Array, due: Array
+) -> dict[str, Array]:
+    return counted(state, Fitted(state, complete, growth, lengths), complete, seen, due)
+
+
+def _best_scale(x: Array, y: Array) -> Array:
     """Return ``(|y| / |x|)^{1/2}`` without overflow."""
-    norms = []
+    xp, norms = namespace(x), []
     for z in (x, y):
         largest = xp.max(xp.abs(z))
         unit = xp.where(largest > 0, largest, xp.ones_like(largest))

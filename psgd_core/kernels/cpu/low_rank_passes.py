@@ -38,7 +38,7 @@ def parts(n: int) -> int:
 
 @njit(**OPTIONS)
 def _disturb(x, start, damping, seed):
-    """``x += damping * signs``, those of `preconditioners._signs` from column `start` on."""
+    """``x += damping * signs``, those of `arrays.signs` from column `start` on."""
     one, two = x.dtype.type(1), x.dtype.type(2)
     for t in range(x.shape[0]):
         word = np.uint32(np.uint32(start + t) ^ seed)

@@ -2,7 +2,7 @@
 
 For ``Q = (I + U V^T) diag(d)`` it is ``d (a + V U^T a)``, ``a = x + U V^T x``, ``x = d g``; for
 ``Q = diag(d) (I + U V^T)`` it is ``b + V U^T b``, ``b = d^2 (g + U V^T g)``. What is in the middle is kept
-where the result goes. Sums are in float64, part by part, as in `cpu_low_rank`.
+where the result goes. Sums are in float64, part by part, as in `low_rank_passes`.
 """
 
 from __future__ import annotations

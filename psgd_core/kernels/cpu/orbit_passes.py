@@ -9,9 +9,9 @@ import numpy as np
 from numba import prange
 
 from .compile import njit
-from .layouts import fetch, put
 from .loops import OPTIONS, copy, for_one_and_all, multiply, scale
-from .tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
+from .members import fetch, put
+from .orbit_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
 
 TILE = 512
 """Orbits at a time: for s = 2 and float32 their buffers take 50 kB."""
@@ -67,7 +67,7 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
     ----------
     v, h : array, shape (n,)
     order, start, layout
-        Where the members are: see `cpu_layouts`.
+        Where the members are: see `members`.
     q, new_q : array, shape (s, s, c)
         Before and after; they may be the same.
     held, new_held : array, shape (c,)

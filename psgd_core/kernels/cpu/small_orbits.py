@@ -1,8 +1,8 @@
 """An update's arithmetic for orbits of one and of two, everything of an orbit in registers.
 
-`cpu_tiles` works on orbits of any size by loops that each do one thing, and bring every intermediate number
+`orbit_tiles` works on orbits of any size by loops that each do one thing, and bring every intermediate number
 to the cache and back; with one or two members that costs more than the arithmetic. The same operations in the
-same order, but for the damping: a tile in which it is heard is left to `cpu_tiles`.
+same order, but for the damping: a tile in which it is heard is left to `orbit_tiles`.
 
 What is chosen between is read first: a choice between two places in memory would be a gather.
 """
@@ -43,7 +43,7 @@ def single(q, held, v, h, numbers, new):
     ----------
     q, held, v, h : array, shape (t,)
     numbers
-        Those of `cpu_orbits.update`.
+        Those of `orbit_passes.update`.
     new : array, shape (4, at least t)
         The next Q, what is held next, and the squares of a and b.
     """
@@ -83,7 +83,7 @@ def double(q, low, held, v, h, numbers, new):
     held : array, shape (t,)
     v, h : array, shape (2, at least t)
     numbers
-        Those of `cpu_orbits.update`.
+        Those of `orbit_passes.update`.
     new : array, shape (7, at least t)
         The blocks' entries in order, what is held, and the squares of a and b.
     """

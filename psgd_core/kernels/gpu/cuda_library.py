@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from ...arrays.library import Array, followed
-from ..cpu.orbits import rate_of
+from ..rules import rate_of
 
 THREADS = 256
 """Of a block; a power of two, at most what ``norms.cuh`` sets apart room for."""

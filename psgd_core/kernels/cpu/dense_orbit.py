@@ -1,7 +1,7 @@
 """One update of GL(n) on the CPU for small n, where calls to a library cost more than the arithmetic.
 
-The arithmetic is that of `preconditioners._orbit` for a single orbit under the left generator with one
-probe, and the noise that of `preconditioners._signs`.
+The arithmetic is that of `preconditioners.orbit` for a single orbit under the left generator with one
+probe, and the noise that of `arrays.signs`.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def update(v, h, count, q, held, new_q, new_held, numbers, bits, squares):
         Before and after; they may be the same.
     held, new_held : array, shape (1,)
     numbers : array, shape (7,)
-        As `cpu_orbits.update` has them; the last two are not for this one.
+        As `orbit_passes.update` has them; the last two are not for this one.
     bits : array, shape (2,)
-        As `cpu_orbits.update` has them.
+        As `orbit_passes.update` has them.
     squares : float64 array, shape (2,)
         ``|a|^2`` and ``|b|^2`` are written to it, in one unit.
     """

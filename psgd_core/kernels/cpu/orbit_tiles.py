@@ -2,7 +2,7 @@
 
 Every loop runs along the tile, so that the compiler turns it into vector instructions; for that, a loop
 writes to one array, and to none that it also reads under another name. The arithmetic is that of
-`preconditioners._orbit` under the left generator with one probe, operation by operation.
+`preconditioners.orbit` under the left generator with one probe, operation by operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The passes of `cpu_low_rank` without a compiler: NumPy and BLAS on blocks of columns that stay in cache.
+"""The passes of `low_rank_passes` without a compiler: NumPy and BLAS on blocks of columns that stay in cache.
 
 Arguments and results are those of the functions of the same names there.
 """
@@ -35,7 +35,7 @@ def _rows(u, v, d, h, p, damping, seed, scales) -> Iterator[tuple[slice, np.ndar
 
 
 def _signs(start: int, stop: int, seed: np.uint32) -> np.ndarray:
-    """Return those of `preconditioners._signs` for columns from `start` to `stop`, as int32."""
+    """Return those of `arrays.signs` for columns from `start` to `stop`, as int32."""
     word = (np.arange(start, stop).astype(np.uint32) ^ seed) * np.uint32(0x2C1B3C6D)
     word = (word ^ (word >> np.uint32(16))) * np.uint32(0x297A2D39)
     word = word ^ (word >> np.uint32(15))
