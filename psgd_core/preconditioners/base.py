@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import array_api_compat
 
+from .. import kernels
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
 from ..arrays.library import Array, device_of, known, namespace, require_alike, require_arrays, select
 from ..arrays.sums import largest, sum_of_squares
@@ -51,6 +52,9 @@ class Preconditioner(ABC):
 
     state_type: ClassVar[type]
     """The NamedTuple of its states."""
+
+    _rule: kernels.Rule | None = None
+    """How it is fitted, in the terms of `psgd_core.kernels`; None where they do not cover it."""
 
     moves_in_parts: ClassVar[bool] = False
     """Whether `_fit` itself leaves alone what cannot move, so that the rest of Q may."""
@@ -106,10 +110,6 @@ class Preconditioner(ABC):
     @abstractmethod
     def log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
-
-    def _fused(self, state: State, v: Array | None, h: Array, step: Any, inplace: bool) -> State | None:
-        """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
-        return None
 
     def _form(self, own: Form, real: Any) -> Form:
         """Return the form (see `_form`) that the fields before `Counters` must have; `own` if anything goes.
@@ -199,12 +199,12 @@ class Preconditioner(ABC):
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
+        fused = kernels.update(self._rule, state, v, h, step, inplace)
+        if fused is not None:
+            return fused
         self._require_state(state)
         if inplace is not False:
             inplace = require_flag("inplace", inplace)
-        fused = self._fused(state, v, h, step, inplace)
-        if fused is not None:
-            return fused
         # check the pair and the step
         xp, v, h = self._pair(state, v, h)
         rate = scalar_of("step", step, h)
@@ -246,6 +246,9 @@ class Preconditioner(ABC):
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
+        fused = kernels.precondition(self._rule, state, g)
+        if fused is not None:
+            return fused
         self._vectors(state, "g", g)
         return self.apply_transpose(state, self.apply(state, g))
 

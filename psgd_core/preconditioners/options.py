@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.arguments import described, require_number
-from ..kernels.scale import DAMPING
+from .counters import DAMPING
 from .normalizers import Normalizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.signs import signs
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
-from .counters import Fitted
+from .counters import JUMP, Fitted
 from .forms import Form, is_index
 from .generators import Generator, Pair
 from .geometries import GEOMETRIES, Geometry, require_geometry, root_of
@@ -100,6 +101,16 @@ class OrbitPreconditioner(Preconditioner):
                 f"got {described(self.steps)}"
             )
         require_geometry(self.geometry)
+        if not GEOMETRIES[self.geometry].fits_p:
+            decay = None
+            if self.geometry == "EQ" and self.steps == "orbit":
+                decay = self.normalizer.decay if type(self.normalizer) is Running else None
+                decay = -1.0 if type(self.normalizer) is Sample else decay
+            rule = kernels.OrbitRule(self._layout, decay, self.exact_damping, JUMP)
+            object.__setattr__(self, "_rule", rule)
+
+    def _layout(self, n: int) -> kernels.Layout:
+        return _layout(self.group, n)
 
     def _size(self, state: OrbitState) -> int:
         return sum(block.shape[0] * block.shape[2] for block in state.q.blocks)
@@ -202,26 +213,6 @@ class OrbitPreconditioner(Preconditioner):
             ),
         )
 
-    def _fused(self, state: OrbitState, v: Array, h: Array, step: Any, inplace: bool) -> OrbitState | None:
-        decay = self._kernel_decay
-        if decay is None:
-            return None
-        layout = self.group.layout(state.q)
-        kernel = kernels.orbits.update if self.exact_damping else kernels.orbits.update_dense
-        found = kernels.through(h, kernel, (state, v, h, step), layout, decay, inplace)
-        if found is None and self.exact_damping and type(h) is not np.ndarray:
-            found = kernels.gpu_orbits.update(state, layout, v, h, step, decay, inplace)
-        return found
-
-    @property
-    def _kernel_decay(self) -> float | None:
-        """What tells the kernels which normaliser to use; None if this configuration is not for them."""
-        if self.geometry != "EQ" or self.steps != "orbit":
-            return None
-        if isinstance(self.normalizer, Running):
-            return self.normalizer.decay
-        return -1.0 if isinstance(self.normalizer, Sample) else None
-
     def _probes(
         self, state: OrbitState, v: Array | None, h: Array, damping: Array
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -269,13 +260,8 @@ class OrbitPreconditioner(Preconditioner):
 
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
-        self._require_state(state)
         if not GEOMETRIES[self.geometry].fits_p:
-            q, layout = state.q, self.group.layout(state.q)
-            fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
-            if fused is None and type(g) is not np.ndarray:
-                fused = kernels.gpu_orbits.precondition(state, layout, g)
-            return super().precondition(state, g) if fused is None else fused
+            return super().precondition(state, g)
         self._vectors(state, "g", g)
         return self.group.apply(state.q, g)
 
@@ -290,6 +276,14 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
+
+
+@lru_cache(maxsize=256)
+def _layout(group: OrbitGroup, n: int) -> kernels.Layout:
+    """Return the group's layout for n, with the orbits."""
+    sizes = group.orbit_sizes(n)
+    q = OrbitBlocks(tuple(np.broadcast_to(0.0, (s, s, c)) for s, c in sizes))
+    return tuple((*size, how, start) for size, (how, start) in zip(sizes, group.layout(q), strict=False))
 
 
 def _rescaled(
