@@ -27,6 +27,8 @@ class Combinations(NamedTuple):
     u_ab: Array  # (r, 2 k): U^T a, U^T b
     v_ab: Array  # (r, 2 k): V^T a, V^T b
     gram_ab: Array  # (2 k, 2 k): the Gram matrix of a and b
+    squares: Array  # (2,): |a|^2, |b|^2, not below 0
+    one: Array  # (r, r): the identity
 
 
 class FactorMove(NamedTuple):
@@ -40,9 +42,9 @@ class FactorMove(NamedTuple):
 def combinations(g: Array, r: int) -> Combinations:
     """Return the combinations for the Gram matrix of R, (m, m)."""
     xp, k = namespace(g), g.shape[0] // 2 - r
-    wide = {"dtype": g.dtype, "device": device_of(g)}
-    none, ones = xp.zeros((r, k), **wide), xp.eye(2 * k, **wide)
-    c, v_x = xp.eye(r, **wide) + g[r : 2 * r, :r], g[r : 2 * r, 2 * r : 2 * r + k]
+    eye = xp.eye(g.shape[0], dtype=g.dtype, device=device_of(g))
+    one, none, ones = eye[:r, :r], eye[:r, 2 * r : 2 * r + k], eye[2 * r :, 2 * r :]
+    c, v_x = one + g[r : 2 * r, :r], g[r : 2 * r, 2 * r : 2 * r + k]
     # a = x + U V^T x, b = y - V t with t = C^{-T} U^T y, which is U^T b
     t = library_solve(c.T, g[:r, 2 * r + k :])
     ab = xp.concat([xp.concat([v_x, none], axis=1), xp.concat([none, -t], axis=1), ones])
@@ -51,6 +53,7 @@ def combinations(g: Array, r: int) -> Combinations:
     # P h / d = a + V U^T a, d P^{-1} v = b - U C^{-1} V^T b
     s = library_solve(c, v_ab[:, k:])
     ends = xp.concat([xp.concat([v_x, -s], axis=1), xp.concat([u_a, -t], axis=1), ones])
+    square = xp.sum(xp.reshape(xp.sum(ab * r_ab, axis=0), (2, k)), axis=1)
     return Combinations(
         c=c,
         uu=g[:r, :r],
@@ -60,14 +63,9 @@ def combinations(g: Array, r: int) -> Combinations:
         u_ab=xp.concat([u_a, t], axis=1),
         v_ab=v_ab,
         gram_ab=ab.T @ r_ab,
+        squares=xp.maximum(square, xp.zeros_like(square)),
+        one=one,
     )
-
-
-def squares(x: Combinations) -> Array:
-    """Return ``|a|^2`` and ``|b|^2``, (2,), not below 0."""
-    xp = namespace(x.gram_ab)
-    found = xp.sum(xp.reshape(xp.linalg.diagonal(x.gram_ab), (2, -1)), axis=1)
-    return xp.maximum(found, xp.zeros_like(found))
 
 
 def factor_move(x: Combinations, turn_u: bool | Array, measure: str) -> FactorMove:
@@ -96,7 +94,7 @@ def factor_move(x: Combinations, turn_u: bool | Array, measure: str) -> FactorMo
             both = zip((stays, products, right), of_v, strict=True)
             stays, products, right = (xp.where(turn_u, p, q) for p, q in both)
     # the generator is F W^T for W the factor that stays and F = a s_a^T - b s_b^T, with s = (W^T W)^{-1} W^T
-    s = solve_gram(stays, products)
+    s = solve_gram(stays, products, x.one)
     s_a, s_b, g = s[:, :k], s[:, k:], x.gram_ab
     left = xp.concat([s_a, -s_b], axis=1) / k
     if measure == "gradient":
@@ -110,10 +108,9 @@ def factor_move(x: Combinations, turn_u: bool | Array, measure: str) -> FactorMo
     return FactorMove(left, right, size)
 
 
-def solve_gram(g: Array, b: Array) -> Array:
-    """Return ``g^{-1} b`` for a Gram matrix g, kept finite where its columns are parallel to rounding."""
+def solve_gram(g: Array, b: Array, one: Array) -> Array:
+    """Return ``g^{-1} b`` for a Gram matrix, finite also where columns are parallel; `one` is I."""
     xp = namespace(g)
-    one = xp.eye(g.shape[0], dtype=g.dtype, device=device_of(g))
     floor = 64 * float(xp.finfo(g.dtype).eps) * xp.sum(g * one)
     return library_solve(g + floor * one, b)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def on_host(function: Callable[..., Any], rule: Any, arrays: tuple[Any, ...], *settings: Any) -> Any:
-    """Return ``function(rule, *arrays, *settings)`` computed on NumPy views of tensors; None where it is None.
+    """Return ``function(rule, *arrays, *settings)``, computed on NumPy views of tensors.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class OrbitRule(NamedTuple):
 
 
 class LowRankRule(NamedTuple):
-    """How ``Q = (I + U V^T) diag(d)`` is fitted; with diag(d) on the left, only `precondition` has kernels."""
+    """How ``Q = (I + U V^T) diag(d)`` is fitted; of ``diag(d) (I + U V^T)`` only ``P g`` has kernels."""
 
     rank: int
     diagonal_first: bool  # whether Q x begins with d x
@@ -47,16 +47,14 @@ class LowRankRule(NamedTuple):
     gauge_every: int  # updates from one change of gauge to the next
     jump: Jump
     counted: Callable[..., dict[str, Array]]
-    """Of arrays on a device: (state, growth of P, (|a|, |b|), complete, seen, due) to the counters by name."""
+    """For a GPU: (state, growth of P, (|a|, |b|), complete, seen, due) to the counters by name."""
 
 
 Rule = OrbitRule | LowRankRule
 
 
-def rate_of(step: Any) -> float | None:
-    """Return the step as a float; None if it is not a number in (0, 1) whose value is on the host."""
-    if type(step) is not float:
-        if not isinstance(step, np.ndarray | np.floating) or step.ndim or step.dtype.kind != "f":
-            return None
-        step = float(step)
-    return step if 0 < step < 1 else None
+def float_of(step: Any) -> float | None:
+    """Return a step as a float; None if it is not a floating-point number whose value is on the host."""
+    if isinstance(step, np.ndarray | np.floating) and step.ndim == 0 and step.dtype.kind == "f":
+        return float(step)
+    return step if type(step) is float else None

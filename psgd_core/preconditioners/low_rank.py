@@ -44,7 +44,7 @@ class LowRankState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array  # even updates move U, odd ones V
+    count: Array  # type: ignore[assignment]  # tuple.count; even updates move U, odd ones V
     skipped: Array
 
 
@@ -141,7 +141,7 @@ class LowRank(Preconditioner):
             scale = xp.where(due, _best_scale(d * h, p / d), scale)
             d = d * scale
         # make the generators, and bound them together
-        is_even = state.count % 2 == 0
+        is_even = state.count % 2 < 1
         turn = known(is_even)
         turn_u = is_even if turn is None else turn
         move = MOVES[self.diagonal](state.u, state.v, d, h, p, turn_u, self.normalizer.measure)
@@ -156,8 +156,8 @@ class LowRank(Preconditioner):
         u, v = either(turn_u, factor, state.u), either(turn_u, state.v, factor)
         held = xp.stack([either(turn_u, after, state.held[0]), either(turn_u, state.held[1], after)])
         # renew the gauge of U and V
-        drifted = state.count % REGAUGE == REGAUGE - 1
-        if self.rank and known(drifted) is not False:
+        drifted = state.count % REGAUGE >= REGAUGE - 1
+        if self.rank and (turn is None or drifted):
             one = xp.eye(self.rank, dtype=move.uu.dtype, device=device_of(move.uu))
             u, v = (
                 xp.astype(xp.where(drifted, c, one), d.dtype, copy=False) @ factor
@@ -191,7 +191,13 @@ class LowRank(Preconditioner):
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 
     def _act(
-        self, state: LowRankState, x: Array, verb: Callable, *, diagonal_first: bool, inverse: bool = False
+        self,
+        state: LowRankState,
+        x: Array,
+        verb: Callable[[LowRankElement, Array], Array],
+        *,
+        diagonal_first: bool,
+        inverse: bool = False,
     ) -> Array:
         self._vectors(state, "x", x)
         d = 1 / state.d if inverse else state.d

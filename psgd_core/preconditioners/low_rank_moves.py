@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..arrays.batched import library_solve
-from ..arrays.gram_algebra import combinations, factor_move, product_norm, solve_gram, squares
+from ..arrays.gram_algebra import combinations, factor_move, product_norm, solve_gram
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.sums import gram, inner
 
@@ -61,7 +61,7 @@ def diagonal_right(
         size_w=xp.astype(factor.size, u.dtype),
         uu=small.uu,
         vv=small.vv,
-        lengths=xp.sqrt(squares(small)),
+        lengths=xp.sqrt(small.squares),
     )
 
 
@@ -77,7 +77,8 @@ def diagonal_left(
     """
     xp, r, k = namespace(u), u.shape[0], h.shape[0]
     g = gram(u, v)
-    c = xp.eye(r, dtype=g.dtype, device=device_of(g)) + g[r:, :r]  # I + V^T U
+    one = xp.eye(r, dtype=g.dtype, device=device_of(g))
+    c = one + g[r:, :r]  # I + V^T U
 
     def q(x: Array) -> Array:
         return d * (x + _combine(inner(v, x).T, (u,)))
@@ -93,10 +94,10 @@ def diagonal_left(
     ph = ph + _combine(inner(u, ph).T, (v,))
     pv = pv - _combine(library_solve(c, inner(v, pv)).T, (u,))
     plus, minus = xp.sum(a * a, axis=0) / k, xp.sum(b * b, axis=0) / k
-    # E is (P h, v) times s^T V in U's turn, and U^T s times (h, P^{-1} v) in V's; a column of s for each probe
+    # E is made of P h and v, and s^T V, in U's turn, and of U^T s, and h and P^{-1} v, in V's
     left, right = xp.concat([ph, p]), xp.concat([h, pv])
     stays, along = either(turn_u, v, u), either(turn_u, left, right)
-    s = solve_gram(either(turn_u, g[r:, r:], g[:r, :r]), inner(stays, either(turn_u, right, left)))
+    s = solve_gram(either(turn_u, g[r:, r:], g[:r, :r]), inner(stays, either(turn_u, right, left)), one)
     signed = xp.concat([s[:, :k], -s[:, k:]], axis=1) / k
     signed = either(turn_u, signed, c @ signed)
     factor = _combine(signed, (along,))

@@ -5,6 +5,9 @@ stored, and whatever is missing, damaged, of another version or cannot be writte
 memory. Code is shared by processes through these files alone.
 """
 
+# numba has no annotations
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import contextlib
@@ -12,7 +15,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core import caching
@@ -26,6 +29,7 @@ if hasattr(os, "register_at_fork"):
         after_in_child=global_compiler_lock.release,
     )
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -33,7 +37,7 @@ class _CheckedFile(caching.IndexDataCacheFile):
     """Files that end in the SHA-256 of the rest."""
 
     def _dump(self, obj: Any) -> bytes:
-        data = super()._dump(obj)
+        data: bytes = super()._dump(obj)
         return data + hashlib.sha256(data).digest()
 
     def _load_index(self) -> dict[Any, str]:
@@ -76,14 +80,16 @@ class _CheckedCache(caching.FunctionCache):
             super().save_overload(sig, data)
 
 
-def njit(function: Any = None, **options: Any) -> Any:
-    """Compile as `numba.njit` does, with checked files where `cache` is asked for."""
-    if function is None:
-        decorate: Callable[[Any], Any] = lambda function: njit(function, **options)  # noqa: E731
-        return decorate
+def njit(**options: Any) -> Callable[[_Function], _Function]:
+    """Return what compiles a function as `numba.njit` does, with checked files where `cache` is asked for."""
     kept = options.pop("cache", False)
-    compiled = numba.njit(**options)(function)
-    if kept:
-        with contextlib.suppress(Exception):  # there is no folder for it, or numba's inside has changed
-            compiled._cache = _CheckedCache(function)
-    return compiled
+
+    def decorate(function: _Function) -> _Function:
+        compiled: Any = numba.njit(**options)(function)
+        if kept:
+            with contextlib.suppress(Exception):  # there is no folder for it, or numba's inside has changed
+                compiled._cache = _CheckedCache(function)
+        typed: _Function = compiled
+        return typed
+
+    return decorate

@@ -14,7 +14,7 @@ from .orbit_passes import usable
 
 
 @njit(**OPTIONS)
-def _sign(index, count):
+def _sign(index: int, count: int) -> np.int32:
     """Return the sign that `signs` has at this place for this count: its hash, in wrapping arithmetic."""
     word = (np.uint32(index) ^ (np.uint32(count) * np.uint32(0x1F35B1D9))) * np.uint32(0x2C1B3C6D)
     word = np.uint32(word)
@@ -24,7 +24,7 @@ def _sign(index, count):
 
 
 @njit(**OPTIONS)
-def _solve(w, b):
+def _solve(w: np.ndarray, b: np.ndarray) -> None:
     """Overwrite b with ``w^{-1} b``, and w with its elimination; rows are exchanged for the largest pivot."""
     n = b.shape[0]
     for j in range(n):
@@ -52,7 +52,18 @@ def _solve(w, b):
 
 
 @njit(**OPTIONS)
-def update(v, h, count, q, held, new_q, new_held, numbers, bits, squares):
+def update(
+    v: np.ndarray,
+    h: np.ndarray,
+    count: int,
+    q: np.ndarray,
+    held: np.ndarray,
+    new_q: np.ndarray,
+    new_held: np.ndarray,
+    numbers: np.ndarray,
+    bits: np.ndarray,
+    squares: np.ndarray,
+) -> int:
     """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is unusable.
 
     Parameters

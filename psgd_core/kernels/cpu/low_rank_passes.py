@@ -25,7 +25,7 @@ PARTS = 64
 
 
 @njit(**OPTIONS)
-def part(k, n):
+def part(k: int, n: int) -> tuple[int, int]:
     """Return the columns of part k, whole tiles; of `write`'s there may be none."""
     size = -(-n // (PARTS * TILE)) * TILE
     return min(n, k * size), min(n, (k + 1) * size)
@@ -37,7 +37,7 @@ def parts(n: int) -> int:
 
 
 @njit(**OPTIONS)
-def _disturb(x, start, damping, seed):
+def _disturb(x: np.ndarray, start: int, damping: np.floating, seed: np.uint32) -> None:
     """``x += damping * signs``, those of `arrays.signs` from column `start` on."""
     one, two = x.dtype.type(1), x.dtype.type(2)
     for t in range(x.shape[0]):
@@ -50,7 +50,17 @@ def _disturb(x, start, damping, seed):
 
 
 @njit(**OPTIONS)
-def _ends(d, h, p, low, damping, seed, scales, x, y):
+def _ends(
+    d: np.ndarray,
+    h: np.ndarray,
+    p: np.ndarray,
+    low: int,
+    damping: np.floating,
+    seed: np.uint32,
+    scales: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+) -> None:
     """Write ``x = d h`` and ``y = p / d``, h with its noise and each times its scale."""
     copy(x, h)
     if damping > 0:
@@ -63,7 +73,7 @@ def _ends(d, h, p, low, damping, seed, scales, x, y):
 
 
 @njit(**SUMS)
-def _products(rows, i, j, width, out):
+def _products(rows: np.ndarray, i: int, j: int, width: int, out: np.ndarray) -> None:
     """Add the products of rows i, i + 1 with rows j ... j + 3, which keep eight sums in registers."""
     a = b = c = d = e = f = g = h = 0.0
     for t in range(width):
@@ -86,7 +96,18 @@ def _products(rows, i, j, width, out):
     out[i + 1, j + 3] += h
 
 
-def _gram(u, v, d, h, p, damping, seed, scales, products, largest):
+def _gram(
+    u: np.ndarray,
+    v: np.ndarray,
+    d: np.ndarray,
+    h: np.ndarray,
+    p: np.ndarray,
+    damping: np.floating,
+    seed: np.uint32,
+    scales: np.ndarray,
+    products: np.ndarray,
+    largest: np.ndarray,
+) -> None:
     """Write the inner products of the rows of R, and the largest |x| and |y|, part by part.
 
     Parameters
@@ -126,7 +147,7 @@ def _gram(u, v, d, h, p, damping, seed, scales, products, largest):
 
 
 @njit(**OPTIONS)
-def add_rows(x, coefficients, rows, start):
+def add_rows(x: np.ndarray, coefficients: np.ndarray, rows: np.ndarray, start: int) -> None:
     """``x += coefficients @ rows``, from column `start` on; four rows at a time, if not all weigh nothing."""
     r, zero = rows.shape[0], x.dtype.type(0)
     for i in range(0, r - 3, 4):
@@ -146,7 +167,15 @@ def add_rows(x, coefficients, rows, start):
 
 
 @njit(**OPTIONS)
-def _combine(out, coefficients, u, v, x, y, start):
+def _combine(
+    out: np.ndarray,
+    coefficients: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    start: int,
+) -> None:
     """``out = coefficients @ R``, from column `start` on."""
     r = u.shape[0]
     a, b = coefficients[2 * r], coefficients[2 * r + 1]
@@ -156,7 +185,20 @@ def _combine(out, coefficients, u, v, x, y, start):
     add_rows(out, coefficients[r : 2 * r], v, start)
 
 
-def _numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest):
+def _numerator(
+    u: np.ndarray,
+    v: np.ndarray,
+    d: np.ndarray,
+    h: np.ndarray,
+    p: np.ndarray,
+    damping: np.floating,
+    seed: np.uint32,
+    scales: np.ndarray,
+    ph: np.ndarray,
+    pv: np.ndarray,
+    numerator: np.ndarray,
+    largest: np.ndarray,
+) -> None:
     """Write ``x P h / d - y d P^{-1} v``, and part by part the largest of either term and of both together.
 
     Parameters
@@ -193,7 +235,7 @@ def _numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest)
 
 
 @njit(**OPTIONS)
-def _put(gauge, rows, width, out, start):
+def _put(gauge: np.ndarray, rows: np.ndarray, width: int, out: np.ndarray, start: int) -> None:
     """Write the rows, or `gauge` times them, from column `start` on."""
     one = np.empty(width, out.dtype)
     for i in range(out.shape[0]):
@@ -207,8 +249,25 @@ def _put(gauge, rows, width, out, start):
 
 
 def _write(
-    u, v, d, h, p, damping, seed, scales, right, left, mu, numerator, turn_u, gauge, back, out_u, out_v, out_d
-):
+    u: np.ndarray,
+    v: np.ndarray,
+    d: np.ndarray,
+    h: np.ndarray,
+    p: np.ndarray,
+    damping: np.floating,
+    seed: np.uint32,
+    scales: np.ndarray,
+    right: np.ndarray,
+    left: np.ndarray,
+    mu: np.ndarray,
+    numerator: np.ndarray,
+    turn_u: bool,
+    gauge: np.ndarray,
+    back: np.ndarray,
+    out_u: np.ndarray,
+    out_v: np.ndarray,
+    out_d: np.ndarray,
+) -> None:
     """Move d and one factor, and change both to a better gauge where one is given.
 
     Parameters

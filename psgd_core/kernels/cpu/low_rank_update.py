@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...arrays.gram_algebra import FactorMove, combinations, factor_move, gauge, joint_bound, squares
-from ..rules import LowRankRule, rate_of
+from ...arrays.gram_algebra import FactorMove, combinations, factor_move, gauge, joint_bound
+from ..rules import LowRankRule, float_of
 from ..switch import compiled
 from .counting import KINDS, counted
 
@@ -35,10 +35,11 @@ def _suits(rule: LowRankRule, state: Any, vectors: tuple[Any, ...], writes: bool
     try:
         u, v, d, held, damping, *counters = state
         n, dtype = vectors[0].size, vectors[0].dtype
-        shapes = ((rule.rank, n), (rule.rank, n), (n,), (2,), *((n,) for _ in vectors))
         if dtype not in _DTYPES or not n:
             return False
-        for x, shape in zip((u, v, d, held, *vectors), shapes, strict=True):
+        factor = rule.rank, n
+        shapes = factor, factor, (n,), (2,), (n,), (n,)
+        for x, shape in zip((u, v, d, held, *vectors), shapes, strict=False):
             if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype or not x.flags.c_contiguous:
                 return False
         kinds = ((dtype.type, dtype), *KINDS)
@@ -47,9 +48,7 @@ def _suits(rule: LowRankRule, state: Any, vectors: tuple[Any, ...], writes: bool
                 return False
     except (AttributeError, TypeError, ValueError):  # it is not a state of `init`'s
         return False
-    return not writes or (
-        u.flags.writeable and v.flags.writeable and d.flags.writeable and held.flags.writeable
-    )
+    return not (writes and False in [x.flags.writeable for x in (u, v, d, held)])
 
 
 @cache
@@ -66,19 +65,15 @@ class _Reading(NamedTuple):
     arrays: tuple[Any, ...]  # what all passes begin with: U, V, d, h, v, damping and seed of its signs
     growth: float  # c, which d is multiplied by beforehand
     unit: float  # of x and y
-
-    @property
-    def scales(self) -> np.ndarray:
-        """What x and y are multiplied by."""
-        return np.asarray(
-            [self.growth / self.unit, 1 / (self.growth * self.unit)], dtype=self.arrays[2].dtype
-        )
+    scales: np.ndarray  # (2,): what x and y are multiplied by
 
 
 def update(rule: LowRankRule, state: Any, v: Any, h: np.ndarray, step: Any, inplace: bool) -> Any:
     """Return the state after one update, or None if it is not for kernels: see `dispatch`."""
-    rate = rate_of(step)
-    if rate is None or not rule.diagonal_first or not _suits(rule, state, (h, v), inplace):
+    rate = step if type(step) is float else float_of(step)
+    if rate is None or not 0 < rate < 1 or not rule.diagonal_first:
+        return None
+    if not _suits(rule, state, (h, v), inplace):
         return None
     count, due, dtype = int(state.count), bool(state.pending), h.dtype
     found = _gram(state, v, h, due)
@@ -89,7 +84,7 @@ def update(rule: LowRankRule, state: Any, v: Any, h: np.ndarray, step: Any, inpl
     turn_u, small = count % 2 == 0, combinations(g, rule.rank)
     move = factor_move(small, turn_u, rule.measure)
     work, size_d = _numerator(as_read, small.ends, rule.measure)
-    size = (as_read.unit * joint_bound(size_d, move.size, rate) ** 0.5).astype(dtype)
+    size = dtype.type(as_read.unit * joint_bound(size_d, move.size, rate) ** 0.5)
     if not size < np.inf:
         return None
     # ask the normaliser
@@ -104,9 +99,8 @@ def update(rule: LowRankRule, state: Any, v: Any, h: np.ndarray, step: Any, inpl
     if due:
         held[:] = 0
     held[turn] = after
-    counters = counted(
-        state, rule.jump, moved=True, due=due, growth=as_read.growth**2, squares=squares(small), h=h
-    )
+    growth, both = as_read.growth**2, np.asarray(small.squares)
+    counters = counted(state, rule.jump, moved=True, due=due, growth=growth, squares=both, h=h)
     return type(state)(u, v, d, held, *counters)
 
 
@@ -135,13 +129,13 @@ def _gram(state: Any, v: np.ndarray, h: np.ndarray, due: bool) -> tuple[np.ndarr
     # and in the unit
     growth = float((g[-1, -1] / g[-2, -2]) ** 0.25) if due else 1.0
     unit = max(growth * x, y / growth)
-    scales = growth / unit, 1 / (growth * unit)
-    g[2 * r :, :] *= np.asarray(scales)[:, None]
+    scales = np.asarray([growth / unit, 1 / (growth * unit)])
+    g[2 * r :, :] *= scales[:, None]
     g[:, 2 * r :] *= scales
-    return g, _Reading(passes, ending, parts, arrays, growth, unit)
+    return g, _Reading(passes, ending, parts, arrays, growth, unit, scales.astype(h.dtype))
 
 
-def _numerator(as_read: _Reading, ends: Any, measure: str) -> tuple[np.ndarray, np.floating]:
+def _numerator(as_read: _Reading, ends: Any, measure: str) -> tuple[np.ndarray, Any]:
     """Form what d moves along, ``x P h / d - y d P^{-1} v``, and return it with its size."""
     d = as_read.arrays[2]
     largest, work = np.zeros((as_read.parts, 3), d.dtype), np.empty_like(d)
@@ -161,7 +155,7 @@ def _write(
     work: np.ndarray,
     inplace: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return U, V and d after a move of d along `work` and of one factor, times `gauges` where they are given."""
+    """Return U, V and d after a move of d along `work` and of one factor, in a new gauge if one is given."""
     u, v, d = as_read.arrays[:3]
     dtype, left, right = d.dtype, np.asarray(move.left), np.asarray(move.right)
     new: tuple[np.ndarray, np.ndarray, np.ndarray] = (u, v, d)

@@ -12,7 +12,16 @@ DIRECT, SHIFTED, MIRRORED, GATHERED = range(4)
 
 
 @njit(**OPTIONS)
-def fetch(x, layout, order, start, count, low, high, out):
+def fetch(
+    x: np.ndarray,
+    layout: int,
+    order: np.ndarray,
+    start: int,
+    count: int,
+    low: int,
+    high: int,
+    out: np.ndarray,
+) -> None:
     """Copy the members of the orbits low ... high - 1 to the rows of `out`."""
     n = x.shape[0]
     for i in range(out.shape[0]):
@@ -28,7 +37,16 @@ def fetch(x, layout, order, start, count, low, high, out):
 
 
 @njit(**OPTIONS)
-def put(x, layout, order, start, count, low, high, out):
+def put(
+    x: np.ndarray,
+    layout: int,
+    order: np.ndarray,
+    start: int,
+    count: int,
+    low: int,
+    high: int,
+    out: np.ndarray,
+) -> None:
     """Copy the rows of `out` to where `fetch` takes them from."""
     n = x.shape[0]
     for i in range(out.shape[0]):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import switch
-from ..rules import Layout, OrbitRule, rate_of
+from ..rules import Layout, OrbitRule, float_of
 from .counting import KINDS, counted
 
 PARALLEL = 65_536
@@ -139,13 +139,11 @@ class _Moved(NamedTuple):
 
 def update(rule: OrbitRule, state: Any, v: Any, h: np.ndarray, step: Any, inplace: bool) -> Any:
     """Return the state after one update, or None if it is not for kernels: see `dispatch`."""
-    rate = rate_of(step)
-    if rate is None or rule.decay is None:
+    rate = step if type(step) is float else float_of(step)
+    if rate is None or not 0 < rate < 1 or rule.decay is None:
         return None
-    if (
-        h.ndim == 2 and h.shape[1] == 1 and type(v) is np.ndarray and v.shape == h.shape
-    ):  # one probe, a column
-        v, h = v[:, 0], h[:, 0]
+    if h.ndim == 2 and h.shape[1] == 1 and type(v) is np.ndarray and v.shape == h.shape:
+        v, h = v[:, 0], h[:, 0]  # one probe, given as a column
     plan = _plan_for(rule, state, (h, v), inplace)
     if plan is None or (rule.exact_damping and plan.blocks[-1][0] > LARGEST):
         return None
@@ -156,15 +154,8 @@ def update(rule: OrbitRule, state: Any, v: Any, h: np.ndarray, step: Any, inplac
     moved = move(plan, state, v, h, rate, rule.decay, new)
     if moved is None:
         return None
-    counters = counted(
-        state,
-        rule.jump,
-        moved=moved.left == 0,
-        due=moved.due,
-        growth=moved.growth,
-        squares=moved.squares,
-        h=h,
-    )
+    left, squares, due, growth = moved
+    counters = counted(state, rule.jump, moved=left == 0, due=due, growth=growth, squares=squares, h=h)
     return type(state)(type(state.q)(new[0], state.q.gather), new[1], *counters)
 
 
@@ -251,13 +242,13 @@ def precondition(rule: OrbitRule, state: Any, g: np.ndarray) -> np.ndarray | Non
     plan = _plan_for(rule, state, (g,))
     if plan is None:
         return None
-    blocks, n = state.q.blocks, g.shape[0]
+    blocks, n, out = state.q.blocks, g.shape[0], np.empty_like(g)
     if plan.blocks[0][0] > LARGEST:  # a dense one
         q = blocks[0].reshape(n, n)
-        return q.T @ (q @ g)
+        return np.matmul(q.T, q @ g, out=out)
     compiled = _compiled("orbit_passes")
     kernel = compiled.precondition_parallel if n >= PARALLEL else compiled.precondition
-    order, out = state.q.gather[0] if plan.gathered else _NO_ORDER, np.empty_like(g)
+    order = state.q.gather[0] if plan.gathered else _NO_ORDER
     for (start, how), q in zip(plan.places, blocks, strict=True):
         kernel(g, order, start, how, q, out)
     return out

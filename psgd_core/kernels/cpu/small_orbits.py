@@ -16,12 +16,12 @@ from .loops import OPTIONS
 
 
 @njit(inline="always", **OPTIONS)
-def _larger(x, y):
+def _larger(x: float, y: float) -> float:
     return x if x > y else y
 
 
 @njit(inline="always", **OPTIONS)
-def _step(size, unit, before, rule):
+def _step(size: float, unit: float, before: float, rule: tuple[float, ...]) -> tuple[float, float]:
     """Return ``mu = step (unit / N)^2`` and what is held next, for a sample's bound; see `normalizers`."""
     step, root, decay, zero, one, ten = rule
     base = before if before > zero else size
@@ -36,7 +36,9 @@ def _step(size, unit, before, rule):
 
 
 @njit(**OPTIONS)
-def single(q, held, v, h, numbers, new):
+def single(
+    q: np.ndarray, held: np.ndarray, v: np.ndarray, h: np.ndarray, numbers: np.ndarray, new: np.ndarray
+) -> tuple[np.int32, np.int32]:
     """Write the next Q and what is held next to `new`; return how many hear the damping, and how many stay.
 
     Parameters
@@ -73,7 +75,15 @@ def single(q, held, v, h, numbers, new):
 
 
 @njit(**OPTIONS)
-def double(q, low, held, v, h, numbers, new):
+def double(
+    q: np.ndarray,
+    low: int,
+    held: np.ndarray,
+    v: np.ndarray,
+    h: np.ndarray,
+    numbers: np.ndarray,
+    new: np.ndarray,
+) -> tuple[np.int32, np.int32]:
     """Do what `single` does for orbits of two.
 
     Parameters

@@ -11,7 +11,9 @@ import os
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _entered = threading.Lock()
 """Held while a kernel is shared by threads."""
@@ -22,14 +24,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked.set)
 
 
-def shared_where_possible(one: Callable[..., Any], every: Callable[..., Any]) -> Callable[..., Any]:
+def shared_where_possible(one: Callable[..., T], every: Callable[..., T]) -> Callable[..., T]:
     """Return a function that calls `every`, which threads share, or `one` where that is not safe.
 
     Not in a forked child, nor while another thread is inside of one: it has all cores then, anyway.
     """
 
     @wraps(every)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any) -> T:
         if _forked.is_set() or not _entered.acquire(blocking=False):
             return one(*arguments)
         try:

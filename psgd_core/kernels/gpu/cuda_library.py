@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from ...arrays.library import Array, followed
-from ..rules import rate_of
+from ..rules import float_of
 
 THREADS = 256
 """Of a block; a power of two, at most what ``norms.cuh`` sets apart room for."""
@@ -59,19 +59,19 @@ class Library(ABC):
         """Return zeros (count,) in float64."""
 
     @abstractmethod
-    def cast(self, x: Array, dtype: str) -> Array:
+    def cast(self, x: Any, dtype: str) -> Array:
         """Return x in another dtype."""
 
     @abstractmethod
-    def contiguous(self, x: Array) -> Array:
+    def contiguous(self, x: Any) -> Array:
         """Return x without gaps."""
 
     @abstractmethod
-    def reread(self, x: Array, dtype: str) -> Array:
+    def reread(self, x: Any, dtype: str) -> Array:
         """Return the same memory as numbers of another dtype."""
 
     @abstractmethod
-    def within(self, device: int) -> contextlib.AbstractContextManager:
+    def within(self, device: int) -> contextlib.AbstractContextManager[Any]:
         """Return the context to launch in: CuPy's device, and its stream is the library's current one."""
 
     @abstractmethod
@@ -98,34 +98,35 @@ class _Cupy(Library):
             return None
         return View(x.data.ptr, x.shape, x.dtype.name, x.device.id)
 
-    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         import cupy
 
         return cupy.empty(shape, dtype)
 
-    def zeros(self, count: int, device: int) -> Array:
+    def zeros(self, count: int, device: int) -> Any:
         import cupy
 
         return cupy.zeros(count)
 
-    def cast(self, x: Array, dtype: str) -> Array:
+    def cast(self, x: Any, dtype: str) -> Any:
         return x.astype(dtype, copy=False)
 
-    def contiguous(self, x: Array) -> Array:
+    def contiguous(self, x: Any) -> Any:
         import cupy
 
         return cupy.ascontiguousarray(x)
 
-    def reread(self, x: Array, dtype: str) -> Array:
+    def reread(self, x: Any, dtype: str) -> Any:
         return x.view(dtype)
 
     def written(self, *arrays: Array) -> None:
         pass
 
-    def within(self, device: int) -> contextlib.AbstractContextManager:
+    def within(self, device: int) -> contextlib.AbstractContextManager[Any]:
         import cupy
 
-        return cupy.cuda.Device(device)
+        context: contextlib.AbstractContextManager[Any] = cupy.cuda.Device(device)
+        return context
 
 
 class _Torch(Library):
@@ -143,25 +144,25 @@ class _Torch(Library):
             return None
         return View(pointer, tuple(x.shape), str(x.dtype).removeprefix("torch."), x.device.index)
 
-    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         import torch
 
         return torch.empty(shape, dtype=getattr(torch, dtype), device=f"cuda:{device}")
 
-    def zeros(self, count: int, device: int) -> Array:
+    def zeros(self, count: int, device: int) -> Any:
         import torch
 
         return torch.zeros(count, dtype=torch.float64, device=f"cuda:{device}")
 
-    def cast(self, x: Array, dtype: str) -> Array:
+    def cast(self, x: Any, dtype: str) -> Any:
         import torch
 
         return x.to(getattr(torch, dtype))
 
-    def contiguous(self, x: Array) -> Array:
+    def contiguous(self, x: Any) -> Any:
         return x.contiguous()
 
-    def reread(self, x: Array, dtype: str) -> Array:
+    def reread(self, x: Any, dtype: str) -> Any:
         import torch
 
         return x.view(getattr(torch, dtype))
@@ -235,7 +236,8 @@ def step_of(library: Library, step: Any, dtype: str, device: int) -> float | Arr
     """
     seen = library.view(step)
     if seen is None:
-        return rate_of(step)
+        rate = float_of(step)
+        return rate if rate is not None and 0 < rate < 1 else None
     fits = seen.shape == () and seen.device == device and seen.dtype in ("float32", "float64")
     return library.cast(step, dtype) if fits else None
 

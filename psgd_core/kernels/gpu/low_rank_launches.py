@@ -131,7 +131,7 @@ def take(state: Any, h: Any, p: Any) -> Rows | None:
 
 
 def counts(rows: Rows, state: Any) -> bool:
-    """Return whether what an update works on besides the rows, `held` and two counters, is as it should be."""
+    """Return whether an update can read the rest of the state: `held` and two counters."""
     views = [rows.library.view(x) for x in (state.held, state.off_scale, state.skipped)]
     expected = [((2,), rows.dtype), ((), "int32"), ((), "int32")]
     return [None if x is None else x[1:] for x in views] == [(*x, rows.device) for x in expected]

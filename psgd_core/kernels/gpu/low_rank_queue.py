@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...arrays.gram_algebra import combinations, factor_move, gauge, joint_bound, squares
+from ...arrays.gram_algebra import combinations, factor_move, gauge, joint_bound
 from ...arrays.library import Array, device_of, namespace
 from ..rules import LowRankRule
 from . import low_rank_launches as passes
@@ -69,7 +69,7 @@ def update(rule: LowRankRule, state: Any, v: Any, h: Any, step: Any, inplace: bo
         state.held[...] = held
         held = state.held
     # count
-    lengths = xp.sqrt(squares(small))
+    lengths = xp.sqrt(small.squares)
     counters = rule.counted(state, total * total, (lengths[0], lengths[1]), usable & moved, seen, due)
     return state._replace(u=u, v=v, d=d, held=held, **counters)
 

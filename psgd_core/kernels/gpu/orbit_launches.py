@@ -1,9 +1,9 @@
 """One update of a Theorem 3.1 group on a GPU, for orbits of up to four: q, v, h and the bounds in one pass.
 
-The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu.orbit_passes`, and decide on the device what that one
-asks the host: whether the pair is usable, whether the automatic scale is due and what it is, how many orbits
-stay behind, whether H has jumped. So an update is queued and never waited for. What cannot be known while
-writing in place is found out before: a first pass reads v and h.
+The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu.orbit_passes`, and decide on the device what
+`cpu.orbit_update` asks the host: whether the pair is usable, whether the automatic scale is due and what it
+is, how many orbits stay behind, whether H has jumped. So an update is queued and never waited for. What
+cannot be known while writing in place is found out before: a first pass reads v and h.
 
 These kernels have been compiled, and their source has been run by an emulator of blocks and threads on the
 host (see the tests); they have not yet run on a GPU.

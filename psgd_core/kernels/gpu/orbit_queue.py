@@ -1,4 +1,4 @@
-"""An update on a Theorem 3.1 group by the GPU's kernels, and ``P g``: what they may read, and what they are told.
+"""An update on a Theorem 3.1 group by the GPU's kernels, and ``P g``: what they read, and what they are told.
 
 For CuPy arrays, and for PyTorch tensors on CUDA devices where CuPy is installed. Nothing here looks at
 values, so nothing waits for the device.
