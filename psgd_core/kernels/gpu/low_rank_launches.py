@@ -131,10 +131,9 @@ def take(state: Any, h: Any, p: Any) -> Rows | None:
 
 
 def counts(rows: Rows, state: Any) -> bool:
-    """Return whether an update can read the rest of the state: `held` and two counters."""
-    views = [rows.library.view(x) for x in (state.held, state.off_scale, state.skipped)]
-    expected = [((2,), rows.dtype), ((), "int32"), ((), "int32")]
-    return [None if x is None else x[1:] for x in views] == [(*x, rows.device) for x in expected]
+    """Return whether an update can work with the rest of the state: `held` and two counters."""
+    rest = [(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for x in state[3:]]
+    return rest == [((2,), rows.dtype), ((), rows.dtype), ((), "bool"), *[((), "int32")] * 3]
 
 
 def step_of(rows: Rows, step: Any) -> float | Array | None:
