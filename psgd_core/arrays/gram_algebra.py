@@ -27,7 +27,7 @@ class Combinations(NamedTuple):
     u_ab: Array  # (r, 2 k): U^T a, U^T b
     v_ab: Array  # (r, 2 k): V^T a, V^T b
     gram_ab: Array  # (2 k, 2 k): the Gram matrix of a and b
-    squares: Array  # (2,): |a|^2, |b|^2, not below 0
+    squares: Array  # (2,): |a|^2, |b|^2
     one: Array  # (r, r): the identity
 
 
@@ -53,7 +53,6 @@ def combinations(g: Array, r: int) -> Combinations:
     # P h / d = a + V U^T a, d P^{-1} v = b - U C^{-1} V^T b
     s = library_solve(c, v_ab[:, k:])
     ends = xp.concat([xp.concat([v_x, -s], axis=1), xp.concat([u_a, -t], axis=1), ones])
-    square = xp.sum(xp.reshape(xp.sum(ab * r_ab, axis=0), (2, k)), axis=1)
     return Combinations(
         c=c,
         uu=g[:r, :r],
@@ -63,7 +62,7 @@ def combinations(g: Array, r: int) -> Combinations:
         u_ab=xp.concat([u_a, t], axis=1),
         v_ab=v_ab,
         gram_ab=ab.T @ r_ab,
-        squares=xp.maximum(square, xp.zeros_like(square)),
+        squares=xp.abs(xp.sum(xp.reshape(ab * r_ab, (-1, 2, k)), axis=(0, 2))),
         one=one,
     )
 
@@ -118,8 +117,7 @@ def solve_gram(g: Array, b: Array, one: Array) -> Array:
 def product_norm(ff: Array, ww: Array) -> Array:
     """Return the Frobenius norm of ``F W^T`` from ``F^T F`` and ``W^T W``: a tight bound at rank 1 or 2."""
     xp = namespace(ff)
-    square = xp.sum(ff * ww)
-    return xp.sqrt(xp.maximum(square, xp.zeros_like(square)))
+    return xp.sqrt(xp.abs(xp.sum(ff * ww)))  # rounding may take it below 0
 
 
 def joint_bound(x: Array, y: Array, step: float | Array) -> Array:

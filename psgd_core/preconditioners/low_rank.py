@@ -52,8 +52,9 @@ class LowRankState(NamedTuple):
 class LowRank(Preconditioner):
     """Q = (I + U V^T) diag(d), or diag(d) (I + U V^T): both tails of a spectrum at once (Theorem 3.2).
 
-    An update reads U and V twice and costs O(n r^2); `precondition` costs O(n r). Rank 0 is a diagonal with
-    one step for all elements.
+    An update costs O(n r^2), and `precondition` O(n r). With d on the right, the plain code reads U and V
+    twice and the factor that moves a third time, and the kernels read both three times. Rank 0 is a diagonal
+    with one step for all elements.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def diagonal_right(
 
     With ``x = d h`` and ``y = p / d`` everything is a combination of the rows ``R = [U; V; x; y]``, and all
     the coefficients follow from the one Gram matrix ``R R^T``. This reads U and V twice: for that matrix, and
-    to form what the factor and d move along; the move itself then reads the factor once more.
+    for what d and the factor move along. (The move itself reads the factor once more.)
     """
     xp, r, k = namespace(u), u.shape[0], h.shape[0]
     x, y = d * h, p / d

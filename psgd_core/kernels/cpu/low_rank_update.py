@@ -6,7 +6,7 @@ Between the passes is algebra of size r (`arrays.gram_algebra`). Without numba t
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -54,6 +54,12 @@ def _suits(rule: LowRankRule, state: Any, vectors: tuple[Any, ...], writes: bool
 @cache
 def _passes(numba: bool) -> Any:
     return import_module(".low_rank_passes" if numba else ".low_rank_blocks", __package__)
+
+
+@lru_cache
+def _lower(m: int) -> np.ndarray:
+    """Return where the entries of a matrix are that the Gram pass computes."""
+    return np.tri(m, dtype=np.bool_)
 
 
 class _Reading(NamedTuple):
@@ -121,9 +127,9 @@ def _gram(state: Any, v: np.ndarray, h: np.ndarray, due: bool) -> tuple[np.ndarr
     padded = m + -m % 4
     products, largest = np.zeros((parts, padded, padded)), np.zeros((parts, 2), h.dtype)
     getattr(passes, "gram" + ending)(*arrays, np.ones(2, h.dtype), products, largest)
-    g = np.tril(np.sum(products, axis=0)[:m, :m])
-    g += np.tril(g, -1).T
-    x, y = np.max(largest, axis=0).tolist()
+    g = products.sum(axis=0)[:m, :m]
+    g = np.where(_lower(m), g, g.T)
+    x, y = largest.max(axis=0).tolist()
     if not (np.all(np.isfinite(g)) and min(x, y) > 1 / _SAFE and max(x, y) < _SAFE):
         return None
     # and in the unit
@@ -142,7 +148,7 @@ def _numerator(as_read: _Reading, ends: Any, measure: str) -> tuple[np.ndarray, 
     rows = np.ascontiguousarray(ends.T, dtype=d.dtype)
     numerator = getattr(as_read.passes, "numerator" + as_read.ending)
     numerator(*as_read.arrays, as_read.scales, rows[0], rows[1], work, largest)
-    plus, minus, difference = np.max(largest, axis=0)
+    plus, minus, difference = largest.max(axis=0)
     return work, difference if measure == "gradient" else plus + minus
 
 

@@ -30,6 +30,9 @@ LAYOUTS = {"direct": 0, "shifted": 1, "mirrored": 2, "gathered": 3}
 
 _WORDS: dict[type, type] = {np.float32: np.int32, np.float64: np.int64}
 _NO_ORDER = np.zeros(1, dtype=np.int64)
+_Moved = tuple[int, np.ndarray, bool, float]
+"""Orbits that stayed as they were; |a|^2 and |b|^2 in one unit; whether the scale was set, and P's growth."""
+
 _Arrays = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
 _MALFORMED = AttributeError, IndexError, TypeError, ValueError
 """What comes of asking a state that is not one of `init`'s for its parts."""
@@ -128,15 +131,6 @@ def _numbers(dtype: np.dtype[Any], damping: float, step: float, decay: float) ->
     )
 
 
-class _Moved(NamedTuple):
-    """What an update did."""
-
-    left: int  # orbits that stayed as they were
-    squares: np.ndarray  # (1, 2): |a|^2 and |b|^2, in one unit
-    due: bool = False  # whether it set the scale
-    growth: float = 1.0  # what P was multiplied by for that
-
-
 def update(rule: OrbitRule, state: Any, v: Any, h: np.ndarray, step: Any, inplace: bool) -> Any:
     """Return the state after one update, or None if it is not for kernels: see `dispatch`."""
     rate = step if type(step) is float else float_of(step)
@@ -198,7 +192,7 @@ def _move_orbits(
             return None
         left += found
         mode = compiled.READY
-    return _Moved(left, squares.sum(axis=0) if shared else squares[0], due, growth)
+    return left, squares.sum(axis=0) if shared else squares[0], due, growth
 
 
 def _move_dense(
@@ -213,7 +207,7 @@ def _move_dense(
         new[0][0].reshape(n, n), new[1][0],
         _numbers(v.dtype, abs(float(state.damping)), rate, decay), plan.bits, squares,
     )  # fmt: skip
-    return None if moved < 0 else _Moved(1 - moved, squares)
+    return None if moved < 0 else (1 - moved, squares, False, 1.0)
 
 
 def _norms(
