@@ -28,7 +28,7 @@ START_U, START_V = 10, 12
 """Counts whose signs are linearly independent for every rank < n up to n = 40, and in practice beyond."""
 
 REGAUGE = 8
-"""Updates from one `regauge` of U and V to the next: ample at every step, and next to free."""
+"""Updates from one change of gauge to the next: ample at every step size, and next to free."""
 
 START = 0.1
 """|U|_F^2 and |V|_F^2 of the start: near the identity, away from the stationary point U = V = 0."""
@@ -133,22 +133,23 @@ class LowRank(Preconditioner):
                 "`curvature.basis`, n of them, which integrate it out"
             )
         xp, d = namespace(v), state.d
+        # damp by noise on h, and take probes and products as rows
         if self.damping != 0:
             h = h + damping * signs(state.count, h)
-        p, h = v.T, h.T  # probes and products as rows
+        p, h = v.T, h.T
         # set the scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
         scale = xp.ones_like(damping)
         if known(due) is not False:
             scale = xp.where(due, _best_scale(d * h, p / d), scale)
             d = d * scale
         # make the generators, and bound them together
-        is_even = state.count % 2 < 1
+        is_even = state.count % 2 < 1  # then it is U's turn
         turn = known(is_even)
         turn_u = is_even if turn is None else turn
         move = MOVES[self.diagonal](state.u, state.v, d, h, p, turn_u, self.normalizer.measure)
         size = move.unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
         # ask the normaliser
-        scale_n, after = self.normalizer.scale(either(turn_u, *state.held), size, step)
+        scale_n, after = self.normalizer.scale(either(turn_u, state.held[0], state.held[1]), size, step)
         some = scale_n > 0
         ratio = xp.where(some, move.unit, 0 * move.unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
         mu = step * ratio * ratio
@@ -215,6 +216,7 @@ def _factor(state: LowRankState) -> LowRankElement:
 def _counted(
     state: LowRankState, growth: Array, lengths: tuple[Array, Array], complete: Array, seen: Array, due: Array
 ) -> dict[str, Array]:
+    """Return the counters after an update by the GPU's kernels."""
     return counted(state, Fitted(state, complete, growth, lengths), complete, seen, due)
 
 

@@ -53,17 +53,9 @@ def _solve(w: np.ndarray, b: np.ndarray) -> None:
 
 @njit(**OPTIONS)
 def update(
-    v: np.ndarray,
-    h: np.ndarray,
-    count: int,
-    q: np.ndarray,
-    held: np.ndarray,
-    new_q: np.ndarray,
-    new_held: np.ndarray,
-    numbers: np.ndarray,
-    bits: np.ndarray,
-    squares: np.ndarray,
-) -> int:
+    v: np.ndarray, h: np.ndarray, count: int, q: np.ndarray, held: np.ndarray, new_q: np.ndarray,
+    new_held: np.ndarray, numbers: np.ndarray, bits: np.ndarray, squares: np.ndarray,
+) -> int:  # fmt: skip
     """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is unusable.
 
     Parameters

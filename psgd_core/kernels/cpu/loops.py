@@ -1,7 +1,7 @@
 """Loops over rows that stay in cache, each compiled to vector instructions.
 
 A loop writes to one array. Where two arguments may be one array, the compiler's check for overlap would send
-the loop down its scalar path; so those that update in place have one argument for it.
+the loop down its scalar path; so a loop that updates in place takes that array once.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract", "nsz"},
 }
-"""Of all kernels: kept on disk, without the interpreter's lock, NumPy's division; fused multiply-add."""
+"""Of all kernels: cached on disk, without the interpreter's lock, NumPy's division, fused multiply-add."""
 
 SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
-"""Of sums, which are to be vector instructions: in an order of the compiler's, always the same."""
+"""Of sums, which the compiler may reorder into vector instructions: the order is always the same."""
 
 
 def for_one_and_all(function: Callable[..., T]) -> tuple[Callable[..., T], Callable[..., T]]:
     """Return the function compiled for one thread, and for all of them.
 
-    What is kept on disk goes by the function's name: without one of its own, either would be taken for both.
+    The cache on disk goes by the function's name, so the second one gets a name of its own.
     """
     shared = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
     shared.__qualname__ = shared.__name__
@@ -88,7 +88,7 @@ def divide(x: np.ndarray, y: np.ndarray) -> None:
 
 @njit(**OPTIONS)
 def raise_to(x: np.ndarray, y: np.ndarray) -> None:
-    """``x = max(x, |y|)``; NaN in y is passed over."""
+    """``x = max(x, |y|)``; NaN in y is ignored."""
     for t in range(x.shape[0]):
         x[t] = np.fmax(x[t], abs(y[t]))
 

@@ -19,15 +19,9 @@ def parts(n: int) -> int:
 
 
 def _rows(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-) -> Iterator[tuple[slice, np.ndarray]]:
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray,
+) -> Iterator[tuple[slice, np.ndarray]]:  # fmt: skip
     """Yield blocks of columns, and the rows of R in them."""
     r, n = u.shape
     rows = np.empty((2 * r + 2, min(BLOCK, n)), d.dtype)
@@ -52,17 +46,9 @@ def _signs(start: int, stop: int, seed: np.uint32) -> np.ndarray:
 
 
 def gram(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    products: np.ndarray,
-    largest: np.ndarray,
-) -> None:
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, products: np.ndarray, largest: np.ndarray,
+) -> None:  # fmt: skip
     """Add the inner products of the rows of R to products[0], and find the largest |x| and |y|."""
     m = 2 * u.shape[0] + 2
     for _, rows in _rows(u, v, d, h, p, damping, seed, scales):
@@ -72,19 +58,10 @@ def gram(
 
 
 def numerator(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    ph: np.ndarray,
-    pv: np.ndarray,
-    numerator: np.ndarray,
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, ph: np.ndarray, pv: np.ndarray, numerator: np.ndarray,
     largest: np.ndarray,
-) -> None:
+) -> None:  # fmt: skip
     """Write ``x P h / d - y d P^{-1} v``, and find the largest of either term and of both together."""
     for block, rows in _rows(u, v, d, h, p, damping, seed, scales):
         out = np.stack([ph, pv]) @ rows
@@ -95,25 +72,11 @@ def numerator(
 
 
 def write(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    right: np.ndarray,
-    left: np.ndarray,
-    mu: np.ndarray,
-    numerator: np.ndarray,
-    turn_u: bool,
-    gauge: np.ndarray,
-    back: np.ndarray,
-    out_u: np.ndarray,
-    out_v: np.ndarray,
-    out_d: np.ndarray,
-) -> None:
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, right: np.ndarray, left: np.ndarray, mu: np.ndarray,
+    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, out_u: np.ndarray,
+    out_v: np.ndarray, out_d: np.ndarray,
+) -> None:  # fmt: skip
     """Move d and one factor, and change both to a better gauge where one is given."""
     r = u.shape[0]
     for block, rows in _rows(u, v, d, h, p, damping, seed, scales):

@@ -51,16 +51,9 @@ def _disturb(x: np.ndarray, start: int, damping: np.floating, seed: np.uint32) -
 
 @njit(**OPTIONS)
 def _ends(
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    low: int,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-) -> None:
+    d: np.ndarray, h: np.ndarray, p: np.ndarray, low: int, damping: np.floating, seed: np.uint32,
+    scales: np.ndarray, x: np.ndarray, y: np.ndarray,
+) -> None:  # fmt: skip
     """Write ``x = d h`` and ``y = p / d``, h with its noise and each times its scale."""
     copy(x, h)
     if damping > 0:
@@ -97,17 +90,9 @@ def _products(rows: np.ndarray, i: int, j: int, width: int, out: np.ndarray) -> 
 
 
 def _gram(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    products: np.ndarray,
-    largest: np.ndarray,
-) -> None:
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, products: np.ndarray, largest: np.ndarray,
+) -> None:  # fmt: skip
     """Write the inner products of the rows of R, and the largest |x| and |y|, part by part.
 
     Parameters
@@ -168,14 +153,9 @@ def add_rows(x: np.ndarray, coefficients: np.ndarray, rows: np.ndarray, start: i
 
 @njit(**OPTIONS)
 def _combine(
-    out: np.ndarray,
-    coefficients: np.ndarray,
-    u: np.ndarray,
-    v: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
+    out: np.ndarray, coefficients: np.ndarray, u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray,
     start: int,
-) -> None:
+) -> None:  # fmt: skip
     """``out = coefficients @ R``, from column `start` on."""
     r = u.shape[0]
     a, b = coefficients[2 * r], coefficients[2 * r + 1]
@@ -186,19 +166,10 @@ def _combine(
 
 
 def _numerator(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    ph: np.ndarray,
-    pv: np.ndarray,
-    numerator: np.ndarray,
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, ph: np.ndarray, pv: np.ndarray, numerator: np.ndarray,
     largest: np.ndarray,
-) -> None:
+) -> None:  # fmt: skip
     """Write ``x P h / d - y d P^{-1} v``, and part by part the largest of either term and of both together.
 
     Parameters
@@ -249,25 +220,11 @@ def _put(gauge: np.ndarray, rows: np.ndarray, width: int, out: np.ndarray, start
 
 
 def _write(
-    u: np.ndarray,
-    v: np.ndarray,
-    d: np.ndarray,
-    h: np.ndarray,
-    p: np.ndarray,
-    damping: np.floating,
-    seed: np.uint32,
-    scales: np.ndarray,
-    right: np.ndarray,
-    left: np.ndarray,
-    mu: np.ndarray,
-    numerator: np.ndarray,
-    turn_u: bool,
-    gauge: np.ndarray,
-    back: np.ndarray,
-    out_u: np.ndarray,
-    out_v: np.ndarray,
-    out_d: np.ndarray,
-) -> None:
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, right: np.ndarray, left: np.ndarray, mu: np.ndarray,
+    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, out_u: np.ndarray,
+    out_v: np.ndarray, out_d: np.ndarray,
+) -> None:  # fmt: skip
     """Move d and one factor, and change both to a better gauge where one is given.
 
     Parameters

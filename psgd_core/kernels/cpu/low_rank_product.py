@@ -1,7 +1,7 @@
 """``P g`` of a low-rank preconditioner on the CPU: V, U and V are read once each.
 
 For ``Q = (I + U V^T) diag(d)`` it is ``d (a + V U^T a)``, ``a = x + U V^T x``, ``x = d g``; for
-``Q = diag(d) (I + U V^T)`` it is ``b + V U^T b``, ``b = d^2 (g + U V^T g)``. What is in the middle is kept
+``Q = diag(d) (I + U V^T)`` it is ``b + V U^T b``, ``b = d^2 (g + U V^T g)``. The intermediate vector is kept
 where the result goes. Sums are in float64, part by part, as in `low_rank_passes`.
 """
 

@@ -153,14 +153,9 @@ def _numerator(as_read: _Reading, ends: Any, measure: str) -> tuple[np.ndarray, 
 
 
 def _write(
-    as_read: _Reading,
-    move: FactorMove,
-    mu: float,
-    turn_u: bool,
-    gauges: tuple[Any, Any] | None,
-    work: np.ndarray,
-    inplace: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    as_read: _Reading, move: FactorMove, mu: float, turn_u: bool, gauges: tuple[Any, Any] | None,
+    work: np.ndarray, inplace: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Return U, V and d after a move of d along `work` and of one factor, in a new gauge if one is given."""
     u, v, d = as_read.arrays[:3]
     dtype, left, right = d.dtype, np.asarray(move.left), np.asarray(move.right)

@@ -63,20 +63,10 @@ def chunks(count: int) -> int:
 
 
 def _update(
-    v: np.ndarray,
-    h: np.ndarray,
-    order: np.ndarray,
-    start: int,
-    layout: int,
-    q: np.ndarray,
-    held: np.ndarray,
-    new_q: np.ndarray,
-    new_held: np.ndarray,
-    numbers: np.ndarray,
-    bits: np.ndarray,
-    mode: int,
-    squares: np.ndarray,
-) -> int:
+    v: np.ndarray, h: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray,
+    held: np.ndarray, new_q: np.ndarray, new_held: np.ndarray, numbers: np.ndarray, bits: np.ndarray,
+    mode: int, squares: np.ndarray,
+) -> int:  # fmt: skip
     """Update all orbits of one size, and return how many stayed as they are; -1 if the pair is unusable.
 
     Parameters
@@ -161,16 +151,9 @@ def _gather_squares(x: np.ndarray, sums: np.ndarray) -> None:
 
 @njit(**OPTIONS)
 def norms(
-    v: np.ndarray,
-    h: np.ndarray,
-    order: np.ndarray,
-    start: int,
-    layout: int,
-    q: np.ndarray,
-    bits: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-) -> None:
+    v: np.ndarray, h: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray,
+    bits: np.ndarray, x: np.ndarray, y: np.ndarray,
+) -> None:  # fmt: skip
     """Add the squares of ``Q h`` to `x`, and those of ``Q^{-T} v`` to `y`, in float64."""
     s, count = q.shape[0], q.shape[2]
     width = min(TILE, count)

@@ -1,7 +1,7 @@
 """What an update does to a tile of orbits of one size, whatever the size.
 
-Every loop runs along the tile, so that the compiler turns it into vector instructions; for that, a loop
-writes to one array, and to none that it also reads under another name. The arithmetic is that of
+Every loop runs along the tile, so the compiler turns it into vector instructions; for that, a loop writes to
+one array, and reads no array that it writes under another name. The arithmetic is that of
 `preconditioners.orbit` under the left generator with one probe, operation by operation.
 """
 
@@ -72,7 +72,7 @@ def solve_transposed(w: np.ndarray, b: np.ndarray, swap: np.ndarray) -> None:
 def images(
     q: np.ndarray, low: int, high: int, damping: float, smallest: float, audible: float, own: Buffers
 ) -> bool:
-    """Set a, b, and the unit they are in; return whether the damping is heard in it, and if so set its part.
+    """Set a, b and their unit; return whether the damping is above rounding there, and if so set its part.
 
     The unit is the largest entry, so that no square overflows or vanishes.
     """
@@ -114,7 +114,7 @@ def images(
 
 @njit(**OPTIONS)
 def directions(q: np.ndarray, low: int, high: int, heard: bool, own: Buffers) -> None:
-    """Set ``P h`` and what belongs to the damping, and the bounds of the curvature."""
+    """Set ``P h``, the same of the damping's probes, and the bounds of the curvature."""
     s, width = q.shape[0], high - low
     unit, size = own.unit, own.size
     size[:] = 0
@@ -161,15 +161,9 @@ def add_squares(width: int, heard: bool, own: Buffers, squares: np.ndarray) -> N
 
 @njit(**OPTIONS)
 def steps(
-    before: np.ndarray,
-    bound: np.ndarray,
-    after: np.ndarray,
-    unit: np.ndarray,
-    mu: np.ndarray,
-    step: float,
-    root: float,
-    decay: float,
-) -> None:
+    before: np.ndarray, bound: np.ndarray, after: np.ndarray, unit: np.ndarray, mu: np.ndarray, step: float,
+    root: float, decay: float,
+) -> None:  # fmt: skip
     """Turn the samples' bounds into what is held next, and into ``mu = step (unit / N)^2``; -1: no move."""
     zero, one, ten = before.dtype.type(0), before.dtype.type(1), before.dtype.type(10)
     infinite = before.dtype.type(np.inf)
@@ -212,17 +206,10 @@ def move(q: np.ndarray, low: int, high: int, new_q: np.ndarray, start: int, hear
 
 @njit(**OPTIONS)
 def update_small(
-    q: np.ndarray,
-    held: np.ndarray,
-    new_q: np.ndarray,
-    new_held: np.ndarray,
-    low: int,
-    high: int,
-    numbers: np.ndarray,
-    own: Buffers,
-    squares: np.ndarray,
-) -> Any:
-    """Update a tile of orbits of one or two; return how many stay as they are, -1 if damping is heard."""
+    q: np.ndarray, held: np.ndarray, new_q: np.ndarray, new_held: np.ndarray, low: int, high: int,
+    numbers: np.ndarray, own: Buffers, squares: np.ndarray,
+) -> Any:  # fmt: skip
+    """Update a tile of orbits of one or two; return how many stay, -1 if the damping is above rounding."""
     s = q.shape[0]
     if s == 1:
         heard, stay = single(q[0, 0, low:high], held[low:high], own.v[0], own.h[0], numbers, own.new)

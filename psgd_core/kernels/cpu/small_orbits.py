@@ -1,8 +1,8 @@
-"""An update's arithmetic for orbits of one and of two, everything of an orbit in registers.
+"""The arithmetic of an update for orbits of one and of two, with everything of an orbit in registers.
 
-`orbit_tiles` works on orbits of any size by loops that each do one thing, and bring every intermediate number
+`orbit_tiles` works on orbits of any size, by loops that each do one thing and take every intermediate number
 to the cache and back; with one or two members that costs more than the arithmetic. The same operations in the
-same order, but for the damping: a tile in which it is heard is left to `orbit_tiles`.
+same order, except for the damping: a tile where it is above rounding is left to `orbit_tiles`.
 
 What is chosen between is read first: a choice between two places in memory would be a gather.
 """
@@ -39,7 +39,7 @@ def _step(size: float, unit: float, before: float, rule: tuple[float, ...]) -> t
 def single(
     q: np.ndarray, held: np.ndarray, v: np.ndarray, h: np.ndarray, numbers: np.ndarray, new: np.ndarray
 ) -> tuple[np.int32, np.int32]:
-    """Write the next Q and what is held next to `new`; return how many hear the damping, and how many stay.
+    """Write the next Q and what is held next to `new`; return how many feel the damping, and how many stay.
 
     Parameters
     ----------
@@ -76,14 +76,9 @@ def single(
 
 @njit(**OPTIONS)
 def double(
-    q: np.ndarray,
-    low: int,
-    held: np.ndarray,
-    v: np.ndarray,
-    h: np.ndarray,
-    numbers: np.ndarray,
+    q: np.ndarray, low: int, held: np.ndarray, v: np.ndarray, h: np.ndarray, numbers: np.ndarray,
     new: np.ndarray,
-) -> tuple[np.int32, np.int32]:
+) -> tuple[np.int32, np.int32]:  # fmt: skip
     """Do what `single` does for orbits of two.
 
     Parameters

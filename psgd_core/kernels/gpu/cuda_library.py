@@ -1,4 +1,4 @@
-"""Memory on CUDA devices and kernels for it, for arrays of CuPy and tensors of PyTorch alike.
+"""Memory on CUDA devices and kernels that work on it, for CuPy arrays and PyTorch tensors alike.
 
 Kernels are compiled by NVRTC through ``cupy.RawModule``, for the device at hand, and kept on disk by CuPy.
 They get bare pointers, so that tensors need no conversion, and run on the library's current stream: nothing
@@ -35,7 +35,7 @@ Kernel = Callable[..., None]
 
 
 class View(NamedTuple):
-    """What a kernel has to know of an array without gaps."""
+    """What a kernel has to know about a contiguous array."""
 
     pointer: int
     shape: tuple[int, ...]
@@ -48,11 +48,11 @@ class Library(ABC):
 
     @abstractmethod
     def view(self, x: Any) -> View | None:
-        """Return what a kernel has to know of x; None if it is not for kernels."""
+        """Return what a kernel has to know about x; None if x is not for kernels."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
-        """Return an array without values, on the device and for the current stream."""
+        """Return an uninitialised array on the device, for the current stream."""
 
     @abstractmethod
     def zeros(self, count: int, device: int) -> Array:
@@ -64,7 +64,7 @@ class Library(ABC):
 
     @abstractmethod
     def contiguous(self, x: Any) -> Array:
-        """Return x without gaps."""
+        """Return x, contiguous."""
 
     @abstractmethod
     def reread(self, x: Any, dtype: str) -> Array:
@@ -76,15 +76,13 @@ class Library(ABC):
 
     @abstractmethod
     def written(self, *arrays: Array) -> None:
-        """Say that a kernel has written to arrays that others may hold, too."""
+        """Say that a kernel has written to arrays that others may hold as well."""
 
     def pointer(self, x: Array) -> int:
-        """Return where an array lies that kernels can read as it is."""
+        """Return the address of an array that kernels can read as it is."""
         view = self.view(x)
         if view is None:
-            raise TypeError(
-                f"`x` must be an array without gaps on the device, got {type(x).__name__}; copy it"
-            )
+            raise TypeError(f"`x` must be a contiguous array on the device, got {type(x).__name__}; copy it")
         return view.pointer
 
     def processors(self, device: int) -> int:
