@@ -18,11 +18,12 @@ that it relies on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays.library import Array, at_hand
+from ..arrays.library import at_hand
 from .cpu import low_rank_update, orbit_update
 from .gpu import cuda_library, low_rank_queue, orbit_queue
 from .host_tensors import on_host
@@ -37,14 +38,29 @@ class _Kernels(NamedTuple):
     precondition: Callable[..., Any]
 
 
-HOST: dict[type, _Kernels] = {
+NUMPY: dict[type, _Kernels] = {
     OrbitRule: _Kernels(orbit_update.update, orbit_update.precondition),
     LowRankRule: _Kernels(low_rank_update.update, low_rank_update.precondition),
 }
+TENSORS = {rule: _Kernels(*(partial(on_host, kernel) for kernel in both)) for rule, both in NUMPY.items()}
 CUDA: dict[type, _Kernels] = {
     OrbitRule: _Kernels(orbit_queue.update, orbit_queue.precondition),
     LowRankRule: _Kernels(low_rank_queue.update, low_rank_queue.precondition),
 }
+
+
+def _kernels_for(rule: Rule | None, x: Any) -> _Kernels | None:
+    """Return the kernels for a configuration and arrays like x, None where there are none."""
+    table = None
+    if rule is None:
+        return None
+    if type(x) is np.ndarray:  # first: for small n every question counts
+        table = NUMPY if switched_on() else None
+    elif at_hand(x) and not isinstance(x, np.ndarray | np.generic):  # a tensor on the host
+        table = TENSORS if available() else None
+    elif cuda_library.library_of(x) is not None:
+        table = CUDA if switched_on() else None
+    return None if table is None else table[type(rule)]
 
 
 def update(rule: Rule | None, state: Any, v: Any, h: Any, step: Any, inplace: bool) -> Any:
@@ -57,31 +73,11 @@ def update(rule: Rule | None, state: Any, v: Any, h: Any, step: Any, inplace: bo
     state, v, h, step, inplace
         As `Preconditioner.update` got them, unchecked.
     """
-    if rule is None or (inplace is not False and inplace is not True):
-        return None
-    if type(h) is np.ndarray:  # first: for small n every call counts
-        return HOST[type(rule)].update(rule, state, v, h, step, inplace) if switched_on() else None
-    if _is_tensor_at_hand(h):
-        return on_host(HOST[type(rule)].update, rule, (state, v, h, step), inplace)
-    if cuda_library.library_of(h) is not None and switched_on():
-        return CUDA[type(rule)].update(rule, state, v, h, step, inplace)
-    return None
+    found = _kernels_for(rule, h) if inplace is True or inplace is False else None
+    return None if found is None else found.update(rule, state, v, h, step, inplace)
 
 
-def precondition(rule: Rule | None, state: Any, g: Any) -> Array | None:
+def precondition(rule: Rule | None, state: Any, g: Any) -> Any:
     """Return ``P g``, None where no kernel applies; the arguments are as in `update`."""
-    if rule is None:
-        return None
-    found: Array | None = None
-    if type(g) is np.ndarray:
-        found = HOST[type(rule)].precondition(rule, state, g) if switched_on() else None
-    elif _is_tensor_at_hand(g):
-        found = on_host(HOST[type(rule)].precondition, rule, (state, g))
-    elif cuda_library.library_of(g) is not None and switched_on():
-        found = CUDA[type(rule)].precondition(rule, state, g)
-    return found
-
-
-def _is_tensor_at_hand(x: Any) -> bool:
-    """Return whether x is a tensor of PyTorch in the host's memory, and kernels may work on it unseen."""
-    return at_hand(x) and not isinstance(x, np.ndarray | np.generic) and available()
+    found = _kernels_for(rule, g)
+    return None if found is None else found.precondition(rule, state, g)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 
-def on_host(function: Callable[..., Any], rule: Any, arrays: tuple[Any, ...], *settings: Any) -> Any:
-    """Return ``function(rule, *arrays, *settings)``, computed on NumPy views of tensors.
+def on_host(function: Callable[..., Any], rule: Any, *arguments: Any) -> Any:
+    """Return ``function(rule, *arguments)``, computed on NumPy views of tensors.
 
     Parameters
     ----------
@@ -21,20 +21,18 @@ def on_host(function: Callable[..., Any], rule: Any, arrays: tuple[Any, ...], *s
         refuses.
     rule
         Passed on.
-    arrays : tuple
-        Tensors, nested tuples of them, and numbers. Tensors become views; what comes back are tensors, those
-        of `arrays` themselves where their views come back.
-    *settings
-        Passed on.
+    *arguments
+        Tensors, nested tuples of them, and numbers. Tensors become views; what comes back are tensors: those
+        given, where their views come back.
     """
     import torch
 
     views: dict[int, Any] = {}
     try:
-        seen = _seen(arrays, torch.Tensor, views)
+        seen = _seen(arguments, torch.Tensor, views)
     except (RuntimeError, TypeError):  # NumPy cannot read it
         return None
-    found = function(rule, *seen, *settings)
+    found = function(rule, *seen)
     return None if found is None else _handed_back(found, torch, views)
 
 

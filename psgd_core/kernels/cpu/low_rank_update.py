@@ -33,22 +33,22 @@ def _suits(rule: LowRankRule, state: Any, vectors: tuple[Any, ...], writes: bool
     Kernels do not look where they read and write, so everything that they rely on is looked at here.
     """
     try:
-        u, v, d, held, damping, *counters = state
+        own, numbers = (state.u, state.v, state.d, state.held), state[4:]
         n, dtype = vectors[0].size, vectors[0].dtype
         if dtype not in _DTYPES or not n:
             return False
         factor = rule.rank, n
         shapes = factor, factor, (n,), (2,), (n,), (n,)
-        for x, shape in zip((u, v, d, held, *vectors), shapes, strict=False):
+        for x, shape in zip((*own, *vectors), shapes, strict=False):
             if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype or not x.flags.c_contiguous:
                 return False
         kinds = ((dtype.type, dtype), *KINDS)
-        for x, (kind, of) in zip((damping, *counters), kinds, strict=True):
+        for x, (kind, of) in zip(numbers, kinds, strict=True):
             if type(x) is not kind and (type(x) is not np.ndarray or x.shape != () or x.dtype != of):
                 return False
     except (AttributeError, TypeError, ValueError):  # it is not a state of `init`'s
         return False
-    return not (writes and False in [x.flags.writeable for x in (u, v, d, held)])
+    return not (writes and False in [x.flags.writeable for x in own])
 
 
 @cache
