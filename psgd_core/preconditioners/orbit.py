@@ -193,10 +193,14 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         if due is not None:
             norm_x, norm_y = norm([e.x for e in es]), norm([e.y for e in es])
             one = xp.ones_like(norm_x)
-            scale = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
-            growth = scale * scale
-            qs = [q * (growth if geometry.fits_p else scale) for q in qs]
-            es = [e.rescaled(scale) for e in es]
+            norm_x, norm_y = xp.where(due, norm_x, one), xp.where(due, norm_y, one)
+            if geometry.fits_p:
+                growth = norm_y / norm_x
+                qs, es = [p * growth for p in qs], [e.rescaled(growth, one) for e in es]
+            else:
+                scale = xp.sqrt(norm_y) / xp.sqrt(norm_x)
+                growth = scale * scale
+                qs, es = [q * scale for q in qs], [e.rescaled(scale, scale) for e in es]
         # bound them
         sizes, lengths = [], []
         for i, e in enumerate(es):
