@@ -112,7 +112,7 @@ class Generator(NamedTuple):
         return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
     def rescaled(self, up: Array, down: Array) -> Generator:
-        """Return E as the pair (up h, v / down) makes it: with c and c that of the block c Q, up to the unit."""
+        """Return E as the pair (up h, v / down) makes it: with c twice that of c Q, up to the unit."""
         x, y = self.x * up, self.y / down
         return self._replace(
             x=x,

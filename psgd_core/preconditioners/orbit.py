@@ -14,7 +14,7 @@ from ..arrays.sums import norm
 from ..arrays.symmetric import root_of
 from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
-from .base import Preconditioner
+from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
 from .forms import Form
 from .generators import Pair
@@ -226,32 +226,14 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             found.append(_Moved(new, after, moved, *length))
         return found, growth
 
-    def apply(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.apply(self._factor(state), x)
+    def _act(self, state: OrbitState, x: Array, verb: Verb) -> Array:
+        found: Array = getattr(self.group, verb)(self._factor(state), x)
+        return found
 
-    def apply_transpose(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.apply_transpose(self._factor(state), x)
-
-    def solve(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.solve(self._factor(state), x)
-
-    def solve_transpose(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.solve_transpose(self._factor(state), x)
-
-    def precondition(self, state: OrbitState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k)."""
-        if not GEOMETRIES[self.geometry].fits_p:
-            return super().precondition(state, g)
-        self._require_vectors(state, g=g)
-        return self.group.apply(state.q, g)
+    def _precondition(self, state: OrbitState, x: Array) -> Array:
+        if GEOMETRIES[self.geometry].fits_p:
+            return self.group.apply(state.q, x)
+        return super()._precondition(state, x)
 
     def log_det(self, state: OrbitState) -> Array:
         """Return ``log det P = 2 log |det Q|``, a 0-d array."""
