@@ -335,10 +335,10 @@ def _size(n: Any) -> int:
 
 
 def _even(n: Any) -> int:
-    n = _size(n)
-    if n % 2:
+    size = _size(n)
+    if size % 2:
         raise ValueError(f"`n` must be even, got {n}; pad the parameters by one, or choose another subgroup")
-    return n
+    return size
 
 
 def _shift(n: Any, order: Any) -> Permutation:
