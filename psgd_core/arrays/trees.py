@@ -245,10 +245,11 @@ def _walk(tree: Any, name: str, path: tuple[Any, ...]) -> list[tuple[tuple[Any, 
     below = {key: _walk(child, f"{name}[{key!r}]", (*path, key)) for key, child in rows}
     if len(below) < len(rows):
         raise ValueError(f"`{name}` must name each array once, got {[key for key, _ in rows]}; rename them")
-    if isinstance(tree, dict) and not isinstance(tree, OrderedDict):
-        if not any(array_api_compat.is_torch_array(x) for part in below.values() for _, x in part):
-            below = {key: below[key] for key in _sorted(tree, name)}
-    return [leaf for part in below.values() for leaf in part]
+    leaves = [leaf for part in below.values() for leaf in part]
+    tensors = any(array_api_compat.is_torch_array(x) for _, x in leaves)
+    if isinstance(tree, dict) and not isinstance(tree, OrderedDict) and not tensors:
+        return [leaf for key in _sorted(tree, name) for leaf in below[key]]
+    return leaves
 
 
 def _is_named(pair: Any) -> bool:
