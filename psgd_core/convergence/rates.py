@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..arrays.arguments import described, require_choice, require_number
 from ..arrays.library import Array, namespace, require_arrays, require_float
 
 _Speed = Callable[[Any, Any, Any, Any], Any]
@@ -35,11 +36,6 @@ def _bound(geometry: str, low: Array, top: Array) -> Array:
     if geometry in ("EQ", "QE", "QE-symmetric"):
         return 2 * top
     return 2 / low if geometry == "QEP" else 2 * namespace(top).ones_like(top)
-
-
-def _require(geometry: str) -> None:
-    if geometry not in SPEEDS:
-        raise ValueError(f"`geometry` must be one of {', '.join(map(repr, SPEEDS))}, got {geometry!r}")
 
 
 def predicted_rate(
@@ -76,9 +72,12 @@ def predicted_rate(
     ValueError, TypeError
         If `spectra` does not hold float arrays of shape (s, c), or `geometry` is not one.
     """
-    _require(geometry)
-    if not spectra:
-        raise ValueError("`spectra` must hold an array for every orbit size, got none; give `Target.spectra`")
+    require_choice("geometry", geometry, SPEEDS)
+    if not isinstance(spectra, tuple | list) or not spectra:
+        raise ValueError(
+            f"`spectra` must hold an array for every orbit size, got {described(spectra)}; "
+            "give `Target.spectra`"
+        )
     xp = require_arrays(**{f"spectra[{i}]": h for i, h in enumerate(spectra)})
     for i, h in enumerate(spectra):
         require_float(f"spectra[{i}]", h)
@@ -118,8 +117,8 @@ def stable_step(kappa: float, geometry: str = "QE") -> float:
     ValueError
         If `kappa` is below 1, or `geometry` is not one.
     """
-    _require(geometry)
-    if not kappa >= 1:
+    require_choice("geometry", geometry, SPEEDS)
+    if not require_number("kappa", kappa) >= 1:
         raise ValueError(
             f"`kappa` must be a condition number, at least 1, got {kappa}; give max/min of |λ_i|"
         )

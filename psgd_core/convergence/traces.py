@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays.arguments import described, require_number
+from ..arrays.arguments import described, require_choice, require_number
 
 
 @dataclass
@@ -59,8 +59,7 @@ class Trace:
 
     def column(self, name: str) -> np.ndarray:
         """Return a column as a float64 array."""
-        if name not in ("updates", *_COLUMNS):
-            raise ValueError(f"`name` must be updates or one of {', '.join(_COLUMNS)}, got {name!r}")
+        require_choice("name", name, ("updates", *_COLUMNS))
         return np.asarray(getattr(self, name), dtype=np.float64)
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,9 +77,10 @@ class Trace:
             If a column is missing, foreign, or of another length.
         """
         names = {"name", "updates", *_COLUMNS}
-        if data.keys() != names:
+        if not isinstance(data, dict) or data.keys() != names:
+            got = ", ".join(map(str, data)) if isinstance(data, dict) else described(data)
             raise ValueError(
-                f"`data` must have the keys {', '.join(sorted(names))}, got {', '.join(sorted(data))}; "
+                f"`data` must have the keys {', '.join(sorted(names))}, got {got}; "
                 "it must come from `Trace.as_dict`"
             )
         columns = {c: [math.nan if x is None else float(x) for x in data[c]] for c in _COLUMNS}
@@ -110,7 +110,7 @@ _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "update
 
 def _floats(name: str, values: Any) -> np.ndarray:
     """Return numbers one after another, of any library, as float64."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise TypeError(
             f"`{name}` must be a sequence of numbers, got {described(values)}; give a list or an array"
         )
@@ -124,11 +124,10 @@ def _encode(x: float) -> float | str | None:
 def level(values: Iterable[float], fraction: float = 0.2) -> float:
     """Return the level that a curve ends at: the median of its last `fraction` (at least one value)."""
     x = _floats("values", values)
-    if not 0 < fraction <= 1 or x.size == 0:
-        raise ValueError(
-            f"`fraction` must lie in (0, 1] and `values` not be empty, got {fraction} of {x.size}"
-        )
-    return float(np.median(x[-max(1, round(fraction * x.size)) :]))
+    share = require_number("fraction", fraction, "(0, 1]")
+    if x.size == 0:
+        raise ValueError("`values` must not be empty, got no values; record more")
+    return float(np.median(x[-max(1, round(share * x.size)) :]))
 
 
 # -- rates -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays.arguments import described
 from .traces import Trace, exceeds, fit_rate, level
 
 
@@ -152,6 +153,8 @@ def judge(trace: Trace, expectation: Expectation) -> Verdict:
 
 def _unusable(trace: Trace, column: str, bound: float) -> Verdict | None:
     """Return the verdict on a trace that is too short, or has grown tenfold beyond the bound."""
+    if not isinstance(trace, Trace):
+        raise TypeError(f"`trace` must be a Trace, got {described(trace)}")
     x = trace.column(column)
     if x.size < 4:
         return Verdict(Status.TOO_SHORT, f"{x.size} records, at least 4 are needed")

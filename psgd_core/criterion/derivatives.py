@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..arrays.arguments import require_count
+from ..arrays.arguments import require_choice, require_count
 from ..arrays.batched import library_solve
 from ..arrays.library import Array, device_of, require_alike, require_arrays, require_float
 from ..arrays.matrices import eye, kron
@@ -176,6 +176,5 @@ def damping_residual(p: Array, m: Array, c: Array | None = None) -> Array:
 
 
 def _is_left(side: Side) -> bool:
-    if side not in ("right", "left"):
-        raise ValueError(f"`side` must be 'right' (dQ = Q E) or 'left' (dQ = E Q), got {side!r}; choose one")
+    require_choice("side", side, ("right", "left"), "dQ = Q E, or dQ = E Q")
     return side == "left"
