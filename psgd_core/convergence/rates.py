@@ -59,7 +59,7 @@ def predicted_rate(
     per_orbit : bool
         A step per orbit, each normalised by its own N, or one for all, by the largest.
     normalizer : float, optional
-        N, where it is another one. A bound that is too large by some factor makes the rate smaller by it.
+        N, if it is another one. A bound that is too large by some factor makes the rate smaller by it.
 
     Returns
     -------

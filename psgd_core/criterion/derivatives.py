@@ -32,12 +32,12 @@ def value(p: Array, v: Array, h: Array) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If p is not a square float matrix, or v and h do not go with it.
+        If p is not a square float matrix, or v and h do not match it.
     """
     xp, n = require_square("p", p)
     require_arrays(p=p, v=v)
     if v.ndim not in (1, 2) or v.shape[0] != n:
-        raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to go with `p`, got {tuple(v.shape)}")
+        raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to match `p`, got {tuple(v.shape)}")
     require_same("h", h, "v", v)
     require_alike("v", v, "p", p)
     v, h = xp.reshape(v, (n, -1)), xp.reshape(h, (n, -1))
@@ -61,7 +61,7 @@ def expected(p: Array, m: Array) -> Array:
 def second_moment(hessian: Array, noise: Array | None = None) -> Array:
     """Return ``M = E[h h^T] = H_0^2 + E[ε ε^T]`` for probes with ``E[v v^T] = I``.
 
-    The minimisers do not need it: forming it squares the condition number.
+    The minimisers do not use it, because forming it squares the condition number.
     """
     require_square("hessian", hessian)
     product = hessian @ hessian.T
@@ -124,7 +124,7 @@ def lie_second_derivative(q: Array, m: Array, side: Side = "right") -> Array:
 
     ``(Q^T ⊗ I) ∂²c/∂vec(Q)² (Q ⊗ I)`` on the right; ``(I ⊗ Q) ∂²c/∂vec(Q)² (I ⊗ Q^T)`` on the left, for the
     move ``Q + E Q`` made in practice. Along ``Q exp(E)`` (or ``exp(E) Q``) add ``tr(∇_E^T E²)`` to the
-    quadratic form; at a stationary point that is nothing.
+    quadratic form; at a stationary point that is 0.
     """
     xp, n = require_square("q", q)
     full, one = second_derivative(q, m), eye(n, q)

@@ -54,7 +54,7 @@ def kronecker_minimizer(
     Raises
     ------
     ValueError, TypeError
-        If the arguments do not go together.
+        If the arguments do not match.
     """
     xp, n = require_square("hessian", hessian)
     for name, given in (("shape", shape), ("kinds", () if kinds is None else kinds)):

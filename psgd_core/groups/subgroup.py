@@ -202,7 +202,7 @@ class PermutationSubgroup:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the members of the orbits lie once they are gathered in the order of `orbit_index`."""
+        """Where the members of the orbits lie in a vector gathered in the order of `orbit_index`."""
         layout, start = [], 0
         for members in self.orbit_index:
             size, count = members.shape
@@ -273,7 +273,7 @@ class PermutationSubgroup:
         return all(np.array_equal(a[b], b[a]) for a, b in pairs)  # a ∘ b = b[a]
 
     def __contains__(self, sigma: Any) -> bool:
-        """Tell whether the permutation is an element; lists the elements unless the orbits say no.
+        """Tell whether the permutation is an element; lists the elements unless the orbits rule it out.
 
         Raises
         ------
