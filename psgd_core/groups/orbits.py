@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +67,8 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
         """Return K as a subgroup of S_n."""
 
     def layout(self, n: int) -> Layout:
-        """Return where the orbits lie, an `OrbitLayout` for each size, ascending; called often, so cheap."""
-        return self.subgroup(n).layout
+        """Return where the orbits lie, an `OrbitLayout` for each size, ascending; called in every update."""
+        return _gathered(self, n)
 
     def make_index(self, n: int, like: Array) -> tuple[Array, ...]:
         """Return the index arrays of elements, on the device of `like`: () unless the layout is gathered."""
@@ -259,6 +260,12 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
         parts = self.split(layout, x if x.ndim == 2 else x[:, None], a.gather)
         out = self.join(layout, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)), a.gather)
         return out if x.ndim == 2 else out[:, 0]
+
+
+@lru_cache(maxsize=64)
+def _gathered(group: OrbitGroup, n: int) -> Layout:
+    """Return the layout of orbits gathered by index; it is kept, because making K can take long."""
+    return group.subgroup(n).layout
 
 
 @dataclass(frozen=True)
