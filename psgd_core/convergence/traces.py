@@ -93,16 +93,16 @@ class Trace:
         return len(self.updates)
 
     def __repr__(self) -> str:
-        title = f"Trace({self.name!r}" if self.name else "Trace("
-        if not self.updates:
-            return title + (", " if self.name else "") + "no records)"
-        span = f"{len(self)} records, updates {self.updates[0]} to {self.updates[-1]}"
-        shown = [
-            f"{name} {values[0]:.2g} -> {values[-1]:.2g}"
-            for name in ("distance", "gap")
-            if not all(map(math.isnan, values := getattr(self, name)))
-        ]
-        return title + (", " if self.name else "") + ", ".join([span, *shown]) + ")"
+        shown = [repr(self.name)] if self.name else []
+        if self.updates:
+            shown.append(f"{len(self)} records, updates {self.updates[0]} to {self.updates[-1]}")
+            for name in ("distance", "gap"):
+                values = getattr(self, name)
+                if not all(map(math.isnan, values)):
+                    shown.append(f"{name} {values[0]:.2g} -> {values[-1]:.2g}")
+        else:
+            shown.append("no records")
+        return f"Trace({', '.join(shown)})"
 
 
 _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))
