@@ -252,7 +252,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
         ]
-        sizes = [norm([xp.abs(x)]) for x in inverses]
+        sizes = [norm(xp.abs(x)) for x in inverses]
         left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
         for i, inverse in enumerate(inverses):

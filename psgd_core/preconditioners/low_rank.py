@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
-from ..arrays.arguments import described, require_count
+from ..arrays.arguments import require_choice, require_count
 from ..arrays.draws import normal, signs
 from ..arrays.gram_algebra import gauge, joint_bound
 from ..arrays.library import Array, device_of, known, namespace
@@ -78,8 +78,7 @@ class LowRank(Preconditioner[LowRankState]):
         settle_options(self)
         rank = require_count("rank", self.rank, "0 leaves the diagonal alone", least=0)
         object.__setattr__(self, "rank", rank)
-        if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
-            raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
+        require_choice("diagonal", self.diagonal, MOVES)
         rule = kernels.LowRankRule(
             rank=rank,
             diagonal_first=self.diagonal == "right",
@@ -190,5 +189,5 @@ def _counted(
 def _best_scale(x: Array, y: Array) -> Array:
     """Return ``(|y| / |x|)^{1/2}``."""
     xp = namespace(x)
-    size = xp.sqrt(norm([x]))
-    return xp.sqrt(norm([y])) / xp.where(size > 0, size, xp.ones_like(size))
+    size = xp.sqrt(norm(x))
+    return xp.sqrt(norm(y)) / xp.where(size > 0, size, xp.ones_like(size))

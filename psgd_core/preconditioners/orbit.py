@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import kernels
 from ..arrays import batched
-from ..arrays.arguments import described
+from ..arrays.arguments import require_choice
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
@@ -92,11 +92,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
 
     def __post_init__(self) -> None:
         settle_options(self)
-        if not isinstance(self.steps, str) or self.steps not in ("orbit", "group"):
-            raise ValueError(
-                "`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), "
-                f"got {described(self.steps)}"
-            )
+        require_choice("steps", self.steps, ("orbit", "group"), "a step per orbit, or one for all")
         if not geometry_of(self.geometry).fits_p:
             decay = None  # kernels know the other geometries' products only
             if self.geometry == "EQ" and self.steps == "orbit":
@@ -167,7 +163,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         new = state._replace(
             q=state.q._replace(blocks=blocks), held=held if self.steps == "orbit" else held[:1]
         )
-        return Fitted(new, moved, growth, (norm(a), norm(b)))
+        return Fitted(new, moved, growth, (norm(*a), norm(*b)))
 
     def _moves(
         self,
@@ -191,7 +187,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         scale: Array | None = None
         growth: Array | float = 1.0
         if due is not None:
-            norm_x, norm_y = norm([e.x for e in es]), norm([e.y for e in es])
+            norm_x, norm_y = norm(*[e.x for e in es]), norm(*[e.y for e in es])
             one = xp.ones_like(norm_x)
             norm_x, norm_y = xp.where(due, norm_x, one), xp.where(due, norm_y, one)
             if geometry.fits_p:
