@@ -24,11 +24,12 @@ from ..arrays.arguments import described, require_count, require_flag, scalar_of
 from ..arrays.library import Array, known, namespace, select
 from ..arrays.matrices import eye
 from ..arrays.sums import sum_of_squares
+from ..arrays.trees import leaves_with_names, mapped, where
 from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
-from .forms import COMPLEX, COUNTERS, Form, named, require_form, require_state
-from .states import State, chosen, detached, mapped, require_writeable, stored
+from .forms import COMPLEX, COUNTERS, Form, require_form, require_state
+from .states import State, detached, require_writeable, stored
 
 Verb = Literal["apply", "apply_transpose", "solve", "solve_transpose", "precondition"]
 
@@ -205,7 +206,7 @@ class Preconditioner(ABC, Generic[State]):
             moves = complete
             if self.moves_in_parts:
                 moves = usable if due is None else usable & (found.moved | xp.logical_not(due))
-            new = chosen(moves, new, state)
+            new = where(moves, new, state)
         # count
         done: State = new._replace(**counted(state, found, complete, seen, due))
         return done
@@ -260,7 +261,7 @@ class Preconditioner(ABC, Generic[State]):
         The verbs do not look at values; call this at checkpoints.
         """
         xp = namespace(self._require_state(state)[1])
-        for name, leaf in named(type(state).__name__, state):
+        for name, leaf in leaves_with_names(state, type(state).__name__):
             floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
             if floating and not bool(xp.all(xp.isfinite(leaf))):
                 raise ValueError(
