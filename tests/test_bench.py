@@ -17,9 +17,9 @@ import pytest
 
 import psgd_core as psgd
 from psgd_analysis.bench import contenders, costs, libraries, machine, models, peers, report, run
-from psgd_analysis.bench._peer import Peer, plain_message
 from psgd_analysis.bench.contenders import Absent, Calls, Own, Setting
 from psgd_analysis.bench.libraries import Library
+from psgd_analysis.bench.peer import Peer, plain_message
 from psgd_analysis.bench.timing import Limits
 from psgd_analysis.documents import versions
 

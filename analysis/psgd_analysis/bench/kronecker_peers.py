@@ -25,10 +25,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ._peer import in_torch, jitted, torch_pair
 from .contenders import STEP, Calls, Setting
 from .costs import triangular
 from .libraries import Library
+from .peer import in_torch, jitted, torch_pair
 
 TINY = 1.2e-38
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..verify.backends import LIBRARIES
-from ._peer import Peer
 from .contenders import Setting, have_kernels
 from .costs import KINDS, orbit_sizes
 from .libraries import DTYPES, Library
+from .peer import Peer
 from .peers import registry
 from .run import Plan
 from .timing import Limits

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from . import kronecker_peers
-from ._peer import Peer, factors, in_torch, jitted, torch_pair
 from .contenders import STEP, Absent, Calls, Setting
 from .libraries import Library
+from .peer import Peer, factors, in_torch, jitted, torch_pair
 from .plain_torch import CompiledTorch, PlainTorch
 
 TINY = 1.2e-38

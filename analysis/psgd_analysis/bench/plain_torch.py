@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._peer import Peer, factors, in_torch, torch_pair
 from .contenders import STEP, Calls, Setting
 from .libraries import Library
+from .peer import Peer, factors, in_torch, torch_pair
 
 Tensor = Any
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import slopes
-from ._peer import Peer, plain_message
 from .contenders import Absent, Calls, Own, Setting, have_kernels
 from .costs import CACHED, cost, flops
 from .libraries import Library
+from .peer import Peer, plain_message
 from .slopes import Slope
 from .timing import Clock, Limits, Rounds, Samples, Task, measure, nothing
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..look import axes
-from ._style import COLORS, MARKERS, finish, rows, signed, size_text, styled
 from .correlations import Correlations
 from .distances import Distance
 from .gaps import Gap
+from .style import COLORS, MARKERS, finish, rows, signed, size_text, styled
 from .subsets import Subsets
 
 

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._host import html_table, per_example, short
+from ..arrays import per_example
+from ..checks import require_count
+from ..tables import html_table, short
 
 
 class Coefficient(NamedTuple):
@@ -124,8 +126,7 @@ def correlate(
                 f"`{name}` must take more than one value, got {values[0]} for every example; "
                 "there is nothing to correlate with a constant"
             )
-    if isinstance(permutations, bool) or not isinstance(permutations, int) or permutations < 0:
-        raise ValueError(f"`permutations` must be an integer of at least 0, got {permutations!r}; choose one")
+    require_count("permutations", permutations, 0)
     tau = float(stats.weightedtau(a, b).statistic)
     pvalue = None
     if permutations:

@@ -10,7 +10,9 @@ from typing import Any
 
 import array_api_compat
 
-from ._host import Array, detached, encode, html_table, namespace, short
+from ..arrays import Array, detached, namespace
+from ..documents import plain
+from ..tables import html_table, short
 
 _BLOCK = 1 << 20
 """Elements widened and squared together."""
@@ -42,11 +44,11 @@ class Distance:
     def as_dict(self) -> dict[str, Any]:
         """Return the distance in types that JSON has."""
         return {
-            "total": encode(self.total),
-            "relative": encode(self.relative),
-            "initial_norm": encode(self.initial_norm),
+            "total": plain(self.total),
+            "relative": plain(self.relative),
+            "initial_norm": plain(self.initial_norm),
             "size": self.size,
-            "leaves": {path: encode(x) for path, x in self.leaves},
+            "leaves": plain(dict(self.leaves)),
         }
 
     def plot(self, ax: Any = None) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import per_example
 from ..look import axes
-from ._host import per_example
-from ._style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
 from .forgetting import Forgetting
 from .statistics import ENTROPY_EDGES, Distribution, Uncertainty
+from .style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
 
 
 def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any:

@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ._host import Array, frozen, html_table, namespace, percent, short, to_host
+from ..arrays import Array, frozen, namespace, to_host
+from ..tables import html_table, percent, short
 from .subsets import pruning_order
 
 

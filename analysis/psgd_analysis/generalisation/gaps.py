@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ._host import encode, html_table, short
+from ..documents import plain
+from ..tables import html_table, short
 from .statistics import Uncertainty
 
 
@@ -48,7 +49,7 @@ class Gap:
         """Return both sets' statistics and the gaps in types that JSON has."""
         names = ("accuracy", "accuracy_error", "loss", "entropy", "margin")
         return {
-            "gap": {name: encode(getattr(self, name)) for name in names},
+            "gap": {name: plain(getattr(self, name)) for name in names},
             "train": self.train.as_dict(),
             "test": self.test.as_dict(),
         }

@@ -27,7 +27,7 @@ from types import ModuleType
 
 import array_api_compat
 
-from ._host import Array, namespace
+from ..arrays import Array, namespace
 
 _NEGLIGIBLE = -1000.0
 """exp of this is 0 in float32 and float64: nothing below it can be told apart, -Inf included."""

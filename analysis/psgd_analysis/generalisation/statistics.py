@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Array, namespace, per_example, to_host
+from ..documents import plain
+from ..tables import html_table, percent, short
 from . import logits as verbs
-from ._host import Array, encode, html_table, namespace, per_example, percent, short, to_host
 
 ENTROPY_EDGES = tuple(10.0 ** (k / 4) for k in range(-80, 6))
 """Bins for entropies in nats: four a decade, from 1e-20 up to what 5e7 classes could reach."""
@@ -89,7 +91,7 @@ class Distribution:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary in types that JSON has; None where there is no number."""
         values = asdict(self) | {"edges": list(self.edges), "counts": list(self.counts), "std": self.std}
-        numbers = {key: encode(values[key] if self.count else None) for key in ("min", "max", "mean", "std")}
+        numbers = {key: plain(values[key] if self.count else None) for key in ("min", "max", "mean", "std")}
         return values | numbers
 
     def __repr__(self) -> str:
@@ -193,8 +195,8 @@ class Uncertainty:
         return {
             "classes": self.classes,
             "count": self.count,
-            "accuracy": encode(self.accuracy),
-            "accuracy_error": encode(self.accuracy_error),
+            "accuracy": plain(self.accuracy),
+            "accuracy_error": plain(self.accuracy_error),
             "entropy": self.entropy.as_dict(),
             "margin": self.margin.as_dict(),
             "loss": None if self.loss is None else self.loss.as_dict(),

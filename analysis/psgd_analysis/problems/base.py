@@ -20,7 +20,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put_index
+from ..arrays import Array, put_index
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

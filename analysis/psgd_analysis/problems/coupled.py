@@ -13,7 +13,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, require_count
+from ..arrays import Array, put
+from ..checks import require_count
 from .base import Problem
 from .least_squares import LeastSquares, Residual, Windows
 

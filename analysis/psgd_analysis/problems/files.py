@@ -20,9 +20,9 @@ import numpy as np
 
 from psgd_core.checkpoint.replacing import irregular
 
-from ._host import Array, put
-from ._matrix_market import read_matrix_market
-from ._npz import INFLATION, Wrong, read_npy, read_npz
+from ..arrays import Array, put
+from .matrix_market import read_matrix_market
+from .npz import INFLATION, Wrong, read_npy, read_npz
 
 MAX_SIZE = 32_768
 """Largest n that `load_hessian` reads: a dense float64 matrix of 8 GiB."""

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._host import Array, put, require_choice, require_count
+from ..arrays import Array, put
+from ..checks import require_choice, require_count
 from .spectra import haar, random_signs, spectrum
 
 

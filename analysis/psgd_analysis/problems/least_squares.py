@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
-from ._host import Array
+from ..arrays import Array
 from .base import Problem
 
 

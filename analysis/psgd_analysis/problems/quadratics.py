@@ -19,8 +19,9 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
+from ..arrays import Array, put
+from ..checks import require_choice, require_count
 from . import hessians
-from ._host import Array, put, require_choice, require_count
 from .base import Problem
 
 

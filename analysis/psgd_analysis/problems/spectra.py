@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._host import require_choice, require_count
+from ..checks import require_choice, require_count
 
 KINDS = ("log", "linear", "power", "clustered", "two_tails", "random")
 """Shapes of spectra that `spectrum` knows."""

@@ -16,7 +16,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, require_count
+from ..arrays import Array, put
+from ..checks import require_count
 from .base import Problem
 
 _MODES = ((0, 1, 2), (1, 0, 2), (2, 0, 1))

@@ -12,12 +12,13 @@ import numpy as np
 import typer
 
 from .. import problems
+from ..arrays import to_host
 from ..files import write_atomically
 from ..interrupts import until_interrupted
 from ..problems.spectra import haar
 from . import report
 from .exact import damped, eigenvalues
-from .operators import HessianOperator, from_matrix, to_host
+from .operators import HessianOperator, from_matrix
 from .sources import from_file, from_problem
 from .table import Result
 

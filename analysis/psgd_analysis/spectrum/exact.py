@@ -20,10 +20,10 @@ import numpy as np
 
 import psgd_core as psgd
 
+from ..arrays import Array, rounding, to_host
+from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
-from .checks import require_count, require_rng
 from .operators import (
-    Array,
     HessianOperator,
     as_operator,
     from_matrix,
@@ -31,8 +31,6 @@ from .operators import (
     preconditioned,
     preconditioner_operator,
     require_finite,
-    rounding,
-    to_host,
 )
 from .results import Comparison, Eigenvalues, Extremes
 

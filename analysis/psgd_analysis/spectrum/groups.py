@@ -19,9 +19,10 @@ import numpy as np
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup
 
+from ..arrays import Array, rounding, to_host
 from .checks import require_invertible, require_subgroup
 from .exact import condition_number, eigenvalues, spread
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from .operators import HessianOperator, as_operator
 from .results import GroupStudy
 
 

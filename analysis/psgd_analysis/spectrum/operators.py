@@ -20,8 +20,8 @@ import numpy as np
 
 import psgd_core as psgd
 
-from ..problems._host import put
-from .checks import require_count
+from ..arrays import put
+from ..checks import require_count
 
 Array = Any
 """An array of any library that follows the array API standard."""
@@ -271,18 +271,6 @@ def require_finite(name: str, products: Array) -> None:
     xp = array_api_compat.array_namespace(products)
     if not bool(xp.all(xp.isfinite(products))):
         raise ValueError(f"the products of {name} must be finite, got NaN or Inf; look at the function")
-
-
-def rounding(like: Array) -> float:
-    """Return the rounding unit of the dtype of an array."""
-    return float(array_api_compat.array_namespace(like).finfo(like.dtype).eps)
-
-
-def to_host(x: Array) -> np.ndarray:
-    """Return the values of an array of any library as a NumPy array, of its own dtype."""
-    if array_api_compat.is_cupy_array(x):
-        return x.get()
-    return x.detach().cpu().numpy() if array_api_compat.is_torch_array(x) else np.asarray(x)
 
 
 def _first_float(state: Any) -> Array:

@@ -22,10 +22,11 @@ import numpy as np
 
 from psgd_core import PermutationSubgroup
 
+from ..arrays import Array, rounding, to_host
 from .checks import require_invertible, require_subgroup
 from .exact import condition_number
 from .groups import after_group
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from .operators import HessianOperator, as_operator
 from .results import Ordering
 
 

@@ -29,10 +29,11 @@ import warnings
 import array_api_compat
 import numpy as np
 
+from ..arrays import Array, rounding, to_host
+from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
 from .broadening import cells, evaluate, floor_of, grid_for, narrowest, place
-from .checks import require_count, require_rng
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from .operators import HessianOperator, as_operator
 from .recurrence import Rule, gauss_rules, lanczos
 from .results import Density
 

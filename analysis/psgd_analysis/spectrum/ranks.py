@@ -35,11 +35,12 @@ import numpy as np
 
 import psgd_core as psgd
 
-from ..problems._host import put
-from .checks import require_count, require_invertible
+from ..arrays import Array, put, rounding, to_host
+from ..checks import require_count
+from .checks import require_invertible
 from .exact import condition_number, eigenvalues, spread
 from .fitting import fit
-from .operators import Array, HessianOperator, as_operator, preconditioned, rounding, to_host
+from .operators import HessianOperator, as_operator, preconditioned
 from .results import RankStudy
 
 

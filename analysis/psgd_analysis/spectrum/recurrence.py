@@ -20,8 +20,9 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from .checks import require_count
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from ..arrays import Array, rounding, to_host
+from ..checks import require_count
+from .operators import HessianOperator, as_operator
 
 _BLOCK = 16  # vectors of the basis per product
 _TERMS = 256  # terms of a sum where float32 is the widest float

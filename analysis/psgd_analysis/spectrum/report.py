@@ -9,12 +9,13 @@ import numpy as np
 
 import psgd_core as psgd
 
+from ..arrays import rounding, to_host
 from ..documents import as_json, versions
 from .checks import require_invertible
 from .exact import compare, eigenvalues
 from .fitting import fit
 from .groups import group_study, named_subgroups
-from .operators import HessianOperator, rounding, to_host
+from .operators import HessianOperator
 from .ordering import best_order
 from .quadrature import density
 from .ranks import rank_study, usable_ranks

@@ -14,9 +14,10 @@ from typing import Any
 
 import array_api_compat
 
+from ..arrays import Array
 from ..problems import Problem, load_hessian
 from .checks import repeatable
-from .operators import Array, HessianOperator, from_matrix
+from .operators import HessianOperator, from_matrix
 
 
 def from_hvp(

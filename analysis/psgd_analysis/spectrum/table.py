@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from typing import Any, NamedTuple
 
 from ..documents import plain
+from ..tables import html_table
 
 
 class Table(NamedTuple):
@@ -49,19 +49,7 @@ class Result:
         return "\n".join([title, *lines])
 
     def _repr_html_(self) -> str:
-        title, header, rows = self.table()
-
-        def line(tag: str, cells: tuple[str, ...]) -> str:
-            aligned = (
-                f'<{tag} style="text-align:{"left" if i == 0 else "right"}">{html.escape(cell)}</{tag}>'
-                for i, cell in enumerate(cells)
-            )
-            return f"<tr>{''.join(aligned)}</tr>"
-
-        body = "".join(line("td", row) for row in rows)
-        head = line("th", header)
-        caption = html.escape(title)
-        return f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
+        return html_table(*self.table())
 
 
 def number(x: float, digits: int = 4) -> str:

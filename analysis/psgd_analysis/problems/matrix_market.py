@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from ._npz import Check, Wrong, require_entries
+from .npz import Check, Wrong, require_entries
 
 _INTEGER = rb"[+-]?\d+"
 _REAL = rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan|Inf|NaN|INF|NAN|infinity|Infinity)"

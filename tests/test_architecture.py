@@ -1,0 +1,302 @@
+"""How modules may depend on each other, read from their sources: every import, those within functions too."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"psgd_core": ROOT / "psgd_core", "psgd_analysis": ROOT / "analysis" / "psgd_analysis"}
+
+ARROWS = {
+    "arrays": set(),
+    "kernels": {"arrays"},
+    "groups": {"arrays", "kernels"},
+    "criterion": {"arrays", "kernels"},
+    "preconditioners": {"arrays", "kernels", "groups", "criterion"},
+    "convergence": {"arrays", "kernels", "groups", "criterion", "preconditioners"},
+    "curvature": {"arrays", "kernels", "groups", "criterion", "preconditioners"},
+}
+"""What the rooms of psgd_core that others stand on may import besides themselves."""
+ARROWS["descent"] = set(ARROWS)
+ARROWS["adapters"] = set(ARROWS)
+
+OPTIONAL = {
+    "torch": "psgd_core.adapters.torch",
+    "jax": "psgd_core.adapters.jax",
+    "optax": "psgd_core.adapters.jax",
+    "numba": "psgd_core.kernels.cpu",
+    "cupy": None,
+    "dask": None,
+    "matplotlib": None,
+}
+"""What `import psgd_core` never imports, and the one room whose modules may import it at their top."""
+
+MOST_LINES, MOST_ROOMS = 350, 12
+
+
+class Import(NamedTuple):
+    """One imported name: ``from target import name``; `name` is "" for ``import target``."""
+
+    module: str
+    target: str
+    name: str
+    line: int
+    at_import: bool  # runs when the module is imported, rather than within a function
+    typing_only: bool  # under ``if TYPE_CHECKING``
+
+    def __str__(self) -> str:
+        what = f"from {self.target} import {self.name}" if self.name else f"import {self.target}"
+        return f"{self.module}:{self.line}: {what}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return the source file of each module, packages by the name of the package."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = (package, *path.relative_to(folder).with_suffix("").parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    return tuple(found for module, path in modules().items() for found in _imports_of(module, path))
+
+
+def _imports_of(module: str, path: Path) -> Iterator[Import]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+    def visit(node: ast.AST, at_import: bool, typing_only: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, "", node.lineno, at_import, typing_only)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            target = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield Import(module, target, alias.name, node.lineno, at_import, typing_only)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                yield from visit(child, at_import, True)
+            for child in node.orelse:
+                yield from visit(child, at_import, typing_only)
+        else:
+            inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, at_import and not inside, typing_only)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), True, False)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _module_of(found: Import) -> str:
+    """Return the module that is imported: `target.name` where that is a module, else `target`."""
+    whole = f"{found.target}.{found.name}"
+    return whole if whole in modules() else found.target
+
+
+def _room(module: str) -> str:
+    """Return the room of psgd_core that a module is in, or "" for what lies at the top."""
+    path = modules()[module]
+    parts = path.relative_to(FOLDERS["psgd_core"]).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    """Return what each module imports at run time, among the modules of both packages.
+
+    A package imports its parts to list them; what imports a part by ``from . import part`` depends on the
+    part, not on the list.
+    """
+    arrows: dict[str, set[str]] = {module: set() for module in modules()}
+    for found in imports():
+        target = _module_of(found)
+        if target in arrows and target != found.module and not found.typing_only:
+            arrows[found.module].add(target)
+    return arrows
+
+
+def circles() -> list[list[str]]:
+    """Return the strongly connected components of more than one module (Tarjan)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for target in sorted(graph()[module]):
+            if target not in order:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], order[target])
+        if low[module] == order[module]:
+            part = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for module in graph():
+        if module not in order:
+            visit(module)
+    return found
+
+
+def public(module: str, name: str) -> bool:
+    """Return whether `name` is part of the interface of psgd_core: reached by `__all__` from the top."""
+    parts = module.split(".")
+    for i in range(1, len(parts)):
+        above = ".".join(parts[:i])
+        if parts[i] not in _exported(above):
+            return False
+    return not name or name in _exported(module)
+
+
+@cache
+def _exported(module: str) -> frozenset[str]:
+    """Return `__all__` of a module, read from its source, and the adapters, which are imported by name."""
+    path = modules().get(module)
+    names: set[str] = set()
+    if path is None:
+        return frozenset()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names |= set(ast.literal_eval(node.value))
+    if module == "psgd_core":
+        names |= {"__version__"}
+    if module == "psgd_core.adapters":
+        names |= {name.rpartition(".")[2] for name in modules() if name.rpartition(".")[0] == module}
+    return frozenset(names)
+
+
+def listing(found: list[Import]) -> str:
+    return "\n" + "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_import_circle(package):
+    found = [part for part in circles() if any(_package(module) == package for module in part)]
+    assert not found, found
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_private_name_is_imported(package):
+    found = [
+        i
+        for i in imports()
+        if _package(i.module) == package
+        and _package(i.target) in FOLDERS
+        and i.name.startswith("_")
+        and not i.name.startswith("__")
+    ]
+    assert not found, listing(found)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_module_is_private(package):
+    found = [
+        module
+        for module in modules()
+        if _package(module) == package
+        and any(part.startswith("_") and part != "__main__" for part in module.split("."))
+    ]
+    assert not found, found
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_file_is_long(package):
+    lines = {
+        module: len(path.read_text(encoding="utf-8").splitlines())
+        for module, path in modules().items()
+        if _package(module) == package
+    }
+    found = {module: count for module, count in lines.items() if count > MOST_LINES}
+    assert not found, found
+
+
+def test_optional_libraries_are_imported_where_they_are_used():
+    found = [
+        i
+        for i in imports()
+        if _package(i.module) == "psgd_core"
+        and (library := _package(i.target)) in OPTIONAL
+        and i.at_import
+        and not i.typing_only
+        and not i.module.startswith(OPTIONAL[library] or "nothing")
+    ]
+    assert not found, listing(found)
+
+
+def test_importing_psgd_core_reaches_no_optional_library():
+    waiting, reached = ["psgd_core"], {"psgd_core"}
+    found = []
+    while waiting:
+        module = waiting.pop()
+        for i in imports():
+            if i.module == module and i.at_import and not i.typing_only:
+                if _package(i.target) in OPTIONAL:
+                    found.append(i)
+                target = _module_of(i)
+                if target in modules() and target not in reached:
+                    reached.add(target)
+                    waiting.append(target)
+    assert not found, listing(found)
+
+
+def test_psgd_core_does_not_know_psgd_analysis():
+    found = [
+        i for i in imports() if i.module.startswith("psgd_core") and i.target.startswith("psgd_analysis")
+    ]
+    assert not found, listing(found)
+
+
+def test_psgd_analysis_uses_public_names_of_psgd_core():
+    found = [
+        i
+        for i in imports()
+        if i.module.startswith("psgd_analysis")
+        and _package(i.target) == "psgd_core"
+        and not public(i.target, i.name)
+    ]
+    assert not found, listing(found)
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_no_arrow_runs_up(room):
+    found = [
+        i
+        for i in imports()
+        if i.module.startswith("psgd_core.")
+        and _room(i.module) == room
+        and _module_of(i).startswith("psgd_core.")
+        and _room(_module_of(i)) not in {room, *ARROWS[room]}
+    ]
+    assert not found, listing(found)
+
+
+def test_the_top_of_psgd_core_has_few_rooms():
+    rooms = {path.stem for path in FOLDERS["psgd_core"].glob("*.py") if path.stem != "__init__"}
+    rooms |= {path.parent.name for path in FOLDERS["psgd_core"].glob("*/__init__.py")}
+    assert len(rooms) <= MOST_ROOMS, sorted(rooms)
+
+
+def test_the_interface_that_is_read_from_the_sources_is_there():
+    for module in modules():
+        if module.startswith("psgd_core") and public(module, "") and "adapters." not in module:
+            imported = importlib.import_module(module)
+            assert all(hasattr(imported, name) for name in _exported(module))
