@@ -1,4 +1,4 @@
-"""Arrays of any library and the host: numbers are drawn and reported with NumPy, and computed with anywhere."""
+"""Arrays of any library to the host and back: numbers are drawn and reported in NumPy, computed anywhere."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ..backends import LIBRARIES, Unavailable
 from ..documents import as_json, versions
 from ..files import write_atomically
 from ..interrupts import until_interrupted
-from ..verify.backends import LIBRARIES, Unavailable
 from . import figures, machine, report
 from .contenders import Absent, Setting, have_kernels
 from .costs import KINDS
@@ -30,11 +30,6 @@ from .timing import Clock, Limits
 
 CLOCK: Clock = time.perf_counter
 MIB = 2**20
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("bench")(bench)
 
 
 def bench(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..verify.backends import LIBRARIES, Backend
+from ..arrays import Array
+from ..backends import LIBRARIES, Backend
 from .timing import Task, nothing
 
-Array = Any
 DTYPES = ("float32", "float64")
 RESIDENT_FROM = 2**25
 """Bytes of an n-vector from which the process's resident peak tells anything about one call."""

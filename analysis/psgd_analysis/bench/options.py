@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ..verify.backends import LIBRARIES
+from ..backends import LIBRARIES
 from .contenders import Setting, have_kernels
 from .costs import KINDS, orbit_sizes
 from .libraries import DTYPES, Library

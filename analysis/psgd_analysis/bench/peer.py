@@ -75,6 +75,7 @@ def torch_pair(setting: Setting) -> tuple[Any, Library, list[Any]]:
 
 
 def in_torch(setting: Setting, library: Library, state: list[Any], update: Any, precondition: Any) -> Calls:
+    """Return the calls of functions that update a state of tensors in place."""
     return Calls(
         update,
         precondition,

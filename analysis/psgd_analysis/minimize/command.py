@@ -28,11 +28,6 @@ class UsageError(ValueError):
     """What the user asked for does not exist or does not fit together."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("minimize")(minimize)
-
-
 def minimize(
     problem: Annotated[str | None, typer.Argument(help="A name from --list.")] = None,
     preconditioner: Annotated[

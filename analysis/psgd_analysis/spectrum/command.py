@@ -125,11 +125,6 @@ def spectrum(
         raise typer.Exit(130)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("spectrum")(spectrum)
-
-
 def _operator(
     problem: str | None, hessian: Path | None, key: str | None, n: int | None, seed: int
 ) -> HessianOperator:

@@ -20,11 +20,8 @@ import numpy as np
 
 import psgd_core as psgd
 
-from ..arrays import put
+from ..arrays import Array, put, rounding, to_host
 from ..checks import require_count
-
-Array = Any
-"""An array of any library that follows the array API standard."""
 
 DENSE_LIMIT = 8192
 """Largest n that is made a dense matrix of without asking: 512 MiB in float64."""

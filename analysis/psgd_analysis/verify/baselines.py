@@ -14,7 +14,7 @@ import array_api_compat
 
 from psgd_core import convergence
 
-Array = Any
+from ..arrays import Array
 
 
 class Baseline(ABC):

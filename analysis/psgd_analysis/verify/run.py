@@ -12,8 +12,8 @@ import numpy as np
 from psgd_core import convergence
 from psgd_core.convergence import Trace, Verdict, fit_rate
 
+from ..backends import Backend
 from ..problems import exact_pairs, hessians, pairs
-from .backends import Backend
 from .baselines import Baseline
 from .cases import Case, Sizes, situation_of
 from .entries import ENTRIES

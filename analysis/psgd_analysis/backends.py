@@ -17,7 +17,7 @@ import numpy as np
 
 from psgd_core import convergence
 
-Array = Any
+from .arrays import Array
 
 LIBRARIES = {
     "numpy": ("numpy", "numpy"),

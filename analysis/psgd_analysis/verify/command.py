@@ -1,4 +1,4 @@
-"""`psgd verify`."""
+"""``psgd verify``: the command line of the checks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..backends import DTYPES, LIBRARIES, Backend, Unavailable
 from ..documents import as_json, plain, versions
 from ..files import write_atomically
 from ..interrupts import until_interrupted
 from ..problems import load_hessian
-from ..verify import comparison, report
-from ..verify.backends import DTYPES, LIBRARIES, Backend, Unavailable
-from ..verify.cases import Case, Sizes, chosen, table
-from ..verify.entries import ENTRIES
-from ..verify.families import FAMILIES, OWN
-from ..verify.page import page
-from ..verify.pool import Results, length, run_all
-from ..verify.run import Options
-from ..verify.settings import SETTINGS
+from . import comparison, report
+from .cases import Case, Sizes, chosen, table
+from .entries import ENTRIES
+from .families import FAMILIES, OWN
+from .page import page
+from .pool import Results, length, run_all
+from .run import Options
+from .settings import SETTINGS
 
 BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str)  # type: ignore[misc]
 DtypeName = Enum("DtypeName", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
