@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from psgd_analysis import spectrum
-from psgd_analysis.spectrum.command import register
+from psgd_analysis.spectrum.command import spectrum as spectrum_command
 
 app = typer.Typer()
-register(app)
+app.command("spectrum")(spectrum_command)
 
 
 @app.callback()

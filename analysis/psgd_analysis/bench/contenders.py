@@ -16,25 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import psgd_core as psgd
-from psgd_core import PermutationSubgroup
 
+from ..kinds import Size
+from .costs import KINDS
 from .libraries import Library
 from .timing import nothing
 
 STEP = 0.1
 TURNS = 8
 """Updates of `LowRank` until every kind of update has occurred: U and V in turn, balanced every eighth."""
-
-LABELS = {
-    "diagonal": "Diagonal",
-    "xmat": "XMat",
-    "butterfly": "Butterfly",
-    "klein": "Sparse(klein)",
-    "cyclic": "Sparse(cyclic 4)",
-    "lowrank": "LowRank",
-    "dense": "Dense",
-    "kronecker": "Kronecker",
-}
 
 
 class Absent(RuntimeError):
@@ -69,9 +59,11 @@ class Setting:
     @property
     def label(self) -> str:
         """What tables call the preconditioner."""
-        if self.kind == "kronecker":
-            return f"Kronecker({'x'.join(map(str, self.shape))})"
-        return f"LowRank({self.rank})" if self.kind == "lowrank" else LABELS[self.kind]
+        return KINDS[self.kind].named(Size(self.n, self.rank, self.shape))
+
+    def preconditioner(self) -> psgd.Preconditioner:
+        """Return the preconditioner."""
+        return KINDS[self.kind].make(Size(self.n, self.rank, self.shape))
 
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (v, h = H v) on the host, H a diagonal between 0.1 and 10, the same for all contenders."""
@@ -95,18 +87,6 @@ class Calls(NamedTuple):
     state_bytes: int | None = None
     memory: Callable[[Callable[[], Any]], int | None] | None = None  # peak bytes that a call allocates
     note: str = ""
-
-
-def preconditioner(kind: str, n: int, rank: int, shape: tuple[int, ...] = ()) -> psgd.Preconditioner:
-    """Return the preconditioner of a name."""
-    if kind == "kronecker":
-        return psgd.Kronecker(shape)
-    simple = {"diagonal": psgd.Diagonal, "xmat": psgd.XMat, "butterfly": psgd.Butterfly, "dense": psgd.Dense}
-    if kind in simple:
-        return simple[kind]()
-    if kind == "lowrank":
-        return psgd.LowRank(rank)
-    return psgd.Sparse(PermutationSubgroup.klein(n) if kind == "klein" else PermutationSubgroup.cyclic(n, 4))
 
 
 def have_kernels(device: str = "cpu") -> bool:
@@ -138,7 +118,7 @@ class Own:
     def set_up(self, setting: Setting) -> Calls:
         """Return the calls: in place where the library allows it, jitted with a donated state on JAX."""
         library = setting.library
-        p = preconditioner(setting.kind, setting.n, setting.rank, setting.shape)
+        p = setting.preconditioner()
         v, h = (library.asarray(x) for x in setting.pair())
         state = p.init(setting.n, like=v)
         period = TURNS if setting.kind == "lowrank" and setting.rank else 1

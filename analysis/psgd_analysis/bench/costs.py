@@ -60,8 +60,10 @@ from dataclasses import dataclass
 
 import psgd_core as psgd
 
-KINDS = ("diagonal", "xmat", "butterfly", "klein", "cyclic", "lowrank", "dense", "kronecker")
-"""Preconditioners; klein and cyclic are `Sparse` over the Klein four-group and over quarter shifts."""
+from ..kinds import offered
+
+KINDS = offered("bench")
+"""What is measured, by the names of the command line."""
 
 CACHED = 2**25
 """Bytes moved below which all may stay in a cache, so that a bandwidth of memory is no floor."""
@@ -128,7 +130,7 @@ def cost(operation: str, kind: str, n: int, rank: int = 0, shape: tuple[int, ...
     if kind == "dense":
         return Cost(3 * n * n + 2 * n, 3 * n * n) if update else Cost(n * n + n, n)
     orbits = orbit_sizes(kind, n)
-    index = INDEX_BYTES * n if kind in ("klein", "cyclic") else 0
+    index = INDEX_BYTES * n if KINDS[kind].indexed else 0
     q = sum(count * size * size for size, count in orbits)
     if not update:
         return Cost(q + n, n, index=index)
@@ -175,16 +177,15 @@ def orbit_sizes(kind: str, n: int) -> list[tuple[int, int]]:
     ValueError
         If the kind needs n to be divisible by something that it is not.
     """
-    if kind == "diagonal":
-        return [(1, n)]
-    if kind == "xmat":
-        return [(size, count) for size, count in ((1, n % 2), (2, n // 2)) if count]
-    size = 2 if kind == "butterfly" else 4
-    if n % size:
+    orbit, multiple = KINDS[kind].orbit, KINDS[kind].multiple
+    if orbit is None:
+        raise ValueError(f"`kind` must be a group of Theorem 3.1 other than dense, got {kind!r}")
+    if n % multiple:
         raise ValueError(
-            f"`--n` must be divisible by {size} for {kind}, got {n}; try {max(n - n % size, size)}"
+            f"`--n` must be divisible by {multiple} for {kind}, got {n}; "
+            f"try {max(n - n % multiple, multiple)}"
         )
-    return [(size, n // size)]
+    return [(size, count) for size, count in ((1, n % orbit), (orbit, n // orbit)) if count]
 
 
 def _low_rank(update: bool, n: int, rank: int) -> Cost:

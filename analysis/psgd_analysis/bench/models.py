@@ -23,8 +23,8 @@ import psgd_core as psgd
 from psgd_core.curvature import Exact, Forward, Functions, Source, Whitening
 
 from .. import problems
-from .contenders import Absent, Own, Setting, preconditioner
-from .costs import orbit_sizes
+from .contenders import Absent, Own, Setting
+from .costs import KINDS, orbit_sizes
 from .libraries import Library
 from .timing import Clock, Limits, Rounds, Samples, Task, measure
 
@@ -207,7 +207,7 @@ def _gradient_step(model: Model) -> Callable[[], Any]:
 
 def _step(model: Model, setting: Setting, source: str) -> Callable[[], Any]:
     """Return the call of one step of PSGD, every tenth of which fits P."""
-    p = preconditioner(setting.kind, setting.n, setting.rank)
+    p = setting.preconditioner()
     loop = psgd.PSGD(preconditioner=p, lr=LR, every=EVERY, source=SOURCES.get(source, Exact()))
     rng: Any = np.random.default_rng(setting.seed)
     if setting.library.name == "torch":
@@ -271,7 +271,7 @@ def prepared(
                     raise Absent(
                         "models have one vector of parameters, kronecker has a tensor; give another -p"
                     )
-                if kind not in ("lowrank", "dense"):
+                if KINDS[kind].orbit is not None:
                     orbit_sizes(kind, n)
                 found.append((model, Setting(kind, n, library, rank, seed)))
     return found

@@ -162,7 +162,7 @@ def _usual(kind: str, n: int, rank: int) -> bool:
         return n <= DENSE_USUAL
     if kind == "lowrank":
         return rank < n
-    return n % {"butterfly": 2, "klein": 4}.get(kind, 1) == 0
+    return KINDS[kind].fits(n)
 
 
 def _require_fit(setting: Setting) -> None:
@@ -172,7 +172,7 @@ def _require_fit(setting: Setting) -> None:
         raise UsageError(
             f"`--n` must be at most {DENSE_MOST} for dense, got {setting.n}; it holds n^2 numbers"
         )
-    if setting.kind not in ("lowrank", "dense", "kronecker"):
+    if KINDS[setting.kind].orbit is not None:
         orbit_sizes(setting.kind, setting.n)
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import psgd_core as psgd
-from psgd_core import PermutationSubgroup
 
+from ..kinds import Size, offered
 from ..problems import Problem
 from .counting import Counter
 
@@ -74,35 +74,11 @@ class Contender:
 # -- PSGD ------------------------------------------------------------------------------------------------
 
 
-class Choice(NamedTuple):
-    """A preconditioner by name."""
+PRECONDITIONERS = offered("minimize")
+"""By name."""
 
-    label: Callable[[int], str]
-    make: Callable[[int], psgd.Preconditioner]
-    fits: Callable[[int], bool]
-    rule: str  # what n must be
-
-
-def _rank(n: int) -> int:
-    return min(10, n - 1)
-
-
-PRECONDITIONERS: dict[str, Choice] = {
-    "dense": Choice(lambda n: "Dense", lambda n: psgd.Dense(), lambda n: True, "any n"),
-    "sparse-neighbours": Choice(
-        lambda n: "Sparse(neighbours)",
-        lambda n: psgd.Sparse(PermutationSubgroup.neighbour_swap(n)),
-        lambda n: n % 2 == 0,
-        "an even n",
-    ),
-    "xmat": Choice(lambda n: "XMat", lambda n: psgd.XMat(), lambda n: n >= 2, "n >= 2"),
-    "butterfly": Choice(lambda n: "Butterfly", lambda n: psgd.Butterfly(), lambda n: n % 2 == 0, "an even n"),
-    "lowrank": Choice(
-        lambda n: f"LowRank({_rank(n)})", lambda n: psgd.LowRank(_rank(n)), lambda n: n >= 2, "n >= 2"
-    ),
-    "diagonal": Choice(lambda n: "Diagonal", lambda n: psgd.Diagonal(), lambda n: True, "any n"),
-}
-"""By name; `sparse-neighbours` swaps the variables 2i and 2i + 1, `lowrank` has rank 10, or n - 1 if less."""
+RANK = 10
+"""Of `lowrank`, or n - 1 if that is less."""
 
 SMALL = 500
 """The largest n for which `dense` is in the default set."""
@@ -133,16 +109,17 @@ def preconditioned(name: str, n: int) -> Contender:
             f"`--preconditioner` must be one of {', '.join(PRECONDITIONERS)}, got {name!r}; "
             "choose one of these"
         )
-    choice = PRECONDITIONERS[name]
-    if not choice.fits(n):
-        raise ValueError(f"`--preconditioner {name}` needs {choice.rule}, got n = {n}; choose another")
-    preconditioner = choice.make(n)
+    kind = PRECONDITIONERS[name]
+    if not kind.fits(n):
+        raise ValueError(f"`--preconditioner {name}` needs {kind.rule}, got n = {n}; choose another")
+    size = Size(n, min(RANK, n - 1))
+    preconditioner = kind.make(size)
 
     def run(counter: Counter, limits: Limits, seed: int) -> End:
         return _psgd(preconditioner, counter, limits, seed)
 
     about = "psgd.minimize, preset 'deterministic' ('stochastic' where there is noise), exact Hvps"
-    return Contender(name, f"PSGD, {choice.label(n)}", run, True, about)
+    return Contender(name, f"PSGD, {kind.named(size)}", run, True, about)
 
 
 def _psgd(preconditioner: psgd.Preconditioner, counter: Counter, limits: Limits, seed: int) -> End:

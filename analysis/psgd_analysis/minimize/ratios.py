@@ -16,6 +16,7 @@ import numpy as np
 import psgd_core as psgd
 from psgd_core.preconditioners.normalizers import Sample
 
+from ..arrays import to_host
 from ..problems import Problem
 
 LARGEST = 100
@@ -81,7 +82,7 @@ def fitted_newton_ratios(
             break
         state, defect = _fitted(problem, x, dense, state, rng, pairs)
         newton.defects.append(defect)
-        x = x - dense.precondition(state, problem.gradient(x))
+        x = x - to_host(dense.precondition(state, problem.gradient(x)))
     e = newton.errors
     newton.ratios.extend(b / a**2 for a, b in itertools.pairwise(e))
     return newton
@@ -94,7 +95,7 @@ def _fitted(
     hessian, eye = np.asarray(problem.hessian(x)), np.eye(problem.n)
 
     def defect(state: Any) -> float:
-        return float(np.linalg.norm(dense.matrix(state) @ hessian - eye))
+        return float(np.linalg.norm(to_host(dense.matrix(state)) @ hessian - eye))
 
     best, held = defect(state), state
     for _ in range(0, pairs, 50):

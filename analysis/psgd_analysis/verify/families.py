@@ -15,6 +15,7 @@ import numpy as np
 import psgd_core as psgd
 from psgd_core import convergence
 
+from ..arrays import to_host
 from ..problems import hessians, rosenbrock_pairs
 from ..problems.spectra import haar
 from .entries import Entry
@@ -121,7 +122,8 @@ def situation(
     else:
         whole, aim = True, convergence.target_at(product)
     definite = bool(np.min(eigenvalues) > _rounding(eigenvalues))
-    return Situation(entry, family, n, instance, None if whole else orbits, aim.spectra, inside, definite)
+    spectra = tuple(map(to_host, aim.spectra))
+    return Situation(entry, family, n, instance, None if whole else orbits, spectra, inside, definite)
 
 
 def _rounding(eigenvalues: np.ndarray) -> float:
@@ -272,13 +274,13 @@ FAMILIES = {
             "low-rank",
             "|H|^{-1} = Q^T Q of rank 2 plus diagonal exactly",
             _low_rank,
-            lambda entry, n: entry.low_rank and entry.rank == 2,
+            lambda entry, n: entry.low_rank and entry.checked.rank == 2,
         ),
         Family(
             "two-tails",
             "one leading and one trailing eigenvalue, Theorem 3.2",
             _two_tails,
-            lambda entry, n: entry.low_rank and entry.rank == 1,
+            lambda entry, n: entry.low_rank and entry.checked.rank == 1,
         ),
     )
 }

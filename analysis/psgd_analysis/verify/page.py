@@ -21,24 +21,10 @@ from .run import Options, Outcome
 from .settings import SAMPLE, TARGET_GAP
 
 LOOKS: dict[str, dict[str, Any]] = {
-    "diagonal": {"color": COLORS["black"], "marker": "o"},
-    "xmat": {"color": COLORS["blue"], "marker": "s"},
-    "butterfly": {"color": COLORS["sky"], "marker": "^"},
-    "sparse-klein": {"color": COLORS["green"], "marker": "D"},
-    "sparse-s3": {"color": COLORS["orange"], "marker": "v"},
-    "sparse-dihedral": {"color": COLORS["purple"], "marker": "P"},
-    "sparse-odd-flip": {"color": COLORS["grey"], "marker": "X"},
-    "dense": {"color": COLORS["vermilion"], "marker": "h"},
-    "kronecker": {"color": COLORS["orange"], "marker": "H"},
-    "kronecker-mixed": {"color": COLORS["orange"], "marker": "8"},
-    "lowrank": {"color": COLORS["wine"], "marker": "*"},
-    "lowrank-left": {"color": COLORS["purple"], "marker": "*"},
-    "lowrank-tails": {"color": COLORS["blue"], "marker": "*"},
+    name: {"color": entry.kind.color, "marker": entry.kind.marker if name in BASES else "<"}
+    for name, entry in ENTRIES.items()
 }
 """Colour and marker of each preconditioner."""
-LOOKS |= {
-    name: LOOKS[base] | {"marker": "<"} for name in ENTRIES for base in LOOKS if name.endswith("-" + base)
-}
 
 RIVAL_LOOKS: dict[str, dict[str, Any]] = {
     "PSGD": {"color": COLORS["blue"], "linewidth": 2.0},
@@ -81,7 +67,8 @@ def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
             for outcome in outcomes
             if outcome.case.setting == "exact"
             and outcome.case.problem in problems
-            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "qe-symmetric-dense")
+            and ENTRIES[outcome.case.preconditioner].checked.in_figure
+            and outcome.case.preconditioner != "qe-symmetric-dense"
             and outcome.traces
         ]
         if shown:

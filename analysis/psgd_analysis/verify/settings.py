@@ -146,7 +146,7 @@ def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     entry, bound = situation.entry, rounding(situation, asked)
     p = entry.make(situation.n)
     if entry.free:
-        updates = asked.steps or entry.patience
+        updates = asked.steps or entry.checked.patience
         step = 0.5 if entry.low_rank else 0.9 * entry.largest_step(situation.kappa)
         run = _patient(p, asked, step, updates, bound)
         return Plan(run, (), lambda traces: LinearDescent(bound))
@@ -182,7 +182,7 @@ def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     entry, bound = situation.entry, rounding(situation, asked)
     p = entry.make(situation.n)
     if entry.free:
-        updates = asked.steps or entry.patience
+        updates = asked.steps or entry.checked.patience
         run = _patient(p, asked, 0.2, updates, bound)
         return Plan(run, _baselines(run), lambda traces: LinearDescent(bound), probe=probe)
     step = asked.step or (0.5 if situation.largest_orbit > 1 else 0.05)
@@ -240,7 +240,7 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     annealed, constant = _annealed(situation, asked, updates, probe, 0.7 * TARGET_GAP)
     # By its symmetry a Gaussian pair hides the bias within single orbits: one step for all shows it.
     changes = {"normalizer": Sample()} | ({"steps": "group"} if gaussian else {})
-    own = replace(annealed, label=SAMPLE, fitter=situation.entry.variant(situation.n, **changes), stops=())
+    own = replace(annealed, label=SAMPLE, fitter=situation.entry.make(situation.n, **changes), stops=())
     return Plan(
         annealed,
         (constant, own),
