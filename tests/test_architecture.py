@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,18 +13,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"psgd_core": ROOT / "psgd_core", "psgd_analysis": ROOT / "analysis" / "psgd_analysis"}
 
-ARROWS = {
+LOWEST = {"arrays", "kernels"}
+FITTED = LOWEST | {"groups", "criterion", "preconditioners"}
+USED = FITTED | {"convergence", "curvature", "schedules"}
+ARROWS: dict[str, set[str]] = {
     "arrays": set(),
     "kernels": {"arrays"},
-    "groups": {"arrays", "kernels"},
-    "criterion": {"arrays", "kernels"},
-    "preconditioners": {"arrays", "kernels", "groups", "criterion"},
-    "convergence": {"arrays", "kernels", "groups", "criterion", "preconditioners"},
-    "curvature": {"arrays", "kernels", "groups", "criterion", "preconditioners"},
+    "schedules": {"arrays"},
+    "checkpoint": {"arrays"},
+    "groups": LOWEST,
+    "criterion": LOWEST,
+    "preconditioners": LOWEST | {"groups", "criterion"},
+    "convergence": FITTED,
+    "curvature": FITTED,
+    "descent": USED,
+    "adapters": USED | {"descent", "checkpoint"},
 }
-"""What the rooms of psgd_core that others stand on may import besides themselves."""
-ARROWS["descent"] = set(ARROWS)
-ARROWS["adapters"] = set(ARROWS)
+"""What each room of psgd_core may import besides itself."""
 
 OPTIONAL = {
     "torch": "psgd_core.adapters.torch",
@@ -108,10 +112,8 @@ def _module_of(found: Import) -> str:
 
 
 def _room(module: str) -> str:
-    """Return the room of psgd_core that a module is in, or "" for what lies at the top."""
-    path = modules()[module]
-    parts = path.relative_to(FOLDERS["psgd_core"]).parts
-    return parts[0] if len(parts) > 1 else ""
+    """Return the room of psgd_core that a module is in; "" for the package itself."""
+    return module.partition(".")[2].partition(".")[0]
 
 
 @cache
@@ -169,19 +171,20 @@ def public(module: str, name: str) -> bool:
 
 @cache
 def _exported(module: str) -> frozenset[str]:
-    """Return `__all__` of a module, read from its source, and the adapters, which are imported by name."""
-    path = modules().get(module)
-    names: set[str] = set()
-    if path is None:
+    """Return the public names of a module, read from its source: `__all__`, or what it defines."""
+    if module not in modules():
         return frozenset()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    body = ast.parse(modules()[module].read_text(encoding="utf-8")).body
+    defined: set[str] = set()
+    for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            names |= set(ast.literal_eval(node.value))
-    if module == "psgd_core":
-        names |= {"__version__"}
-    if module == "psgd_core.adapters":
-        names |= {name.rpartition(".")[2] for name in modules() if name.rpartition(".")[0] == module}
-    return frozenset(names)
+            return frozenset(ast.literal_eval(node.value)) | {"__version__"}  # of the package itself
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined |= {ast.unparse(target) for target in targets}
+    return frozenset(name for name in defined if not name.startswith("_"))
 
 
 def listing(found: list[Import]) -> str:
@@ -205,6 +208,25 @@ def test_no_private_name_is_imported(package):
         and not i.name.startswith("__")
     ]
     assert not found, listing(found)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_private_attribute_of_an_import_is_used(package):
+    found = []
+    for module, path in modules().items():
+        bound = {i.name or i.target for i in imports() if i.module == module}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in bound
+            ):
+                private = (
+                    node.attr.startswith("_") and not node.attr.startswith("__") and node.attr != "_make"
+                )
+                if private and _package(module) == package:
+                    found.append(f"{module}:{node.lineno}: {ast.unparse(node)}")
+    assert not found, found
 
 
 @pytest.mark.parametrize("package", FOLDERS)
@@ -276,6 +298,25 @@ def test_psgd_analysis_uses_public_names_of_psgd_core():
     assert not found, listing(found)
 
 
+def test_every_room_has_its_arrows():
+    rooms = {_room(module) for module in modules() if module.startswith("psgd_core.")}
+    assert rooms == set(ARROWS)
+
+
+def test_psgd_analysis_uses_public_attributes_of_psgd_core():
+    found = []
+    for module, path in modules().items():
+        if _package(module) != "psgd_analysis":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                first, *names = ast.unparse(node).split(".")
+                above = ".".join(["psgd_core", *names[:-1]])
+                if first in ("psgd", "psgd_core") and above in modules() and not public(above, names[-1]):
+                    found.append(f"{module}:{node.lineno}: {ast.unparse(node)}")
+    assert not found, found
+
+
 @pytest.mark.parametrize("room", ARROWS)
 def test_no_arrow_runs_up(room):
     found = [
@@ -290,13 +331,4 @@ def test_no_arrow_runs_up(room):
 
 
 def test_the_top_of_psgd_core_has_few_rooms():
-    rooms = {path.stem for path in FOLDERS["psgd_core"].glob("*.py") if path.stem != "__init__"}
-    rooms |= {path.parent.name for path in FOLDERS["psgd_core"].glob("*/__init__.py")}
-    assert len(rooms) <= MOST_ROOMS, sorted(rooms)
-
-
-def test_the_interface_that_is_read_from_the_sources_is_there():
-    for module in modules():
-        if module.startswith("psgd_core") and public(module, "") and "adapters." not in module:
-            imported = importlib.import_module(module)
-            assert all(hasattr(imported, name) for name in _exported(module))
+    assert len(ARROWS) <= MOST_ROOMS

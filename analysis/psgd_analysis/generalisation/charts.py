@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..look import axes
-from .correlations import Correlations
-from .distances import Distance
-from .gaps import Gap
 from .style import COLORS, MARKERS, finish, rows, signed, size_text, styled
-from .subsets import Subsets
+
+if TYPE_CHECKING:
+    from .correlations import Correlations
+    from .distances import Distance
+    from .gaps import Gap
+    from .subsets import Subsets
 
 
 def entropy_ranks(subsets: Subsets, ax: Any = None) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from ..arrays import per_example
 from ..checks import require_count
 from ..tables import html_table, short
+from . import charts
 
 
 class Coefficient(NamedTuple):
@@ -60,9 +61,7 @@ class Correlations:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the four coefficients."""
-        from .charts import correlation_chart
-
-        return correlation_chart({" and ".join(self.names): self}, ax)
+        return charts.correlation_chart({" and ".join(self.names): self}, ax)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {c.statistic:.3g}" for name, c in self.coefficients.items())

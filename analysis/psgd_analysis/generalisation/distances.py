@@ -13,6 +13,7 @@ import array_api_compat
 from ..arrays import Array, detached, namespace
 from ..documents import plain
 from ..tables import html_table, short
+from . import charts
 
 _BLOCK = 1 << 20
 """Elements widened and squared together."""
@@ -53,9 +54,7 @@ class Distance:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the distance of every array of the tree."""
-        from .charts import distance_bars
-
-        return distance_bars(self, ax)
+        return charts.distance_bars(self, ax)
 
     def __repr__(self) -> str:
         return (

@@ -8,16 +8,18 @@ belongs to single results, their ranks, coefficients, gaps and distances, is in 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import per_example
 from ..look import axes
-from .forgetting import Forgetting
-from .statistics import ENTROPY_EDGES, Distribution, Uncertainty
 from .style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
+
+if TYPE_CHECKING:
+    from .forgetting import Forgetting
+    from .statistics import Distribution, Uncertainty
 
 
 def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any:
@@ -38,7 +40,8 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
     drawn = list(styled(results))
     _refuse_empty(results)
     first, last = _used_bins([u.entropy for _, u, _ in drawn], 1)
-    edges = np.asarray(ENTROPY_EDGES)[first - 1 : last + 1]
+    bins = np.asarray(drawn[0][1].entropy.edges)
+    edges = bins[first - 1 : last + 1]
     below = any(u.entropy.counts[0] for _, u, _ in drawn)
     if below:
         # Two bins' width for what is below, with a gap of one bin.
@@ -58,9 +61,9 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
     ax.set_xscale("log")
     ax.set_xlim(edges[0], max(edges[-1], 1.6 * math.log(classes[-1])))
     if below:
-        _mark_below(ax, edges)
+        _mark_below(ax, edges, float(bins[0]))
     ax.set_ylim(bottom=0)
-    title = f"Softmax entropy of {_examples(results)} (▲ mean)"
+    title = f"Softmax entropy of {_examples(u.count for _, u, _ in drawn)} (▲ mean)"
     return finish(ax, title, "entropy / nats", "examples per quarter decade / %", legend=True)
 
 
@@ -93,7 +96,7 @@ def margin_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any:
     ax.set_ylim(50 * least, 200)
     ax.set_xlim(edges[0] if labelled else 0, 1)
     which = "correct class − best other" if labelled else "largest − second largest"
-    title = f"Margin of {_examples(results)}"
+    title = f"Margin of {_examples(u.count for _, u, _ in drawn)}"
     return finish(ax, title, f"margin, probability of {which}", "examples per bin of 0.025 / %", legend=True)
 
 
@@ -135,7 +138,7 @@ def forgetting_histogram(results: Mapping[str, Forgetting], ax: Any = None) -> A
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)
     event_ticks(ax, most, place if never else None)
-    title = f"Forgetting events of {_examples(results)}"
+    title = f"Forgetting events of {_examples(f.events.size for _, f, _ in drawn)}"
     return finish(ax, title, "forgetting events of an example", "examples", legend=True)
 
 
@@ -254,8 +257,8 @@ def _refuse_empty(results: Mapping[str, Uncertainty]) -> None:
             raise ValueError(f"`results` must have examples, got none for {name!r}; leave it out")
 
 
-def _examples(results: Mapping[str, Any]) -> str:
-    counts = {r.count if isinstance(r, Uncertainty) else r.events.size for r in results.values()}
+def _examples(counts: Iterable[int]) -> str:
+    counts = set(counts)
     return f"{size_text(counts.pop())} examples" if len(counts) == 1 else "all examples of each set"
 
 
@@ -275,8 +278,8 @@ def _stairs(
     ax.stairs(share, edges, baseline=baseline, linewidth=1.5, label=label, **style)
 
 
-def _mark_below(ax: Any, edges: np.ndarray) -> None:
-    """Label the bar of what lies below the bins, and cut the axis between it and them."""
+def _mark_below(ax: Any, edges: np.ndarray, least: float) -> None:
+    """Label the bar of what lies below the bins, which start at `least`, and cut the axis beside it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     middle = math.sqrt(edges[0] * edges[1])
@@ -285,7 +288,7 @@ def _mark_below(ax: Any, edges: np.ndarray) -> None:
     decades = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1, step)]
     decades = [d for d in decades if d > edges[2] * 10]
     ax.xaxis.set_major_locator(FixedLocator([middle, *decades]))
-    below = f"below\n{decade(ENTROPY_EDGES[0])}"
+    below = f"below\n{decade(least)}"
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: below if x < edges[1] else decade(x)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.annotate(

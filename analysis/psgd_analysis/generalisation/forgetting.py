@@ -33,6 +33,7 @@ import numpy as np
 
 from ..arrays import Array, frozen, namespace, to_host
 from ..tables import html_table, percent, short
+from . import figures
 from .subsets import pruning_order
 
 
@@ -241,9 +242,7 @@ class Forgetting:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw how many examples were forgotten how often."""
-        from .figures import forgetting_histogram
-
-        return forgetting_histogram({"": self}, ax)
+        return figures.forgetting_histogram({"": self}, ax)
 
     def _summary(self) -> list[tuple[str, int]]:
         never, free = int(self.never_learned.sum()), int(self.unforgettable.sum())

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..documents import plain
 from ..tables import html_table, short
+from . import charts
 from .statistics import Uncertainty
 
 
@@ -56,9 +57,7 @@ class Gap:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw accuracy, margin and entropy on both sets."""
-        from .charts import gap_chart
-
-        return gap_chart({"": self}, ax)
+        return charts.gap_chart({"": self}, ax)
 
     def __repr__(self) -> str:
         return (

@@ -26,6 +26,7 @@ import numpy as np
 from ..arrays import Array, namespace, per_example, to_host
 from ..documents import plain
 from ..tables import html_table, percent, short
+from . import figures
 from . import logits as verbs
 
 ENTROPY_EDGES = tuple(10.0 ** (k / 4) for k in range(-80, 6))
@@ -204,9 +205,7 @@ class Uncertainty:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the histogram of the entropies; `figures.margin_histogram` draws the margins."""
-        from .figures import entropy_histogram
-
-        return entropy_histogram({"": self}, ax)
+        return figures.entropy_histogram({"": self}, ax)
 
     def __repr__(self) -> str:
         if not self.count:

@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays import frozen, per_example
 from ..documents import plain
 from ..tables import html_table, short
+from . import charts
 
 
 def pruning_order(scores: Any, ties: Any = None) -> np.ndarray:
@@ -86,9 +87,7 @@ class Subsets:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw all entropies in order, with the two subsets marked."""
-        from .charts import entropy_ranks
-
-        return entropy_ranks(self, ax)
+        return charts.entropy_ranks(self, ax)
 
     def __repr__(self) -> str:
         return (
