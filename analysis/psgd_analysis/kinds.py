@@ -19,7 +19,7 @@ from .look import COLORS
 Command = Literal["minimize", "bench", "spectrum"]
 
 ORBIT_CASES = ("definite/exact", "indefinite/exact", "outside/exact")
-"""What the default run of `psgd verify` checks of every group of Theorem 3.1, whose rates theory predicts."""
+"""What the default run of `psgd verify` checks of every group with an `orbit`."""
 
 
 class Size(NamedTuple):
@@ -39,7 +39,7 @@ class Checked:
     name : str
         On the command line.
     cases : tuple of str
-        What the default run checks besides `ORBIT_CASES`, as patterns of ``problem/setting`` or
+        What the default run checks, besides `ORBIT_CASES` of groups with an `orbit`, as patterns of ``problem/setting`` or
         ``problem/setting/probe``.
     rank : int
         Of a low-rank one.
@@ -82,7 +82,8 @@ class Kind:
     multiple, offset, least : int
         n must be at least `least`, and a multiple of `multiple`, plus `offset`.
     orbit : int, optional
-        Of a group of Theorem 3.1, the size of its orbits; what is left over of n are orbits of size 1.
+        Of a group of Theorem 3.1 other than GL(n), the size of its orbits; what is left over of n are orbits
+        of size 1.
     subgroup : callable, optional
         Of a group of Theorem 3.1, ``subgroup(n)`` returns K.
     """
@@ -282,6 +283,8 @@ KINDS = (
         verify=Checked(
             "dense",
             (
+                "definite/exact",
+                "indefinite/exact",
                 "noisy/exact",
                 "rosenbrock/exact",
                 "definite/online/*",

@@ -46,7 +46,7 @@ CHOSEN = (
     *(
         f"{name}/{case}"
         for name, entry in BASES.items()
-        for case in (*(() if entry.free else ORBIT_CASES), *entry.checked.cases)
+        for case in (*(ORBIT_CASES if entry.kind.orbit else ()), *entry.checked.cases)
     ),
     "qe-dense/definite/exact",
     "qe-symmetric-dense/definite/exact",
