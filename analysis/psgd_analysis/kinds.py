@@ -39,8 +39,8 @@ class Checked:
     name : str
         On the command line.
     cases : tuple of str
-        What the default run checks, besides `ORBIT_CASES` of groups with an `orbit`, as patterns of ``problem/setting`` or
-        ``problem/setting/probe``.
+        What the default run checks, besides `ORBIT_CASES` of groups with an `orbit`: patterns of
+        ``problem/setting`` or ``problem/setting/probe``.
     rank : int
         Of a low-rank one.
     least, usual : int
