@@ -1,7 +1,6 @@
 """Figures of convergence and of paths: one function each, which draws on matplotlib `Axes` and returns them.
 
-They take traces and numbers, whoever made them; lines are labelled where they are, and titles say what is
-shown.
+They take traces and numbers from any source, label lines in place, and say in titles what is shown.
 """
 
 from __future__ import annotations

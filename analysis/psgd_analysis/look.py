@@ -29,7 +29,7 @@ SIZE = (6.4, 4.2)
 
 
 def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:
-    """Return `ax`, or new axes: of pyplot where somebody looks on (IPython, or pyplot already in use).
+    """Return `ax`, or new axes: of pyplot in an interactive session (IPython, or pyplot already in use).
 
     Otherwise they belong to a figure of their own, so that a script on a server neither chooses a backend
     nor collects open figures.

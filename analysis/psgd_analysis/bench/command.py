@@ -141,7 +141,7 @@ class Found:
 
     @property
     def incomplete(self) -> bool:
-        """Whether something could not be reported: it was too noisy, or failed in psgd-core."""
+        """Whether something could not be reported, because it was too noisy or failed in psgd-core."""
         states = [row.status for row in self.rows] + [one.status for one in self.overheads]
         return "too noisy" in states or any(row.status == "failed" and row.own for row in self.rows)
 
@@ -162,7 +162,7 @@ def _limits(repeats: int | None, budget: float | None, spread: float, drift: flo
 
 
 def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool) -> Found:
-    """Measure everything; Ctrl-C ends it and leaves what there is."""
+    """Measure everything; Ctrl-C stops and keeps the results so far."""
     found = Found()
 
     def work() -> None:
@@ -187,7 +187,7 @@ def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool)
 
 
 def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bool) -> dict[str, Any]:
-    """Return what the results are to be read with: command, machine, versions."""
+    """Return the context of the results: command, machine, versions."""
     copies = [t for row in found.rows if row.copies is not None for t in row.copies.values]
     copy = None
     if copies:
@@ -212,7 +212,7 @@ def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bo
 
 
 def _public(words: Sequence[str]) -> list[str]:
-    """Return the command line without folders of this machine."""
+    """Return the command line without local folders."""
     kept: list[str] = []
     skip = False
     for word in words:
@@ -255,7 +255,7 @@ def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name:
 
 @contextlib.contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield what to call with the name of what comes next; it shows on the terminal, if there is one."""
+    """Yield a function that shows the name of what is measured next, if there is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

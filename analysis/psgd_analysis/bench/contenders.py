@@ -1,7 +1,7 @@
 """What is timed: psgd-core's preconditioners, on any library, with kernels and without.
 
-A contender is set up for a preconditioner, a size, a library and a dtype, and hands out calls. Rivals are in
-`peers`; they have the same method.
+A contender is set up for a preconditioner, a size, a library and a dtype, and returns the calls to time.
+Other projects are in `peers`, with the same interface.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ TURNS = 8
 
 
 class Absent(RuntimeError):
-    """A contender that is not installed, or does not do what is asked for; one sentence."""
+    """A contender is not installed or lacks what is asked for; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a contender is to be set up for.
+    """What a contender is set up for.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ class Setting:
         One of `costs.KINDS`.
     n : int
     library : Library
-        Dtype and device hold for contenders of other libraries, too.
+        Its dtype and device apply to contenders in other libraries, too.
     rank : int
-        Of ``lowrank`` alone, 0 elsewhere.
+        Of ``lowrank`` only; 0 otherwise.
     seed : int
     shape : tuple of int
-        Of the tensor of ``kronecker``, whose n is its product; () elsewhere.
+        Of the tensor of ``kronecker``, whose n is the product; () otherwise.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """What tables call the preconditioner."""
+        """The preconditioner's name in tables."""
         return KINDS[self.kind].named(Size(self.n, self.rank, self.shape))
 
     def preconditioner(self) -> psgd.Preconditioner:
@@ -78,7 +78,7 @@ class Setting:
 
 
 class Calls(NamedTuple):
-    """A contender ready to be called; every call uses and replaces its own state."""
+    """A contender that is set up; every call uses and replaces its own state."""
 
     update: Callable[[], Any]
     precondition: Callable[[], Any] | None
@@ -90,7 +90,7 @@ class Calls(NamedTuple):
 
 
 def have_kernels(device: str = "cpu") -> bool:
-    """Return whether this psgd-core has kernels for a device, and what they need is installed."""
+    """Return whether psgd-core has kernels for a device and their requirements are installed."""
     if importlib.util.find_spec("psgd_core.kernels") is None:
         return False
     kernels: Any = importlib.import_module("psgd_core.kernels")
@@ -99,17 +99,17 @@ def have_kernels(device: str = "cpu") -> bool:
 
 @dataclass(frozen=True)
 class Own:
-    """psgd-core, with its kernels or with the plain code alone."""
+    """psgd-core, with its kernels or with plain code only."""
 
     kernels: bool = True
 
     @property
     def name(self) -> str:
-        """As in tables and files."""
+        """The name in tables and files."""
         return "psgd-core" if self.kernels else "psgd-core, plain code"
 
     def within(self) -> Any:
-        """Return the context that its calls are made in: without kernels, or none."""
+        """Return the context for its calls, which may switch the kernels off."""
         if self.kernels or importlib.util.find_spec("psgd_core.kernels") is None:
             return contextlib.nullcontext()
         kernels: Any = importlib.import_module("psgd_core.kernels")
@@ -145,7 +145,9 @@ def _jitted(
     p: psgd.Preconditioner, state: Any, v: Any, h: Any, library: Library, period: int, size: int
 ) -> Calls:
     jax: Any = importlib.import_module("jax")
-    state = jax.tree.map(lambda leaf: leaf.copy(), state)  # leaves may share a buffer; one can be given once
+    state = jax.tree.map(
+        lambda leaf: leaf.copy(), state
+    )  # leaves may share a buffer, which can be donated only once
     step = jax.jit(lambda s, v, h: p.update(s, v, h, STEP), donate_argnums=0).lower(state, v, h).compile()
     apply = jax.jit(p.precondition).lower(state, v).compile()
     held = [state]
@@ -164,7 +166,7 @@ def _jitted(
 
 
 def compiled_memory(compiled: Any) -> int | None:
-    """Return the bytes that a compiled JAX function needs besides its arguments, as XLA plans them."""
+    """Return the bytes that a compiled JAX function needs besides its arguments, by XLA's plan."""
     plan = compiled.memory_analysis()
     if plan is None:
         return None

@@ -1,4 +1,4 @@
-"""The figure: what everybody takes beside the memory floor, and how the cost grows with n."""
+"""The figure: every contender's time beside the memory floor, and how the cost grows with n."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOR = {
     "kron-torch": COLORS["black"],
     "pytorch_optimizer": COLORS["grey"],
 }
-"""Of contenders, the same in every figure."""
+"""Colours of the contenders, the same in every figure."""
 
 NAMES = {"update": "update", "precondition": "P g"}
 

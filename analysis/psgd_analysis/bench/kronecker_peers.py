@@ -1,4 +1,4 @@
-"""What the peers have for tensors: one update of their Kronecker factors on a pair, and P g.
+"""Peers' preconditioners of tensors: one update of their Kronecker factors on a pair, and P g.
 
 psgd-core's `Kronecker` and all of these move ``dQ_i = E_i Q_i`` with triangular factors, and diagonal ones
 in the same dimensions: each gets the largest dimension that psgd-core makes triangular as its own limit. What

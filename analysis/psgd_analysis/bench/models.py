@@ -4,8 +4,8 @@ A step of PSGD here fits P in every tenth step, so that a sample of ten steps ho
 paper's probability of 0.1 gives on average. What a step adds depends on where its pairs come from:
 
 - ``exact`` and ``difference`` ask the model for a Hessian-vector product, or for one more gradient, in those
-  steps. That alone is 10 % of a gradient step and more, whatever the preconditioner costs;
-- ``whitening`` asks for nothing: h is the gradient;
+  steps. That alone adds 10 % of a gradient step or more, whatever the preconditioner costs;
+- ``whitening`` needs no further evaluation: h is the gradient;
 - ``own part`` is what psgd-core computes, given g and the pair: update, P g, the step, and all checks.
 """
 
@@ -29,13 +29,13 @@ from .libraries import Library
 from .timing import Clock, Limits, Rounds, Samples, Task, measure
 
 EVERY = 10
-"""Steps of which one fits P."""
+"""One step in so many fits P."""
 
 LR = 1e-6
-"""Small, so that x stays where it is and every step costs the same."""
+"""Learning rate; small, so that x hardly moves and every step costs the same."""
 
 SOURCES: dict[str, Source] = {"exact": Exact(), "difference": Forward(), "whitening": Whitening()}
-"""Where pairs come from, by the names in tables."""
+"""Sources of pairs, by their names in tables."""
 
 GRADIENT = "gradient step"
 

@@ -1,8 +1,8 @@
-"""The peers: a class each, which says what it does and how it is called.
+"""The peers, one class each.
 
 Each gets the same pair and dtype, runs on the same device, and is called as its documentation or its own
-optimiser calls it: in place in torch, jitted with donated state in JAX. What a peer lacks it does not get:
-a preconditioner that it does not have is a row that says so. The plain-torch ones are in `plain_torch`, and
+optimiser calls it: in place in torch, jitted with donated state in JAX. A
+preconditioner that a peer lacks becomes a row that says so. The plain-torch ones are in `plain_torch`, and
 what the peers have for tensors, on which psgd-core's `Kronecker` is measured, in `kronecker_peers`.
 """
 

@@ -1,4 +1,4 @@
-"""Interleaved timing: rounds of one sample of everything, ratios within rounds, and when to refuse.
+"""Interleaved timing: rounds of one sample of each task, ratios within rounds, and limits of noise.
 
 A machine's speed drifts. So what is compared is measured in turn, round by round, with a large copy before
 and after each round, and compared within rounds; the median over rounds is reported. What neither rounds
@@ -27,7 +27,7 @@ def nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is measured, and what is too noisy.
+    """How much is measured, and how much noise is allowed.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class Rounds:
         return float(np.median([2 * t / (around[i] + around[i + 1]) for i, t in enumerate(values)]))
 
     def noise(self, name: str, limits: Limits) -> str:
-        """Return why a task's samples cannot be reported, or an empty string."""
+        """Return why a task's samples are too noisy to report, or an empty string."""
         spread, drift = self.samples[name].spread, self.copies.drift
         if spread > limits.spread:
             return f"quartiles {spread:.0%} of the median apart, limit {limits.spread:.0%}"

@@ -74,7 +74,7 @@ class Correlations:
 
 
 def _p(pvalue: float | None) -> str:
-    """Return a p-value as text; what has underflowed is not zero."""
+    """Return a p-value as text; an underflow is shown as a bound, not as zero."""
     return "< 1e-300" if pvalue is not None and pvalue < 1e-300 else short(pvalue, 2)
 
 

@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 """Elements widened and squared together."""
 
 _ROW = 256
-"""Elements that a plain sum is trusted with where float32 is the widest float."""
+"""Elements that a plain sum adds accurately where float32 is the widest float."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,8 +79,8 @@ def distance_from_initialization(params: Any, initial: Any) -> Distance:
     ----------
     params, initial : array, or mapping, list, tuple or NamedTuple of such, nested at will
         The same tree of floating-point arrays twice; ``dict(module.named_parameters())`` is one, as is a JAX
-        pytree made of these containers. None stands for no parameters. Buffers that are not trained have no
-        place here: `state_dict()` holds those of batch normalisation as well.
+        pytree made of these containers. None stands for no parameters. Leave out buffers
+        that are not trained: `state_dict()` includes those of batch normalisation.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Figures of uncertainty and forgetting: histograms of several optimisers in one picture, and scatters.
 
 Every function draws on the matplotlib axes it is given, or on new ones, and returns them;
-``ax.figure.savefig(...)`` writes the picture. Results are named in a mapping, ``{"PSGD": a, "SGD": b}``. What
-belongs to single results, their ranks, coefficients, gaps and distances, is in `charts`.
+``ax.figure.savefig(...)`` writes the picture. Results are named in a mapping, ``{"PSGD": a, "SGD": b}``. Figures
+of ranks, coefficients, gaps and distances are in `charts`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
     edges = bins[first - 1 : last + 1]
     below = any(u.entropy.counts[0] for _, u, _ in drawn)
     if below:
-        # Two bins' width for what is below, with a gap of one bin.
+        # two bins' width for what lies below, and a gap of one bin
         edges = np.concatenate([edges[0] * 10.0 ** np.array([-0.75, -0.25]), edges])
     for name, u, style in drawn:
         share = 100 * np.asarray(u.entropy.counts[first : last + 1]) / u.count
@@ -52,7 +52,7 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
             share = np.concatenate([[100 * u.entropy.counts[0] / u.count, 0.0], share])
         mean = f"mean {u.entropy.mean:.2g}"
         _stairs(ax, edges, share, f"{name}, {mean}" if name else mean, style)
-        # A mean below the bins stands in the middle of what is.
+        # a mean below the bins is marked in the middle of the bar for what lies below
         where = max(u.entropy.mean, math.sqrt(edges[0] * edges[1]))
         ax.plot([where], [0], marker="^", markersize=7, color=style["color"], clip_on=False, zorder=5)
     classes = sorted({u.classes for _, u, _ in drawn})

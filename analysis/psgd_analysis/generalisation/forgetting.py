@@ -38,7 +38,7 @@ from .subsets import pruning_order
 
 
 class ForgettingState(NamedTuple):
-    """What must be known of the past of n examples; made by `init`, moved on by `update`."""
+    """The history of n examples; made by `init`, advanced by `update`."""
 
     events: Array  # (n,) int32: forgetting events
     presentations: Array  # (n,) int32
@@ -78,7 +78,7 @@ def update(state: ForgettingState, correct: Array, indices: Array | None = None)
     Parameters
     ----------
     state : ForgettingState
-        It is left as it was.
+        It is not changed.
     correct : array of bool, shape (b,)
         Whether each was classified correctly, as `correct` of this package tells.
     indices : array of integers, shape (b,), optional
@@ -213,8 +213,8 @@ class Forgetting:
     def finite_scores(self) -> np.ndarray:
         """`scores` with the largest number of presentations in place of Inf, as Toneva et al.'s code has it.
 
-        More than anybody can be forgotten, so the order is the same; and what correlations need. Over several
-        runs it is the sum of these scores that they order examples by.
+        No example can be forgotten more often, so the order is the same, and correlations are defined.
+        Over several runs, Toneva et al. order examples by the sum of these scores.
         """
         return np.where(self.never_learned, float(self.presentations.max()), self.events)
 
@@ -270,7 +270,7 @@ class Forgetting:
 
 
 def result(state: ForgettingState) -> Forgetting:
-    """Return what a state says, on the host; training may go on with the state.
+    """Return the statistics of a state, on the host; training may go on with the state.
 
     Warns
     -----

@@ -36,7 +36,7 @@ MARGIN_EDGES = tuple(k / 40 for k in range(-40, 41))
 """Bins for margins between probabilities: 0.025 wide."""
 
 _BLOCK = 1 << 20
-"""Logits looked at together: what `uncertainty` holds besides its input is a few arrays of this size."""
+"""Logits per block: `uncertainty` needs a few arrays of this size besides its input."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +64,7 @@ class Distribution:
         return math.sqrt(self.squares / self.count) if self.count else math.nan
 
     def __add__(self, other: Distribution) -> Distribution:
-        """Return the summary of the values of both.
+        """Return the summary of both sets of values together.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Distribution:
             count,
             min(self.min, other.min),
             max(self.max, other.max),
-            # Written so that the result lies between the two means, to rounding.
+            # written so that the result lies between the two means, to rounding
             (1 - share) * self.mean + share * other.mean,
             self.squares + other.squares + shift * shift * share * self.count,
             self.edges,
@@ -169,7 +169,7 @@ class Uncertainty:
         Raises
         ------
         ValueError
-            If they differ in the number of classes, or one has labels and the other has not.
+            If they differ in the number of classes, or only one has labels.
         """
         if not isinstance(other, Uncertainty):
             return NotImplemented
@@ -260,7 +260,7 @@ def uncertainty(logits: Array, labels: Array | None = None) -> Uncertainty:
         verbs.require_labels(logits, labels)
     n, classes = logits.shape
     rows = max(1, _BLOCK // classes)
-    # At least one block, an empty one if need be: it is the zero of the sum.
+    # at least one block, maybe an empty one, which is the zero of the sum
     starts = range(0, max(n, 1), rows)
     total: Uncertainty | None = None
     for start in starts:

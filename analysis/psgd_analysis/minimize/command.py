@@ -25,7 +25,7 @@ DTYPES = ("float64", "float32")
 
 
 class UsageError(ValueError):
-    """What the user asked for does not exist or does not fit together."""
+    """The options are invalid or do not fit together."""
 
 
 def minimize(
@@ -114,12 +114,12 @@ def listing() -> str:
 
 
 def parsed(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return options from ``key=value``: values are Python literals, anything else is text.
+    """Return options parsed from ``key=value``: values are Python literals, or else text.
 
     Raises
     ------
     ValueError
-        For one without "=" or without a key.
+        If a pair lacks "=" or a key.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -142,14 +142,14 @@ def prepared(
     maxiter: int,
     tol: float | None,
 ) -> tuple[Problem, list[Contender]]:
-    """Return the problem and who competes on it.
+    """Return the problem and the contenders.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        For anything that does not fit.
+        If the options are invalid or do not fit together.
     ImportError
-        If the problem needs a package that is not there.
+        If the problem needs a package that is not installed.
     """
     if name is None:
         raise UsageError("`PROBLEM` must be given; `psgd minimize --list` lists them")
@@ -194,7 +194,7 @@ def _print(study: Study, newton: Newton | str | None, ratios: bool, folder: Path
 def _progress(
     problem: Problem, competing: Sequence[Contender], seeds: Sequence[int], maxiter: int, *, shown: bool
 ) -> Iterator[Tick]:
-    """Yield what to call in each iteration; it moves a bar on the terminal, if there is one."""
+    """Yield a function to call in each iteration; it moves a progress bar if there is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

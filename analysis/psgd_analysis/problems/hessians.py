@@ -178,7 +178,7 @@ def two_tails(
     Parameters
     ----------
     leading, trailing : int
-        How many eigenvalues of |H| above and below the bulk; together at most n.
+        Numbers of eigenvalues of |H| above and below the bulk; together at most n.
     gap : float
         How far the outermost are from the bulk, above 1.
     rho : float

@@ -1,4 +1,4 @@
-"""Matrix Market files, read as data that may be wrong.
+"""Untrusted Matrix Market files.
 
 SciPy's reader takes a number as far as it goes ("1,5" is 1, "2.0D+03" is 2), and believes the sizes in the
 header. Here every line is matched whole, and what the header promises is compared with the length of the
@@ -35,7 +35,7 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
     file : binary file
         Of the text.
     length : int
-        Bytes of text that there can be.
+        Most bytes of text.
     check : callable
         Raises unless a shape is that of a matrix to be read.
     """

@@ -32,7 +32,7 @@ class Nodes(NamedTuple):
 
 
 def floor_of(gauss: Rule, anti: Rule, zero: float) -> float:
-    """Return the ``|λ|`` below which the rules do not tell where on a logarithmic scale eigenvalues lie.
+    """Return the ``|λ|`` below which the rules do not resolve eigenvalues on a logarithmic scale.
 
     The node nearest to 0 is located if the other rule has it too; if not, eigenvalues may be anywhere
     between 0 and the two.
@@ -50,7 +50,7 @@ def floor_of(gauss: Rule, anti: Rule, zero: float) -> float:
 
 
 def place(rule: Rule, scale: str, zero: float) -> Nodes:
-    """Return the nodes on the axis of the density; zeros, to rounding, have no place on a logarithmic one."""
+    """Return the nodes on the axis of the density; a logarithmic one leaves out zeros to rounding."""
     if scale == "linear":
         return Nodes(rule.nodes, rule.weights, rule.nodes < 0)
     seen = np.abs(rule.nodes) > zero

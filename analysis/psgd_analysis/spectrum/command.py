@@ -23,7 +23,7 @@ from .sources import from_file, from_problem
 from .table import Result
 
 BUILT_IN = ("two_tails", "dense", "indefinite", "outliers")
-"""Matrices made for looking at spectra; the problems of `psgd_analysis.problems` come besides."""
+"""Matrices made for looking at spectra, offered besides the problems of `psgd_analysis.problems`."""
 
 
 def spectrum(
@@ -181,7 +181,7 @@ def _require(ok: bool, name: str, rule: str, got: Any) -> None:
 
 
 def _command(given: dict[str, Any]) -> str:
-    """Return the command line that does the same again, with every option spelt out."""
+    """Return the command line that reproduces the run, with every option spelt out."""
     words = ["psgd", "spectrum"]
     if given["problem"] is not None:
         words.append(given["problem"])

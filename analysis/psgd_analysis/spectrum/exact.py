@@ -54,7 +54,7 @@ def damped(hessian: HessianOperator | Array, damping: float) -> HessianOperator:
     """Return H with its eigenvalues λ replaced by ``±sqrt(λ^2 + damping^2)``, signs kept; O(n^3).
 
     Zeros, to rounding, become +damping. The square is ``M = H^2 + damping^2 I``, the criterion's M for a
-    preconditioner fitted with that damping. So a study of it tells what such a preconditioner does, also
+    preconditioner fitted with that damping. A study of it shows what that preconditioner does, also
     where H is singular and ``|H|^{-1}`` does not exist.
     """
     op = as_operator(hessian)

@@ -26,7 +26,7 @@ _MARKERS = "os^Dv*"
 def comparison(result: Comparison, ax: Any = None) -> Any:
     """Draw the sorted ``|λ|`` of H and of each ``P H``, on a logarithmic axis; a flat line is a perfect P.
 
-    Each is divided by its geometric mean: the scale of P is the learning rate's business. Crosses mark
+    Each is divided by its geometric mean: the scale of P belongs to the learning rate. Crosses mark
     negative eigenvalues.
     """
     ax = axes(ax)

@@ -38,7 +38,7 @@ from .recurrence import Rule, gauss_rules, lanczos
 from .results import Density
 
 BASIS_BYTES = 2**30
-"""Vectors are held and reorthogonalised as long as they fit in this much memory, unless told otherwise."""
+"""By default vectors are held and reorthogonalised if they fit in this much memory."""
 
 
 def density(

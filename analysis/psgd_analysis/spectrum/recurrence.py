@@ -29,7 +29,7 @@ _TERMS = 256  # terms of a sum where float32 is the widest float
 
 
 class Tridiagonal(NamedTuple):
-    """What the recurrence leaves, one row per starting vector."""
+    """The tridiagonal matrices of the recurrence, one row per starting vector."""
 
     alpha: Array  # (k, m): the diagonal of T
     beta: Array  # (k, m): β_1 .. β_{m-1} off the diagonal, and β_m, what is left over

@@ -23,7 +23,7 @@ from .results import Density
 from .table import Result
 
 DENSE_LIMIT = 2048
-"""Largest n for the studies that need all eigenvalues, unless told otherwise: some minutes."""
+"""Default largest n for the studies that need all eigenvalues: some minutes."""
 
 _LARGEST_ORBIT = 8
 
@@ -93,7 +93,7 @@ def draw(results: dict[str, Result], exact: np.ndarray | None = None) -> Any:
 
 
 def document(results: dict[str, Result], about: dict[str, Any]) -> str:
-    """Return everything as strictly valid JSON, with what it was made by."""
+    """Return everything as strictly valid JSON, with its origin."""
     content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions()}
     content["studies"] = {name: result.as_dict() for name, result in results.items()}
     return as_json(content)

@@ -1,4 +1,4 @@
-"""What all results share: a table as text and HTML, and a form for JSON."""
+"""The base of all results: a table as text and HTML, and a form for JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Table(NamedTuple):
 
 
 class Result:
-    """What all results share; each says what its table holds and how it is drawn."""
+    """The base of all results, which define `table` and `plot`."""
 
     def table(self) -> Table:
         """Return the result as a small table of text."""
@@ -53,7 +53,7 @@ class Result:
 
 
 def number(x: float, digits: int = 4) -> str:
-    """Return a number as short text; a dash for what is not there."""
+    """Return a number as short text; a dash for NaN."""
     x = float(x)
     if not math.isfinite(x):
         return "-" if math.isnan(x) else "inf" if x > 0 else "-inf"

@@ -1,4 +1,4 @@
-"""The table of checks: every preconditioner with every Hessian and setting that makes sense for it."""
+"""The table of checks: every preconditioner with every Hessian and setting that suits it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Case:
 
 
 class Sizes(NamedTuple):
-    """What the matrices are made with."""
+    """Size, condition number, seed and user's Hessian of the cases."""
 
     n: int | None = None  # None: as usual for the preconditioner
     kappa: float = 100.0
@@ -57,11 +57,11 @@ CHOSEN = (
 """The default run, as patterns of case names: those of `kinds` in the geometry EQ, and a few in others."""
 
 LOW_RANK_SEEDS = 10
-"""How many Hessians a low-rank preconditioner is fitted to in all; local minima would show in some."""
+"""Number of Hessians that a low-rank preconditioner is fitted to; local minima would show in some."""
 
 
 def situation_of(case: Case, sizes: Sizes) -> Situation:
-    """Return what a case fits.
+    """Return the situation of a case.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def table(
 
 
 def chosen(cases: Iterable[Case]) -> list[Case]:
-    """Return those of the default run."""
+    """Return the cases of the default run."""
     return [case for case in cases if any(fnmatchcase(case.name, pattern) for pattern in CHOSEN)]
 
 

@@ -1,4 +1,4 @@
-"""`psgd verify --compare-geometries`: how far each geometry comes, by updates, by seconds and by precision.
+"""`psgd verify --compare-geometries`: the accuracy of each geometry, by updates, seconds and precision.
 
 One indefinite Hessian of each condition number from 10 to 10^6, its exact expectation in every update,
 `Dense` at 0.9 times the geometry's stable step (`convergence.stable_step`). Distances are measured in float64
@@ -67,7 +67,7 @@ def _run(geometry: str, kappa: float, dtype: str, seed: int) -> dict[str, Any]:
     p, step = psgd.Dense(geometry=geometry), SHARE * convergence.stable_step(kappa, geometry)
     state, made, spent = p.init(N, v), 0, 0.0
     distances, seconds = [], []
-    with np.errstate(all="ignore"):  # that some lose a float32 P is what is to be seen
+    with np.errstate(all="ignore"):  # some geometries lose P in float32, which is a result
         for stop in _checkpoints():
             start = time.perf_counter()
             for _ in range(made, stop):

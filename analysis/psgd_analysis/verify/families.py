@@ -24,7 +24,7 @@ Orbits = Sequence[np.ndarray]
 
 
 class Instance(NamedTuple):
-    """What the pairs are drawn from: host arrays in float64."""
+    """What pairs are drawn from: host arrays in float64."""
 
     hessian: np.ndarray  # (n, n)
     noise_root: np.ndarray | None = None  # N, (n, n): h = H v + N w
@@ -37,7 +37,7 @@ class Instance(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a family is asked for."""
+    """What a family makes a Hessian for."""
 
     entry: Entry
     n: int
@@ -57,7 +57,7 @@ class Family:
     make : callable
         ``make(made, rng)`` returns an `Instance`.
     suits : callable
-        ``suits(entry, n)``: whether it makes sense at all for a preconditioner of that size.
+        ``suits(entry, n)``: whether it suits a preconditioner of that size.
     place : "inside", "outside" or "any"
         Listed only where H lies inside (outside) the group.
     """
@@ -70,7 +70,7 @@ class Family:
 
 
 class Situation(NamedTuple):
-    """What is to be fitted by what, and what theory needs to know of it."""
+    """A preconditioner with a Hessian, and what theory needs to know of them."""
 
     entry: Entry
     family: Family
@@ -127,7 +127,7 @@ def situation(
 
 
 def _rounding(eigenvalues: np.ndarray) -> float:
-    """Return the size up to which an eigenvalue may be rounding alone, its sign an accident."""
+    """Return the size up to which an eigenvalue may be rounding only, of accidental sign."""
     return eigenvalues.size * 2.0**-52 * float(np.max(np.abs(eigenvalues)))
 
 

@@ -1,4 +1,4 @@
-"""The figure of a check: a panel per question, those that the run has an answer to."""
+"""The figure of a check: a panel per question that the run answers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ RIVAL_LOOKS: dict[str, dict[str, Any]] = {
 }
 
 Panel = Callable[[Any], Any]
-"""Draws on the axes it is given."""
+"""Draws on the given axes."""
 
 
 def page(outcomes: Sequence[Outcome], options: Options, caption: str) -> Any:
-    """Return a matplotlib `Figure` of its own: no backend is chosen, no window opened."""
+    """Return a matplotlib `Figure`, without choosing a backend or opening a window."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -94,7 +94,7 @@ def _draw_exact(ax: Any, *, shown: Sequence[Outcome], first: str, what: str) -> 
 
 
 def _above(trace: Trace, floor: float = 1e-13) -> Trace:
-    """Return the trace up to a little after it came to rounding: what follows is a flat line."""
+    """Return the trace up to shortly after it reached rounding: what follows is a flat line."""
     d = np.asarray(trace.distance)
     below = np.nonzero(d < floor)[0]
     stop = int(below[0]) + 3 if below.size else d.size

@@ -1,4 +1,4 @@
-"""When a run may end before its time, and what of its curve counts as the way down."""
+"""When a run may end early, and which part of its curve is the descent."""
 
 from __future__ import annotations
 
