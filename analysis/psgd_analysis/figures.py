@@ -127,6 +127,7 @@ def paths(
                 f"`runs[{label!r}]` must hold finite points, shape (steps + 1, 2), got {run.shape}; "
                 "take two variables, and leave out what is not finite"
             )
+    # the contours, on a grid around all points
     everything = np.concatenate([*points.values(), *([[minimum]] if minimum is not None else [])])
     low, high = everything.min(axis=0), everything.max(axis=0)
     margin = 0.12 * np.maximum(high - low, 1e-3 * np.maximum(np.abs(high), 1.0))
@@ -138,6 +139,7 @@ def paths(
     decades = np.arange(math.ceil(np.log10(np.nanquantile(z, 0.02))), math.ceil(np.log10(np.nanmax(z))))
     lines = ax.contour(x, y, z, levels=10.0**decades, colors="0.72", linewidths=0.7, zorder=1)
     ax.clabel(lines, fmt=lambda level: f"{level:g}", fontsize=7, colors="0.45")
+    # the paths, their start, and the minimum
     looks = [color for name, color in COLORS.items() if name not in ("grey", "black")]
     for i, (label, run) in enumerate(points.items()):
         ax.plot(

@@ -86,6 +86,7 @@ def bench(
     something was too noisy to be reported, or failed. With --model and no -p, measures steps alone; with
     --shape and no -p, kronecker alone.
     """
+    # check the options
     try:
         shapes = shapes_of(shape or [], preconditioner or [], n or [])
         if shape and not preconditioner:
@@ -119,12 +120,14 @@ def bench(
         _fail(str(error), 2)
     if steps and not preconditioner:
         plan.settings = []
+    # fix copies and threads
     gpu = any(setting.library.device == "gpu" for setting in (*plan.settings, *(s for _, s in steps)))
     plan.copy_bytes = MIB * (copy_mib or (16 if quick else 2048 if gpu else 256))
     plan.allow_noise = allow_noise
     plan.threads = threads or machine.available_cores()
     if threads is not None:
         machine.set_threads(threads)
+    # measure, then write and print
     found = _measure(plan, steps, shown=not json_)
     about = _about(plan, found, context.obj or [], seed, gpu=gpu)
     _write(found, plan.limits, about, out, name, json=json_)

@@ -154,6 +154,7 @@ def overhead(
         Report what is too noisy, marked.
     """
     wait = setting.library.waiter()
+    # the gradient step and every kind of PSGD step, timed in the same rounds
     tasks = [Task(GRADIENT, _gradient_step(model), wait, EVERY)]
     origin: dict[str, tuple[str, str]] = {}
     for contender in own:

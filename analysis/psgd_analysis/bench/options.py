@@ -135,6 +135,7 @@ def plan_of(
     ranks = list(dict.fromkeys(ranks))
     for rank in ranks:
         at_least("--rank", rank, 0)
+    # all combinations of what was given
     libraries = [
         Library.of(backend, dtype)
         for backend in chosen("--backend", backends, LIBRARIES)

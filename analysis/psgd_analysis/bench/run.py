@@ -192,6 +192,7 @@ def _group(
     """Return the rows of contenders measured together; the first is the one the others are compared with."""
     ready: list[_Ready] = []
     rows: list[Row] = []
+    # set up; failures become rows
     for contender in reversed(contenders):  # a missing peer should not cost a set-up of psgd-core
         try:
             ready.insert(0, _set_up(contender, setting))
@@ -201,6 +202,7 @@ def _group(
             rows.append(Row(setting, contender.name, "–", status, reason))
             if isinstance(contender, Peer):
                 return rows
+    # time each operation of all of them in the same rounds
     for operation in OPERATIONS:
         tasks = {one.contender.name: one.task(operation) for one in ready}
         able = [task for task in tasks.values() if task is not None]

@@ -200,6 +200,7 @@ def measure(
             quiet = done > 0 and not any(found.noise(name, limits) for name in values)
             if late or done >= 3 * limits.repeats or (done >= limits.repeats and quiet):
                 return found
+            # a round: each starts with another task
             first = done % max(len(tasks), 1)
             for task in (*tasks[first:], *tasks[:first]):
                 values[task.name].append(task.sample(clock))

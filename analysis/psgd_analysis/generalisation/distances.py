@@ -101,6 +101,7 @@ def distance_from_initialization(params: Any, initial: Any) -> Distance:
         )
     if not ours:
         raise ValueError("`params` must hold at least one array, got an empty tree; give the parameters")
+    # leaf by leaf: check, then add up
     leaves, norms, size = [], [], 0
     for path, x in ours.items():
         x0, shown = theirs[path], path or "params"

@@ -1,8 +1,8 @@
 """Figures of uncertainty and forgetting: histograms of several optimisers in one picture, and scatters.
 
 Every function draws on the matplotlib axes it is given, or on new ones, and returns them;
-``ax.figure.savefig(...)`` writes the picture. Results are named in a mapping, ``{"PSGD": a, "SGD": b}``. Figures
-of ranks, coefficients, gaps and distances are in `charts`.
+``ax.figure.savefig(...)`` writes the picture. Results are named in a mapping, ``{"PSGD": a, "SGD": b}``.
+Figures of ranks, coefficients, gaps and distances are in `charts`.
 """
 
 from __future__ import annotations
@@ -174,12 +174,14 @@ def forgettability_scatter(results: Mapping[str, Forgetting], ax: Any = None) ->
             "train both on the same data set"
         )
     ax = axes(ax, (5.6, 4.6))
+    # examples never learned stand apart, beyond the largest number of events
     places, ticks = [], []
     for f in (x, y):
         most = int(f.events.max())
         place = most + 2 + most // 20
         places.append(np.where(f.never_learned, place, f.events))
         ticks.append((most, place if f.never_learned.any() else None))
+    # a dot per pair of numbers, small enough not to overlap
     pairs, counts = np.unique(np.stack(places), axis=1, return_counts=True)
     order = np.argsort(counts)
     areas = 14 + 16 * np.log10(counts[order])
@@ -194,6 +196,7 @@ def forgettability_scatter(results: Mapping[str, Forgetting], ax: Any = None) ->
     ax.annotate("equal", (end, end), xytext=(2, 2), textcoords="offset points", color=COLORS[1], fontsize=9)
     event_ticks(ax, *ticks[0])
     event_ticks(ax, *ticks[1], axis="y")
+    # the rank correlation
     scores = (x.finite_scores, y.finite_scores)
     constant = any(s.min() == s.max() for s in scores)
     rho = "undefined" if constant else signed(stats.spearmanr(*scores).statistic)

@@ -139,6 +139,7 @@ def _epoch(xp: ModuleType, state: ForgettingState, correct: Array) -> Forgetting
 
 def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Array) -> ForgettingState:
     n, b = state.events.shape[0], indices.shape[0]
+    # sort the batch by example
     edges = xp.arange(n + 1, device=array_api_compat.device(indices))
     indices = xp.astype(indices, edges.dtype)
     order = xp.argsort(indices, stable=True)  # presentations of an example stay in their order
@@ -149,6 +150,7 @@ def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Arra
     number = xp.astype(stop - start, xp.int32)
     present = stop > start
 
+    # events: across the start of the batch, and inside it
     first = xp.take(correct, xp.clip(start, 0, b - 1))
     last = xp.take(correct, xp.clip(stop - 1, 0, b - 1))
     follows = sorted_indices[1:] == sorted_indices[:-1]  # inside the batch: k + 1 of the same example as k

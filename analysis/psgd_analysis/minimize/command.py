@@ -64,6 +64,7 @@ def minimize(
     if list_:
         typer.echo(listing())
         return
+    # check the options
     try:
         chosen = {**parsed(option or []), **({} if n is None else {"n": n})}
         made, competing = prepared(problem, chosen, preconditioner, dtype, seeds, maxiter, tol)
@@ -72,6 +73,7 @@ def minimize(
         _fail(str(error), 2)
     except ImportError as error:
         _fail(str(error), 1)
+    # run all contenders
     every = list(range(seeds))
     with _progress(made, competing, every, maxiter, shown=not (quiet or json_)) as tick:
         study = run_study(
@@ -86,6 +88,7 @@ def minimize(
     content = report.document(
         study, command=["psgd", *sys.argv[1:]], seeds=every, options=chosen, newton=newton
     )
+    # write the files, numbers first, then print
     text = as_json(content)
     try:
         write_atomically(folder / "minimize.json", lambda file: file.write(text.encode("utf-8")))

@@ -67,6 +67,7 @@ def fitted_newton_ratios(
             f"the ratios of fitted steps need a deterministic problem with a known solution and n <= "
             f"{LARGEST}, which {problem.name!r} (n = {problem.n}) is not; take rosenbrock"
         )
+    # start at the given distance from the solution
     rng = np.random.default_rng(seed)
     solution = np.asarray(problem.solution, dtype=np.float64)
     minimum = float(problem.value(problem.solution))
@@ -74,6 +75,7 @@ def fitted_newton_ratios(
     x = solution + distance * direction / np.linalg.norm(direction)
     dense = psgd.Dense(normalizer=Sample())
     state = dense.init(problem.n, x)
+    # a fit to convergence before each step
     newton = Newton([], [], [], [])
     for _ in range(iterations + 1):
         newton.errors.append(float(np.linalg.norm(x - solution)))

@@ -96,6 +96,7 @@ def in_group(
     order = np.lexsort((priority, place))
     dealt = np.empty(n)
     dealt[order] = spectrum(n, kappa, rng, kind=kind)
+    # fill in the blocks
     h = np.zeros((n, n))
     start = 0
     for index in orbits:
@@ -139,6 +140,7 @@ def low_rank_target(
     require_choice("diagonal", diagonal, ("right", "left"))
     if require_count("r", r, 0) >= require_count("n", n):
         raise ValueError(f"`r` must be below `n`, {n}, got {r}; lower it")
+    # the factors, of a size that gives H its condition number
     d = rng.permutation(np.sqrt(spectrum(n, float(kappa) ** (0.5 if r else 1.0), rng)))
     u, v = haar(n, rng, r), haar(n, rng, r)
 
@@ -204,6 +206,7 @@ def two_tails(
         raise ValueError(f"`gap` must be finite and above 1, got {gap!r}; raise it")
     if not (np.isfinite(rho) and rho > 0):
         raise ValueError(f"`rho` must be finite and positive, got {rho!r}; raise it")
+    # H: the bulk, with other eigenvalues on random directions
     up = float(gap) ** (np.arange(1, leading + 1) / max(leading, 1))
     down = float(gap) ** (-np.arange(1, trailing + 1) / max(trailing, 1))
     basis = haar(n, rng, tails)
@@ -211,6 +214,7 @@ def two_tails(
     signs = random_signs(tails, rng) if indefinite and tails else np.ones(tails)
     hessian = np.eye(n) + (basis * (signs * magnitudes - 1.0)) @ basis.T
 
+    # Q: a column per pair of directions, one of either tail
     rank = max(leading, trailing)
     u, v = np.zeros((n, rank)), np.zeros((n, rank))
     sigma = 1.0 / np.sqrt(magnitudes)

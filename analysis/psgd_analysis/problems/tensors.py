@@ -67,6 +67,7 @@ class TensorRank(Problem):
     def _hvp(self, x: Array, v: Array, sample: Any) -> Array:
         xp = array_api_compat.array_namespace(x)
         factors, moves = self._factors(x), self._factors(v.T)
+        # change of the tensor along each direction, then the product rule by mode
         residual = self._residual(factors)
         change = sum(_outer_sum(factors, mode, moves[mode]) for mode in range(3))  # (k, I, J, K)
         parts = []

@@ -128,11 +128,13 @@ def extreme_eigenvalues(
     require_rng(rng)
     require_count("k", k, 1, op.n)
     xp = array_api_compat.array_namespace(op.like)
+    # small problems densely, large ones by Lanczos
     if op.n <= max(256, 8 * k):
         w, vectors = xp.linalg.eigh(op.dense())
         low, high = (w[:k], vectors[:, :k]), (w[op.n - k :], vectors[:, op.n - k :])
     else:
         low, high = (_ends(op, rng, k, which, tol, maxiter) for which in ("SA", "LA"))
+    # residuals bound the error of each eigenvalue
     ends = []
     for w, vectors in (low, high):
         residual = op.hvp(vectors) - vectors * w[None, :]

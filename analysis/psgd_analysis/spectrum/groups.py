@@ -40,6 +40,7 @@ def named_subgroups(n: int, largest: int = 16) -> dict[str, PermutationSubgroup]
     largest : int
         Leave out those with larger orbits, other than GL(n).
     """
+    # those of the table, then the families, by size
     found: dict[str, PermutationSubgroup] = {}
     for name, kind in offered("spectrum").items():
         if kind.subgroup is not None:
@@ -48,6 +49,7 @@ def named_subgroups(n: int, largest: int = 16) -> dict[str, PermutationSubgroup]
     divisors = [d for d in range(3, min(n, largest + 1)) if n % d == 0]
     found |= {f"cyclic({d})": PermutationSubgroup.cyclic(n, d) for d in divisors}
     found |= {f"dihedral({d})": PermutationSubgroup.dihedral(n, d) for d in divisors}
+    # drop large orbits and repetitions
     kept: dict[str, PermutationSubgroup] = {}
     for name, subgroup in found.items():
         small = int(np.max(subgroup.orbit_sizes)) <= largest
@@ -88,6 +90,7 @@ def group_study(
     chosen = named_subgroups(op.n) if subgroups is None else dict(subgroups)
     floor = 2 * float(np.sum(np.abs(w)))
     plain = 2 * float(np.sqrt(op.n * np.sum(w**2)))
+    # a row per group; the first is the best multiple of the identity
     rows = [(condition_number(w), spread(w), plain, 1, 1)]
     for name, subgroup in chosen.items():
         require_subgroup(f"subgroups[{name!r}]", subgroup, op.n)

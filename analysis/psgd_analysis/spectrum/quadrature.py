@@ -94,6 +94,7 @@ def density(
     """
     op = as_operator(hessian)
     _require(op, rng, probes, steps, scale, width, confidence, batch)
+    # hold all vectors, and run all probes at once, where memory allows it
     steps = min(steps, op.n)
     size = steps * op.n * array_api_compat.array_namespace(op.like).finfo(op.like.dtype).bits // 8
     if reorthogonalize is None:
@@ -102,10 +103,12 @@ def density(
         batch = probes if size * probes <= BASIS_BYTES else 1
     gauss, anti = _all_rules(op, rng, probes, steps, reorthogonalize, batch)
 
+    # what lies below the floor is not resolved, and reported as one fraction
     weighty = gauss.nodes[gauss.weights > 1e-20]  # where a subspace is exhausted, the nodes left over weigh 0
     zero = 8 * rounding(op.like) * float(np.max(np.abs(gauss.nodes)))
     floor = floor_of(gauss, anti, zero) if scale == "log" else zero
     below = float(np.mean(np.sum(gauss.weights * (np.abs(gauss.nodes) <= floor), axis=1)))
+    # the axis of the density: its width and its grid
     a, b = place(gauss, scale, zero), place(anti, scale, zero)
     if width is None:
         width = narrowest(a, b)
@@ -117,6 +120,7 @@ def density(
             f"`scale` must be 'linear' for {op.name}, got 'log', which resolves no |λ| above {floor:.2g}; "
             "or raise `steps`"
         )
+    # the density with both errors
     value, second, truncation, negative = evaluate(a, b, t, width)
     displaced = float(np.sum(cells(t, width) * truncation))
     if displaced > 1:

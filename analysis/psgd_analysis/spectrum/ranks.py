@@ -81,6 +81,7 @@ def rank_study(
     require_invertible(op.name, w, rounding(op.like))
     h = np.sort(np.abs(w))[::-1]
     floor = 2 * float(np.sum(h))
+    # closed forms for both tails and for one, and online fits
     best = [_after(h, min(r, (op.n + 1) // 2), min(r, op.n // 2)) for r in chosen]
     lifted = [_after(h, 0, r) for r in chosen]
     fitted = [_fitted(op, r, rng, updates, step, probes) if updates else (np.nan,) * 3 for r in chosen]

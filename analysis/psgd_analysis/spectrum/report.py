@@ -44,6 +44,7 @@ def studies(
     Above `dense_limit` only the density, which needs products alone.
     """
     n, small = hessian.n, hessian.n <= dense_limit
+    # check before anything is computed
     if small:
         ranks = usable_ranks(ranks, n)
         hessian = hessian.densified()
@@ -55,10 +56,12 @@ def studies(
         return
     groups = {name: k for name, k in named_subgroups(n, _LARGEST_ORBIT).items() if name != "GL(n)" or n == 1}
     yield "groups", group_study(hessian, groups)
+    # an order of the parameters for XMat
     flip = psgd.PermutationSubgroup.flip(n)
     order = best_order(hessian, flip)
     yield "order_for_xmat", order
     yield "ranks", rank_study(hessian, ranks, rng=np.random.default_rng([seed, 1]), updates=updates)
+    # the best P of some groups, and a fitted one
     best: dict[str, Any] = {
         "Diagonal": psgd.criterion.group_minimizer(matrix, psgd.PermutationSubgroup.trivial(n).orbit_index),
         "XMat": psgd.criterion.group_minimizer(matrix, flip.orbit_index),

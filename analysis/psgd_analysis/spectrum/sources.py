@@ -116,6 +116,7 @@ def from_torch(
 
     from .stillness import Still
 
+    # the parameters, tied ones once
     module = isinstance(parameters, torch.nn.Module)
     given = parameters.parameters() if module else list(parameters)
     leaves = list(dict.fromkeys(p for p in given if p.requires_grad))

@@ -100,6 +100,7 @@ def verify(
         return _compare_geometries(seed, out, ["psgd", *(context.obj or ())])
     if not math.isfinite(kappa):
         raise typer.BadParameter(f"must be finite, got {kappa}", param_hint="--kappa")
+    # which cases
     library = Backend(backend.value, dtype.value)
     sizes = Sizes(n, kappa, seed, _own(hessian, key))
     preconditioners = _names("--preconditioner", preconditioner, ENTRIES)
@@ -118,6 +119,7 @@ def verify(
     if listing:
         _list(cases)
         return 0
+    # whether they can be run, and the results written
     try:
         library.require()
     except Unavailable as error:
@@ -134,6 +136,7 @@ def _verify(
     start = time.perf_counter()
     results = _run(cases, options, jobs)
     seconds = time.perf_counter() - start
+    # write the files, then print
     outcomes = results.outcomes
     data = report.as_dict(outcomes, options, command, seconds, results.interrupted)
     text = as_json(data)

@@ -104,10 +104,12 @@ def situation(
     n = entry.size(n) if hessian is None else n
     if not entry.fits(n) or not family.suits(entry, n):
         return None
+    # make the Hessian
     orbits = entry.orbits(n)
     kappa = min(kappa, entry.kappa_limit)
     made = Made(entry, n, orbits, kappa, hessian)
     instance = family.make(made, np.random.default_rng(seed))
+    # find out whether it lies in the group, and the target
     eigenvalues = np.linalg.eigvalsh(instance.hessian)
     product = entry.minimizer(n, instance.hessian, instance.noise)
     if product is None:

@@ -93,6 +93,7 @@ def _side_by_side(
     lengths: dict[Case, int],
     found: dict[Case, Outcome],
 ) -> None:
+    # what the processes share with this one
     context = multiprocessing.get_context("spawn")
     # without locks: a process that is killed while it holds one would leave all others waiting
     made, stop = context.RawArray("q", len(cases)), context.RawValue("b", 0)
@@ -104,6 +105,7 @@ def _side_by_side(
         )
         futures: dict[Future[Outcome], Case] = {}
         try:
+            # hand out all cases, and collect them as they finish
             with held_back():
                 for i, case in sorted(enumerate(cases), key=lambda pair: -lengths[pair[1]]):
                     futures[pool.submit(_work, i, case, options)] = case  # the longest do not come last
@@ -117,6 +119,7 @@ def _side_by_side(
                     show(sum(made) + spare, case.name)
                 show(sum(made) + spare, "")
         finally:
+            # ask the processes to stop, end those that do not, and keep what they finished
             stop.value = 1
             if wait([future for future in futures if not future.cancel()], timeout=GRACE).not_done:
                 for child in set(multiprocessing.active_children()) - set(others):

@@ -136,6 +136,7 @@ def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) ->
         If `tick` does.
     """
     start = time.perf_counter()
+    # the judged run first: those beside are as long
     with options.backend.active():
         situation = situation_of(case, options.sizes)
         plan = SETTINGS[case.setting].plan(situation, options.asked, case.probe)
