@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import psgd_core as psgd
-from psgd_analysis.bench import contenders, costs, libraries, machine, models, peers, report, run
+from psgd_analysis import machine
+from psgd_analysis.bench import contenders, costs, libraries, models, peers, report, run
 from psgd_analysis.bench.contenders import Absent, Calls, Own, Setting
 from psgd_analysis.bench.libraries import Library
 from psgd_analysis.bench.peer import Peer, plain_message

@@ -13,7 +13,7 @@ import numpy as np
 
 from psgd_core.convergence import Trace
 
-from .look import COLORS
+from .look import COLORS, finish
 
 THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
 
@@ -63,7 +63,7 @@ def convergence(
             _label(ax, curve, t, y)
     if any(curve.label and curve.at is None for curve in curves):
         ax.legend(fontsize=8, frameon=False, loc="best")
-    return _finish(ax, title, "updates", ylabel or "distance to the exact target")
+    return finish(ax, title, "updates", ylabel or "distance to the exact target")
 
 
 def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) -> Any:
@@ -79,7 +79,7 @@ def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) ->
         ax.plot(ends, ends, label="as predicted", **THEORY)
     for p in points:
         ax.plot([p.predicted], [p.fitted], **({"marker": "o", "linestyle": "none"} | dict(p.style)))
-    _finish(ax, title, "predicted rate per update", "fitted rate per update")
+    finish(ax, title, "predicted rate per update", "fitted rate per update")
     return ax
 
 
@@ -155,7 +155,7 @@ def paths(
     if minimum is not None:
         ax.plot(*minimum, marker="*", markersize=12, color="black", linestyle="none", zorder=4)
     ax.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-    _finish(ax, title, "$x_1$", "$x_2$")
+    finish(ax, title, "$x_1$", "$x_2$")
     ax.grid(False)
     return ax
 
@@ -203,14 +203,3 @@ def _say(ax: Any, x: float, y: float, text: str, color: str, below: bool = False
         text, (x, y), xytext=(6, -3) if below else (4, 3), textcoords="offset points", fontsize=8,
         color=color, ha="left", va="top" if below else "bottom", path_effects=_halo(),
     )  # fmt: skip
-
-
-def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> Any:
-    ax.set_title(title, fontsize=10, loc="left")
-    ax.set_xlabel(xlabel, fontsize=9)
-    ax.set_ylabel(ylabel, fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", color="0.93", linewidth=0.7)
-    ax.set_axisbelow(True)
-    return ax

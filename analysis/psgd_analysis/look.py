@@ -43,3 +43,15 @@ def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained").subplots()
+
+
+def finish(ax: Any, title: str, xlabel: str, ylabel: str) -> Any:
+    """Set title and labels, draw a faint grid, and return the axes."""
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(ylabel, fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="0.93", linewidth=0.7)
+    ax.set_axisbelow(True)
+    return ax

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,16 +13,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from .. import machine
 from ..backends import LIBRARIES, Unavailable
 from ..documents import as_json, versions
-from ..files import write_atomically
+from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
-from . import figures, machine, report
+from ..terminal import UsageError, console, fail, progress
+from . import figures, report
 from .contenders import Absent, Setting, have_kernels
 from .costs import KINDS
 from .models import MODELS, Model, Overhead, overhead, prepared
-from .options import UsageError, at_least, chosen, peers_of, plan_of, shapes_of
+from .options import at_least, chosen, peers_of, plan_of, shapes_of
 from .peers import registry
 from .run import Growth, Plan, Row, growth, run
 from .timing import Clock, Limits
@@ -117,7 +119,7 @@ def bench(
             raise UsageError(f"`--name` must be a file name without a folder, got {name!r}")
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError, Unavailable, Absent) as error:
-        _fail(str(error), 2)
+        fail("bench", str(error))
     if steps and not preconditioner:
         plan.settings = []
     # fix copies and threads
@@ -234,44 +236,30 @@ def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name:
     page = report.markdown(found.rows, slopes, found.overheads, about, f"{name}.png")
     figure = figures.draw(found.rows, found.overheads)
     try:
-        write_atomically(out / f"{name}.json", lambda file: file.write(text.encode()))
-        write_atomically(out / f"{name}.md", lambda file: file.write(page.encode()))
-        write_atomically(out / f"{name}.png", lambda file: figure.savefig(file, format="png", dpi=130))
+        write_text(out / f"{name}.json", text)
+        write_text(out / f"{name}.md", page)
+        write_figure(out / f"{name}.png", figure, dpi=130)
     except OSError as error:
-        _fail(f"`--out {out}` cannot be written to ({error.strerror or error})", 1)
+        fail("bench", f"`--out {out}` cannot be written to ({error.strerror or error})", 1)
     if json:
         typer.echo(text, nl=False)
         return
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    terminal = console(180)
     for table in report.tables(found.rows, slopes, found.overheads):
-        console.print(table)
-    console.print(report.LEGEND, markup=False, highlight=False)
+        terminal.print(table)
+    terminal.print(report.LEGEND, markup=False, highlight=False)
     if found.interrupted:
-        console.print("Interrupted: this is what there was until then.")
+        terminal.print("Interrupted: this is what there was until then.")
     if found.incomplete:
-        console.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
+        terminal.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
     files = ", ".join(str(out / f"{name}.{ending}") for ending in ("json", "md", "png"))
-    console.print(f"Wrote {files}", markup=False, highlight=False, soft_wrap=True)
+    terminal.print(f"Wrote {files}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the name of what is measured next, if there is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
+    with progress(*columns, shown=shown) as bar:
         task = bar.add_task("psgd bench", total=None)
         yield lambda what: bar.update(task, description=what)
-
-
-def _fail(message: str, status: int) -> Any:
-    """Print one line and end."""
-    typer.echo(f"psgd bench: {' '.join(message.split())}", err=True)
-    raise typer.Exit(status)

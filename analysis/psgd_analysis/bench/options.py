@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..backends import LIBRARIES
+from ..terminal import UsageError
 from .contenders import Setting, have_kernels
 from .costs import KINDS, orbit_sizes
 from .libraries import DTYPES, Library
@@ -23,10 +24,6 @@ QUICK_PEERS = ("torch", "numpy.linalg.solve")
 
 DENSE_USUAL, DENSE_MOST = 1024, 16384
 KERNELS = ("on", "off", "both")
-
-
-class UsageError(ValueError):
-    """The options are invalid or do not fit together."""
 
 
 def chosen(option: str, given: Sequence[str], known: Collection[str]) -> list[str]:

@@ -13,9 +13,10 @@ import typer
 
 from .. import problems
 from ..arrays import to_host
-from ..files import write_atomically
+from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
 from ..problems.spectra import haar
+from ..terminal import fail
 from . import report
 from .exact import damped, eigenvalues
 from .operators import HessianOperator, from_matrix
@@ -109,14 +110,15 @@ def spectrum(
         about["interrupted"] = interrupted
         text = report.document(results, about)
         figure = report.draw(results, exact)
-        write_atomically(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
-        write_atomically(out / "spectrum.json", lambda file: file.write(text.encode()))
+        write_figure(out / "spectrum.png", figure, dpi=120)
+        write_text(out / "spectrum.json", text)
     except typer.Exit:
         raise
     except OSError as error:
-        _fail(f"`--out {out}` cannot be written ({error.strerror or error})")
+        fail("spectrum", f"`--out {out}` cannot be written ({error.strerror or error})")
     except (ValueError, TypeError, RuntimeError) as error:
-        _fail(str(error).replace("study `damped(hessian, λ)` in its place", "give `--damping`, such as 1e-6"))
+        advice = "study `damped(hessian, λ)` in its place", "give `--damping`, such as 1e-6"
+        fail("spectrum", str(error).replace(*advice))
     if json:
         typer.echo(text, nl=False)
     else:
@@ -192,8 +194,3 @@ def _command(given: dict[str, Any]) -> str:
         elif name != "problem" and value is not None:
             words += [option, str(value)]
     return shlex.join(words)
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"psgd spectrum: {message}", err=True)
-    raise typer.Exit(2)

@@ -1,4 +1,4 @@
-"""The machine of a measurement: processor, memory, threads, versions; no host names or paths."""
+"""The machine that a command runs on: processor, memory, threads, versions; no host names or paths."""
 
 from __future__ import annotations
 
