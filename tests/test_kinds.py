@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from psgd_analysis.bench.costs import orbit_sizes
-from psgd_analysis.kinds import KINDS, Size, offered
+from psgd_analysis.kinds import GROUPS, KINDS, Size, offered
 
 SIZES = range(1, 26)
-ORBITS = [kind for kind in KINDS if kind.subgroup is not None]
 
 
-@pytest.mark.parametrize("kind", ORBITS, ids=lambda kind: kind.label)
+@pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.label)
 def test_a_row_has_the_subgroup_of_its_preconditioner(kind):
     for n in filter(kind.fits, SIZES):
         subgroup = kind.subgroup(n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup
@@ -137,14 +137,21 @@ def offered(command: Command) -> dict[str, Kind]:
     return {name: kind for kind in KINDS if (name := getattr(kind, command)) is not None}
 
 
-def _rectangle(n: int) -> tuple[int, int]:
-    """Return (s, n / s) with the largest s up to the root of n."""
-    s = next(s for s in range(int(n**0.5), 0, -1) if n % s == 0)
-    return s, n // s
+def _group(
+    label: str,
+    subgroup: Callable[[int], PermutationSubgroup],
+    orbit: int,
+    color: str,
+    marker: str,
+    own: Callable[[], psgd.Preconditioner] | None = None,
+    **more: Any,
+) -> Kind:
+    """Return the row of a group of Theorem 3.1: of its `own` class, or of `Sparse` over the subgroup."""
 
+    def make(size: Size) -> psgd.Preconditioner:
+        return psgd.Sparse(subgroup(size.n)) if own is None else own()
 
-def _sparse(subgroup: Callable[[int], PermutationSubgroup]) -> Callable[[Size], psgd.Preconditioner]:
-    return lambda size: psgd.Sparse(subgroup(size.n))
+    return Kind(label, make, COLORS[color], marker, orbit=orbit, subgroup=subgroup, **more)
 
 
 def _s3(n: int) -> PermutationSubgroup:
@@ -160,193 +167,95 @@ def _dihedral(n: int) -> PermutationSubgroup:
     return PermutationSubgroup.dihedral(n, 4)
 
 
-KINDS = (
-    Kind(
-        "Diagonal",
-        lambda size: psgd.Diagonal(),
-        COLORS["black"],
-        "o",
+def _rectangle(n: int) -> tuple[int, int]:
+    """Return (s, n / s) with the largest s up to the root of n."""
+    s = next(s for s in range(int(n**0.5), 0, -1) if n % s == 0)
+    return s, n // s
+
+
+GROUPS = (
+    _group(
+        "Diagonal", PermutationSubgroup.trivial, 1, "black", "o", psgd.Diagonal,
         verify=Checked("diagonal", ("*/online/*", "outside/outside/*")),
-        minimize="diagonal",
-        bench="diagonal",
-        spectrum="Diagonal",
-        orbit=1,
-        subgroup=PermutationSubgroup.trivial,
+        minimize="diagonal", bench="diagonal", spectrum="Diagonal",
     ),
-    Kind(
-        "XMat",
-        lambda size: psgd.XMat(),
-        COLORS["blue"],
-        "s",
+    _group(
+        "XMat", PermutationSubgroup.flip, 2, "blue", "s", psgd.XMat, least=2,
         verify=Checked(
             "xmat",
-            (
-                "ill-conditioned/exact",
-                "rosenbrock/exact",
-                "definite/online/*",
-                "indefinite/floor/*",
-                "outside/outside/rademacher",
-                "indefinite/whitening",
-            ),
+            ("ill-conditioned/exact", "rosenbrock/exact", "definite/online/*", "indefinite/floor/*",
+             "outside/outside/rademacher", "indefinite/whitening"),
             geometries=True,
         ),
-        minimize="xmat",
-        bench="xmat",
-        spectrum="XMat",
-        least=2,
-        orbit=2,
-        subgroup=PermutationSubgroup.flip,
+        minimize="xmat", bench="xmat", spectrum="XMat",
     ),
-    Kind(
-        "Butterfly",
-        lambda size: psgd.Butterfly(),
-        COLORS["sky"],
-        "^",
+    _group(
+        "Butterfly", PermutationSubgroup.half_shift, 2, "sky", "^", psgd.Butterfly, multiple=2,
         verify=Checked("butterfly", ("definite/online/*",), in_figure=False),
-        minimize="butterfly",
-        bench="butterfly",
-        spectrum="Butterfly",
-        multiple=2,
-        orbit=2,
-        subgroup=PermutationSubgroup.half_shift,
+        minimize="butterfly", bench="butterfly", spectrum="Butterfly",
     ),
-    Kind(
-        "Sparse(neighbours)",
-        _sparse(PermutationSubgroup.neighbour_swap),
-        COLORS["purple"],
-        "p",
-        minimize="sparse-neighbours",
-        spectrum="neighbour swap",
-        multiple=2,
-        orbit=2,
-        subgroup=PermutationSubgroup.neighbour_swap,
+    _group(
+        "Sparse(neighbours)", PermutationSubgroup.neighbour_swap, 2, "purple", "p", multiple=2,
+        minimize="sparse-neighbours", spectrum="neighbour swap",
     ),
-    Kind(
-        "Sparse(Klein)",
-        _sparse(PermutationSubgroup.klein),
-        COLORS["green"],
-        "D",
+    _group(
+        "Sparse(Klein)", PermutationSubgroup.klein, 4, "green", "D", multiple=4,
         verify=Checked("sparse-klein", ("noisy/exact", "definite/online/*"), geometries=True),
-        bench="klein",
-        spectrum="Klein four",
-        multiple=4,
-        orbit=4,
-        subgroup=PermutationSubgroup.klein,
+        bench="klein", spectrum="Klein four",
     ),
-    Kind(
-        "Sparse(cyclic 4)",
-        _sparse(_cyclic),
-        COLORS["green"],
-        "d",
-        bench="cyclic",
-        multiple=4,
-        orbit=4,
-        subgroup=_cyclic,
-    ),
-    Kind(
-        "Sparse(S3)",
-        _sparse(_s3),
-        COLORS["orange"],
-        "v",
+    _group("Sparse(cyclic 4)", _cyclic, 4, "green", "d", multiple=4, bench="cyclic"),
+    _group(
+        "Sparse(S3)", _s3, 3, "orange", "v", multiple=3,
         verify=Checked("sparse-s3", ("definite/online/*",)),
-        multiple=3,
-        orbit=3,
-        subgroup=_s3,
     ),
-    Kind(
-        "Sparse(dihedral)",
-        _sparse(_dihedral),
-        COLORS["purple"],
-        "P",
-        verify=Checked("sparse-dihedral"),
-        multiple=8,
-        orbit=8,
-        subgroup=_dihedral,
-    ),
-    Kind(
-        "Sparse(odd flip)",
-        _sparse(PermutationSubgroup.flip),
-        COLORS["grey"],
-        "X",
+    _group("Sparse(dihedral)", _dihedral, 8, "purple", "P", multiple=8, verify=Checked("sparse-dihedral")),
+    _group(
+        "Sparse(odd flip)", PermutationSubgroup.flip, 2, "grey", "X", multiple=2, offset=1, least=3,
         verify=Checked("sparse-odd-flip", in_figure=False),
-        multiple=2,
-        offset=1,
-        least=3,
-        orbit=2,
-        subgroup=PermutationSubgroup.flip,
     ),
+)  # fmt: skip
+"""The groups of Theorem 3.1 with small orbits."""
+
+KINDS = (
+    *GROUPS,
     Kind(
-        "Dense",
-        lambda size: psgd.Dense(),
-        COLORS["vermilion"],
-        "h",
+        "Dense", lambda size: psgd.Dense(), COLORS["vermilion"], "h",
         verify=Checked(
             "dense",
-            (
-                "definite/exact",
-                "indefinite/exact",
-                "noisy/exact",
-                "rosenbrock/exact",
-                "definite/online/*",
-                "indefinite/floor/*",
-                "noisy/floor/*",
-                "drifting/tracking/*",
-            ),
+            ("definite/exact", "indefinite/exact", "noisy/exact", "rosenbrock/exact", "definite/online/*",
+             "indefinite/floor/*", "noisy/floor/*", "drifting/tracking/*"),
             geometries=True,
         ),
-        minimize="dense",
-        bench="dense",
+        minimize="dense", bench="dense",
     ),
     Kind(
-        "Kronecker",
-        lambda size: psgd.Kronecker(_rectangle(size.n), "dense"),
-        COLORS["orange"],
-        "H",
+        "Kronecker", lambda size: psgd.Kronecker(_rectangle(size.n), "dense"), COLORS["orange"], "H",
         verify=Checked(
-            "kronecker",
-            ("outside/exact", "kronecker/exact", "outside/whitening"),
-            least=4,
-            patience=2000,
-            geometries=True,
+            "kronecker", ("outside/exact", "kronecker/exact", "outside/whitening"),
+            least=4, patience=2000, geometries=True,
         ),
     ),
     Kind(
         "Kronecker(dense, diagonal)",
-        lambda size: psgd.Kronecker(_rectangle(size.n), ("triangular", "diagonal")),
-        COLORS["orange"],
-        "8",
+        lambda size: psgd.Kronecker(_rectangle(size.n), ("triangular", "diagonal")), COLORS["orange"], "8",
         verify=Checked("kronecker-mixed", ("outside/exact", "kronecker/exact"), least=4, patience=6000),
     ),
     Kind(
-        "Kronecker({shape})",
-        lambda size: psgd.Kronecker(size.shape),
-        COLORS["orange"],
-        "H",
+        "Kronecker({shape})", lambda size: psgd.Kronecker(size.shape), COLORS["orange"], "H",
         bench="kronecker",
     ),
     Kind(
-        "LowRank({rank})",
-        lambda size: psgd.LowRank(size.rank),
-        COLORS["wine"],
-        "*",
+        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["wine"], "*", least=2,
         verify=Checked("lowrank", ("low-rank/exact", "low-rank/online/gaussian"), rank=2, least=4, usual=20),
-        minimize="lowrank",
-        bench="lowrank",
-        least=2,
+        minimize="lowrank", bench="lowrank",
     ),
     Kind(
-        "LowRank({rank}), left",
-        lambda size: psgd.LowRank(size.rank, diagonal="left"),
-        COLORS["purple"],
-        "*",
+        "LowRank({rank}), left", lambda size: psgd.LowRank(size.rank, diagonal="left"), COLORS["purple"], "*",
         verify=Checked("lowrank-left", rank=2, least=4, usual=20, patience=60_000),
     ),
     Kind(
-        "LowRank({rank})",
-        lambda size: psgd.LowRank(size.rank),
-        COLORS["blue"],
-        "*",
+        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["blue"], "*",
         verify=Checked("lowrank-tails", ("two-tails/exact",), rank=1, least=4, usual=20),
     ),
-)
+)  # fmt: skip
 """In the order that tables have them."""
