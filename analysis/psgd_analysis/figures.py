@@ -67,7 +67,7 @@ def convergence(
 
 
 def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) -> Any:
-    """Draw fitted rates against predicted ones, with the line where they agree and what is tolerated."""
+    """Draw fitted rates against predicted ones, with the line where they agree and the tolerance."""
     points = [p for p in points if p.predicted > 0 and p.fitted > 0]
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -100,13 +100,13 @@ def paths(
     minimum: Sequence[float] | None = None,
     resolution: int = 120,
 ) -> Any:
-    """Draw the ways that minimisers took over the contours of a function of two variables.
+    """Draw the paths of minimisers over the contours of a function of two variables.
 
     Parameters
     ----------
     ax : Axes
     fun : callable
-        ``fun(x)`` for x of shape (2,), a number; asked at resolution^2 points.
+        ``fun(x)`` returns a number for x of shape (2,); called at resolution^2 points.
     runs : mapping
         From a label to the points of a run, shape (steps + 1, 2), the start first.
     title : str
@@ -161,7 +161,7 @@ def paths(
 
 
 def line(ax: Any, y: float, text: str, *, left: bool = False, below: bool = False, **style: Any) -> Any:
-    """Draw a level across the axes and say on it what it is."""
+    """Draw a labelled level across the axes."""
     style = {"color": "0.35", "linewidth": 1.0, "linestyle": ":"} | style
     ax.axhline(y, zorder=0, **style)
     ax.annotate(
@@ -173,7 +173,7 @@ def line(ax: Any, y: float, text: str, *, left: bool = False, below: bool = Fals
 
 
 def _halo() -> list[Any]:
-    """Return what keeps a label readable where lines cross it."""
+    """Return the path effects that keep a label readable where lines cross it."""
     from matplotlib import patheffects
 
     return [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -186,7 +186,7 @@ def _finite(trace: Trace, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slope(ax: Any, t: np.ndarray, y: np.ndarray, rate: float) -> None:
-    """Draw ``exp(-rate t)`` through the curve's point at a tenth of its way down, as far as it goes."""
+    """Draw ``exp(-rate t)`` through the curve's point at a tenth of its descent."""
     way = np.log(y[0] / y.min())
     start = int(np.argmax(np.log(y[0] / y) >= 0.1 * way))
     length = min(t[-1] - t[start], np.log(y[start] / y.min()) / rate)

@@ -62,23 +62,23 @@ def leave() -> None:
 
 
 def noted() -> bool:
-    """Return whether a signal came."""
+    """Return whether a signal has come."""
     return bool(_noted)
 
 
 def code(usual: int) -> int:
-    """Return the exit code: of the first signal that came, or else the usual one."""
+    """Return the exit code: that of the first signal, or else the usual one."""
     if not _noted:
         return usual
     return TERMINATED if _noted[0] == signal.SIGTERM else CTRL_C
 
 
 def until_interrupted(work: Callable[[], object]) -> bool:
-    """Call `work` and return whether it was interrupted; what follows is not."""
+    """Call `work` and return whether it was interrupted; from then on signals are only noted."""
     interrupted = False
-    try:  # twice: a signal may also come between the end of the work and the line that says so
+    try:  # twice: a signal may also come between the end of the work and the next line
         try:
-            if not _noted:  # or it came while something else was done, which made another exception of it
+            if not _noted:  # or it came before, and was turned into another exception
                 work()
         except KeyboardInterrupt:
             interrupted = True
@@ -91,7 +91,7 @@ def until_interrupted(work: Callable[[], object]) -> bool:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals wait until the end of a ``with`` block; processes started within never get Ctrl-C."""
+    """Hold signals back until the end of a ``with`` block; processes started within never get Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""The preconditioners that the commands offer, one row each: what all commands need to know of it.
+"""The preconditioners that the commands offer, a row for each with all that the commands need.
 
 A new group is one new row. `psgd verify` then checks it, `psgd minimize` and `psgd bench` take its name after
 ``-p``, and `psgd spectrum` says what the best P of its group leaves of a spectrum.
@@ -109,12 +109,10 @@ class Kind:
     @property
     def rule(self) -> str:
         """What n must be, in words."""
+        if self.multiple == 2:
+            return "an odd n" if self.offset else "an even n"
         if self.multiple > 1:
-            return (
-                f"{'an odd' if self.offset else 'an even'} n"
-                if self.multiple == 2
-                else f"n divisible by {self.multiple}"
-            )
+            return f"n divisible by {self.multiple}"
         return f"n >= {self.least}" if self.least > 1 else "any n"
 
     def named(self, size: Size) -> str:

@@ -1,4 +1,4 @@
-"""The look of all figures: colours that colour-blind readers and printers tell apart, and where to draw.
+"""The look of all figures: colours that differ to colour-blind readers and in print, and axes.
 
 Matplotlib is imported where a figure is drawn, never with the package; its global settings are left alone.
 """
@@ -31,8 +31,8 @@ SIZE = (6.4, 4.2)
 def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:
     """Return `ax`, or new axes: of pyplot in an interactive session (IPython, or pyplot already in use).
 
-    Otherwise they belong to a figure of their own, so that a script on a server neither chooses a backend
-    nor collects open figures.
+    Otherwise they belong to a separate figure, so that a script on a server neither chooses a backend nor
+    collects open figures.
     """
     if ax is not None:
         return ax

@@ -1,4 +1,4 @@
-"""What the commands share on the terminal: consoles, progress bars, and errors of one line."""
+"""The commands' terminal: consoles, progress bars, and one-line errors."""
 
 from __future__ import annotations
 

@@ -64,9 +64,9 @@ class Task:
     ----------
     name : str
     call : callable
-        One call, which may return before the device is done.
+        One call, which may return before the device has finished.
     wait : callable
-        Gets what the call returned and waits for the device.
+        Called with what the call returned; waits for the device.
     period : int
         A sample has a multiple of this many calls: not all calls cost the same.
     within : callable
@@ -148,7 +148,7 @@ class Rounds:
         return float(np.median([a / b if b > 0 else math.inf for a, b in pairs]))
 
     def over_copy(self, name: str) -> float:
-        """Return the median over rounds of a task's seconds over those of a copy, before and after it."""
+        """Return the median over rounds of a task's seconds over those of the copies before and after it."""
         around = self.copies.values
         values = self.samples[name].values
         return float(np.median([2 * t / (around[i] + around[i + 1]) for i, t in enumerate(values)]))

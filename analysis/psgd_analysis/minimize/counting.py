@@ -17,10 +17,10 @@ import numpy as np
 from ..problems import Problem
 
 COLUMNS = ("gradient_equivalents", "nfev", "njev", "nhev", "seconds", "fun")
-"""What a trace holds: `fun` is the lowest value so far."""
+"""Columns of a trace: `fun` is the lowest value so far."""
 
 PATIENCE = 50
-"""Values without progress beyond rounding after which a run has settled."""
+"""Number of values without progress beyond rounding after which a run has settled."""
 
 
 @dataclass

@@ -51,16 +51,16 @@ def fitted_newton_ratios(
     distance : float
         |x_0 - x*|.
     iterations : int
-        At most; ends where the error is down to rounding.
+        At most; stops early where the error is down to rounding.
     pairs : int
-        For each fit: more than enough, it ends when 50 pairs no longer bring P nearer to ``H^{-1}``.
+        At most, for each fit; it ends when 50 pairs no longer bring P nearer to ``H^{-1}``.
     seed : int
-        Of the direction and the probes.
+        Of the direction of the start and of the probes.
 
     Raises
     ------
     ValueError
-        If the problem does not allow it.
+        If the problem is not of this kind.
     """
     if problem.solution is None or problem.stochastic or problem.n > LARGEST:
         raise ValueError(

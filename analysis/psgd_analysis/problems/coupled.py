@@ -1,4 +1,4 @@
-"""Test functions in which every variable meets every other one, or its neighbours, for any n.
+"""Test functions that couple every variable with all others, or with its neighbours, for any n.
 
 From Moré, Garbow, Hillstrom (ACM TOMS 7(1), 1981; numbers in brackets are theirs). Where all variables meet
 in one sum, the Hessian is a diagonal plus a matrix of rank one or two: dense, but cheap to multiply with, and

@@ -19,7 +19,7 @@ INFLATION = 1040
 """Bytes that one compressed byte can stand for at most, in zip and gzip files."""
 
 Check = Callable[[tuple[int, ...]], None]
-"""Raises unless a shape is that of a matrix to be read."""
+"""Raises unless a shape is acceptable."""
 
 
 class Wrong(ValueError):

@@ -21,7 +21,7 @@ from ..checks import require_count
 from .base import Problem
 
 _MODES = ((0, 1, 2), (1, 0, 2), (2, 0, 1))
-"""The mode a matricisation has in its rows, then the other two."""
+"""For each mode, the axes of its matricisation: the mode, then the other two."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -149,7 +149,7 @@ def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int
     xp, device = array_api_compat.array_namespace(op.like), array_api_compat.device(op.like)
     first = op.hvp(v0)
     require_finite(op.name, first)
-    if not bool(xp.any(first != 0)):  # of a random vector: H = 0, of which ARPACK can make no vectors
+    if not bool(xp.any(first != 0)):  # H = 0, on which ARPACK fails
         zeros = xp.zeros(k, dtype=op.like.dtype, device=device)
         return zeros, xp.eye(op.n, k, dtype=op.like.dtype, device=device)
     matrix = linear_operator(op)

@@ -130,7 +130,7 @@ def density(
             stacklevel=2,
         )
     lower, upper = _interval(value, second, probes, op.n, confidence)
-    if scale == "log" and floor > zero:  # nothing is known there, and a grid of the caller's may go below
+    if scale == "log" and floor > zero:  # not resolved there, and the caller's grid may go below
         lower, upper = (np.where(t < np.log10(floor), np.nan, x) for x in (lower, upper))
     return Density(
         name=op.name,

@@ -1,7 +1,7 @@
 """Where Hessians come from: an Hvp function, a file, a problem, a PyTorch loss, a JAX function.
 
 PyTorch and JAX are imported only when their functions are called. Nothing here keeps a graph or fills a
-``.grad``: every product differentiates afresh, and what it built is gone when it returns. Whether a function
+``.grad``: every product differentiates afresh, and frees its graph when it returns. Whether a function
 is the same every time is looked at once, in its first product.
 """
 
