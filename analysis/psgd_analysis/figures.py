@@ -57,7 +57,7 @@ def convergence(
             _slope(ax, t, y, curve.rate)
         if not np.all(np.isfinite(curve.trace.column(column)[-1:])):
             ax.plot(t[-1], y[-1], marker="x", color=style.get("color"), clip_on=False)
-            text = f"{curve.label}: not finite any more"
+            text = f"{curve.label}: no longer finite"
             _say(ax, t[-1], y[-1], text, style.get("color", "black"), below=True)
         elif curve.label and curve.at is not None:
             _label(ax, curve, t, y)

@@ -40,10 +40,10 @@ def bench(
         list[str] | None, typer.Option("--preconditioner", "-p", help=f"Repeatable: {', '.join(KINDS)}.")
     ] = None,
     n: Annotated[list[str] | None, typer.Option("--n", help="Parameters; repeatable. [default: 1e6]")] = None,
-    rank: Annotated[list[int] | None, typer.Option(help="Of lowrank; repeatable. [default: 10]")] = None,
+    rank: Annotated[list[int] | None, typer.Option(help="Rank of lowrank; repeatable. [default: 10]")] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="Of kronecker, in place of --n; repeatable. [default: 1024x1024]"),
+        typer.Option(help="Shape of kronecker, in place of --n; repeatable. [default: 1024x1024]"),
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), float64; repeatable.")] = None,
     backend: Annotated[
@@ -61,24 +61,26 @@ def bench(
         list[str] | None,
         typer.Option(help=f"What PSGD adds to a gradient step of {', '.join(MODELS)}; repeatable."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows of the model's batch. Otherwise as usual.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of the model's batch. By default its own.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Rounds to begin with. [default: 15]")] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds per comparison. [default: 60]")] = None,
     copy_mib: Annotated[
         int | None, typer.Option(help="MiB of the copy that is the yardstick. [default: 256; 2048 on a GPU]")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="For all libraries. Otherwise as they come.")] = None,
-    seed: Annotated[int, typer.Option(help="Of pairs, starts and synthetic data.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of all libraries. By default their own choice.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of pairs, starts and synthetic data.")] = 0,
     spread: Annotated[float, typer.Option(help="Limit of the interquartile range over the median.")] = 0.15,
     drift: Annotated[float, typer.Option(help="Limit of the drift of the copy bandwidth.")] = 0.10,
     allow_noise: Annotated[
-        bool, typer.Option("--allow-noise", help="Report what is too noisy, marked.")
+        bool, typer.Option("--allow-noise", help="Report results that are too noisy, marked as such.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, few rounds and peers: a look, in some seconds.")
+        bool, typer.Option("--quick", help="Small sizes, few rounds and peers: takes some seconds.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("."),
-    name: Annotated[str, typer.Option(help="Of the files: NAME.json, NAME.md, NAME.png.")] = "bench",
+    name: Annotated[str, typer.Option(help="Name of the files: NAME.json, NAME.md, NAME.png.")] = "bench",
     json_: Annotated[bool, typer.Option("--json", help="Print the JSON in place of the tables.")] = False,
 ) -> None:
     """Measure what updates and P g cost, beside the memory bandwidth and beside the peers.
@@ -249,7 +251,7 @@ def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name:
         terminal.print(table)
     terminal.print(report.LEGEND, markup=False, highlight=False)
     if found.interrupted:
-        terminal.print("Interrupted: this is what there was until then.")
+        terminal.print("Interrupted: these are the results so far.")
     if found.incomplete:
         terminal.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
     files = ", ".join(str(out / f"{name}.{ending}") for ending in ("json", "md", "png"))

@@ -279,7 +279,7 @@ def markdown(
             "read and written, the median of all rounds"
         ]
     if about.get("interrupted"):
-        lines += ["- Interrupted: this is what there was until then"]
+        lines += ["- Interrupted: these are the results so far"]
     lines += ["", LEGEND, "", f"![Cost of an update and of P g]({figure})", ""]
     for title, group in titles(rows):
         lines += [f"## {title}", "", *_lines(HEADS, map(cells, group)), ""]

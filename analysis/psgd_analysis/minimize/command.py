@@ -57,7 +57,7 @@ def minimize(
     """Minimise a test problem with PSGD beside BFGS, L-BFGS-B, Newton-CG and gradient descent.
 
     Counts gradients and Hessian-vector products alike for all, prints a table, writes minimize.json and
-    minimize.png. Ctrl-C stops and writes what there is (exit status 130).
+    minimize.png. Ctrl-C stops and writes the results so far (exit status 130).
     """
     if list_:
         typer.echo(listing())
@@ -184,7 +184,7 @@ def _print(study: Study, newton: Newton | str | None, ratios: bool, folder: Path
         for line in report.ratio_lines(study, newton):
             terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     if study.interrupted:
-        terminal.print("Interrupted: this is what there was until then.")
+        terminal.print("Interrupted: these are the results so far.")
     terminal.print(f"Wrote {folder / 'minimize.json'} and {folder / 'minimize.png'}", highlight=False)
 
 

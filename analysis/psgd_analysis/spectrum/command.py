@@ -56,7 +56,7 @@ def spectrum(
     dense_limit: Annotated[
         int, typer.Option(help="Above this n, the density only, from products alone.")
     ] = report.DENSE_LIMIT,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for spectrum.png and spectrum.json.")] = Path(),
     json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the tables.")] = False,
 ) -> None:

@@ -41,7 +41,8 @@ GEOMETRIES_PNG, GEOMETRIES_JSON = "geometries.png", "geometries.json"
 def verify(
     context: typer.Context,
     preconditioner: Annotated[
-        list[str] | None, typer.Option("--preconditioner", "-p", help="Which; repeatable. See --list.")
+        list[str] | None,
+        typer.Option("--preconditioner", "-p", help="Which preconditioners; repeatable. See --list."),
     ] = None,
     problem: Annotated[
         list[str] | None, typer.Option("--problem", help="Which Hessians; repeatable. See --list.")
@@ -54,22 +55,27 @@ def verify(
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=2, max=2048, help="Parameters. Usually 16, and 20 for low rank.")
+        int | None,
+        typer.Option(
+            "--n", min=2, max=2048, help="Number of parameters. By default 16, and 20 for low rank."
+        ),
     ] = None,
     kappa: Annotated[float, typer.Option(min=1.0, help="Condition number of built-in Hessians.")] = 100.0,
     dtype: Annotated[DtypeName, typer.Option(help="Float type.")] = DtypeName.float64,  # type: ignore[attr-defined]
     backend: Annotated[BackendName, typer.Option(help="Array library.")] = BackendName.numpy,  # type: ignore[attr-defined]
     steps: Annotated[
-        int | None, typer.Option(min=10, help="Updates of every run. Otherwise as many as theory says.")
+        int | None, typer.Option(min=10, help="Updates of every run. By default as many as theory predicts.")
     ] = None,
     step: Annotated[
         float | None,
-        typer.Option(help="Step, in (0, 1); the first one where it is annealed. Otherwise by setting."),
+        typer.Option(
+            help="Step, in (0, 1); the first one where it is annealed. By default set by the setting."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of Hessians and probes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of Hessians and probes.")] = 0,
     out: Annotated[Path, typer.Option(help=f"Folder for {PNG} and {JSON}.")] = Path(),
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Otherwise one per core on numpy, and 1 elsewhere.")
+        int | None, typer.Option(min=1, help="Processes. By default one per core on numpy, and 1 elsewhere.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
     everything: Annotated[
@@ -80,7 +86,7 @@ def verify(
         bool,
         typer.Option(
             "--compare-geometries",
-            help=f"Instead: how far each geometry comes, into {GEOMETRIES_PNG} and {GEOMETRIES_JSON}.",
+            help=f"Compare the accuracy of all geometries instead: {GEOMETRIES_PNG} and {GEOMETRIES_JSON}.",
         ),
     ] = False,
 ) -> int:
@@ -89,7 +95,7 @@ def verify(
     Fits each one on Hessians whose |H|^{-1}, or best approximation in the group, is known; measures the
     affine-invariant distance to it; fits the rate; and judges it by what theory predicts, with BFGS and the
     running closed form beside. By default a chosen subset in under a minute; naming preconditioners or
-    problems runs all that there is of them.
+    problems runs all their checks.
     """
     if step is not None and not 0 < step < 1:
         raise typer.BadParameter(

@@ -19,6 +19,7 @@ from .entries import BASES, ENTRIES
 from .report import RIVALS, compared
 from .run import Options, Outcome
 from .settings import SAMPLE, TARGET_GAP
+from .stops import cut
 
 LOOKS: dict[str, dict[str, Any]] = {
     name: {"color": entry.kind.color, "marker": entry.kind.marker if name in BASES else "<"}
@@ -97,11 +98,7 @@ def _above(trace: Trace, floor: float = 1e-13) -> Trace:
     """Return the trace up to shortly after it reached rounding: what follows is a flat line."""
     d = np.asarray(trace.distance)
     below = np.nonzero(d < floor)[0]
-    stop = int(below[0]) + 3 if below.size else d.size
-    cut = Trace(trace.name)
-    for i in range(min(stop, d.size)):
-        cut.record(trace.updates[i], distance=trace.distance[i], gap=trace.gap[i])
-    return cut
+    return cut(trace, int(below[0]) + 3 if below.size else d.size)
 
 
 def _rates(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
