@@ -13,13 +13,13 @@ library, dtype and device of ``like`` (NumPy float64 without it). Cost O(n^3) at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array, put
 from ..checks import require_choice, require_count
-from .spectra import haar, random_signs, spectrum
+from .spectra import Shape, haar, random_signs, spectrum
 
 
 class LowRankTarget(NamedTuple):
@@ -36,7 +36,7 @@ def dense(
     kappa: float,
     rng: np.random.Generator,
     *,
-    kind: str = "log",
+    kind: Shape = "log",
     indefinite: bool = False,
     like: Array | None = None,
 ) -> Array:
@@ -55,7 +55,7 @@ def in_group(
     kappa: float,
     rng: np.random.Generator,
     *,
-    kind: str = "log",
+    kind: Shape = "log",
     indefinite: bool = False,
     like: Array | None = None,
 ) -> Array:
@@ -117,7 +117,7 @@ def low_rank_target(
     kappa: float,
     rng: np.random.Generator,
     *,
-    diagonal: str = "right",
+    diagonal: Literal["right", "left"] = "right",
     like: Array | None = None,
 ) -> LowRankTarget:
     """Return a positive definite H whose inverse is exactly ``Q^T Q`` for a low-rank Q of section D or E.1.

@@ -32,7 +32,7 @@ import numpy as np
 from ..arrays import Array, rounding, to_host
 from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
-from .broadening import cells, evaluate, floor_of, grid_for, narrowest, place
+from .broadening import Scale, cells, evaluate, floor_of, grid_for, narrowest, place
 from .operators import HessianOperator, as_operator
 from .recurrence import Rule, gauss_rules, lanczos
 from .results import Density
@@ -47,7 +47,7 @@ def density(
     *,
     probes: int = 10,
     steps: int = 100,
-    scale: str = "linear",
+    scale: Scale = "linear",
     width: float | None = None,
     grid: np.ndarray | None = None,
     confidence: float = 0.95,

@@ -11,6 +11,7 @@ import psgd_core as psgd
 
 from ..arrays import rounding, to_host
 from ..documents import as_json, versions
+from .broadening import Scale
 from .checks import require_invertible
 from .exact import compare, eigenvalues
 from .fitting import fit
@@ -36,7 +37,7 @@ def studies(
     updates: int,
     probes: int,
     steps: int,
-    scale: str,
+    scale: Scale,
     dense_limit: int = DENSE_LIMIT,
 ) -> Iterator[tuple[str, Result]]:
     """Yield the name and the result of each study, one after the other as they are done.

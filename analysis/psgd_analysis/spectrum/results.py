@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import figures
+from .broadening import Scale
 from .table import Result, Table, number
 
 
@@ -132,7 +133,7 @@ class Density(Result):
     displaced: float  # `truncation` integrated: the fraction of eigenvalues that may be displaced by it
     negative: np.ndarray  # (points,) the part of the density that belongs to negative eigenvalues
     width: float  # σ of the Gaussian, in units of the grid
-    scale: str  # "linear" or "log"
+    scale: Scale
     confidence: float  # of the interval, at each single point
     below: float  # fraction of eigenvalues with |λ| <= floor
     floor: (

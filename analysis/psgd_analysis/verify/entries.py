@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class Entry:
         return self.low_rank or self.kronecker is not None
 
     @property
-    def diagonal(self) -> str:
+    def diagonal(self) -> Literal["right", "left"]:
         """Where diag(d) stands in a low-rank one."""
         return getattr(self.make(self.least), "diagonal", "right")
 
