@@ -328,3 +328,11 @@ def test_no_arrow_runs_up(room):
 
 def test_the_top_of_psgd_core_has_few_rooms():
     assert len(ARROWS) <= MOST_ROOMS
+
+
+def test_every_folder_with_a_command_is_gathered():
+    pytest.importorskip("typer")
+    from psgd_analysis.cli import COMMANDS
+
+    folders = {path.parent.name for path in FOLDERS["psgd_analysis"].glob("*/command.py")}
+    assert set(COMMANDS) == folders
