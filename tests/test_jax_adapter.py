@@ -113,7 +113,7 @@ def test_products_with_aux(params):
     ("preconditioner", "settings"),
     [
         (psgd.Diagonal(), {"step": 0.5}),
-        (psgd.LowRank(2), {"momentum": 0.8, "clip": clips.Running()}),
+        (psgd.LowRank(2), {"momentum": 0.8, "clip": clips.AdaptiveNorm()}),
         (psgd.XMat(), {"clip": (clips.Norm(0.4), clips.Elements(0.1)), "momentum": 0.5}),
         (psgd.Dense(), {"step": psgd.schedules.Exponential(0.9, 0.1, over=10)}),
     ],
@@ -148,7 +148,7 @@ def test_one_leaf_is_the_core(x64, preconditioner, settings):
 
 
 def test_all_leaves_in_one_vector_are_the_core(params):
-    core = psgd.PSGD(psgd.XMat(), lr=0.1, momentum=0.9, clip=clips.Running())
+    core = psgd.PSGD(psgd.XMat(), lr=0.1, momentum=0.9, clip=clips.AdaptiveNorm())
     optimizer = adapter.psgd(0.1, psgd.XMat(), per_leaf=False)
     ask = jax.jit(adapter.value_grad_hvp(loss))
     x, state, ours = PARAMS, core.init(PARAMS), optimizer.init(params)
@@ -422,7 +422,7 @@ def test_float64_beside_float32(x64):
 
 
 def test_what_is_not_finite_moves_nothing(params):
-    optimizer = adapter.scale_by_psgd(psgd.Diagonal(), momentum=0.9, clip=clips.Running())
+    optimizer = adapter.scale_by_psgd(psgd.Diagonal(), momentum=0.9, clip=clips.AdaptiveNorm())
     good = jax.tree.map(jnp.ones_like, params)
     _, state = optimizer.update(good, optimizer.init(params), hvp=good, probe=good)
     bad = {**good, "b": good["b"] * jnp.nan}  # one leaf spoils the step for all

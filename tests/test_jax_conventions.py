@@ -93,7 +93,7 @@ def test_no_buffer_is_shared_by_preconditioners_states(preconditioner, n):
 
 @pytest.mark.parametrize(
     "clip",
-    [None, clips.TrustRadius(), (clips.TrustRadius(), clips.Running()), clips.Running()],
+    [None, clips.TrustRadius(), (clips.TrustRadius(), clips.AdaptiveNorm()), clips.AdaptiveNorm()],
     ids=["none", "radius", "both", "running"],
 )
 def test_no_buffer_is_shared_by_loops_states(clip):

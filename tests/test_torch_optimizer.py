@@ -171,7 +171,7 @@ def test_engines_follow_the_same_trajectory(p, rng):
     x, state = np.array([-1.0, 1.0] * (N // 2)), None
     from scipy.optimize import rosen_der, rosen_hess_prod
 
-    loop = psgd.PSGD(preconditioner=p, lr=0.1, step_size=0.1, momentum=0.5, clip=clips.Running())
+    loop = psgd.PSGD(preconditioner=p, lr=0.1, step_size=0.1, momentum=0.5, clip=clips.AdaptiveNorm())
     state, path = loop.init(x), []
     for v, e in zip(probes, noise, strict=True):
         x, state = loop.update(state, x, rosen_der(x) + e, pair=(v, rosen_hess_prod(x, v)))

@@ -30,8 +30,8 @@ import numpy as np
 from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
+from ..arrays.arguments import described
 from ..arrays.library import device_of, namespace, to_host
-from ..arrays.numbers import shown
 from ..curvature import Central, Forward
 from ..descent import minimize
 from ..preconditioners import Preconditioner
@@ -87,10 +87,10 @@ def as_linear_operator(
     """
     if not isinstance(preconditioner, Preconditioner):
         raise TypeError(
-            f"`preconditioner` must be a Preconditioner such as psgd_core.XMat(), got {shown(preconditioner)}"
+            f"`preconditioner` must be a Preconditioner such as psgd_core.XMat(), got {described(preconditioner)}"
         )
     if not isinstance(which, str) or which not in _VERBS:
-        raise ValueError(f"`which` must be one of {list(_VERBS)}, got {shown(which)}")
+        raise ValueError(f"`which` must be one of {list(_VERBS)}, got {described(which)}")
     like = preconditioner._reference(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
         raise TypeError(
@@ -107,7 +107,7 @@ def as_linear_operator(
         def multiply(x: np.ndarray) -> np.ndarray:
             if np.ma.isMaskedArray(x) or x.dtype.kind not in "biufc":
                 raise TypeError(
-                    f"`x` must be an array of numbers, got {shown(x)}; fill what is masked, or convert it"
+                    f"`x` must be an array of numbers, got {described(x)}; fill what is masked, or convert it"
                 )
             if np.iscomplexobj(x):
                 return multiply(x.real) + 1j * multiply(x.imag)
@@ -184,7 +184,7 @@ def psgd_method(
     """
     if not callable(jac):
         raise ValueError(
-            f"`jac` must be callable, or True for a `fun` that returns (value, gradient), got {shown(jac)}; "
+            f"`jac` must be callable, or True for a `fun` that returns (value, gradient), got {described(jac)}; "
             "PSGD needs gradients: write or derive one"
         )
     if bounds is not None:

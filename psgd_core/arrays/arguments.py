@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import array_api_compat
 import numpy as np
@@ -126,6 +126,20 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
         require_device(name, value, "h", like)
     real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
     return xp.astype(value, real, copy=False)
+
+
+def require_choice(name: str, value: Any, choices: Any, hint: str = "") -> None:
+    """Raise ValueError unless a value is one of the texts of ``choices``, a Literal."""
+    texts = get_args(choices)
+    if not isinstance(value, str) or value not in texts:
+        listed = f"{', '.join(map(repr, texts[:-1]))} or {texts[-1]!r}"
+        raise ValueError(f"`{name}` must be {listed}, got {described(value)}{f'; {hint}' if hint else ''}")
+
+
+def keep(config: Any, **settings: Any) -> None:
+    """Set fields of a frozen dataclass to what they were checked and converted to in ``__post_init__``."""
+    for name, value in settings.items():
+        object.__setattr__(config, name, value)
 
 
 def described(value: Any) -> str:

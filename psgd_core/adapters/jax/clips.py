@@ -12,12 +12,12 @@ def require_clip(clip: clips.Clip, *, per_leaf: bool) -> None:
     """Raise unless optax's updates, and states per leaf, can do what the clip does."""
     if clip.needs_value:
         raise ValueError(
-            f"`clip` must not go back to earlier points, as {clip!r} does; take clips.Running(), or "
+            f"`clip` must not go back to earlier points, as {clip!r} does; take clips.AdaptiveNorm(), or "
             "psgd_core.PSGD, which owns the parameters"
         )
     parts = clip.clips if isinstance(clip, clips.Chain) else (clip,)
     for part in parts:
-        if per_leaf and not isinstance(part, clips.Norm | clips.Running | clips.Elements):
+        if per_leaf and not isinstance(part, clips.Norm | clips.AdaptiveNorm | clips.Elements):
             raise ValueError(
                 f"`clip` must be made of Norm, Running and Elements for a state per leaf, got {part!r}; "
                 "pass per_leaf=False"

@@ -79,7 +79,7 @@ class Rule:
             count=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             key=jnp.array(jax.random.key_data(self.key), copy=True),
-            clip=self.loop._clip.init(self.engine.xp.zeros(max(len(states), 1), dtype=dtype)),
+            clip=self.loop.clip.init(self.engine.xp.zeros(max(len(states), 1), dtype=dtype)),
             leaves=leaves.with_states(states),
         )
 
@@ -180,7 +180,7 @@ class Rule:
                 for one, x in zip(states, g, strict=True)
             ]
         moves = [p.precondition(s, x) for p, s, x in zip(fitters, fitted, m, strict=True)]
-        limited, clip = limit(self.loop._clip, state.clip, moves)
+        limited, clip = limit(self.loop.clip, state.clip, moves)
         passed = usable & _all([xp.all(xp.isfinite(x)) for x in limited])
         limited = [xp.where(passed, x, xp.zeros_like(x)) for x in limited]
         after = [

@@ -87,7 +87,7 @@ def scale_by_psgd(
         every=1 if isinstance(every, jax.Array) else every,
         probability=_constant(probability),
     )
-    require_clip(loop._clip, per_leaf=per_leaf)
+    require_clip(loop.clip, per_leaf=per_leaf)
     it = Rule(
         preconditioner=given,
         loop=loop,
@@ -108,7 +108,7 @@ def psgd(
     step: Schedule = 0.1,
     *,
     momentum: float = 0.9,
-    clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.Running(),  # noqa: B008 (frozen)
+    clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.AdaptiveNorm(),  # noqa: B008 (frozen)
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     every: int = 1,

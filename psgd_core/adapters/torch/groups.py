@@ -32,7 +32,7 @@ def require_settings(settings: dict[str, Any], source: Source) -> None:
         raise TypeError(f"`lr` must be a number, got {lr!r}; torch.optim.lr_scheduler changes it in time")
     if not 0 <= lr < float("inf"):
         raise ValueError(f"`lr` must be finite and not negative, got {lr}; 0 moves nothing")
-    require_schedule("step", settings["step"], 0.0, 1.0)
+    require_schedule("step", settings["step"], "(0, 1)")
     if settings["preconditioner"] is None:
         settings = settings | {"preconditioner": LowRank(RANK)}
     _loop(settings, source)
@@ -150,7 +150,7 @@ class Mover:
         """Take over lr and step as they are now."""
         lr, step = group["lr"], value_at(group["step"], iteration)
         self.lr.set(lr if self.engine.name == "torch" else float(lr))
-        require_schedule("step", float(step), 0.0, 1.0)
+        require_schedule("step", float(step), "(0, 1)")
         self.step.set(float(step))
 
 

@@ -101,7 +101,7 @@ class PSGD(torch.optim.Optimizer):
         lr: float | Tensor | None = None,
         step: Schedule = 0.1,
         momentum: float = 0.9,
-        clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.Running(),  # noqa: B008
+        clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.AdaptiveNorm(),  # noqa: B008
         weight_decay: float = 0.0,
         decay: str = "decoupled",
         curvature: str | Source = "hvp",
@@ -128,7 +128,7 @@ class PSGD(torch.optim.Optimizer):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise TypeError(f"`rng` must be an int >= 0 or a torch.Generator, got {rng!r}")
         if update_probability != 1:
-            require_schedule("update_probability", update_probability, 0.0, 1.0)
+            require_schedule("update_probability", update_probability, "(0, 1)")
         self._source, self._engine, self._probes = source, engine, probes
         self._asker, self._probability = pairs.Asker(source, process_group), update_probability
         self._options = {} if compile is True else compile or None
