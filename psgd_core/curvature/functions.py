@@ -54,14 +54,12 @@ class Functions:
         """Return functions of x (and v) only, with a sample, or any arguments, bound to all of them."""
         if not bound:
             return self
-        gradient, value, hvp, both = self.gradient, self.value, self.hvp, self.both
-        return replace(
-            self,
-            gradient=lambda x: gradient(x, *bound),
-            value=None if value is None else lambda x: value(x, *bound),
-            hvp=None if hvp is None else lambda x, v: hvp(x, v, *bound),
-            both=None if both is None else lambda x: both(x, *bound),
-        )
+
+        def with_bound(function: Any) -> Any:
+            return None if function is None else lambda *points: function(*points, *bound)
+
+        names = ("gradient", "value", "hvp", "both")
+        return replace(self, **{name: with_bound(getattr(self, name)) for name in names})
 
     def gradient_at(self, x: Array) -> Array:
         """Return the gradient at x."""

@@ -44,14 +44,12 @@ class Clip:
 
     def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
         """Return (the move within its limit, memory)."""
+        (move,), memory = self.limit_parts(memory, [move])
         return move, memory
 
     def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
-        """Return (the parts of one move within its limit, memory), for moves kept as several vectors."""
-        if len(parts) > 1:
-            raise NotImplementedError(f"{type(self).__name__} limits one vector only")
-        limited, memory = self.limit(memory, parts[0])
-        return [limited], memory
+        """Return (the parts of one move within its limit, memory), for a move kept as several vectors."""
+        return list(parts), memory
 
 
 class NormClip(Clip):
@@ -61,19 +59,15 @@ class NormClip(Clip):
         """Return (the length that a move of this length, 0-d, is cut down to, memory)."""
         raise NotImplementedError
 
-    def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
-        """Return (the move within its limit, memory)."""
-        length = norm(move)
-        allowed, memory = self.bound(memory, length)
-        return move * _ratio(allowed, length), memory
-
     def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
-        """Return (the parts of one move within its limit, memory): the norm is that of all of them."""
-        xp, dtype = namespace(*parts), parts[0].dtype
-        length = norm(xp.stack([xp.astype(norm(part), dtype) for part in parts]))
+        """Return (the parts of one move within its limit, memory); the norm is that of all of them."""
+        xp, length = namespace(*parts), norm(parts[0])
+        if len(parts) > 1:
+            length = norm(xp.stack([xp.astype(norm(part), length.dtype) for part in parts]))
         allowed, memory = self.bound(memory, length)
-        ratio = _ratio(allowed, length)
-        return [xp.astype(ratio, part.dtype) * part for part in parts], memory
+        over, one = length > allowed, xp.ones_like(length)
+        ratio = xp.where(over, allowed / xp.where(over, length, one), one)
+        return [part * xp.astype(ratio, part.dtype, copy=False) for part in parts], memory
 
 
 @dataclass(frozen=True)
@@ -99,15 +93,11 @@ class Elements(Clip):
     def __post_init__(self) -> None:
         keep(self, size=_size(self.size))
 
-    def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
-        """Return (the move within its limit, memory)."""
-        xp = namespace(move)
-        bound = xp.full_like(move, self.size)
-        return xp.minimum(xp.maximum(move, -bound), bound), memory
-
     def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
         """Return (the parts of one move within its limit, memory)."""
-        return [self.limit(memory, part)[0] for part in parts], memory
+        xp, size = namespace(*parts), self.size
+        bounds = [xp.full_like(part, size) for part in parts]
+        return [xp.minimum(xp.maximum(x, -b), b) for x, b in zip(parts, bounds, strict=True)], memory
 
 
 @dataclass(frozen=True)
@@ -146,8 +136,11 @@ class Chain(Clip):
 
     def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
         """Return (the move within its limit, memory)."""
-        (move,), memory = self.limit_parts(memory, [move])
-        return move, memory
+        after = []
+        for clip, held in zip(self.clips, memory, strict=True):
+            move, new = clip.limit(held, move)
+            after.append(new)
+        return move, tuple(after)
 
     def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
         """Return (the parts of one move within its limit, memory)."""
@@ -311,10 +304,3 @@ def norm(x: Array) -> Array:
 
 def _size(size: float) -> float:
     return require_number("size", size, "(0, inf]", "leave the clip out to have no limit")
-
-
-def _ratio(allowed: Array, length: Array) -> Array:
-    """Return ``allowed / length``, 1 where that is not less."""
-    xp = namespace(length)
-    over, one = length > allowed, xp.ones_like(length)
-    return xp.where(over, allowed / xp.where(over, length, one), one)

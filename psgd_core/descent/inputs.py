@@ -87,22 +87,19 @@ def on_vectors(functions: Functions, layout: Structure) -> Functions:
     """Return functions of vectors from functions of trees."""
     if layout.is_vector:
         return functions
-    value, gradient = functions.value, functions.gradient
-    hvp: Any = functions.hvp
-    both: Any = functions.both
 
-    def flat_both(x: Array) -> tuple[Array, Array]:
-        f, g = pair_of("both", both(layout.unflatten(x)))
+    def wrapped(function: Any, finish: Function) -> Any:
+        return None if function is None else lambda *at: finish(function(*map(layout.unflatten, at)))
+
+    def flat_pair(found: Any) -> tuple[Any, Array]:
+        f, g = pair_of("both", found)
         return f, layout.flatten(g, "g")
 
-    def flat_hvp(x: Array, v: Array) -> Array:
-        return layout.flatten(hvp(layout.unflatten(x), layout.unflatten(v)), "h")
-
     return Functions(
-        gradient=lambda x: layout.flatten(gradient(layout.unflatten(x)), "g"),
-        value=None if value is None else lambda x: value(layout.unflatten(x)),
-        hvp=None if hvp is None else flat_hvp,
-        both=None if both is None else flat_both,
+        gradient=wrapped(functions.gradient, lambda g: layout.flatten(g, "g")),
+        value=wrapped(functions.value, lambda f: f),
+        hvp=wrapped(functions.hvp, lambda h: layout.flatten(h, "h")),
+        both=wrapped(functions.both, flat_pair),
     )
 
 
