@@ -362,7 +362,7 @@ def test_sparse_tensors(torch):
 
 
 def test_traced_values(jax):
-    with pytest.raises(TypeError, match=r"got one being traced; hand it over outside `jax.jit`"):
+    with pytest.raises(TypeError, match=r"got a traced one; share it outside `jax.jit`"):
         jax.jit(to_numpy)(jax.numpy.ones(3))
 
 

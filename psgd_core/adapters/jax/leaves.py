@@ -15,12 +15,16 @@ from .hidden import Outline
 from .sharding import Layout, layout_of
 
 Tree = Any
+"""A pytree of arrays."""
+
+Kind: Any = jax.ShapeDtypeStruct
+"""Shape and dtype of a leaf."""
 
 
 class LeafState(NamedTuple):
-    """What is kept for one leaf (or for all of them together): arrays of the engine's library."""
+    """The state of one leaf (or of all of them together): arrays of the engine's library."""
 
-    layout: dict[str, tuple]  # how the leaf becomes a vector: a note of its shards, static
+    layout: dict[str, tuple[()]]  # how the leaf becomes a vector: a note of its shards, static
     preconditioner: Any  # the preconditioner's state
     momentum: Any  # (n,), or () without momentum
 
@@ -46,7 +50,7 @@ class Leaves(NamedTuple):
         leaves = [leaf for _, leaf in found]
         for label, leaf in zip(names, leaves, strict=True):
             dtype = getattr(leaf, "dtype", None)
-            if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 16:
+            if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
                 got = type(leaf).__name__ if dtype is None else dtype
                 raise TypeError(
                     f"`{label}` must be an array of real floats, got {got}; optax.masked leaves out what is "
@@ -100,7 +104,7 @@ class Leaves(NamedTuple):
                 f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; parameters and loss are"
             )
         brought = [
-            engine.bring(jnp.asarray(leaf, dtype=wide(dtype)))
+            engine.inward(jnp.asarray(leaf, dtype=wide(dtype)))
             for leaf, dtype in zip(leaves, self.dtypes, strict=True)
         ]
         if self.apart:
@@ -118,12 +122,18 @@ class Leaves(NamedTuple):
                 start += size
             vectors, layouts = parts, [Layout()] * len(parts)
         rows = zip(vectors, layouts, self.shapes, self.dtypes, strict=True)
-        leaves = [engine.give(lay.unflatten(v, shape)).astype(dtype) for v, lay, shape, dtype in rows]
+        leaves = [engine.outward(lay.unflatten(v, shape)).astype(dtype) for v, lay, shape, dtype in rows]
         return jax.tree.unflatten(self.structure, leaves)
 
     def states(self, tree: Tree) -> list[LeafState]:
-        """Return what is kept for each vector, of the tree that `with_states` made."""
-        return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, LeafState))
+        """Return the state of each vector, from the tree that `with_states` made for the same structure."""
+        states, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, LeafState))
+        if self.apart and structure != self.structure:
+            raise ValueError(
+                f"`updates` must have the structure of the parameters that `init` saw, {structure}, got "
+                f"{self.structure}; call `init` anew for other parameters"
+            )
+        return states
 
     def with_states(self, states: list[LeafState]) -> Tree:
         """Return the states in place of the leaves, or the one for all of them as it is."""
@@ -136,8 +146,8 @@ class Leaves(NamedTuple):
     def kinds(self) -> list[jax.ShapeDtypeStruct]:
         """Return the shape and dtype of what each state is for."""
         if self.apart or not self.names:
-            return [jax.ShapeDtypeStruct(s, wide(d)) for s, d in zip(self.shapes, self.dtypes, strict=True)]
-        return [jax.ShapeDtypeStruct((sum(self.sizes),), wide(jnp.result_type(*self.dtypes)))]
+            return [Kind(s, wide(d)) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+        return [Kind((sum(self.sizes),), wide(jnp.result_type(*self.dtypes)))]
 
 
 def wide(dtype: Any) -> Any:
@@ -145,6 +155,6 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def each(function: Callable, *lists: list) -> list:
-    """Return ``function`` of the first of each, of the second of each, and so on."""
+def each(function: Callable[..., Any], *lists: list[Any]) -> list[Any]:
+    """Return ``function`` of the first element of each list, of the second, and so on."""
     return [function(*row) for row in zip(*lists, strict=True)]
