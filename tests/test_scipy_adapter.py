@@ -455,7 +455,7 @@ def test_not_finite_is_said():
         ({"constraints": [LinearConstraint(np.eye(2), 0, 1)]}, "`constraints` must be empty"),
         ({"constraints": LinearConstraint(np.eye(2), 0, 1)}, "`constraints` must be empty"),
         ({"hess": BFGS()}, "`hess` must be a callable, a matrix.*got BFGS"),
-        ({"hess": "cs"}, "`hess` must be a callable, a matrix, or one of.*got 'cs'"),
+        ({"hess": "cs"}, "`hess` must be '2-point' or '3-point', got 'cs'; or give a callable or a matrix"),
     ],
 )
 def test_what_psgd_cannot_do(given, match):

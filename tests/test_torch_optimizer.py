@@ -15,8 +15,8 @@ import psgd_core as psgd
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from psgd_core.adapters.torch import PSGD, functions  # noqa: E402
-from psgd_core.adapters.torch.chance import toss  # noqa: E402
 from psgd_core.adapters.torch.engines import Engine  # noqa: E402
+from psgd_core.adapters.torch.pairs import toss  # noqa: E402
 from psgd_core.curvature import Central, Gaussian, Rademacher, Whitening  # noqa: E402
 from psgd_core.descent import clips  # noqa: E402
 
