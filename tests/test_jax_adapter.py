@@ -522,7 +522,7 @@ def test_a_clip_that_is_nobodys(params):
         ({"i": np.arange(3)}, r"`params\['i'\]` must be an array of real floats, got int64; optax.masked"),
         ({"c": np.ones(2, complex)}, "must be an array of real floats, got complex128"),
         ([1.0], r"`params\[0\]` must be an array of real floats, got float"),
-        ({"e": np.zeros((0, 3), "float32")}, r"`params\['e'\]` must hold at least one parameter, got shape"),
+        ({"e": np.zeros((0, 3), "float32")}, r"`params\['e'\]` must not be empty, got"),
     ],
 )
 def test_bad_parameters(tree, match):

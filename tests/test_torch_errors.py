@@ -49,7 +49,7 @@ def test_settings(settings, error, message):
 
 @pytest.mark.parametrize("name", ["curvature", "engine", "rng", "update_probability"])
 def test_what_holds_for_all_groups_is_refused_in_one(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got it in a parameter group"):
+    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got it in a group"):
         PSGD([{"params": [parameter()], name: "hvp"}])
 
 
@@ -73,7 +73,7 @@ def test_parameters(p, message):
 def test_a_group_on_several_devices():
     optimizer = PSGD([parameter(), torch.nn.Parameter(torch.ones(2, device="meta"))])
     with pytest.raises(
-        ValueError, match="`params` must be on one device, got cpu, meta; make a parameter group"
+        ValueError, match="`params` must be on one device, got cpu, meta; group them by device"
     ):
         optimizer.step(lambda: torch.zeros(()))
 
@@ -98,7 +98,7 @@ def test_sparse_gradients():
                 lambda: table(torch.tensor([1, 2])).pow(2).sum()
             )
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(TypeError, match="sparse=False in the embedding"):
+    with pytest.raises(TypeError, match="set sparse=False"):
         PSGD(table.parameters(), psgd.Diagonal(), curvature="whitening").step()
 
 

@@ -88,10 +88,7 @@ def as_linear_operator(
         For an unknown `which`.
     """
     if not isinstance(preconditioner, Preconditioner):
-        raise TypeError(
-            f"`preconditioner` must be a Preconditioner, got {described(preconditioner)}; such as "
-            "psgd_core.XMat()"
-        )
+        raise TypeError(f"`preconditioner` must be a Preconditioner, got {described(preconditioner)}")
     require_choice("which", which, Which)
     like = preconditioner._reference(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
@@ -104,9 +101,7 @@ def as_linear_operator(
     def product(verbs: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
         def multiply(x: np.ndarray) -> np.ndarray:
             if np.ma.isMaskedArray(x) or x.dtype.kind not in "biufc":
-                raise TypeError(
-                    f"`x` must be an array of numbers, got {described(x)}; fill what is masked, or convert it"
-                )
+                raise TypeError(f"`x` must be an array of numbers, got {described(x)}; convert it")
             if np.iscomplexobj(x):
                 return multiply(x.real) + 1j * multiply(x.imag)
             # a copy for other libraries: they may share the buffer, which solvers go on writing to
@@ -186,9 +181,7 @@ def psgd_method(
             f"{described(jac)}; PSGD needs gradients: write or derive one"
         )
     if bounds is not None:
-        raise ValueError(
-            "`bounds` must be None: PSGD has no bounds; transform the variables, or use L-BFGS-B"
-        )
+        raise ValueError("`bounds` must be None: PSGD has no bounds; use L-BFGS-B, or transform x")
     if constraints is not None and not (isinstance(constraints, list | tuple) and len(constraints) == 0):
         raise ValueError("`constraints` must be empty: PSGD has none; add a penalty, or use SLSQP")
     if isinstance(hess, HessianUpdateStrategy):

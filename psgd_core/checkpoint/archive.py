@@ -153,16 +153,12 @@ def _parts(tree: Any) -> tuple[str, str, dict[str, Any]] | None:
 def _describe(name: str, tree: Any, leaves: list[tuple[str, Array]], depth: int = 0) -> dict[str, Any]:
     """Return `tree` as JSON, its arrays as their place in `leaves`."""
     if depth > _DEEPEST:
-        raise TypeError(
-            f"`state` must nest at most {_DEEPEST} deep, got more; does a part of it hold itself?"
-        )
+        raise TypeError(f"`state` must nest at most {_DEEPEST} deep, got more; does a part hold itself?")
     if array_api_compat.is_array_api_obj(tree):
         leaves.append((name, tree))
         return {"array": len(leaves) - 1, **described(name, tree)}
     if type(tree) is int and tree.bit_length() > _LONGEST:
-        raise TypeError(
-            f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; store it as text"
-        )
+        raise TypeError(f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; use text")
     if type(tree) in _VALUES:
         return {"value": tree}
     found = _parts(tree)

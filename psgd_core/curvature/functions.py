@@ -115,10 +115,7 @@ def _kept(name: str, found: Array, like: Array) -> Array:
         raise TypeError(f"`{name}` must return an array of shape {tuple(like.shape)}, got {described(found)}")
     require_plain(name, found)
     if tuple(found.shape) != tuple(like.shape):
-        raise ValueError(
-            f"`{name}` must return shape {tuple(like.shape)}, got {tuple(found.shape)}; "
-            "one number for each parameter"
-        )
+        raise ValueError(f"`{name}` must return shape {tuple(like.shape)}, got {tuple(found.shape)}, like x")
     require_alike(name, found, "x", like)
     copy: Array = owned(found)
     return copy
@@ -153,9 +150,7 @@ def _times(hessian: Any, v: Array) -> Array:
     require_plain("hessian", hessian)
     shape, n = tuple(getattr(hessian, "shape", (v.shape[0],) * 2)), v.shape[0]
     if shape != (n, n):
-        raise ValueError(
-            f"`hessian` must have shape ({n}, {n}), got {shape}; one row and column for each parameter"
-        )
+        raise ValueError(f"`hessian` must have shape ({n}, {n}), got {shape}; x has {n} elements")
     if is_array(hessian) and not array_api_compat.is_numpy_array(hessian):
         require_alike("hessian", hessian, "x", v)
     h: Array = hessian @ v

@@ -79,10 +79,7 @@ class Orthogonal(Probes):
     def _draw(self, rng: Any, like: Array) -> Array:
         n = like.shape[0]
         if self.k > n:
-            raise ValueError(
-                f"`k` must be at most n = {n} for orthogonal probes, got {self.k}; "
-                "there are no more directions"
-            )
+            raise ValueError(f"`k` must be at most n = {n} for orthogonal probes, got {self.k}; take fewer")
         xp = namespace(like)
         q, r = xp.linalg.qr(normal(rng, (n, self.k), like), mode="reduced")
         diagonal = xp.linalg.diagonal(r)

@@ -160,10 +160,7 @@ class Secant(Source):
     def init(self, functions: Functions | None, x: Array, v: Array | None) -> Previous:
         """Return a point near x, a forward difference's, for the first pair; one gradient."""
         if functions is None or v is None:
-            raise ValueError(
-                "`functions` and `v` must be given to start with Secant, got None; "
-                "it needs a first difference"
-            )
+            raise ValueError("`functions` and `v` must be given to start with Secant, got None")
         v = v if v.ndim == 1 else v[:, 0]
         near = x + _step(x, v, 1 / 2) * v
         return Previous(near, functions.gradient_at(near))

@@ -108,14 +108,10 @@ class Chain(Clip):
 
     def __post_init__(self) -> None:
         if not isinstance(self.clips, tuple):
-            raise TypeError(
-                f"`clips` must be a tuple of Clips, got {described(self.clips)}; (clip,) holds one"
-            )
+            raise TypeError(f"`clips` must be a tuple of Clips, got {described(self.clips)}")
         for clip in self.clips:
             if not isinstance(clip, Clip):
-                raise TypeError(
-                    f"`clip` must hold Clips only, got {described(clip)}; see psgd_core.descent.clips"
-                )
+                raise TypeError(f"`clip` must hold Clips only, got {described(clip)}; a number is Norm(size)")
 
     @property
     def needs_value(self) -> bool:  # type: ignore[override]
@@ -287,10 +283,7 @@ def as_clip(clip: Any) -> Clip:
     if as_float(clip) is not None:
         return Norm(clip)
     if not isinstance(clip, Clip):
-        raise TypeError(
-            f"`clip` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}; "
-            "see psgd_core.descent.clips"
-        )
+        raise TypeError(f"`clip` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
     return clip
 
 

@@ -69,9 +69,7 @@ def require_probes(v: Any, x: Array) -> None:
     require_arrays(v=v)
     if v.ndim not in (1, 2) or v.shape[0] != x.shape[0]:
         n = x.shape[0]
-        raise ValueError(
-            f"`v` must have shape ({n},) or ({n}, k), got {tuple(v.shape)}; one row for each parameter"
-        )
+        raise ValueError(f"`v` must have shape ({n},) or ({n}, k), got {tuple(v.shape)}; n is that of x")
     require_alike("v", v, "x", x)
 
 
@@ -113,9 +111,7 @@ def parameters(x0: Any) -> tuple[Array, Structure]:
         try:
             x0 = np.asarray(x0, dtype=np.float64)
         except (ValueError, OverflowError):
-            raise ValueError(
-                f"`x0` must hold numbers in rows of one length, got {described(x0)}; or arrays, for a tree"
-            ) from None
+            raise ValueError(f"`x0` must hold numbers in rows of one length, got {described(x0)}") from None
     layout = trees.structure(x0, "x0")
     x: Array = owned(_detached(layout.flatten(x0, "x0")))
     return x, layout
@@ -153,9 +149,7 @@ class Objective:
         flag = isinstance(jac, bool | np.bool_)
         together = flag and bool(jac)
         if not (jac is None or flag or callable(jac)):
-            raise TypeError(
-                f"`jac` must be callable, or True for a `fun` that returns both, got {described(jac)}"
-            )
+            raise TypeError(f"`jac` must be callable, or True if `fun` returns both, got {described(jac)}")
         if grad is not None and (together or callable(jac)):
             raise ValueError("`grad` and `jac` must not both be given; they are the same, drop one")
         if hvp is not None and hess is not None:
@@ -218,9 +212,7 @@ class Objective:
         if value is None:
             raise TypeError("`fun` must return a number, got None; return the value")
         if is_array(value) and math.prod(value.shape) != 1:
-            raise ValueError(
-                f"`fun` must return a scalar, got shape {tuple(value.shape)}; sum over the elements"
-            )
+            raise ValueError(f"`fun` must return a scalar, got shape {tuple(value.shape)}; take the sum")
         return value_like(_detached(value), self._like, "fun")
 
     def _vector(self, name: str, tree: Tree, layout: Structure) -> Array:

@@ -130,10 +130,7 @@ def minimize(
         unchanged. In either case x0, `resume` and a generator are left as they were.
     """
     if bounds is not None:
-        raise ValueError(
-            f"`bounds` must be None, got {described(bounds)}; PSGD has no constraints, "
-            "transform the variables"
-        )
+        raise ValueError(f"`bounds` must be None, got {described(bounds)}; transform the variables")
     require_choice("nonfinite", nonfinite, Nonfinite)
     for name, function in (("sample", sample), ("callback", callback)):
         if function is not None and not callable(function):
@@ -205,15 +202,10 @@ def _require_progress(resume: Any, x: Array) -> None:
     if resume is None:
         return
     if not isinstance(resume, Progress):
-        raise TypeError(
-            f"`resume` must be a result's `progress`, got {described(resume)}; pass result.progress"
-        )
+        raise TypeError(f"`resume` must be the `progress` of a result, got {described(resume)}")
     require_alike("resume.x", resume.x, "x0", x)
     if resume.x.shape != x.shape:
-        raise ValueError(
-            f"`resume` must have as many parameters as x0, {x.shape[0]}, got {resume.x.shape[0]}; "
-            "give the x0 of its run"
-        )
+        raise ValueError(f"`resume` must have the parameters of x0, {x.shape[0]}, got {resume.x.shape[0]}")
 
 
 def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
@@ -236,9 +228,7 @@ def _require_values(optimizer: PSGD, fun: Any, sample: Any) -> None:
     if not optimizer.needs_value:
         return
     if fun is None:
-        raise ValueError(
-            "`fun` must be given for a clip that compares values, got None; or take preset='stochastic'"
-        )
+        raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
     if sample is not None:
         raise ValueError(
             "`sample` must be None for a clip that compares values, as values of two samples do not compare; "

@@ -179,9 +179,7 @@ class PSGD:
         here, usable, state = self.observe(state, self.point(flat, slope, value))
         if pair is not None:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise TypeError(
-                    f"`pair` must be (v, h), got {described(pair)}; give the probe and its product"
-                )
+                raise TypeError(f"`pair` must be (v, h), got {described(pair)}; v may be None")
             v = None if pair[0] is None else vectors(layout, pair[0], "v")
             pair = (v, vectors(layout, pair[1], "h"))
         flag = None if fit is None else flag_of("fit", fit)
@@ -214,9 +212,7 @@ class PSGD:
         """
         require_state(state)
         if not isinstance(functions, Functions):
-            raise TypeError(
-                f"`functions` must be a Functions, got {described(functions)}; make one of the gradient"
-            )
+            raise TypeError(f"`functions` must be a Functions, got {described(functions)}; make one")
         layout = trees.structure(x, "x")
         flat, functions = layout.flatten(x, "x"), on_vectors(functions, layout)
         # value and gradient, and where to step from
@@ -250,10 +246,7 @@ class PSGD:
         if iteration == 0 or chance >= 1:
             return True
         if not isinstance(rng, np.random.Generator):
-            raise TypeError(
-                "`rng` must be a numpy.random.Generator where `probability` is below 1, got "
-                f"{described(rng)}; make one with numpy.random.default_rng(seed)"
-            )
+            raise TypeError(f"`rng` must be a numpy.random.Generator, got {described(rng)}; it tosses coins")
         return bool(rng.random() < chance)
 
     # -- the parts of a step, on vectors ---------------------------------------------------------------

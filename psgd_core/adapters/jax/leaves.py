@@ -57,10 +57,7 @@ class Leaves(NamedTuple):
                     "not, or has less than 16 bits"
                 )
             if leaf.size == 0:
-                raise ValueError(
-                    f"`{label}` must hold at least one parameter, got shape {leaf.shape}; "
-                    "optax.masked leaves it out"
-                )
+                raise ValueError(f"`{label}` must not be empty, got {leaf.shape}; optax.masked leaves it out")
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         return cls(structure, outline, names, shapes, tuple(leaf.dtype for leaf in leaves), apart)
 
@@ -101,7 +98,7 @@ class Leaves(NamedTuple):
             )
         if any(jnp.iscomplexobj(leaf) for leaf in leaves):
             raise TypeError(
-                f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; parameters and loss are"
+                f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; so is the loss"
             )
         brought = [
             engine.inward(jnp.asarray(leaf, dtype=wide(dtype)))

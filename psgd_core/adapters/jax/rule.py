@@ -241,10 +241,7 @@ class Rule:
         if not isinstance(chosen, Preconditioner):
             chosen = chosen(kind)
         if not isinstance(chosen, Preconditioner):
-            raise TypeError(
-                f"`preconditioner` must return a Preconditioner for {name}, got {chosen!r}; "
-                "try psgd_core.XMat()"
-            )
+            raise TypeError(f"`preconditioner` must return a Preconditioner for {name}, got {chosen!r}")
         return for_shards(chosen) if layout.shards > 1 else chosen
 
     def _try(self, chosen: Preconditioner, kind: jax.ShapeDtypeStruct, name: str) -> None:

@@ -206,9 +206,7 @@ def _differentiate(
     """Return the gradients of `outputs`, None for parameters that are frozen or not used."""
     wanted = [p for p in params if p.requires_grad]
     if not wanted:
-        raise ValueError(
-            "`params` must hold tensors that require a gradient, got frozen ones only; set requires_grad"
-        )
+        raise ValueError("`params` must hold a tensor that requires a gradient, got frozen ones only")
     try:
         found = torch.autograd.grad(
             outputs,
@@ -230,9 +228,7 @@ def _differentiate(
 
 def _dense(grad: Tensor | None) -> Tensor | None:
     if grad is not None and grad.layout != torch.strided:
-        raise TypeError(
-            f"`params` must have dense gradients, got layout {grad.layout}; use sparse=False in the embedding"
-        )
+        raise TypeError(f"`params` must have dense gradients, got layout {grad.layout}; set sparse=False")
     return grad
 
 
@@ -240,9 +236,7 @@ def _require_loss(loss: Any) -> None:
     if not isinstance(loss, Tensor):
         raise TypeError(f"`closure` must return the loss, a tensor, got {type(loss).__name__}; return it")
     if loss.numel() != 1:
-        raise ValueError(
-            f"`closure` must return a scalar, got shape {tuple(loss.shape)}; take the mean or the sum"
-        )
+        raise ValueError(f"`closure` must return a scalar, got shape {tuple(loss.shape)}; take the mean")
     if loss.is_complex():
         raise TypeError(f"`closure` must return a real loss, got {loss.dtype}; take its real part or its abs")
     if not loss.requires_grad:

@@ -33,14 +33,11 @@ class Flat:
         for p in self.params:
             require_parameter(p)
             if is_lazy(p):
-                raise ValueError(
-                    "`params` must have shapes by the first step, got a lazy parameter; "
-                    "run the model on a batch before"
-                )
+                raise ValueError("`params` must have shapes, got a lazy parameter; run the model once before")
         devices = sorted({str(p.device) for p in self.params})
         if len(devices) > 1:
             raise ValueError(
-                f"`params` must be on one device, got {', '.join(devices)}; make a parameter group per device"
+                f"`params` must be on one device, got {', '.join(devices)}; group them by device"
             )
         self.sizes = [p.numel() for p in self.params]
         self.n = sum(self.sizes)
@@ -162,9 +159,7 @@ def require_parameter(p: Any) -> None:
             "torch.view_as_real(parameter), as the parameter"
         )
     if p.dtype not in DTYPES:
-        raise TypeError(
-            f"`params` must be float16, bfloat16, float32 or float64, got {p.dtype}; convert them"
-        )
+        raise TypeError(f"`params` must be float16, bfloat16, float32 or float64, got {p.dtype}")
     if p.layout != torch.strided:
         raise TypeError(f"`params` must be dense, got layout {p.layout}; convert them with to_dense()")
     if hasattr(p, "placements"):  # a DTensor: its local part would be taken for all of it

@@ -56,9 +56,7 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
 
     def at(x: Tensor, columns: list[Tensor]) -> Any:
         if tuple(x.shape) != (flat.n,):
-            raise ValueError(
-                f"`x` must have shape ({flat.n},), got {tuple(x.shape)}; flatten the parameters in order"
-            )
+            raise ValueError(f"`x` must have shape ({flat.n},), got {tuple(x.shape)}; flatten the parameters")
         before, probes = flat.vector(), [flat.parts(column) for column in columns]
         elsewhere = not torch.equal(before, x)
         try:

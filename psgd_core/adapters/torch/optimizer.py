@@ -136,9 +136,7 @@ class PSGD(torch.optim.Optimizer):
         """Add a parameter group; its preconditioner starts in the next step."""
         shared = [name for name in SHARED if name in param_group]
         if shared:
-            raise ValueError(
-                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it holds for all groups"
-            )
+            raise ValueError(f"`{shared[0]}` must be given to PSGD, got it in a group; all share it")
         require_settings({**self.defaults, **param_group}, self._source)
         if "params" in param_group:
             param_group["params"] = once(param_group["params"])
@@ -190,9 +188,7 @@ class PSGD(torch.optim.Optimizer):
             If an operation cannot be differentiated twice.
         """
         if closure is not None and not callable(closure):
-            raise TypeError(
-                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; pass one"
-            )
+            raise TypeError(f"`closure` must be a function returning the loss, got {type(closure).__name__}")
         if h is not None and v is None:
             raise ValueError("`v` must be given with `h`, got None; they are a pair")
         indices = [i for i, g in enumerate(self.param_groups) if has_parameters(g)]
