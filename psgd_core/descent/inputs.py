@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import array_api_compat
@@ -122,10 +123,10 @@ class Objective:
 
     Parameters
     ----------
+    x : array, shape (n,)
+        Where to start; sets library, dtype and device of what the functions return.
     layout : Structure
-        Of x.
-    like : array, shape (n,)
-        Sets library, dtype and device of what the functions return.
+        Of the tree that x is a vector of.
     fun, grad, jac, hvp, hess
         As `minimize` takes them.
 
@@ -137,8 +138,8 @@ class Objective:
 
     def __init__(
         self,
+        x: Array,
         layout: Structure,
-        like: Array,
         fun: Function | None,
         grad: Function | None,
         jac: Function | bool | None,
@@ -166,46 +167,48 @@ class Objective:
                 "write or derive the gradient"
             )
         # on vectors
-        self._layout, self._like = layout, like
-        self._fun: Any = fun
-        self._grad: Any = grad
-        self._hvp: Any = hvp
-        self.nfev = self.njev = self.nhev = 0
-        product = None if hvp is None else self._product
-        if hess is not None:
-            self._hvp, product = product_with(hess), self._hessian_product
+        self.x, self.layout = x, layout
+        self.counts = {"nfev": 0, "njev": 0, "nhev": 0}
+        value = None if fun is None or together else self._counted(fun, self._number, "nfev")
+        both = self._counted(fun, self._pair, "nfev", "njev") if together else None
+        if hvp is not None:
+            hvp = self._counted(hvp, partial(self._vector, "hvp"), "nhev", points=2)
+        elif hess is not None:
+            hvp = partial(self._times, product_with(hess))
         self.functions = Functions(
-            gradient=(lambda x, *bound: self._both(x, *bound)[1]) if together else self._gradient,
-            value=None if fun is None or together else self._value,
-            hvp=product,
-            both=self._both if together else None,
+            gradient=(
+                self._counted(grad, partial(self._vector, "grad"), "njev")
+                if both is None
+                else lambda x, *bound: both(x, *bound)[1]
+            ),
+            value=value,
+            hvp=hvp,
+            both=both,
             batched=hess is not None,
         )
 
-    def _value(self, x: Array, *bound: Any) -> Array:
-        self.nfev += 1
-        return self._number(self._fun(self._layout.unflatten(x), *bound))
+    def _counted(self, function: Any, finish: Function, *names: str, points: int = 1) -> Function:
+        """Return a function of trees, the first `points` of its arguments, as one of vectors that counts."""
 
-    def _gradient(self, x: Array, *bound: Any) -> Array:
-        self.njev += 1
-        return self._vector("grad", self._grad(self._layout.unflatten(x), *bound), self._layout)
+        def evaluate(*given: Any) -> Any:
+            for name in names:
+                self.counts[name] += 1
+            trees_given = [self.layout.unflatten(x) for x in given[:points]]
+            return finish(function(*trees_given, *given[points:]))
 
-    def _both(self, x: Array, *bound: Any) -> tuple[Array, Array]:
-        self.nfev += 1
-        self.njev += 1
-        f, g = pair_of("fun", self._fun(self._layout.unflatten(x), *bound))
-        return self._number(f), self._vector("jac", g, self._layout)
+        return evaluate
 
-    def _product(self, x: Array, v: Array, *bound: Any) -> Array:
-        self.nhev += 1
-        h = self._hvp(self._layout.unflatten(x), self._layout.unflatten(v), *bound)
-        return self._vector("hvp", h, self._layout)
+    def _times(self, product: Function, x: Array, v: Array, *bound: Any) -> Array:
+        """Return the product of the Hessian at x with v, (n,) or (n, k)."""
+        self.counts["nhev"] += 1 if v.ndim == 1 else v.shape[1]
+        layout = Structure(None, tuple(v.shape))
+        h = self._vector("hess", product(self.layout.unflatten(x), v, *bound), layout)
+        return namespace(v).reshape(h, layout.shape)
 
-    def _hessian_product(self, x: Array, v: Array, *bound: Any) -> Array:
-        self.nhev += 1 if v.ndim == 1 else v.shape[1]
-        shape = tuple(v.shape)
-        h = self._hvp(self._layout.unflatten(x), v, *bound)
-        return namespace(v).reshape(self._vector("hess", h, Structure(None, shape)), shape)
+    def _pair(self, found: Any) -> tuple[Array, Array]:
+        """Return value and gradient as `fun` returned them."""
+        f, g = pair_of("fun", found)
+        return self._number(f), self._vector("jac", g)
 
     def _number(self, value: Any) -> Array:
         """Return a value of the function as a 0-d array like x."""
@@ -213,13 +216,14 @@ class Objective:
             raise TypeError("`fun` must return a number, got None; return the value")
         if is_array(value) and math.prod(value.shape) != 1:
             raise ValueError(f"`fun` must return a scalar, got shape {tuple(value.shape)}; take the sum")
-        return value_like(_detached(value), self._like, "fun")
+        return value_like(_detached(value), self.x, "fun")
 
-    def _vector(self, name: str, tree: Tree, layout: Structure) -> Array:
+    def _vector(self, name: str, tree: Tree, layout: Structure | None = None) -> Array:
         """Return a gradient or product as a vector like x; for NumPy from anything that `asarray` takes."""
-        if not array_api_compat.is_numpy_array(self._like):
+        layout = layout or self.layout
+        if not array_api_compat.is_numpy_array(self.x):
             flat = layout.flatten(tree, name)
-            require_alike(name, flat, "x0", self._like)
+            require_alike(name, flat, "x0", self.x)
             found: Array = _detached(flat)
             return found
         if layout.kind is None and not isinstance(tree, np.ndarray):
@@ -230,7 +234,7 @@ class Objective:
             _require_real(name, tree)
         flat = layout.flatten(tree, name)
         _require_real(name, flat)
-        return namespace(flat).astype(flat, self._like.dtype, copy=False)
+        return namespace(flat).astype(flat, self.x.dtype, copy=False)
 
 
 def _require_real(name: str, x: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays.arguments import require_number
 from ..arrays.library import Array, namespace
 from ..arrays.sums import finite
-from ..arrays.trees import Structure, Tree, owned
+from ..arrays.trees import Tree, owned
 from ..curvature import Functions
 from ..schedules import value_at
 from .clips import Point
@@ -55,8 +55,6 @@ class Run:
 
     optimizer: PSGD
     objective: Objective
-    layout: Structure
-    x: Array
     sample: Function | None
     args: tuple[Any, ...]
     rng: int | np.random.Generator
@@ -70,17 +68,17 @@ class Run:
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
 
     def __post_init__(self) -> None:
+        self.x = self.objective.x
         self.asked = self.sample is None or self.tol > 0
-        self.has_value = (
-            self.objective.functions.value is not None or self.objective.functions.both is not None
-        )
+        functions = self.objective.functions
+        self.has_value = functions.value is not None or functions.both is not None
         self._observe, self._advance = _compiled(self.x, self.optimizer)
 
     def start(self, resume: Progress | None) -> None:
         """Begin, or go on from where another run stopped."""
         if resume is not None:
-            counts = self.objective
-            self.x, self.state, self.nit, counts.nfev, counts.njev, counts.nhev, self.best = resume
+            self.x, self.state, self.nit, *counts, self.best = resume
+            self.objective.counts = dict(zip(self.objective.counts, counts, strict=True))
         elif self.optimizer.source.at_trial:
             generator, functions = self._draw()
             v = self.optimizer.probes.draw(generator, self.x)
@@ -129,11 +127,11 @@ class Run:
         where = "start where the function and its gradient are finite"
         if self.best is not None:
             where = "x is the last point where both were finite"
-        counts = {name: getattr(self.objective, name) for name in ("nfev", "njev", "nhev")}
+        counts = self.objective.counts
         return MinimizeResult(
             x=self.point(),
             fun=float(self.here.value),
-            jac=self.layout.unflatten(owned(self.here.g)),
+            jac=self.objective.layout.unflatten(owned(self.here.g)),
             nit=self.nit,
             **counts,
             success=status in (0, 4),
@@ -147,7 +145,7 @@ class Run:
 
     def point(self) -> Tree:
         """Return a copy of x as it stands, in its shape."""
-        return self.layout.unflatten(owned(self.here.x))
+        return self.objective.layout.unflatten(owned(self.here.x))
 
     def so_far(self) -> MinimizeResult:
         """Return a copy of the result as it stands, for a callback to keep, and to write into."""
@@ -204,12 +202,12 @@ class Run:
     def _record(self) -> float:
         """Note this iteration; return max|gradient|."""
         xp = namespace(self.x)
-        counts, nit, optimizer = self.objective, self.nit, self.optimizer
+        nit, optimizer = self.nit, self.optimizer
         size = float(xp.max(xp.abs(self.here.g)))
         hint = f"it is what the schedule returned at iteration {nit}"
         lr = require_number("lr", value_at(optimizer.lr, nit), "[0, inf)", hint)
         step = require_number("step", value_at(optimizer.step_size, nit), "[0, 1)", hint)
-        row = (nit, float(self.here.value), size, lr, step, counts.nfev, counts.njev, counts.nhev)
+        row = (nit, float(self.here.value), size, lr, step, *self.objective.counts.values())
         for name, number in zip(COLUMNS, row, strict=True):
             self.history[name].append(number)
         return size

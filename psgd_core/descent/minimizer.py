@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -144,7 +143,7 @@ def minimize(
         tol = eps(x) ** 0.5 if sample is None else 0.0
     tol = require_number("tol", tol, "[0, inf)", "it bounds max|gradient|")
     _require_progress(resume, x)
-    objective = Objective(layout, x, fun, grad, jac, hvp, hess)
+    objective = Objective(x, layout, fun, grad, jac, hvp, hess)
     # the optimiser
     if preconditioner is None and not isinstance(preset, PSGD):
         preconditioner = Dense() if layout.size <= DENSE else LowRank(10)
@@ -169,8 +168,6 @@ def minimize(
     run = Run(
         optimizer=optimizer,
         objective=objective,
-        layout=layout,
-        x=x,
         sample=sample,
         args=args if isinstance(args, tuple) else (args,),
         rng=rng,
@@ -178,22 +175,14 @@ def minimize(
         maxiter=maxiter,
         stop_nonfinite=nonfinite == "stop",
     )
-    with _put_back(rng):
+    generator: Any = rng if isinstance(rng, np.random.Generator) else None
+    before = generator and generator.bit_generator.state
+    try:
         run.start(resume)
         return run.iterate(_reporter(callback))
-
-
-@contextmanager
-def _put_back(rng: int | np.random.Generator) -> Iterator[None]:
-    """Put a generator back to where it was if anything raises: a run that failed has drawn nothing."""
-    if not isinstance(rng, np.random.Generator):
-        yield
-        return
-    before = rng.bit_generator.state
-    try:
-        yield
     except BaseException:
-        rng.bit_generator.state = before
+        if generator is not None:  # a run that failed has drawn nothing
+            generator.bit_generator.state = before
         raise
 
 
@@ -213,11 +202,7 @@ def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
     given = {name: value for name, value in settings.items() if value is not None or name == "clip"}
     if isinstance(preset, PSGD):
         return replace(preset, **given)
-    if not isinstance(preset, str) or preset not in get_args(Preset):
-        raise ValueError(
-            f"`preset` must be one of {', '.join(map(repr, get_args(Preset)))}, or a PSGD, got "
-            f"{described(preset)}"
-        )
+    require_choice("preset", preset, Preset, "or give a PSGD")
     if preset == "stochastic":
         return stochastic(iterations=max(1, maxiter), **given)
     return deterministic(**given)
@@ -231,7 +216,7 @@ def _require_values(optimizer: PSGD, fun: Any, sample: Any) -> None:
         raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
     if sample is not None:
         raise ValueError(
-            "`sample` must be None for a clip that compares values, as values of two samples do not compare; "
+            "`sample` must be None for a clip that compares values, which differ between samples; "
             "take preset='stochastic'"
         )
 

@@ -107,24 +107,3 @@ class Engine:
                 return compiled(*args)
 
         return quietly
-
-
-class Setting:
-    """A number of a parameter group as a schedule of the loop, which then follows its changes."""
-
-    def __init__(self, compiled: bool, like: Any) -> None:
-        self.value: Any = torch.zeros((), dtype=like.dtype, device=like.device) if compiled else 0.0
-        self.compiled = compiled
-
-    def set(self, value: Any) -> None:
-        """Set the number; for compiled updates in place, so that they are not compiled anew."""
-        if not self.compiled:
-            self.value = value
-        elif isinstance(value, Tensor):
-            self.value.copy_(value)
-        else:
-            self.value.fill_(value)
-
-    def __call__(self, t: Any) -> Any:
-        """Return the number, whatever the iteration."""
-        return self.value

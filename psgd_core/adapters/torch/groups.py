@@ -17,7 +17,7 @@ from ...descent import PSGD as Loop
 from ...preconditioners import LowRank, Preconditioner
 from ...preconditioners.placement import placed
 from ...schedules import require_schedule, value_at
-from .engines import Engine, EngineName, Setting
+from .engines import Engine, EngineName
 from .flat import Flat
 
 RANK = 10
@@ -118,8 +118,11 @@ class Mover:
     ) -> None:
         self.key = _key(group, flat)
         self.engine = Engine(engine, flat.device, options)
-        self.lr, self.step = (Setting(options is not None, flat) for _ in range(2))
-        self.loop = _loop(group, source, self.lr, self.step)
+        # schedules that follow the group; compiled updates see tensors change in place
+        self.now: dict[str, Any] = {"lr": 0.0, "step": 0.0}
+        if options is not None:
+            self.now = {name: torch.zeros((), dtype=flat.dtype, device=flat.device) for name in self.now}
+        self.loop = _loop(group, source, lambda t: self.now["lr"], lambda t: self.now["step"])
         self.advance: Callable[..., tuple[Array, Any]] = self.engine.advance(self.loop)
 
     def fits(self, group: dict[str, Any], flat: Flat) -> bool:
@@ -189,10 +192,15 @@ class Mover:
 
     def _set(self, group: dict[str, Any], iteration: int) -> None:
         """Set lr and step to their present values."""
-        lr, step = group["lr"], value_at(group["step"], iteration)
-        self.lr.set(lr if self.engine.name == "torch" else float(lr))
-        require_schedule("step", float(step), "(0, 1)")
-        self.step.set(float(step))
+        lr = group["lr"] if self.engine.name == "torch" else float(group["lr"])
+        step = require_number(
+            "step", value_at(group["step"], iteration), "(0, 1)", "its schedule returned it"
+        )
+        for name, value in (("lr", lr), ("step", step)):
+            if self.engine.options is None:
+                self.now[name] = value
+            else:
+                self.now[name].copy_(torch.as_tensor(value, dtype=self.now[name].dtype))
 
 
 def _key(group: dict[str, Any], flat: Flat) -> tuple[Any, ...]:
