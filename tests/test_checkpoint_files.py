@@ -275,7 +275,7 @@ def test_names_that_are_no_files_are_refused(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("metadata", [{1: "a", "1": "b"}, {"x": [{None: 2}]}, {"x": ({True: 3},)}])
 def test_keys_of_metadata_that_json_would_change_are_refused(tmp_path, metadata):
-    with pytest.raises(TypeError, match=r"`metadata` must be JSON .* is no str"):
+    with pytest.raises(TypeError, match=r"`metadata` must be JSON .* is not a str"):
         save(tmp_path / "x.npz", np.zeros(1), metadata=metadata)
     assert os.listdir(tmp_path) == []
 

@@ -71,17 +71,7 @@ def scale_by_psgd(
         For invalid settings, and for trees of another structure.
     """
     rule = Rule(
-        preconditioner=preconditioner,
-        step=step,
-        momentum=momentum,
-        clip=clip,
-        every=every,
-        probability=probability,
-        key=key,
-        sampler=sampler,
-        scale=scale,
-        per_leaf=per_leaf,
-        engine=engine,
+        preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
     )
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
