@@ -7,6 +7,7 @@ from types import ModuleType
 
 import array_api_compat
 
+from .batched import square
 from .library import Array, at_hand, namespace, silent, wide_dtype
 
 BLOCK = 16_384
@@ -107,6 +108,24 @@ def largest(x: Array) -> Array:
     if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
         return xp.max(xp.abs(x))
     return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
+
+
+def unit_of(*parts: Array) -> Array:
+    """Return the largest absolute value, or 1 where all are 0: in units of it no square overflows."""
+    xp = namespace(*parts)
+    most = largest(parts[0])
+    for part in parts[1:]:
+        most = xp.maximum(most, largest(part))
+    return xp.where(most > 0, most, xp.ones_like(most))
+
+
+def norm(*parts: Array) -> Array:
+    """Return the Euclidean norm of all entries together, without overflow, a 0-d array."""
+    xp, unit = namespace(*parts), unit_of(*parts)
+    total = xp.sum(square(parts[0] / unit))
+    for part in parts[1:]:
+        total = total + xp.sum(square(part / unit))
+    return unit * xp.sqrt(total)
 
 
 def finite(x: Array) -> Array:

@@ -95,7 +95,7 @@ def predicted_rate(
         n = n if normalizer is None else xp.zeros_like(n) + normalizer
         shrink = step * SPEEDS[geometry](h[:, None, :], h[None, :, :], low, top) * (bound / n)
         left = xp.where(shrink < 1, shrink, 2 - shrink)  # |1 - shrink| = 1 - left
-        gone = left == 1
+        gone = left >= 1
         rate = -xp.log1p(-xp.where(gone, xp.zeros_like(left), left))
         rates.append(xp.min(xp.where(gone, xp.full_like(rate, xp.inf), rate)))
     return xp.min(xp.stack(rates))
@@ -124,4 +124,4 @@ def stable_step(kappa: float, geometry: str = "QE") -> float:
             f"`kappa` must be a condition number, at least 1, got {kappa}; give max/min of |λ_i|"
         )
     low = 1 / float(kappa)
-    return min(1.0, 2 / SPEEDS[geometry](1.0, low, low, 1.0))
+    return min(1.0, float(2 / SPEEDS[geometry](1.0, low, low, 1.0)))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.arguments import described, require_number
+
 
 @dataclass
 class Trace:
@@ -43,14 +45,14 @@ class Trace:
         """
         if unknown := values.keys() - set(_COLUMNS):
             raise TypeError(f"`values` must be named among {', '.join(_COLUMNS)}, got {sorted(unknown)}")
-        count = _float("updates", updates)
+        count = require_number("updates", updates)
         if not count.is_integer():
             raise ValueError(f"`updates` must be a whole number, got {updates}; give the updates made so far")
         if self.updates and count <= self.updates[-1]:
             raise ValueError(
                 f"`updates` must increase from record to record, got {updates} after {self.updates[-1]}"
             )
-        row = {column: _float(column, values.get(column, math.nan)) for column in _COLUMNS}
+        row = {column: require_number(column, values.get(column, math.nan)) for column in _COLUMNS}
         self.updates.append(int(count))
         for column, x in row.items():
             getattr(self, column).append(x)
@@ -106,21 +108,13 @@ class Trace:
 _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))
 
 
-def _float(name: str, x: Any) -> float:
-    """Return a number, of any library, as a float."""
-    try:
-        if not isinstance(x, str | bytes):
-            return float(x)
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(f"`{name}` must be a number, got {x!r}; give a float or a 0-d array")
-
-
 def _floats(name: str, values: Any) -> np.ndarray:
     """Return numbers one after another, of any library, as float64."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"`{name}` must be a sequence of numbers, got {values!r}; give a list or an array")
-    return np.asarray([_float(f"{name}[{i}]", x) for i, x in enumerate(values)], dtype=np.float64)
+        raise TypeError(
+            f"`{name}` must be a sequence of numbers, got {described(values)}; give a list or an array"
+        )
+    return np.asarray([require_number(f"{name}[{i}]", x) for i, x in enumerate(values)], dtype=np.float64)
 
 
 def _encode(x: float) -> float | str | None:
@@ -194,9 +188,8 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
         raise ValueError("`updates` must be finite, got NaN or Inf among them; leave those checkpoints out")
     if not np.all(np.diff(t) > 0):
         raise ValueError("`updates` must increase, got a value that is not above the one before; sort them")
-    floor = None if floor is None else _float("floor", floor)
-    if floor is not None and not 0 <= floor < math.inf:
-        raise ValueError(f"`floor` must be finite and not negative, got {floor}; give 0 for none")
+    if floor is not None:
+        floor = require_number("floor", floor, "[0, inf)", "give 0 for none")
     keep = np.isfinite(d) & (d > 0)
     t, d = t[keep], d[keep]
     if t.size < 4:
@@ -220,7 +213,8 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
 def _logarithms(d: Any, unit: int) -> np.ndarray:
     """Return ``log(d / 2^unit)``: of c d the same bits, with its own unit, for every power of two c."""
     mantissa, exponent = np.frexp(d)
-    return np.log(mantissa) + (exponent - unit) * math.log(2)
+    logarithms: np.ndarray = np.log(mantissa) + (exponent - unit) * math.log(2)
+    return logarithms
 
 
 def _lower_median(x: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from ..arrays.arguments import keep, require_count
 from ..arrays.draws import normal
 from ..arrays.library import Array, namespace, require_arrays, require_float
-from ..groups.lie import eye
+from ..arrays.matrices import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 
@@ -110,4 +110,4 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
         s, _, count = block.shape
         unit = k**0.5 * eye(k, block)[:s, :]
         parts.append(xp.broadcast_to(unit[:, :, None], (s, k, count)))
-    return group.join(q, tuple(parts))
+    return group.join(group.layout(group.size(q)), tuple(parts), q.gather)

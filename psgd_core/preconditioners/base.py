@@ -25,8 +25,9 @@ import array_api_compat
 
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
 from ..arrays.library import Array, device_of, known, namespace, require_alike, require_arrays, select
+from ..arrays.matrices import eye
 from ..arrays.sums import largest, sum_of_squares
-from ..groups.lie import eye, require_like, require_vectors
+from ..groups.lie import require_like, require_vectors
 from .counters import Counters, Fitted, State, counted, default_damping, settled
 from .forms import (
     Form,

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import batched
 from ..arrays.arguments import described, require_count, require_number
+from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, is_array, known, namespace, require_arrays, select
-from ..arrays.signs import signs
 from ..arrays.sums import largest
 from .base import Preconditioner
 from .counters import Fitted

@@ -10,9 +10,8 @@ import array_api_compat
 
 from .. import kernels
 from ..arrays.arguments import described, require_count
-from ..arrays.draws import normal
+from ..arrays.draws import normal, signs
 from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
-from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
 from .counters import Fitted, counted

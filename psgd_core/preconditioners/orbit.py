@@ -10,8 +10,9 @@ import numpy as np
 from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import described
+from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
-from ..arrays.signs import signs
+from ..groups.layouts import Layout, is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
 from .counters import Fitted
@@ -109,9 +110,10 @@ class OrbitPreconditioner(Preconditioner):
         n = sum(s * c for _, (s, _, c) in blocks)
         if n < 1:
             raise ValueError("a state of nothing")
-        sizes = self.group.orbit_sizes(n)
+        layout = self.group.layout(n)
+        sizes = [entry[:2] for entry in layout]
         order: Form = ()
-        if gather or type(self.group).split is OrbitGroup.split:
+        if gather or is_gathered(layout):
             order = ((gather[0][0] if is_index(gather[0][0]) else "int64", (n,)),) * 2
         held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
         blocks = [(real, (s, s, c)) for s, c in sizes]
@@ -206,7 +208,7 @@ class OrbitPreconditioner(Preconditioner):
         decay = self._kernel_decay
         if decay is None:
             return None
-        layout = self.group.layout(state.q)
+        layout = _placed(self.group.layout(self._size(state)))
         kernel = kernels.orbits.update if self.exact_damping else kernels.orbits.update_dense
         found = kernels.through(h, kernel, (state, v, h, step), layout, decay, inplace)
         if found is None and self.exact_damping and type(h) is not np.ndarray:
@@ -228,11 +230,12 @@ class OrbitPreconditioner(Preconditioner):
         """Return (h, v) by orbits; without v, columns whose mean ``v v^T`` is I."""
         if self.damping != 0 and not self.exact_damping:
             h = h + damping * signs(state.count, h)
-        hs, scale = self.group.split(state.q, h), h.shape[1] ** 0.5
+        layout, gather = self.group.layout(h.shape[0]), state.q.gather
+        hs, scale = self.group.split(layout, h, gather), h.shape[1] ** 0.5
         if v is None:
             vs = tuple(scale * batched.identity(x.shape[0], x.shape[2], x) for x in hs)
         else:
-            vs = self.group.split(state.q, v)
+            vs = self.group.split(layout, v, gather)
         return hs, vs
 
     def _damped(self, hs: tuple[Array, ...], damping: Array) -> tuple[Array, ...]:
@@ -271,7 +274,7 @@ class OrbitPreconditioner(Preconditioner):
         """Return ``P g`` for g of shape (n,) or (n, k)."""
         self._require_state(state)
         if not GEOMETRIES[self.geometry].fits_p:
-            q, layout = state.q, self.group.layout(state.q)
+            q, layout = state.q, _placed(self.group.layout(self._size(state)))
             fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
             if fused is None and type(g) is not np.ndarray:
                 fused = kernels.gpu_orbits.precondition(state, layout, g)
@@ -290,6 +293,11 @@ class OrbitPreconditioner(Preconditioner):
         if not GEOMETRIES[self.geometry].fits_p:
             return state.q
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
+
+
+def _placed(layout: Layout) -> tuple[tuple[str, int], ...]:
+    """Return what the kernels ask for: per orbit size how, and from which index on."""
+    return tuple((how, start) for _, _, how, start in layout)
 
 
 def _rescaled(
