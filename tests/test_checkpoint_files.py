@@ -309,5 +309,5 @@ def test_traced_and_deleted_jax_arrays_are_refused(tmp_path):
     gone = jax.numpy.ones(2)
     gone.delete()
     for call in (lambda: jax.jit(traced)(jax.numpy.ones(2)), lambda: traced(gone)):
-        with pytest.raises(TypeError, match=r"`state\.x` must be a dense array whose values are at hand"):
+        with pytest.raises(TypeError, match=r"`state\.x` must be a dense array with concrete values"):
             call()

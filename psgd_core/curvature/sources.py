@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import keep, require_number
 from ..arrays.library import Array, device_of, eps, namespace
+from ..arrays.sums import unit_of
 from ..arrays.trees import owned
 from .functions import Functions
 
@@ -223,14 +224,12 @@ class Whitening(Source):
 def _step(x: Array, v: Array, power: float, typical: float = 1.0) -> Array:
     """Return ``eps^power (typical + rms(x)) / rms(v)``, with 1 for rms(v) = 0."""
     size = _rms(v)
-    safe = namespace(v).where(size > 0, size, namespace(v).ones_like(size))
     relative: float = eps(x) ** power
+    safe = namespace(v).where(size > 0, size, namespace(v).ones_like(size))
     return relative * (typical + _rms(x)) / safe
 
 
 def _rms(x: Array) -> Array:
     """Return the root mean square of all elements, without overflow."""
-    xp = namespace(x)
-    largest = xp.max(xp.abs(x))
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    xp, unit = namespace(x), unit_of(x)
     return unit * xp.sqrt(xp.mean((x / unit) ** 2))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import as_float, described, keep, require_number
 from ..arrays.library import Array, device_of, eps, namespace
+from ..arrays.sums import norm
 from ..arrays.trees import owned, where
 
 
@@ -61,9 +62,8 @@ class NormClip(Clip):
 
     def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
         """Return (the parts of one move within its limit, memory); the norm is that of all of them."""
-        xp, length = namespace(*parts), norm(parts[0])
-        if len(parts) > 1:
-            length = norm(xp.stack([xp.astype(norm(part), length.dtype) for part in parts]))
+        xp = namespace(*parts)
+        length = xp.astype(norm(*parts), parts[0].dtype, copy=False)
         allowed, memory = self.bound(memory, length)
         over, one = length > allowed, xp.ones_like(length)
         ratio = xp.where(over, allowed / xp.where(over, length, one), one)
@@ -285,14 +285,6 @@ def as_clip(clip: Any) -> Clip:
     if not isinstance(clip, Clip):
         raise TypeError(f"`clip` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
     return clip
-
-
-def norm(x: Array) -> Array:
-    """Return |x| without overflow, a 0-d array of the dtype of x."""
-    xp = namespace(x)
-    largest = xp.max(xp.abs(x))
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    return unit * xp.sqrt(xp.sum((x / unit) ** 2))
 
 
 def _size(size: float) -> float:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...arrays.library import Array
+from ...arrays.trees import mapped
 from ...curvature import Functions
 from ...descent import PSGD as Loop
 from ...descent.clips import Point
 from .. import dlpack
-from .saved import mapped
 
 EngineName = Literal["auto", "torch", "numpy", "cupy"]
 """The libraries that may compute; "auto" chooses by device."""

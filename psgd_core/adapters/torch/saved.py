@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...arrays.trees import leaves_with_names, mapped
 from ...checkpoint.fingerprint import Misfit, compare, fingerprint, text_of
 from .. import dlpack
 from .flat import Flat
@@ -26,22 +27,9 @@ VERSION = 1
 """Of the layout; each change of the layout raises it."""
 
 
-def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nested NamedTuple with a function applied to each of its arrays."""
-    if not isinstance(tree, tuple):
-        return function(tree)
-    parts = [mapped(function, part) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-
-
-def leaves(tree: Any, name: str = "") -> dict[str, Any]:
+def leaves(tree: Any) -> dict[str, Any]:
     """Return the arrays of a nested NamedTuple by name, such as "preconditioner.q.blocks.0"."""
-    if not isinstance(tree, tuple):
-        return {name: tree}
-    found: dict[str, Any] = {}
-    for key, part in zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True):
-        found |= leaves(part, f"{name}.{key}" if name else str(key))
-    return found
+    return {name.removeprefix("."): leaf for name, leaf in leaves_with_names(tree, "")}
 
 
 def rebuilt(template: Any, saved: dict[str, Tensor], name: str) -> Any:
