@@ -124,27 +124,23 @@ class Chain(Clip):
 
     def judge(self, memory: Any, here: Point, usable: Array) -> tuple[Point, Array, Any]:
         """Return (where to step from, whether it is usable, memory)."""
-        after = []
-        for clip, held in zip(self.clips, memory, strict=True):
-            here, usable, new = clip.judge(held, here, usable)
-            after.append(new)
-        return here, usable, tuple(after)
+        return self._through("judge", memory, here, usable)
 
     def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
         """Return (the move within its limit, memory)."""
-        after = []
-        for clip, held in zip(self.clips, memory, strict=True):
-            move, new = clip.limit(held, move)
-            after.append(new)
-        return move, tuple(after)
+        return self._through("limit", memory, move)
 
     def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
         """Return (the parts of one move within its limit, memory)."""
-        limited, after = list(parts), []
+        return self._through("limit_parts", memory, list(parts))
+
+    def _through(self, verb: str, memory: Any, *values: Any) -> tuple[Any, ...]:
+        """Return values after a verb of all clips, one after another, and the memory."""
+        after = []
         for clip, held in zip(self.clips, memory, strict=True):
-            limited, new = clip.limit_parts(held, limited)
+            *values, new = getattr(clip, verb)(held, *values)
             after.append(new)
-        return limited, tuple(after)
+        return *values, tuple(after)
 
 
 class AdaptiveNormMemory(NamedTuple):

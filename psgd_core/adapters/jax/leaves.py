@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
@@ -86,38 +87,28 @@ class Leaves(NamedTuple):
         Leaves of 16 bits become float32.
         """
         leaves = jax.tree.leaves(self.cut(tree, name))
-        leads = {tuple(leaf.shape[: leaf.ndim - len(s)]) for leaf, s in zip(leaves, self.shapes, strict=True)}
-        alike = all(
-            leaf.shape[leaf.ndim - len(s) :] == s for leaf, s in zip(leaves, self.shapes, strict=True)
-        )
-        if not alike or len(leads) != 1 or len(next(iter(leads))) > 1:
+        lead = leaves[0].shape[: leaves[0].ndim - len(self.shapes[0])]
+        if len(lead) > 1 or any(x.shape != (*lead, *s) for x, s in zip(leaves, self.shapes, strict=True)):
             shapes = [tuple(leaf.shape) for leaf in leaves]
             raise ValueError(
                 f"`{name}` must have the shapes of the gradients, {list(self.shapes)}, or those with one "
                 f"leading axis of k probes, got {shapes}; make it with value_grad_hvp or draw_probe"
             )
         if any(jnp.iscomplexobj(leaf) for leaf in leaves):
-            raise TypeError(
-                f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; so is the loss"
-            )
-        brought = [
-            engine.inward(jnp.asarray(leaf, dtype=wide(dtype)))
-            for leaf, dtype in zip(leaves, self.dtypes, strict=True)
+            raise TypeError(f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; as the loss")
+        layouts = layouts if self.apart else [Layout()] * len(leaves)
+        flat = [
+            layout.flatten(engine.inward(jnp.asarray(leaf, dtype=wide(dtype))), len(shape))
+            for leaf, layout, shape, dtype in zip(leaves, layouts, self.shapes, self.dtypes, strict=True)
         ]
-        if self.apart:
-            rows = zip(layouts, brought, self.shapes, strict=True)
-            return [layout.flatten(x, len(shape)) for layout, x, shape in rows]
-        flat = [Layout().flatten(x, len(shape)) for x, shape in zip(brought, self.shapes, strict=True)]
-        return [engine.xp.concat(flat, axis=0)]
+        return flat if self.apart else [engine.xp.concat(flat, axis=0)]
 
     def tree(self, vectors: list[Array], layouts: list[Layout], engine: Engine) -> Tree:
         """Return vectors (n,) as a tree of JAX arrays in the dtypes of the leaves."""
         if not self.apart:
-            parts, start = [], 0
-            for size in self.sizes:
-                parts.append(vectors[0][start : start + size])
-                start += size
-            vectors, layouts = parts, [Layout()] * len(parts)
+            ends = accumulate(self.sizes)
+            vectors = [vectors[0][end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+            layouts = [Layout()] * len(vectors)
         rows = zip(vectors, layouts, self.shapes, self.dtypes, strict=True)
         leaves = [engine.outward(lay.unflatten(v, shape)).astype(dtype) for v, lay, shape, dtype in rows]
         return jax.tree.unflatten(self.structure, leaves)
