@@ -81,10 +81,13 @@ def evaluate(
                 raise ValueError(ONCE)
             return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False)
         _require_loss(loss)
+        products: list[Grads] = []
         if probes:
             grads, products = _products(loss, params, probes, looked)
         else:
-            grads, products = _gradients(loss, params, looked), []
+            seed = torch.ones_like(loss)
+            grads = _differentiate([loss], params, [seed], create_graph=False, retain_graph=False)
+            _look(loss, grads, looked)
     return Found(loss.detach(), grads, products, True)
 
 
@@ -116,13 +119,6 @@ def _noticing_backward(params: Sequence[Tensor]) -> Iterator[Callable[[], bool]]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _gradients(loss: Tensor, params: Sequence[Tensor], looked: Looked) -> Grads:
-    """Return the gradients of a loss."""
-    grads = _differentiate([loss], params, [torch.ones_like(loss)], create_graph=False, retain_graph=False)
-    _look(loss, grads, looked)
-    return grads
 
 
 def _look(loss: Tensor, grads: Grads, looked: Looked) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...arrays.library import Array
-from ...arrays.trees import mapped
 from ...curvature import Functions
 from ...descent import PSGD as Loop
 from ...descent.clips import Point
@@ -79,10 +78,6 @@ class Engine:
         stream = torch.cuda.current_stream(self.device).cuda_stream
         found: contextlib.AbstractContextManager[Any] = cupy.cuda.ExternalStream(stream, self.device.index)
         return found
-
-    def separate(self, state: Any) -> Any:
-        """Return a state no two arrays of which share memory: a compiled function would depend on that."""
-        return mapped(lambda x: x.clone(), state) if self.name == "torch" else state
 
     def advance(self, loop: Loop) -> Callable[..., tuple[Array, Any]]:
         """Return ``(state, x, g, v, h, value) -> (x, state)``, compiled if `options` are given.

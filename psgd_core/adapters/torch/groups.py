@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from ...arrays.arguments import require_number
 from ...arrays.library import Array
-from ...arrays.trees import Leaf
+from ...arrays.trees import Leaf, owned
 from ...curvature import Central, Exact, Forward, Source, Whitening
 from ...descent import PSGD as Loop
 from ...preconditioners import LowRank, Preconditioner
@@ -138,7 +138,9 @@ class Mover:
             If the preconditioner is for another number of parameters.
         """
         with self.engine.context():
-            return {"loop": self.engine.separate(self.loop.init(self.engine.inward(flat.vector())))}
+            state = self.loop.init(self.engine.inward(flat.vector()))
+        # compiled updates would depend on which arrays of PyTorch's share memory: none do
+        return {"loop": owned(state) if self.engine.name == "torch" else state}
 
     def moved(
         self,

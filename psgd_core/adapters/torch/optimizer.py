@@ -199,14 +199,7 @@ class PSGD(torch.optim.Optimizer):
             return self._step(closure, v, h, indices, flats, x, before)
 
     def _step(
-        self,
-        closure: Callable[[], Any] | None,
-        v: Any,
-        h: Any,
-        indices: list[int],
-        flats: Flats,
-        x: Vectors,
-        before: Snapshot | None,
+        self, closure: Any, v: Any, h: Any, indices: list[int], flats: Flats, x: Vectors, before: Any
     ) -> Any:
         """Do one step with the groups that have parameters: compute everything, then change everything."""
         groups, fit = [self.param_groups[i] for i in indices], v is not None or self.due()

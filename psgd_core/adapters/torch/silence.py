@@ -31,14 +31,10 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
         Those checked by now.
     """
     names = _names(groups)
-    asked = [
-        (p, g)
-        for (p, _), g in zip(names, grads, strict=True)
-        if p.requires_grad and p.numel() and id(p) not in told
-    ]
+    trained = [(p, g) for (p, _), g in zip(names, grads, strict=True) if p.requires_grad and p.numel()]
+    asked = [(p, g) for p, g in trained if id(p) not in told]
     silent = {id(p) for p, g in asked if g is None}
-    trained = [g for (p, _), g in zip(names, grads, strict=True) if p.requires_grad and p.numel()]
-    if trained and not asked and all(g is None for g in trained):
+    if trained and not asked and all(g is None for _, g in trained):
         warnings.warn(
             f"No gradient reaches any of {len(trained)} parameters any more, and the step changes nothing; "
             "if they were replaced in the model (`load_state_dict(..., assign=True)`, another layer), make "
