@@ -549,6 +549,17 @@ def test_bad_pairs(params):
         optimizer.update(params, state, hvp=params)
 
 
+def test_gradients_under_other_keys(params):
+    """As many leaves of the same sizes, so that nothing else would tell."""
+    optimizer = adapter.scale_by_psgd()
+    state = optimizer.init(params)
+    other = {f"{key}_": x for key, x in params.items()}
+    with pytest.raises(
+        ValueError, match="`updates` must have the structure of the parameters that `init` saw"
+    ):
+        optimizer.update(other, state)
+
+
 def test_bad_losses(params):
     with pytest.raises(TypeError, match="`loss` must be callable"):
         adapter.value_grad_hvp(3.0)

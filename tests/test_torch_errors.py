@@ -189,3 +189,29 @@ def test_functions():
     with pytest.raises(ValueError, match=r"`x` must have shape \(4,\), got \(5,\)"):
         f.gradient(torch.ones(5))
     assert torch.all(p == 1)
+
+
+def test_lazy_parameters_must_be_materialised_before_the_first_step():
+    model = torch.nn.LazyLinear(2)
+    optimizer = PSGD(model.parameters())
+    with pytest.raises(
+        ValueError, match="`params` must have shapes, got a lazy parameter; run the model once"
+    ):
+        optimizer.step(lambda: model(torch.ones(1, 3)).pow(2).sum())
+
+
+def test_a_model_converted_after_the_first_step():
+    model = torch.nn.Linear(3, 2)
+    optimizer = PSGD(model.parameters())
+    optimizer.step(lambda: model(torch.ones(1, 3)).pow(2).sum())
+    model.double()
+    with pytest.raises(ValueError, match=r"`params` must keep their dtype, .* float32, got torch.float64"):
+        optimizer.step(lambda: model(torch.ones(1, 3).double()).pow(2).sum())
+
+
+def test_a_group_removed_before_the_first_step():
+    a, b = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimizer = PSGD([{"params": [a]}, {"params": [b]}])
+    optimizer.param_groups.pop()
+    optimizer.step(lambda: (a**2).sum())
+    assert not torch.equal(a, b)
