@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ class Flats(list[Flat]):
     def split(self, items: Sequence[Any]) -> list[list[Any]]:
         """Return what is listed by parameter as a list for each group."""
         rest = iter(items)
-        return [[next(rest) for _ in flat.params] for flat in self]
+        return [list(islice(rest, len(flat.params))) for flat in self]
 
     def vectors(self, tensors: Sequence[Tensor | None]) -> Vectors:
         """Return tensors in the shapes of the parameters as a vector for each group; None becomes zeros."""
