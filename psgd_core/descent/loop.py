@@ -111,11 +111,17 @@ class Run:
                 return self.result(0)
             if self.nit >= self.maxiter:
                 return self.result(3, what) if self.best is None else self.result(1 if self.asked else 4)
-            # step
+            # fit P, where that is due, and move; from an unusable point, go half-way back to a finite one
             if usable:
-                self._step(trial, usable, state, functions, generator)
+                pair, optimizer = None, self.optimizer
+                if optimizer.due(self.nit, generator):
+                    asked = optimizer.source.needs_probes
+                    v = optimizer.probes.draw(generator, self.x) if asked else None
+                    pair, state = optimizer.ask(state, trial, self.here, functions, v)
+                self.x, self.state = self._advance(state, self.here, usable, pair)
             else:
-                self.x, self.state = self._half_way_back(), state
+                self.x = self.x if self.best is None else 0.5 * self.x + 0.5 * self.best.x
+                self.state = state
             self.nit, first = self.nit + 1, False
             if self.sample is None and self._stuck(trial):
                 return self.result(3, what) if what else self.result(2)
@@ -166,26 +172,6 @@ class Run:
         here, usable, state = self._observe(state, trial)
         self.here = self.best = here
         return usable, state
-
-    def _step(
-        self,
-        trial: Point,
-        usable: Any,
-        state: PSGDState,
-        functions: Functions,
-        generator: np.random.Generator,
-    ) -> None:
-        """Fit P, where that is due, and move."""
-        pair = None
-        if self.optimizer.due(self.nit, generator):
-            asked = self.optimizer.source.needs_probes
-            v = self.optimizer.probes.draw(generator, self.x) if asked else None
-            pair, state = self.optimizer.ask(state, trial, self.here, functions, v)
-        self.x, self.state = self._advance(state, self.here, usable, pair)
-
-    def _half_way_back(self) -> Array:
-        """Return the middle between x and the last finite point; x itself before the first."""
-        return self.x if self.best is None else 0.5 * self.x + 0.5 * self.best.x
 
     def _stuck(self, trial: Point) -> bool:
         """Whether the last step changed nothing, or led back to where it came from."""

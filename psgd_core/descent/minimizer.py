@@ -164,7 +164,10 @@ def minimize(
     optimizer = replace(optimizer, preconditioner=placed(optimizer.preconditioner, layout.leaves()))
     if objective.functions.hvp is None and isinstance(optimizer.source, Exact):
         optimizer = replace(optimizer, source=Forward())
-    _require_values(optimizer, fun, sample)
+    if optimizer.needs_value and fun is None:
+        raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
+    if optimizer.needs_value and sample is not None:
+        raise ValueError("`sample` must be None for a clip that compares values; take preset='stochastic'")
     run = Run(
         optimizer=optimizer,
         objective=objective,
@@ -206,19 +209,6 @@ def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
     if preset == "stochastic":
         return stochastic(iterations=max(1, maxiter), **given)
     return deterministic(**given)
-
-
-def _require_values(optimizer: PSGD, fun: Any, sample: Any) -> None:
-    """Raise unless a clip that compares values has comparable ones."""
-    if not optimizer.needs_value:
-        return
-    if fun is None:
-        raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
-    if sample is not None:
-        raise ValueError(
-            "`sample` must be None for a clip that compares values, which differ between samples; "
-            "take preset='stochastic'"
-        )
 
 
 def _reporter(callback: Function | None) -> Callable[[Run], object] | None:
