@@ -69,19 +69,15 @@ class Rule:
         keep(
             self,
             preconditioner=given,
+            step=_checked(self.step, lambda x: require_schedule("step", x, "(0, 1)")),
+            momentum=_checked(self.momentum, lambda x: require_number("momentum", x, "[0, 1)")),
             clip=clip,
+            every=_checked(self.every, lambda x: require_count("every", x, "1 fits P in every update")),
+            probability=_checked(self.probability, lambda x: require_schedule("probability", x, "(0, 1]")),
             key=_key(self.key),
             sampler=self.sampler or jax.random.normal,
             engine=engine_named(self.engine),
         )
-        for name, checked in (
-            ("step", lambda x: require_schedule("step", x, "(0, 1)")),
-            ("momentum", lambda x: require_number("momentum", x, "[0, 1)", "0 takes the gradient alone")),
-            ("every", lambda x: require_count("every", x, "1 fits P in every update")),
-            ("probability", lambda x: require_schedule("probability", x, "(0, 1]")),
-        ):
-            value = getattr(self, name)
-            keep(self, **{name: value if isinstance(value, jax.Array) else checked(value)})
 
     def init(self, params: Tree) -> ScaleByPSGDState:
         """Return the state to start from, on the devices of `params`, sharded alike."""
@@ -296,6 +292,11 @@ def _answer(hvp: Callable[[Tree], Tree], v: Tree) -> Tree:
 def _whiten(g: Array, v: Array) -> Array:
     """Return the h of whitening for probes v."""
     return Whitening().pairs(Functions(gradient=lambda x: x), g, g, v)[1]
+
+
+def _checked(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Return a setting checked, or unchanged if it is an array that `optax.inject_hyperparams` made."""
+    return value if isinstance(value, jax.Array) else check(value)
 
 
 def _key(key: Any) -> jax.Array:
