@@ -45,7 +45,7 @@ def value_at(schedule: Schedule, t: int | Array) -> float | Array:
 
 
 def require_schedule(name: str, schedule: Schedule, within: str) -> Schedule:
-    """Return a callable as it is, and a number inside the interval `within`, such as "(0, 1)", as a float.
+    """Return a callable unchanged, and a number inside the interval `within`, such as "(0, 1)", as a float.
 
     Raises
     ------

@@ -131,7 +131,7 @@ def _import(library: str) -> Any:
 
 
 class _Writable:
-    """Read-only NumPy memory as writable, for those who do not write but refuse the flag; keeps it alive."""
+    """Read-only NumPy memory as writable, for libraries that refuse the flag; keeps it alive."""
 
     def __init__(self, x: np.ndarray) -> None:
         self.x = x
@@ -161,7 +161,7 @@ def _share(producer: Producer, library: str, module: Any) -> Any:
         return x.numpy()  # writable with every version of PyTorch, where DLPack's flag is recent
     if library == "numpy" and isinstance(x, np.ndarray):
         return x
-    # torch has no read-only arrays, and nobody writes to what JAX gets
+    # PyTorch has no read-only arrays (the caller promised not to write), and JAX does not write
     if isinstance(x, np.ndarray) and not producer.writable:
         x = np.asarray(_Writable(x))
     if producer.library == "jax" and producer.on_host:
@@ -170,7 +170,7 @@ def _share(producer: Producer, library: str, module: Any) -> Any:
 
 
 def _copy(producer: Producer, library: str, module: Any) -> Any:
-    """Return a copy of x that nobody else holds: the producer copies, then the copy is shared."""
+    """Return a copy of x: the producer copies, then the copy is shared."""
     x, stays = producer.x, reaches(producer, library, module)
     widen = bool(producer.dtype) and not has_dtype(library, module, producer.dtype)
     if producer.library == "torch":

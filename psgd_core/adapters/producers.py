@@ -1,4 +1,4 @@
-"""Arrays that are to be shared with another library, in DLPack's word the producers, and what prevents it."""
+"""Producers, as DLPack calls arrays to be shared with another library, and what prevents sharing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def look_at(x: Any) -> Producer:
     kind, index = x.__dlpack_device__()
     if int(kind) not in _HOST:
         return Producer(x, "", "", False, f"DLPack device {int(kind)}:{index}")
-    view = np.from_dlpack(x)  # NumPy tells what the protocol does not: dtype, strides, whether it is writable
+    view = np.from_dlpack(x)  # NumPy knows dtype, strides and writability, the protocol does not
     producer = look_at(view)
     producer.library = ""
     return producer

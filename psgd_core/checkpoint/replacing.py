@@ -162,6 +162,6 @@ def _remove_left_over(prefix: str, own: str) -> None:
                 if fcntl is None:
                     os.unlink(entry.path)
                     continue
-                with open(entry.path, "r+b") as file:  # over NFS only what is open for writing can be locked
+                with open(entry.path, "r+b") as file:  # over NFS, only files open for writing can be locked
                     if _lock(file, wait=False):
                         os.unlink(entry.path)

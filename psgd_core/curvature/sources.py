@@ -115,7 +115,7 @@ class Central(Difference):
     """``(g(x + δv) - g(x - δv)) / 2δ``, ``δ = eps^{1/3} (typical + rms x) / rms v``; 2 gradients per probe.
 
     The error is ``δ^2 |f''''[v, v, v]| / 6`` from truncation plus ``eta |g| / δ`` from rounding: both of
-    order ``eps^{2/3}``, 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding alone.
+    order ``eps^{2/3}``, 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding only.
     """
 
     def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
@@ -136,7 +136,7 @@ class Previous(NamedTuple):
 class Secant(Source):
     """Differences along the steps taken, as BFGS: ``s = x_{t+1} - x_t``, ``y = g_{t+1} - g_t`` on one sample.
 
-    Scaled to ``|v| = sqrt(n)``; the probes drawn serve for the first pair alone. A step within
+    Scaled to ``|v| = sqrt(n)``; the probes serve for the first pair only. A step within
     ``eps^{2/3} |x|`` is rounding more than curvature: its v is 0, and `update` leaves it out.
 
     Successive steps explore the directions of the descent only: P is fitted to the Hessian as seen along the

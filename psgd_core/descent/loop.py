@@ -75,7 +75,7 @@ class Run:
         self._observe, self._advance = _compiled(self.x, self.optimizer)
 
     def start(self, resume: Progress | None) -> None:
-        """Begin, or go on from where another run stopped."""
+        """Begin, or continue where another run stopped."""
         if resume is not None:
             self.x, self.state, self.nit, *counts, self.best = resume
             self.objective.counts = dict(zip(self.objective.counts, counts, strict=True))

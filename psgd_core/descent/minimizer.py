@@ -67,7 +67,7 @@ def minimize(
     nonfinite: Nonfinite = "skip",
     resume: Progress | None = None,
 ) -> MinimizeResult:
-    """Minimise a function of one array, or of a tree of arrays, on whatever library they live.
+    """Minimise a function of one array, or of a tree of arrays, of any library.
 
     Parameters
     ----------

@@ -322,7 +322,7 @@ class PSGD:
         new = x - rate("lr", self.lr, t, x) * move
         passed = usable & finite(new)
         moved = select(passed, new, x)
-        # callers may write to what they get: never hand back the array that came in
+        # callers may write to the result: never return the array that was passed in
         return owned(x) if moved is x else moved, state._replace(
             preconditioner=fitted,
             momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),

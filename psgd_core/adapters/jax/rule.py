@@ -38,7 +38,7 @@ class ScaleByPSGDState(NamedTuple):
     skipped: jax.Array  # 0-d int32: updates left out (NaN or Inf in the gradient)
     key: jax.Array  # the data of a key, for probes that are not given and for `probability`
     clip: Any  # the clip's memory
-    leaves: Tree  # a LeafState in place of each parameter; one alone with per_leaf=False
+    leaves: Tree  # a LeafState for each parameter; a single one with per_leaf=False
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Rule:
 
     @property
     def _averages(self) -> bool:
-        """Whether there is a momentum; one that comes as an array, as injected ones do, may be anything."""
+        """Whether there is a momentum; an injected one, an array, may have any value."""
         return isinstance(self.momentum, jax.Array) or self.momentum > 0
 
     def _number(self, value: Any, dtype: Any) -> Any:

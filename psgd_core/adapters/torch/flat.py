@@ -88,7 +88,7 @@ class Flat:
 
 
 class Flats(list[Flat]):
-    """The parameters of several groups: what is listed by parameter, as a vector for each group, and back."""
+    """The parameters of several groups; converts lists over parameters to a vector for each group, and back."""
 
     @property
     def params(self) -> list[Tensor]:
@@ -96,7 +96,7 @@ class Flats(list[Flat]):
         return [p for flat in self for p in flat.params]
 
     def split(self, items: Sequence[Any]) -> list[list[Any]]:
-        """Return what is listed by parameter as a list for each group."""
+        """Return a list over parameters as a list for each group."""
         rest = iter(items)
         return [list(islice(rest, len(flat.params))) for flat in self]
 

@@ -153,7 +153,7 @@ class Mover:
         value: Tensor | None,
         iteration: int,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the new parameters of a group, (n,), and what is held for it then; nothing is changed.
+        """Return the new parameters of a group, (n,), and its new state; nothing is changed in place.
 
         Parameters
         ----------

@@ -76,7 +76,7 @@ class PSGD(torch.optim.Optimizer):
 
     Notes
     -----
-    - `step` says how a loss is handed in.
+    - `step` describes how to pass the loss.
     - Parameters whose gradient is None are left alone, and have no part in fitting; the first step that fits
       P warns of them, by name, unless they are frozen. A group's own first step always fits P.
     - A step is done completely or not at all: whatever is raised in it, also the closure's own errors and
@@ -214,8 +214,8 @@ class PSGD(torch.optim.Optimizer):
         # gradient and pair
         probes = None
         if fit:
-            probes = self._draw(flats) if v is None else pairs.handed_in("v", v, flats)
-        products = None if h is None else pairs.handed_in("h", h, flats)
+            probes = self._draw(flats) if v is None else pairs.user_vectors("v", v, flats)
+        products = None if h is None else pairs.user_vectors("h", h, flats)
         found, g, vs, hs = self._oracle.ask(closure, flats, x, before, probes, products)
         told = tell(groups, found.grads, self._told) if fit else self._told
         # where each group goes

@@ -41,7 +41,7 @@ def draw(probes: Probes, generator: torch.Generator, flats: Flats) -> Vectors:
     return found
 
 
-def handed_in(name: str, value: Any, flats: Flats) -> Vectors:
+def user_vectors(name: str, value: Any, flats: Flats) -> Vectors:
     """Return a user's tensors like the parameters, or one vector (n,) or (n, k), as vectors for each group.
 
     Raises

@@ -87,13 +87,13 @@ def restored(saved: Any, here: Any, name: str) -> Any:
 
 
 def packed(held: dict[str, Any]) -> dict[str, Any]:
-    """Return what is held for a group as tensors by name."""
+    """Return the state of a group as tensors by name."""
     found = {name: dlpack.to_torch(x, copy=None) for name, x in leaves(held["loop"]).items()}
     return held | {"loop": found}
 
 
 def unpacked(saved: dict[str, Any], mover: Mover, flat: Flat, name: str) -> dict[str, Any]:
-    """Return what `packed` was given, for the engine of a group."""
+    """Return the state that `packed` converted, for the engine of a group."""
     template = mapped(mover.engine.outward, mover.start(flat)["loop"])
     held = {"loop": mapped(mover.engine.inward, rebuilt(template, saved["loop"], name))}
     if "wide" in saved:
@@ -157,7 +157,7 @@ def restored_states(
     here: list[dict[str, Any]],
     make_mover: Callable[[dict[str, Any], Flat], Mover],
 ) -> tuple[list[dict[str, Any]], dict[Tensor, dict[str, Any]]]:
-    """Return (groups, what is held by first parameter) from a `state_dict`, for the groups that are here.
+    """Return (groups, their states by first parameter) from a `state_dict`, for the present groups.
 
     Parameters
     ----------
