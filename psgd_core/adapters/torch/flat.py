@@ -88,7 +88,7 @@ class Flat:
 
 
 class Flats(list[Flat]):
-    """The parameters of several groups; converts lists over parameters to a vector for each group, and back."""
+    """Parameters of several groups; converts lists over parameters to a vector for each group and back."""
 
     @property
     def params(self) -> list[Tensor]:
