@@ -23,7 +23,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import array_api_compat
 import numpy as np
@@ -59,7 +59,7 @@ _OPTIONS = frozenset(inspect.signature(minimize).parameters) - {
 
 
 def as_linear_operator(
-    preconditioner: Preconditioner, state: Any, which: Which = "P", *, via_host: bool = False
+    preconditioner: Preconditioner[Any], state: Any, which: Which = "P", *, via_host: bool = False
 ) -> LinearOperator:
     """Return a fitted preconditioner as a `scipy.sparse.linalg.LinearOperator`.
 
@@ -89,8 +89,8 @@ def as_linear_operator(
     """
     if not isinstance(preconditioner, Preconditioner):
         raise TypeError(f"`preconditioner` must be a Preconditioner, got {described(preconditioner)}")
-    require_choice("which", which, Which)
-    like = preconditioner._reference(state)
+    require_choice("which", which, get_args(Which))
+    like = preconditioner.like(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
         raise TypeError(
             f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "
@@ -190,7 +190,7 @@ def psgd_method(
             "PSGD fits its own approximation"
         )
     if isinstance(hess, str):
-        require_choice("hess", hess, Differences, "or give a callable or a matrix")
+        require_choice("hess", hess, get_args(Differences), "or give a callable or a matrix")
         options.setdefault("source", Forward() if hess == "2-point" else Central())
         hess = None
     unknown = sorted(set(options) - _OPTIONS)

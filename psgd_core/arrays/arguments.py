@@ -1,4 +1,4 @@
-"""Numbers and flags given as arguments: converted to Python's, or refused in one sentence.
+"""Numbers, flags and choices given as arguments: as Python's own types, or refused in one sentence.
 
 Settings kept as Python numbers stay hashable and free of arrays, and never decide the dtype of a state.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any
 
 import array_api_compat
 import numpy as np
@@ -105,6 +106,16 @@ def require_flag(name: str, value: Any) -> bool:
     raise TypeError(f"`{name}` must be True or False, got {described(value)}")
 
 
+def require_choice(name: str, value: Any, choices: Iterable[str], hint: str = "") -> None:
+    """Raise ValueError unless it is one of a few texts."""
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
+        ending = f"; {hint}" if hint else ""
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, known))}, got {described(value)}{ending}"
+        )
+
+
 def scalar_of(name: str, value: Any, like: Array) -> float | Array:
     """Return a real number as a Python float, or as a 0-d array where reading its value would wait.
 
@@ -126,14 +137,6 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
         require_device(name, value, "h", like)
     real = xp.real(like).dtype if xp.isdtype(like.dtype, "complex floating") else like.dtype
     return xp.astype(value, real, copy=False)
-
-
-def require_choice(name: str, value: Any, choices: Any, hint: str = "") -> None:
-    """Raise ValueError unless a value is one of the texts of ``choices``, a Literal."""
-    texts = get_args(choices)
-    if not isinstance(value, str) or value not in texts:
-        listed = f"{', '.join(map(repr, texts[:-1]))} or {texts[-1]!r}"
-        raise ValueError(f"`{name}` must be {listed}, got {described(value)}{f'; {hint}' if hint else ''}")
 
 
 def keep(config: Any, **settings: Any) -> None:

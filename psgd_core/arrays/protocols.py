@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Protocol
 
 MYPY = False  # which mypy takes to be true
@@ -40,6 +41,7 @@ class Array(Protocol):
         def __rmul__(self, other: Any, /) -> Array: ...
         def __truediv__(self, other: Any, /) -> Array: ...
         def __rtruediv__(self, other: Any, /) -> Array: ...
+        def __mod__(self, other: Any, /) -> Array: ...
         def __pow__(self, other: Any, /) -> Array: ...
         def __matmul__(self, other: Any, /) -> Array: ...
         def __and__(self, other: Any, /) -> Array: ...
@@ -63,6 +65,7 @@ class Array(Protocol):
         def __rmul__(self, other: Any, /) -> Any: ...
         def __truediv__(self, other: Any, /) -> Any: ...
         def __rtruediv__(self, other: Any, /) -> Any: ...
+        def __mod__(self, other: Any, /) -> Any: ...
         def __pow__(self, other: Any, /) -> Any: ...
         def __matmul__(self, other: Any, /) -> Any: ...
         def __and__(self, other: Any, /) -> Any: ...
@@ -73,11 +76,24 @@ class Array(Protocol):
         def __ge__(self, other: Any, /) -> Any: ...
 
 
-class Namespace(Protocol):
+class Linalg(Protocol):
+    """The standard's linear algebra: functions that return one array, and others."""
+
+    diagonal: Callable[..., Array]
+    matrix_norm: Callable[..., Array]
+    solve: Callable[..., Array]
+    solve_triangular: Callable[..., Array]  # PyTorch's
+    svdvals: Callable[..., Array]
+    trace: Callable[..., Array]
+    vector_norm: Callable[..., Array]
+
+    def __getattr__(self, name: str, /) -> Callable[..., Any]: ...
+
+
+class Namespace(ModuleType):
     """What `namespace` returns: the functions of the standard, for the arrays of one library."""
 
-    __name__: str
-    linalg: Any
+    linalg: Linalg
     bool: Any
     int32: Any
     int64: Any
@@ -85,7 +101,8 @@ class Namespace(Protocol):
     float64: Any
     inf: float
     nan: float
+    finfo: Callable[..., Any]
+    isdtype: Callable[..., builtins.bool]
 
-    def finfo(self, dtype: Any, /) -> Any: ...
-    def isdtype(self, dtype: Any, kind: Any, /) -> builtins.bool: ...
-    def __getattr__(self, name: str, /) -> Callable[..., Array]: ...
+    def __getattr__(self, name: str, /) -> Callable[..., Array]:
+        raise NotImplementedError  # the namespace is a module: it has it

@@ -39,7 +39,7 @@ def leaves_with_names(tree: Tree, name: str) -> list[tuple[str, Any]]:
 
 
 def where(flag: Array, new: Tree, old: Tree) -> Tree:
-    """Return `new` if the 0-d `flag` is true, else `old`: without a pass over them where it is known."""
+    """Return `new` if the 0-d `flag` is true, else `old`; if its value is known, without copying."""
     value = known(flag)
     if value is not None:
         return new if value else old
@@ -166,7 +166,7 @@ def structure(tree: Tree, name: str = "x0") -> Structure:
     Raises
     ------
     TypeError, ValueError
-        If a leaf is not such an array, or there is none.
+        If a leaf is anything else, or there are no leaves.
     """
     found = _structure(tree, name)
     leaves = found._leaves(tree, name)
@@ -216,7 +216,7 @@ def arrays(tree: Any, name: str) -> list[Leaf]:
         if not xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"`{name}` must hold arrays of floats, got {leaf.dtype} at {_joined(path) or path!r}; "
-                "leave out what is no parameter"
+                "leave out what is not a parameter"
             )
         shape = tuple(leaf.shape)
         key: Any = object()

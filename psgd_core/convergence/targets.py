@@ -48,7 +48,7 @@ def target(hessian: Array, orbits: Orbits | None = None, noise: Array | None = N
     Raises
     ------
     ValueError, TypeError
-        If the arguments do not go together.
+        If the arguments do not match.
     """
     solution = spectral(hessian, orbits, noise)
     inverse, xp = solution.power(1), require_arrays(hessian=hessian)
@@ -62,7 +62,7 @@ def target(hessian: Array, orbits: Orbits | None = None, noise: Array | None = N
 
 
 def target_at(minimizer: Array) -> Target:
-    """Return the target for a minimiser P* that is known already, such as `criterion.kronecker_minimizer`'s.
+    """Return the target for a known minimiser P*, such as that of `criterion.kronecker_minimizer`.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def target_at(minimizer: Array) -> Target:
     -------
     Target
         Its distances and residuals are exact. Its gap is that of ``M = P*^{-2}``, which is the criterion's
-        own only where all of P*'s entries are free.
+        own only if all entries of P* are free.
     """
     xp, _ = require_square("minimizer", minimizer)
     w, vectors = xp.linalg.eigh(minimizer)
@@ -93,7 +93,7 @@ def measure(q: Array, target: Target) -> Errors:
     Returns
     -------
     Errors
-        NaN where q holds NaN or Inf (no library's SVD is asked about those), Inf where q is singular.
+        NaN if q holds NaN or Inf (the SVD never sees those), Inf if q is singular.
     """
     if not isinstance(target, Target):
         raise TypeError(f"`target` must be a Target, got {described(target)}; make one with `target`")

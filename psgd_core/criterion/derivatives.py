@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..arrays.arguments import require_count
+from ..arrays.arguments import require_choice, require_count
 from ..arrays.batched import library_solve
 from ..arrays.library import Array, device_of, require_alike, require_arrays, require_float
 from ..arrays.matrices import eye, kron
@@ -32,12 +32,12 @@ def value(p: Array, v: Array, h: Array) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If p is not a square float matrix, or v and h do not go with it.
+        If p is not a square float matrix, or v and h do not match it.
     """
     xp, n = require_square("p", p)
     require_arrays(p=p, v=v)
     if v.ndim not in (1, 2) or v.shape[0] != n:
-        raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to go with `p`, got {tuple(v.shape)}")
+        raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to match `p`, got {tuple(v.shape)}")
     require_same("h", h, "v", v)
     require_alike("v", v, "p", p)
     v, h = xp.reshape(v, (n, -1)), xp.reshape(h, (n, -1))
@@ -61,7 +61,7 @@ def expected(p: Array, m: Array) -> Array:
 def second_moment(hessian: Array, noise: Array | None = None) -> Array:
     """Return ``M = E[h h^T] = H_0^2 + E[ε ε^T]`` for probes with ``E[v v^T] = I``.
 
-    The minimisers do not need it: forming it squares the condition number.
+    The minimisers do not use it, because forming it squares the condition number.
     """
     require_square("hessian", hessian)
     product = hessian @ hessian.T
@@ -124,7 +124,7 @@ def lie_second_derivative(q: Array, m: Array, side: Side = "right") -> Array:
 
     ``(Q^T ⊗ I) ∂²c/∂vec(Q)² (Q ⊗ I)`` on the right; ``(I ⊗ Q) ∂²c/∂vec(Q)² (I ⊗ Q^T)`` on the left, for the
     move ``Q + E Q`` made in practice. Along ``Q exp(E)`` (or ``exp(E) Q``) add ``tr(∇_E^T E²)`` to the
-    quadratic form; at a stationary point that is nothing.
+    quadratic form; at a stationary point that is 0.
     """
     xp, n = require_square("q", q)
     full, one = second_derivative(q, m), eye(n, q)
@@ -176,6 +176,5 @@ def damping_residual(p: Array, m: Array, c: Array | None = None) -> Array:
 
 
 def _is_left(side: Side) -> bool:
-    if side not in ("right", "left"):
-        raise ValueError(f"`side` must be 'right' (dQ = Q E) or 'left' (dQ = E Q), got {side!r}; choose one")
+    require_choice("side", side, ("right", "left"), "dQ = Q E, or dQ = E Q")
     return side == "left"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ..arrays.arguments import require_count
+from ..arrays.arguments import described, require_choice, require_count
 from ..arrays.library import Array, Namespace, eps
 from ..arrays.matrices import eye, kron
 from .derivatives import second_moment
@@ -54,18 +54,23 @@ def kronecker_minimizer(
     Raises
     ------
     ValueError, TypeError
-        If the arguments do not go together.
+        If the arguments do not match.
     """
     xp, n = require_square("hessian", hessian)
+    for name, given in (("shape", shape), ("kinds", () if kinds is None else kinds)):
+        if not isinstance(given, tuple | list):
+            raise TypeError(f"`{name}` must be a tuple, an entry per dimension, got {described(given)}")
     shape = tuple(require_count(f"shape[{i}]", s, "it is a tensor's") for i, s in enumerate(shape))
     free: Kind = "dense"
     chosen = (free,) * len(shape) if kinds is None else tuple(kinds)
     if math.prod(shape) != n:
         raise ValueError(f"`shape` must have n = {n} elements, got {shape}, which has {math.prod(shape)}")
-    if len(chosen) != len(shape) or any(kind not in ("dense", "diagonal") for kind in chosen):
+    if len(chosen) != len(shape):
         raise ValueError(
             f"`kinds` must be 'dense' or 'diagonal' for each of the {len(shape)} dimensions, got {chosen}"
         )
+    for i, kind in enumerate(chosen):
+        require_choice(f"kinds[{i}]", kind, ("dense", "diagonal"))
     # in units of the best multiple of I nothing is large or small
     unit = scalar_minimizer(hessian, noise)
     m = second_moment(hessian, noise) * unit * unit

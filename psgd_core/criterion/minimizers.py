@@ -72,7 +72,7 @@ def spectral(hessian: Array, orbits: Orbits | None = None, noise: Array | None =
 
 
 def absolute_inverse(hessian: Array) -> Array:
-    """Return ``|H|^{-1}``, what P converges to over GL(n) without noise, definite H or not (Theorem A.1).
+    """Return ``|H|^{-1}``, the limit of P over GL(n) without noise, for any invertible H (Theorem A.1).
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def minimizer(hessian: Array, noise: Array | None = None) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If an argument is not a square float matrix, or the two do not go together.
+        If an argument is not a square float matrix, or the two do not match.
     """
     return spectral(hessian, None, noise).power(-1)
 
@@ -137,7 +137,7 @@ def group_minimizer(hessian: Array, orbits: Orbits, noise: Array | None = None) 
     Raises
     ------
     ValueError, TypeError
-        If the orbits are not a partition of the indices, or the matrices do not go together.
+        If the orbits are not a partition of the indices, or the matrices do not match.
     """
     return spectral(hessian, orbits, noise).power(-1)
 
@@ -154,7 +154,7 @@ def scalar_minimizer(hessian: Array, noise: Array | None = None) -> Array:
 
 
 def spectra(hessian: Array, orbits: Orbits | None = None, noise: Array | None = None) -> tuple[Array, ...]:
-    """Return the eigenvalues of ``P*_O^{-1} = (M_OO)^{1/2}`` for every orbit, all that rates depend on.
+    """Return the eigenvalues of ``P*_O^{-1} = (M_OO)^{1/2}`` for every orbit, which determine the rates.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def minimum(hessian: Array, orbits: Orbits | None = None, noise: Array | None = 
 
 
 def check_hessian(hessian: Array, orbits: Orbits | None = None, noise: Array | None = None) -> None:
-    """Raise ValueError unless the minimiser exists: for input from outside, since it waits for the values.
+    """Raise ValueError unless the minimiser exists; waits for the values, so it is meant for user input.
 
     Raises
     ------

@@ -88,7 +88,7 @@ class Orthogonal(Probes):
         return v
 
 
-def basis(preconditioner: Preconditioner, state: Any) -> Array:
+def basis(preconditioner: Preconditioner[Any], state: Any) -> Array:
     """Return fixed probes (n, k) over which the mean of ``v v^T`` is I *exactly*, as the group sees it.
 
     On a group of Theorem 3.1 only the blocks of ``v v^T`` on K's orbits enter an update, so as many probes
@@ -101,7 +101,7 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
     if not isinstance(preconditioner, OrbitPreconditioner):
         n = preconditioner.size(state)
         length: float = n**0.5
-        return length * eye(n, preconditioner._reference(state))
+        return length * eye(n, preconditioner.like(state))
     group, q = preconditioner.group, state.q
     xp = namespace(*q.blocks)
     k = max(block.shape[0] for block in q.blocks)

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def minimize(
     hvp: Function | None = None,
     hess: Any = None,
     preset: Preset | PSGD = "deterministic",
-    preconditioner: Preconditioner | None = None,
+    preconditioner: Preconditioner[Any] | None = None,
     lr: Schedule | None = None,
     step: Schedule | None = None,
     momentum: float | None = None,
@@ -130,7 +130,7 @@ def minimize(
     """
     if bounds is not None:
         raise ValueError(f"`bounds` must be None, got {described(bounds)}; transform the variables")
-    require_choice("nonfinite", nonfinite, Nonfinite)
+    require_choice("nonfinite", nonfinite, get_args(Nonfinite))
     for name, function in (("sample", sample), ("callback", callback)):
         if function is not None and not callable(function):
             raise TypeError(f"`{name}` must be callable, got {described(function)}; pass a function")
@@ -205,7 +205,7 @@ def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
     given = {name: value for name, value in settings.items() if value is not None or name == "clip"}
     if isinstance(preset, PSGD):
         return replace(preset, **given)
-    require_choice("preset", preset, Preset, "or give a PSGD")
+    require_choice("preset", preset, get_args(Preset), "or give a PSGD")
     if preset == "stochastic":
         return stochastic(iterations=max(1, maxiter), **given)
     return deterministic(**given)

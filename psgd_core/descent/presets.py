@@ -12,7 +12,7 @@ from .clips import AdaptiveNorm, TrustRadius
 from .psgd import PSGD
 
 
-def deterministic(preconditioner: Preconditioner | None = None, **settings: Any) -> PSGD:
+def deterministic(preconditioner: Preconditioner[Any] | None = None, **settings: Any) -> PSGD:
     """Return settings for functions without noise: fit and move as boldly as possible.
 
     - P is fitted with step 0.9 (`LowRank`, whose factors move together, with 0.2, which takes a quarter of
@@ -37,7 +37,7 @@ def deterministic(preconditioner: Preconditioner | None = None, **settings: Any)
     return PSGD(**{"preconditioner": chosen, "lr": 1.0, "step_size": step, "clip": TrustRadius(), **settings})
 
 
-def stochastic(preconditioner: Preconditioner | None = None, iterations: int = 1000, **settings: Any) -> PSGD:
+def stochastic(preconditioner: Preconditioner[Any] | None = None, iterations: int = 1000, **settings: Any) -> PSGD:
     """Return settings for functions with noise: bold at first, averaging towards the end.
 
     - P is fitted with a step that falls from 0.9 to 0.1, divided by a running bound (the preconditioner's

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from ..arrays import trees
 from ..arrays.arguments import described, keep, require_choice, require_count, require_number
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
-from ..arrays.sums import finite
 from ..arrays.trees import Tree, owned
+from ..arrays.vectors import finite
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
 from ..preconditioners.placement import require_placed
@@ -71,7 +71,7 @@ class PSGD:
         P is fitted with this probability, in (0, 1]: see `due`. The paper takes 0.1.
     """
 
-    preconditioner: Preconditioner = field(default_factory=Dense)
+    preconditioner: Preconditioner[Any] = field(default_factory=Dense)
     lr: Schedule = 1.0
     step_size: Schedule = 0.1
     momentum: float = 0.0
@@ -88,7 +88,7 @@ class PSGD:
             given = getattr(self, name)
             if not isinstance(given, kind):
                 raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
-        require_choice("decay", self.decay, Decay)
+        require_choice("decay", self.decay, get_args(Decay))
         keep(
             self,
             lr=require_schedule("lr", self.lr, "(0, inf)"),

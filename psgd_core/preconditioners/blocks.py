@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
-from ..arrays.library import Array, device_of, namespace, require_alike
-from .base import Preconditioner
-from .counters import State
-from .forms import Form, counters_form, require_form
+from ..arrays.library import Array, device_of, namespace
+from ..arrays.vectors import largest
+from .base import Preconditioner, Verb
+from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
 
 
@@ -24,7 +24,7 @@ class BlocksState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocks(Preconditioner):
+class Blocks(Preconditioner[BlocksState]):
     """A direct product: block i of the parameters has a preconditioner, a step and a scale of its own.
 
     A pair is used by all blocks or by none.
@@ -40,7 +40,7 @@ class Blocks(Preconditioner):
 
     state_type: ClassVar[type] = BlocksState
 
-    parts: tuple[tuple[int, Preconditioner], ...]
+    parts: tuple[tuple[int, Preconditioner[Any]], ...]
     arrays: tuple[trees.Leaf, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Blocks(Preconditioner):
             object.__setattr__(self, "arrays", arrays)
 
     @classmethod
-    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner] = Kronecker) -> Blocks:
+    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = Kronecker) -> Blocks:
         """Return blocks for the arrays of a dict, list or tuple of parameters, or of a PyTorch module.
 
         Parameters
@@ -91,35 +91,36 @@ class Blocks(Preconditioner):
         """Number of parameters."""
         return sum(n for n, _ in self.parts)
 
-    def _size(self, state: BlocksState) -> int:
-        return self.n
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
+        return self.n, own
 
-    def _require_state(self, state: BlocksState) -> None:
-        super()._require_state(state)
-        first = self._reference(state)
-        for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
-            if p._size(part) != n:
-                raise ValueError(
-                    f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
-                    f"{p._size(part)}; make a state with `init`"
-                )
-            require_alike(f"state.parts.{i}", p._reference(part), "state.parts.0", first)
-
-    def _require_form(self, seen: Form) -> None:
+    def _require_form(self, seen: Form) -> int:
         _, parts, skipped = seen
         if parts[0] is not tuple or len(parts) != len(self.parts) + 1:
             raise ValueError(
                 f"`state.parts` must be a tuple of {len(self.parts)} states, got another number; "
                 "make a state with `init`"
             )
-        for i, ((_, p), part) in enumerate(zip(self.parts, parts[1:], strict=True)):
+        for i, ((n, p), part) in enumerate(zip(self.parts, parts[1:], strict=True)):
             if part[0] is not p.state_type:
                 raise TypeError(
                     f"`state.parts.{i}` must be a {p.state_type.__name__}, got {part[0].__name__}; make a "
                     "state with `init`"
                 )
-            p._require_form(part)
-        require_form("state.skipped", skipped, *counters_form((skipped,), parts[1][-1][0]))
+            size = p._require_form(part)
+            if size != n:
+                raise ValueError(
+                    f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of {size}; "
+                    "make a state with `init`"
+                )
+            dtypes = first_dtype(part), first_dtype(parts[1])
+            if dtypes[0] != dtypes[1]:
+                raise TypeError(
+                    f"`state.parts.{i}` must have the dtype of `state.parts.0`, {dtypes[1]}, got "
+                    f"{dtypes[0]}; convert it with `astype`"
+                )
+        require_form("state.skipped", skipped, COUNTERS[-1])
+        return self.n
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:
@@ -131,51 +132,26 @@ class Blocks(Preconditioner):
         )
 
     def _advance(
-        self, state: BlocksState, v: Array | None, h: Array, usable: Array, step: float | Array
+        self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array
     ) -> BlocksState:
         xp, start, parts = namespace(h), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             here = slice(start, start + n)
-            parts.append(p._advance(part, None if v is None else v[here, :], h[here, :], usable, step))
+            v_i, h_i = None if v is None else v[here, :], h[here, :]
+            parts.append(p._advance(part, v_i, h_i, usable, usable & (largest(h_i) > 0), step))
             start += n
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
-
-    def precondition(self, state: BlocksState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k)."""
-        return self._verb(state, "g", g, "precondition")
-
-    def apply(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "apply")
-
-    def apply_transpose(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "apply_transpose")
-
-    def solve(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "solve")
-
-    def solve_transpose(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "solve_transpose")
 
     def log_det(self, state: BlocksState) -> Array:
         """Return ``log det P``, the sum over the blocks, a 0-d array."""
         self._require_state(state)
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
-        total = values[0]
-        for value in values[1:]:
-            total = total + value
-        return total
+        return sum(values[1:], start=values[0])
 
-    def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
-        self._vectors(state, name, x)
+    def _verb(self, state: BlocksState, x: Array, verb: Verb, name: str = "x") -> Array:
+        self._require_vectors(state, **{name: x})
         xp, start, found = namespace(x), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             found.append(getattr(p, verb)(part, x[start : start + n, ...]))
             start += n
         return xp.concat(found, axis=0)
-
-    def _reference(self, state: State) -> Array:
-        return self.parts[0][1]._reference(state.parts[0])

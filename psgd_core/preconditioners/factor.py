@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from ..arrays import batched
-from ..arrays.library import Array, device_of, namespace
-from .generators import Generator, Grams
+from ..arrays.library import Array, namespace
+from ..arrays.matrices import eye
+from .generators import Generator, Grams, Measure
 from .geometries import Geometry
 from .sides import Place, Sides
 
@@ -18,17 +18,17 @@ class Factor(ABC):
     any_geometry: ClassVar[bool] = False
     """Whether it moves in every geometry, or in "EQ" alone."""
 
-    @abstractmethod
     def start(self, s: int, like: Array) -> Array:
         """Return the identity."""
+        return eye(s, like)
 
     def shape(self, s: int) -> tuple[int, ...]:
         """Return the shape of an element."""
         return (s, s)
 
-    @abstractmethod
     def steps(self, s: int) -> int:
         """Return how many parts take a step of their own."""
+        return 1
 
     @abstractmethod
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
@@ -57,11 +57,11 @@ class Factor(ABC):
     @abstractmethod
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
-        """Return the generator of the factor's move over unit^2, and the unit, (steps,)."""
+    ) -> Generator | Grams:
+        """Return the generator of the factor's move, in units of (steps,)."""
 
-    def size(self, e: Generator | Grams, measure: str) -> Array:
-        """Return the bound of the generator, (steps,)."""
+    def size(self, e: Generator | Grams, measure: Measure) -> Array:
+        """Return the square root of the generator's bound, (steps,)."""
         return e.size(measure)
 
     @abstractmethod
@@ -74,28 +74,9 @@ class Factor(ABC):
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
-        xp = namespace(q)
-        return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=device_of(q)))
-
-
-def over_unit(e: Generator, *, one: bool = False) -> tuple[Generator, Array]:
-    """Return a generator over unit^2, and the unit: the largest entry of each block, or, `one`, of all."""
-    unit = e.unit()
-    if one:
-        unit = namespace(unit).max(unit, keepdims=True)
-    return e.in_units(unit), unit
+        return self.solve_transpose(q, eye(s, q))
 
 
 def turned(x: Array, rows: bool) -> Array:
     """Return rows as columns, and columns as rows; x itself unless it holds rows, or is to."""
     return namespace(x).matrix_transpose(x) if rows else x
-
-
-def adjoint(q: Array) -> Array:
-    """Return ``Q^H``."""
-    return conj(namespace(q).matrix_transpose(q))
-
-
-def conj(q: Array) -> Array:
-    """Return q, conjugate where it is complex."""
-    return namespace(q).conj(q) if batched.is_complex(q) else q

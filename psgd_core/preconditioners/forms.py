@@ -1,61 +1,98 @@
 """The form of a state: how its tuples are nested, and what dtypes and shapes its arrays have.
 
-A form is a nested tuple. Of a tuple it is ``(class, form of each part)``, of an array ``(dtype, shape)``. Two
-states that one configuration makes for the same n, dtype and library have equal forms.
+A form is a nested tuple: ``(class, form of each part)`` for a tuple, ``(dtype by name, shape)`` for an array.
+Two states that one configuration makes for the same n and dtype have equal forms, whatever the library.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import require_arrays
+from ..arrays.library import Array, require_arrays
+from ..arrays.trees import leaves_with_names
+
+if TYPE_CHECKING:
+    from .base import Preconditioner
 
 Form = tuple[Any, ...]
 
+COUNTERS: Form = (("bool", ()), ("int32", ()), ("int32", ()), ("int32", ()))
+"""Those of all counters but the damping."""
+
+COMPLEX = {"float32": "complex64", "float64": "complex128"}
+"""The complex dtype of a real one, by name."""
+
 _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
-_COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
-def form_of(tree: Any, others: list[Any]) -> Form:
-    """Return the form of nested tuples, and append what is neither a tuple nor of NumPy to `others`.
+def require_state(p: Preconditioner[Any], state: Any) -> tuple[int, Array]:
+    """Raise unless `state` has the form of a state that `p` makes; return n and its first array.
 
-    Of what is no array it may be ``(class,)``. This is asked for in every call, so it asks for little.
+    O(1), no values are looked at.
     """
-    found: list[Any] = [type(tree)]
-    for part in tree:
+    tokens: list[Any] = []
+    plain: list[Any] = []  # leaves of NumPy
+    others: list[Any] = []
+    todo = [state]
+    while todo:  # a loop and no recursion: this is asked in every call
+        part = todo.pop()
         if type(part) in _OF_NUMPY:
-            found.append((part.dtype, part.shape))
+            plain.append(part)
+            tokens += part.dtype, part.shape
         elif isinstance(part, tuple):
-            found.append(form_of(part, others))
+            tokens += type(part), len(part)
+            todo += part[::-1]
         else:
             others.append(part)
-            looks_so = hasattr(part, "dtype") and hasattr(part, "shape")
-            found.append((part.dtype, part.shape) if looks_so else (type(part),))
-    return tuple(found)
+            is_like_array = hasattr(part, "dtype") and hasattr(part, "shape")
+            tokens += (part.dtype, part.shape) if is_like_array else (type(part), None)
+    if not others or (not plain and _are_tensors(others)):
+        n = _require_tokens(p, tuple(tokens))
+    else:
+        require_one_library("state", state)
+        n = p._require_form(_nested(iter(tokens)))
+    return n, (plain or others)[0]
 
 
-def are_tensors(others: list[Any]) -> bool:
-    """Return whether these are dense PyTorch tensors of no other class, all on one device."""
-    first = others[0]
-    if not array_api_compat.is_torch_array(first):
+@lru_cache(maxsize=1024)
+def _require_tokens(p: Preconditioner[Any], tokens: tuple[Any, ...]) -> int:
+    """Check the form that these tokens spell, once for each form that is right; return n."""
+    return p._require_form(_nested(iter(tokens)))
+
+
+def _nested(tokens: Iterator[Any]) -> Form:
+    first, second = next(tokens), next(tokens)
+    if isinstance(first, type) and issubclass(first, tuple):
+        return (first, *[_nested(tokens) for _ in range(second)])
+    return (first,) if second is None else (_name(first), tuple(second))
+
+
+def _name(dtype: Any) -> str:
+    """Return the name of a dtype of any library; another byte order gives another name."""
+    return str(getattr(dtype, "name", dtype) if getattr(dtype, "isnative", True) else dtype).rsplit(".")[-1]
+
+
+def _are_tensors(leaves: list[Any]) -> bool:
+    """Return whether these are dense PyTorch tensors, not of a subclass, all on one device."""
+    if not array_api_compat.is_torch_array(leaves[0]):
         return False
     import torch
 
     tensor, strided = torch.Tensor, torch.strided
-    for x in others:
+    for x in leaves:
         if type(x) is not tensor or x.layout is not strided:
             return False
-    if all(x.is_cpu for x in others):
-        return True
-    return len({x.device for x in others}) == 1
+    return all(x.is_cpu for x in leaves) or len({x.device for x in leaves}) == 1
 
 
 def require_one_library(name: str, tree: Any) -> None:
     """Raise unless the leaves of a tree are arrays of one library and, of PyTorch, on one device."""
-    leaves = dict(named(name, tree))
+    leaves = dict(leaves_with_names(tree, name))
     require_arrays(**leaves)
     devices = {str(x.device) for x in leaves.values() if array_api_compat.is_torch_array(x)}
     if len(devices) > 1:
@@ -77,6 +114,11 @@ def require_form(name: str, seen: Form, wanted: Form) -> None:
     )
 
 
+def first_dtype(form: Form) -> Any:
+    """Return the dtype, by name, of the first array."""
+    return first_dtype(form[1]) if _is_tuple(form) else form[0]
+
+
 def _is_tuple(form: Form) -> bool:
     return isinstance(form[0], type) and issubclass(form[0], tuple)
 
@@ -85,44 +127,3 @@ def _described(form: Form) -> str:
     if _is_tuple(form):
         return f"a {form[0].__name__} of {len(form) - 1}"
     return getattr(form[0], "__name__", str(form[0])) + (f" of shape {form[1]}" if len(form) > 1 else "")
-
-
-def counters_form(seen: Form, real: Any) -> Form:
-    """Return the forms that the counters must have, in place of those seen; `real` sets the library."""
-    wanted = (real, "bool", "int32", "int32", "int32")[-len(seen) :]
-    return tuple(
-        (x[0] if _name(x[0]) == _name(y) and _library(x[0]) == _library(real) else y, ())
-        for x, y in zip(seen, wanted, strict=True)
-    )
-
-
-def _library(dtype: Any) -> str:
-    return type(dtype).__module__.split(".")[0]
-
-
-def is_real(dtype: Any) -> bool:
-    """Return whether it is float32 or float64, in the machine's order of bytes."""
-    return _name(dtype) in _COMPLEX
-
-
-def is_complex_of(dtype: Any, real: Any) -> bool:
-    """Return whether a dtype is the complex one of a real one."""
-    return _COMPLEX.get(_name(real)) == _name(dtype)
-
-
-def is_index(dtype: Any) -> bool:
-    """Return whether it is int32 or int64."""
-    return _name(dtype) in ("int32", "int64")
-
-
-def _name(dtype: Any) -> str:
-    """Return the name of a dtype of any library; of another order of bytes it is another name."""
-    return str(getattr(dtype, "name", dtype) if getattr(dtype, "isnative", True) else dtype).rsplit(".")[-1]
-
-
-def named(name: str, tree: Any) -> list[tuple[str, Any]]:
-    """Return the leaves of nested tuples with their names."""
-    if not isinstance(tree, tuple):
-        return [(name, tree)]
-    names = getattr(tree, "_fields", range(len(tree)))
-    return [leaf for key, part in zip(names, tree, strict=True) for leaf in named(f"{name}.{key}", part)]

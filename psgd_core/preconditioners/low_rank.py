@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
 
 from .. import kernels
-from ..arrays.arguments import described, require_count
+from ..arrays.arguments import require_choice, require_count
 from ..arrays.draws import normal, signs
-from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
+from ..arrays.gram_algebra import gauge, joint_bound
+from ..arrays.library import Array, device_of, known, namespace
+from ..arrays.sums import norm
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from .base import Preconditioner
-from .counters import Fitted, counted
+from .base import Preconditioner, Verb
+from .counters import JUMP, Fitted, Given, counted
 from .forms import Form
-from .low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
-from .low_rank_moves import MOVES, regauge
-from .normalizers import Normalizer, Running
-from .options import settle_options
+from .low_rank_moves import MOVES, either
+from .normalizers import Normalizer, Running, settle_options
 
 _A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
 
@@ -27,7 +26,7 @@ START_U, START_V = 10, 12
 """Counts whose signs are linearly independent for every rank < n up to n = 40, and in practice beyond."""
 
 REGAUGE = 8
-"""Updates from one `regauge` of U and V to the next: ample at every step, and next to free."""
+"""Updates from one change of gauge to the next: ample at every step size, and next to free."""
 
 START = 0.1
 """|U|_F^2 and |V|_F^2 of the start: near the identity, away from the stationary point U = V = 0."""
@@ -43,16 +42,17 @@ class LowRankState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array  # even updates move U, odd ones V
+    count: Array  # type: ignore[assignment]  # tuple.count; even updates move U, odd ones V
     skipped: Array
 
 
 @dataclass(frozen=True)
-class LowRank(Preconditioner):
+class LowRank(Preconditioner[LowRankState]):
     """Q = (I + U V^T) diag(d), or diag(d) (I + U V^T): both tails of a spectrum at once (Theorem 3.2).
 
-    An update reads U and V twice and costs O(n r^2); `precondition` costs O(n r). Rank 0 is a diagonal with
-    one step for all elements.
+    An update costs O(n r^2), and `precondition` O(n r). With d on the right, the plain code reads U and V
+    twice and the factor that moves a third time, and the kernels read both three times. Rank 0 is a diagonal
+    with one step for all elements.
 
     Parameters
     ----------
@@ -78,11 +78,17 @@ class LowRank(Preconditioner):
         settle_options(self)
         rank = require_count("rank", self.rank, "0 leaves the diagonal alone", least=0)
         object.__setattr__(self, "rank", rank)
-        if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
-            raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
-
-    def _size(self, state: LowRankState) -> int:
-        return state.d.shape[0]
+        require_choice("diagonal", self.diagonal, MOVES)
+        rule = kernels.LowRankRule(
+            rank=rank,
+            diagonal_first=self.diagonal == "right",
+            measure=self.normalizer.measure,
+            scale=self.normalizer.scale,
+            gauge_every=REGAUGE,
+            jump=JUMP,
+            counted=_counted,
+        )
+        object.__setattr__(self, "_rule", rule)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         if self.rank >= n:
@@ -104,153 +110,67 @@ class LowRank(Preconditioner):
         d = xp.ones(n, dtype=like.dtype, device=device)
         return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
 
-    def _form(self, own: Form, real: Any) -> Form:
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
         _, (n,) = own[2]
         factor = real, (self.rank, n)
-        return factor, factor, (real, (n,)), (real, (2,))
+        return n, (factor, factor, (real, (n,)), (real, (2,)))
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
         return state._replace(d=state.d * scale)
 
-    def _fit(
-        self, state: LowRankState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
-    ) -> Fitted:
+    def _fit(self, state: LowRankState, given: Given) -> Fitted:
+        v, h, damping, due, step = given
         if v is None:
             raise ValueError(
                 "`v` must be given to LowRank, got None: its moves are made from probes; draw some, or take "
                 "`curvature.basis`, n of them, which integrate it out"
             )
         xp, d = namespace(v), state.d
+        # damp by noise on h, and take probes and products as rows
         if self.damping != 0:
             h = h + damping * signs(state.count, h)
-        p, h = v.T, h.T  # probes and products as rows
+        p, h = v.T, h.T
         # set the scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
         scale = xp.ones_like(damping)
-        if known(due) is not False:
-            scale = xp.where(due, _best_scale(xp, d * h, p / d), scale)
+        if due is not None:
+            scale = xp.where(due, _best_scale(d * h, p / d), scale)
             d = d * scale
         # make the generators, and bound them together
-        turn_u = state.count % 2 == 0
-        wide_turn = xp.astype(turn_u, wide_dtype(xp))
-        move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
-        size = unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
-        # ask the normaliser, and move d and one factor
-        held = select(turn_u, state.held[0], state.held[1])
-        scale_n, after = self.normalizer.scale(held, size, step)
-        some = scale_n > 0
-        ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
-        mu = step * ratio * ratio
-        u = state.u - mu * move.u if move.u.shape[0] else state.u
-        v = state.v - mu * move.v if move.v.shape[0] else state.v
+        is_even = state.count % 2 < 1  # then it is U's turn
+        turn = known(is_even)
+        turn_u = is_even if turn is None else turn
+        move = MOVES[self.diagonal](state.u, state.v, d, h, p, turn_u, self.normalizer.measure)
+        size = move.unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
+        # ask the normaliser
+        mu, after = self.normalizer.rate(either(turn_u, *state.held), size, move.unit, step)
+        # move d and the factor whose turn it is
+        factor = either(turn_u, state.u, state.v) - mu * move.factor
+        u, v = either(turn_u, factor, state.u), either(turn_u, state.v, factor)
+        held = xp.stack([either(turn_u, after, state.held[0]), either(turn_u, state.held[1], after)])
         # renew the gauge of U and V
-        drifted = state.count % REGAUGE == REGAUGE - 1
-        if self.rank and known(drifted) is not False:
-            u, v = regauge(u, v, move, drifted)
-        which = xp.stack([turn_u, ~turn_u])  # of the two bounds, the one that is renewed
-        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=xp.where(which, after, state.held))
-        return Fitted(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
+        drifted = state.count % REGAUGE >= REGAUGE - 1
+        if self.rank and (turn is None or drifted):
+            one = xp.eye(self.rank, dtype=move.uu.dtype, device=device_of(move.uu))
+            u, v = (
+                xp.astype(xp.where(drifted, c, one), d.dtype, copy=False) @ factor
+                for c, factor in zip(gauge(move.uu, move.vv), (u, v), strict=True)
+            )
+        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=held)
+        return Fitted(new, xp.isfinite(size), scale * scale, (move.lengths[0], move.lengths[1]))
 
-    def _fused(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        if self.diagonal != "right":
-            return None
-        if kernels.gpu_orbits.on_gpu(h):
-            return self._queued(state, v, h, step, inplace)
-        return kernels.through(h, self._in_passes, (state, v, h, step), inplace)
-
-    def _in_passes(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        """Return the state after one update by the kernels' passes over n, None where they do not apply."""
-        passes = kernels.low_rank.passes(state, v, h, step, inplace)
-        g = None if passes is None else passes.gram()
-        if passes is None or g is None:
-            return None
-        measure, count = self.normalizer.measure, int(state.count)
-        small, turn_u = coefficients(g, self.rank), count % 2 == 0
-        move = (move_of_u if turn_u else move_of_v)(small, measure)
-        plus, minus, difference = passes.numerator(small.ph, small.pv)
-        size_d = difference if measure == "gradient" else plus + minus
-        size = (passes.unit * joint_bound(size_d, move.size, passes.step) ** 0.5).astype(state.d.dtype)
-        if not size < float("inf"):
-            return None
-        moved = 0 if turn_u else 1  # which of the two bounds is renewed
-        before = state.held.dtype.type(0) if passes.due else state.held[moved]
-        scale_n, after = self.normalizer.scale(before, size, passes.step)
-        mu = passes.step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
-        drifted = self.rank and count % REGAUGE == REGAUGE - 1
-        new_u, new_v, d = passes.write(
-            move.left, move.right, mu, turn_u=turn_u, gauge=gauge(small.uu, small.vv) if drifted else None
-        )
-        held = state.held if inplace else state.held.copy()
-        if passes.due:
-            held[:] = 0
-        held[moved] = after
-        squares = float(small.length_a) ** 2, float(small.length_b) ** 2
-        return LowRankState(new_u, new_v, d, held, *passes.counted(squares))
-
-    def _queued(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        """Return the state after one update by the GPU's kernels, None if it is not for them."""
-        from ..kernels.gpu import low_rank_passes
-        from .low_rank_queued import queued_update
-
-        rows = None if v is None else low_rank_passes.take(state, h, v)
-        if rows is None:
-            return None
-        found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
-        if found is None:
-            return None
-        fit, usable, seen, due = found
-        return fit.state._replace(**counted(state, fit, usable & fit.moved, seen, due))
-
-    def precondition(self, state: LowRankState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
-        self._require_state(state)
-        first = self.diagonal == "right"
-        if first and kernels.gpu_orbits.on_gpu(g):
-            from ..kernels.gpu import low_rank_passes
-            from .low_rank_queued import queued_product
-
-            rows = low_rank_passes.take(state, g, state.d)
-            fused = None if rows is None else queued_product(rows)
-        else:
-            fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
-        return super().precondition(state, g) if fused is None else fused
-
-    # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
-
-    def apply(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply, diagonal_first=self.diagonal == "right")
-
-    def apply_transpose(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply_transpose, diagonal_first=self.diagonal == "left")
-
-    def solve(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve, inverse=True, diagonal_first=self.diagonal == "left")
-
-    def solve_transpose(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve_transpose, inverse=True, diagonal_first=self.diagonal == "right")
+    def _act(self, state: LowRankState, x: Array, verb: Verb) -> Array:
+        # the verbs of A = I + U V^T, O(n r k), or by Woodbury O(n r (r + k)); before or after diag(d)
+        d = (1 / state.d if verb in ("solve", "solve_transpose") else state.d)[:, None]
+        a, act = _factor(state), getattr(_A, verb)
+        diagonal_first = (self.diagonal == "right") == (verb in ("apply", "solve_transpose"))
+        found: Array = act(a, d * x) if diagonal_first else d * act(a, x)
+        return found
 
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
         self._require_state(state)
         xp = namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
-
-    def _act(
-        self, state: LowRankState, x: Array, verb: Callable, *, diagonal_first: bool, inverse: bool = False
-    ) -> Array:
-        self._vectors(state, "x", x)
-        d = 1 / state.d if inverse else state.d
-        d = d if x.ndim == 1 else d[:, None]
-        return verb(_factor(state), d * x) if diagonal_first else d * verb(_factor(state), x)
 
 
 def _factor(state: LowRankState) -> LowRankElement:
@@ -259,11 +179,15 @@ def _factor(state: LowRankState) -> LowRankElement:
     return LowRankElement(xp.ones_like(state.count, dtype=state.d.dtype), state.u.T, state.v.T)
 
 
-def _best_scale(xp, x: Array, y: Array) -> Array:
-    """Return ``(|y| / |x|)^{1/2}`` without overflow."""
-    norms = []
-    for z in (x, y):
-        largest = xp.max(xp.abs(z))
-        unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-        norms.append(xp.sqrt(unit) * xp.sum((z / unit) ** 2) ** 0.25)
-    return norms[1] / xp.where(norms[0] > 0, norms[0], xp.ones_like(norms[0]))
+def _counted(
+    state: LowRankState, growth: Array, lengths: tuple[Array, Array], complete: Array, seen: Array, due: Array
+) -> dict[str, Array]:
+    """Return the counters after an update by the GPU's kernels."""
+    return counted(state, Fitted(state, complete, growth, lengths), complete, seen, due)
+
+
+def _best_scale(x: Array, y: Array) -> Array:
+    """Return ``(|y| / |x|)^{1/2}``."""
+    xp = namespace(x)
+    size = xp.sqrt(norm(x))
+    return xp.sqrt(norm(y)) / xp.where(size > 0, size, xp.ones_like(size))

@@ -7,13 +7,13 @@ orthogonal projection on the subgroup's Lie algebra.
 
 Matrices whose entries vanish outside a fixed pattern are a group where the pattern is transitive (a path from
 i to j has a direct edge) and has the diagonal: then products and inverses keep it. Three such patterns are
-offered, with `Dense` and `Diagonal` at the ends:
+offered, with `DenseFactor` and `DiagonalFactor` at the ends:
 
-- `Triangular`: i <= j. As general as GL(s), for every positive definite P is ``Q^T Q`` with such a Q; solves
-  cost half as much as an LU factorisation.
-- `Affine`: all but the last row, which has its diagonal entry alone. On [x; 1] such a Q is an affine map of
-  the features x; [W b] is the matrix that it belongs to.
-- `Normalization`: the diagonal and the last column, Corollary B.0.1: ``(x - μ) / σ``. O(s) numbers.
+- `TriangularFactor`: i <= j. As general as GL(s), for every positive definite P is ``Q^T Q`` with such a Q;
+  solves cost half as much as an LU factorisation.
+- `AffineFactor`: all but the last row, which has its diagonal entry alone. Such a Q is an affine map
+  of features x, on [x; 1]; [W b] is the matrix that it belongs to.
+- `NormalizationFactor`: the diagonal and the last column, Corollary B.0.1: ``(x - μ) / σ``. O(s) numbers.
 """
 
 from __future__ import annotations
@@ -21,28 +21,21 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..arrays import batched, triangular
-from ..arrays.library import Array, device_of, namespace
-from .factor import Factor, adjoint, conj, over_unit, turned
-from .generators import Generator, Grams, Pair
+from ..arrays.batched import square
+from ..arrays.library import Array, Namespace, device_of, namespace
+from ..arrays.matrices import adjoint, conj
+from .factor import Factor, turned
+from .generators import Generator, Grams, Measure, Pair
 from .geometries import EQ, Geometry
 from .sides import Place, Sides
 
 
-class Dense(Factor):
+class DenseFactor(Factor):
     """GL(s), in every geometry."""
 
     any_geometry: ClassVar[bool] = True
     enough: ClassVar[int] = 1
     """Columns over rows from which P is formed."""
-
-    def start(self, s: int, like: Array) -> Array:
-        """Return the identity, (s, s)."""
-        xp = namespace(like)
-        return xp.eye(s, dtype=like.dtype, device=device_of(like))
-
-    def steps(self, s: int) -> int:
-        """Return 1."""
-        return 1
 
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
@@ -69,25 +62,25 @@ class Dense(Factor):
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        return namespace(q).linalg.slogdet(q)[1]
+        found: Array = namespace(q).linalg.slogdet(q)[1]
+        return found
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
         if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
-            return Grams(*sides.grams(place, around), k), sides.unit
+            return Grams(*sides.grams(place, around), k, sides.unit)
         a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
-        return over_unit(
-            geometry.generator(Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single))
-        )
+        pair = Pair(q[:, :, None], k, {"a": a[:, :, None], "b": b[:, :, None]}, single=single)
+        return geometry.generator(pair).in_units()
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         if isinstance(e, Grams):
             return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
-        return geometry.move(q[:, :, None], e, mu)[:, :, 0]
+        return e.move(q[:, :, None], mu, geometry.side)[:, :, 0]
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``E Q``, with E projected on the Lie algebra."""
@@ -98,7 +91,7 @@ class Dense(Factor):
         return geometry.retract(q[:, :, None])[:, :, 0]
 
 
-class Triangular(Dense):
+class TriangularFactor(DenseFactor):
     """Upper triangular matrices."""
 
     any_geometry: ClassVar[bool] = False
@@ -136,12 +129,12 @@ class Triangular(Dense):
         return triangular.compose(namespace(e).triu(e), q)
 
 
-class Affine(Triangular):
+class AffineFactor(TriangularFactor):
     """Matrices whose last row has its diagonal entry alone: affine maps of [x; 1]."""
 
     enough: ClassVar[int] = 1
-    apply, apply_transpose = Dense.apply, Dense.apply_transpose
-    solve, solve_transpose, log_det = Dense.solve, Dense.solve_transpose, Dense.log_det
+    apply, apply_transpose = DenseFactor.apply, DenseFactor.apply_transpose
+    solve, solve_transpose, log_det = DenseFactor.solve, DenseFactor.solve_transpose, DenseFactor.log_det
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``: E without the last row's other entries."""
@@ -149,7 +142,7 @@ class Affine(Triangular):
         return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
 
 
-class Diagonal(Factor):
+class DiagonalFactor(Factor):
     """Diagonal matrices, (s,): s factors GL(1), each with a step of its own, in every geometry."""
 
     any_geometry: ClassVar[bool] = True
@@ -194,10 +187,10 @@ class Diagonal(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
         x, y = (norms[None, None, :] for norms in sides.norms(place))
-        return over_unit(geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)))
+        return geometry.generator(Pair(q[None, None, :], k, {"a": x, "b": y}, single=True)).in_units()
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return the one column ``1 / q``: the group sees the diagonal alone."""
@@ -206,14 +199,14 @@ class Diagonal(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         assert isinstance(e, Generator)
-        return geometry.move(q[None, None, :], e, mu)[0, 0, :]
+        return e.move(q[None, None, :], mu, geometry.side)[0, 0, :]
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
         return geometry.retract(q[None, None, :])[0, 0, :]
 
 
-class Normalization(Factor):
+class NormalizationFactor(Factor):
     """``[[diag(d), c], [0, e]]`` as (2, s): the diagonal [d, e] and the last column [c, 0]."""
 
     def start(self, s: int, like: Array) -> Array:
@@ -225,10 +218,6 @@ class Normalization(Factor):
     def shape(self, s: int) -> tuple[int, ...]:
         """Return (2, s)."""
         return (2, s)
-
-    def steps(self, s: int) -> int:
-        """Return 1."""
-        return 1
 
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
@@ -262,18 +251,18 @@ class Normalization(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the rows of A and B as blocks: products with the last one are formed in `moved`."""
         x, y = (_rows(columns) for columns in sides.columns(place))
-        return over_unit(Generator(x, x, y, y, k, single=False), one=True)
+        return Generator(x, x, y, y, k, single=False).in_units(one=True)
 
-    def size(self, e: Generator | Grams, measure: str) -> Array:
+    def size(self, e: Generator | Grams, measure: Measure) -> Array:
         """Return the largest entry of the diagonal plus the norm of the last column, a bound, (1,)."""
         assert isinstance(e, Generator)
         xp = namespace(e.x)
         sign = 1 if measure == "curvature" else -1
         diagonal, last = _pattern(e, sign)
-        return (xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(batched.square(last))))[None]
+        return e.unit * xp.sqrt(xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(square(last))))
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return ``Q - mu E Q``, E the diagonal and the last column of ``A A^T - B B^T``."""
@@ -287,12 +276,12 @@ def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
     """Return the diagonal and the last column (0 at the corner) of ``(A A^T ± B B^T) / k``, (s,) each."""
     xp = namespace(e.x)
     a, b = e.x[0, ...], e.y[0, ...]  # (columns, s)
-    diagonal = xp.sum(batched.square(a), axis=0) + sign * xp.sum(batched.square(b), axis=0)
+    diagonal = xp.sum(square(a), axis=0) + sign * xp.sum(square(b), axis=0)
     last = xp.sum(a * conj(a[:, -1:]), axis=0) + sign * xp.sum(b * conj(b[:, -1:]), axis=0)
     return xp.astype(diagonal, last.dtype) / e.k, xp.concat([last[:-1], xp.zeros_like(last[-1:])]) / e.k
 
 
-def _to_last(xp, x: Array, row: Array) -> Array:
+def _to_last(xp: Namespace, x: Array, row: Array) -> Array:
     """Return x with `row` added to its last row."""
     return xp.concat([x[:-1, :], x[-1:, :] + row], axis=0)
 
@@ -303,10 +292,10 @@ def _rows(a: Array) -> Array:
 
 
 FACTORS: dict[str, Factor] = {
-    "dense": Dense(),
-    "triangular": Triangular(),
-    "affine": Affine(),
-    "normalization": Normalization(),
-    "diagonal": Diagonal(),
+    "dense": DenseFactor(),
+    "triangular": TriangularFactor(),
+    "affine": AffineFactor(),
+    "normalization": NormalizationFactor(),
+    "diagonal": DiagonalFactor(),
 }
 """By name."""

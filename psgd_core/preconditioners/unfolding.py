@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..arrays.library import Array, namespace
-from .patterns import FACTORS, Dense, Factor
+from ..arrays.matrices import kron
+from .factor import Factor
+from .patterns import FACTORS, DenseFactor
 from .sides import Place
 
 MERGED = 16
@@ -66,18 +68,14 @@ def dimensions(shape: Sequence[int], kinds: Sequence[str]) -> tuple[tuple[Dimens
 def _joins(run: Run, place: Place, group: Factor) -> bool:
     next_to = run.place.before * run.place.s == place.before
     small = run.place.s * place.s <= MERGED
-    return next_to and small and isinstance(group, Dense) and isinstance(run.group, Dense)
+    return next_to and small and isinstance(group, DenseFactor) and isinstance(run.group, DenseFactor)
 
 
 def acting(runs: Sequence[Run], factors: Sequence[Array]) -> list[Array]:
     """Return what each run acts by: the factor itself, or the Kronecker product of several."""
     made, start = [], 0
     for run in runs:
-        q = factors[start]
-        for other in factors[start + 1 : start + run.members]:
-            xp, s = namespace(q), q.shape[0] * other.shape[0]
-            q = xp.reshape(q[:, None, :, None] * other[None, :, None, :], (s, s))
-        made.append(q)
+        made.append(kron(*factors[start : start + run.members]))
         start += run.members
     return made
 

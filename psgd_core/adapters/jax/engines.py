@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import array_api_compat.numpy
 import jax
@@ -81,7 +81,7 @@ class CuPyEngine(NumPyEngine):
 
 def engine_named(name: EngineName) -> Engine:
     """Return the engine of that name."""
-    require_choice("engine", name, EngineName, "'jax' runs under jax.jit")
+    require_choice("engine", name, get_args(EngineName), "'jax' runs under jax.jit")
     try:
         return {"jax": Engine, "numpy": NumPyEngine, "cupy": CuPyEngine}[name]()
     except ImportError as error:

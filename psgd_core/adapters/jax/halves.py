@@ -8,7 +8,7 @@ times), so these stand in where a leaf is sharded, and only there.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -63,21 +63,17 @@ class _ShardedButterflyGroup(ButterflyGroup):
 
 @dataclass(frozen=True)
 class _ShardedXMat(XMat):
-    @property
-    def group(self) -> OrbitGroup:
-        """X-shaped matrices."""
-        return _ShardedXMatGroup()
+    group: ClassVar[OrbitGroup] = _ShardedXMatGroup()
+    """X-shaped matrices."""
 
 
 @dataclass(frozen=True)
 class _ShardedButterfly(Butterfly):
-    @property
-    def group(self) -> OrbitGroup:
-        """Butterfly matrices."""
-        return _ShardedButterflyGroup()
+    group: ClassVar[OrbitGroup] = _ShardedButterflyGroup()
+    """Butterfly matrices."""
 
 
-def for_shards(preconditioner: Preconditioner) -> Preconditioner:
+def for_shards(preconditioner: Preconditioner[Any]) -> Preconditioner[Any]:
     """Return the same preconditioner in the form for sharded vectors."""
     for plain, sharded in ((XMat, _ShardedXMat), (Butterfly, _ShardedButterfly)):
         if type(preconditioner) is plain:

@@ -27,7 +27,7 @@ from .leaves import LeafState, Leaves, Tree, each
 from .products import draw_probe
 from .sharding import Layout, in_auto_mode, is_explicit, made_on
 
-Choice = Preconditioner | Callable[[jax.ShapeDtypeStruct], Preconditioner]
+Choice = Preconditioner[Any] | Callable[[jax.ShapeDtypeStruct], Preconditioner[Any]]
 """A preconditioner for all leaves, or a function of the leaf's shape and dtype that returns one."""
 
 
@@ -231,7 +231,7 @@ class Rule:
     def _names(self, leaves: Leaves) -> list[str]:
         return list(leaves.names) if self.per_leaf else ["params"][: len(leaves.names)]
 
-    def _fitter(self, kind: jax.ShapeDtypeStruct, layout: Any, name: str) -> Preconditioner:
+    def _fitter(self, kind: jax.ShapeDtypeStruct, layout: Any, name: str) -> Preconditioner[Any]:
         """Return the preconditioner of a leaf."""
         chosen = self.preconditioner
         if not isinstance(chosen, Preconditioner):
@@ -240,7 +240,7 @@ class Rule:
             raise TypeError(f"`preconditioner` must return a Preconditioner for {name}, got {chosen!r}")
         return for_shards(chosen) if layout.shards > 1 else chosen
 
-    def _try(self, chosen: Preconditioner, kind: jax.ShapeDtypeStruct, name: str) -> None:
+    def _try(self, chosen: Preconditioner[Any], kind: jax.ShapeDtypeStruct, name: str) -> None:
         """Raise where a preconditioner does not take vectors of a leaf's length, naming the leaf."""
         try:
             if self.per_leaf:
@@ -249,7 +249,7 @@ class Rule:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error} (for {name}, of {kind.size} parameters)") from None
 
-    def _start(self, p: Preconditioner, kind: jax.ShapeDtypeStruct, layout: Any) -> LeafState:
+    def _start(self, p: Preconditioner[Any], kind: jax.ShapeDtypeStruct, layout: Any) -> LeafState:
         xp = self.engine.xp
         scale = self._number(self.scale, kind.dtype)
         return LeafState(

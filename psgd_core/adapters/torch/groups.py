@@ -69,7 +69,7 @@ def has_parameters(group: dict[str, Any]) -> bool:
     return any(is_lazy(p) or p.numel() for p in group["params"])
 
 
-def settled(group: dict[str, Any]) -> Preconditioner | None:
+def settled(group: dict[str, Any]) -> Preconditioner[Any] | None:
     """Return the preconditioner of a group, `Blocks` in the order of its parameters.
 
     The default is `LowRank` of rank 10, or of the largest that fits; None where parameters have no shape yet.
@@ -80,7 +80,7 @@ def settled(group: dict[str, Any]) -> Preconditioner | None:
         If blocks are for other parameters.
     """
     params = group["params"]
-    given: Preconditioner | None = group["preconditioner"]
+    given: Preconditioner[Any] | None = group["preconditioner"]
     if any(map(is_lazy, params)):
         return given
     if given is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class PSGD(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        preconditioner: Preconditioner | None = None,
+        preconditioner: Preconditioner[Any] | None = None,
         *,
         lr: float | Tensor | None = None,
         step: Schedule = 0.1,
@@ -107,7 +107,7 @@ class PSGD(torch.optim.Optimizer):
         compile: bool | dict[str, Any] = False,
     ) -> None:
         source = source_of(curvature)
-        require_choice("engine", engine, EngineName)
+        require_choice("engine", engine, get_args(EngineName))
         if compile is not False and engine not in ("auto", "torch"):
             raise ValueError(f"`compile` must be False for engine {engine!r}, got {compile!r}; use 'torch'")
         if not isinstance(probes, Probes):
