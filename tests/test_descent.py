@@ -299,7 +299,7 @@ def test_configuration_is_hashable_and_picklable():
         (lambda: PSGD(step_size=1.0), ValueError, r"`step_size` must lie in \(0, 1\)"),
         (lambda: PSGD(momentum=1.0), ValueError, "`momentum` must lie in"),
         (lambda: PSGD(weight_decay=-1.0), ValueError, "`weight_decay` must be finite"),
-        (lambda: PSGD(decay="L1"), ValueError, "`decay` must be 'decoupled' or 'l2'"),
+        (lambda: PSGD(decay="L1"), ValueError, "`decay` must be one of 'decoupled', 'l2'"),
         (lambda: PSGD(every=0), ValueError, "`every` must be a positive int"),
         (lambda: PSGD(probability=0.0), ValueError, r"`probability` must lie in \(0, 1\]"),
         (lambda: PSGD(clip="auto"), TypeError, "`clip` must be a Clip"),

@@ -498,7 +498,7 @@ def test_numpy_engine_does_not_trace(params):
         ({"clip": "tight"}, "`clip` must be a Clip"),
         ({"every": 0}, "`every` must be a positive int"),
         ({"probability": 2.0}, "`probability` must lie in"),
-        ({"engine": "numba"}, "`engine` must be 'jax', 'numpy' or 'cupy', got 'numba'"),
+        ({"engine": "numba"}, "`engine` must be one of 'jax', 'numpy', 'cupy', got 'numba'"),
     ],
 )
 def test_bad_settings(settings, match):

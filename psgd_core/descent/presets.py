@@ -37,7 +37,9 @@ def deterministic(preconditioner: Preconditioner[Any] | None = None, **settings:
     return PSGD(**{"preconditioner": chosen, "lr": 1.0, "step_size": step, "clip": TrustRadius(), **settings})
 
 
-def stochastic(preconditioner: Preconditioner[Any] | None = None, iterations: int = 1000, **settings: Any) -> PSGD:
+def stochastic(
+    preconditioner: Preconditioner[Any] | None = None, iterations: int = 1000, **settings: Any
+) -> PSGD:
     """Return settings for functions with noise: bold at first, averaging towards the end.
 
     - P is fitted with a step that falls from 0.9 to 0.1, divided by a running bound (the preconditioner's
