@@ -45,8 +45,8 @@ docs: $(VENV)/.docs-$(KEY)  ## build the documentation into docs/_build/html, an
 lint: $(VENV)/.test-$(KEY)  ## ruff: style, imports, docstrings
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.test-$(KEY)  ## mypy
-	$(BIN)/mypy
+types: $(VENV)/.test-$(KEY)  ## mypy, strict for the core
+	$(BIN)/mypy --strict psgd_core && $(BIN)/mypy
 
 clean:           ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build docs/gallery

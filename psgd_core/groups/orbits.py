@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -59,8 +59,8 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
         `layouts.join`. A subclass may compute the same results by other operations.
     """
 
-    split = staticmethod(split)
-    join = staticmethod(join)
+    split: ClassVar[Callable[..., tuple[Array, ...]]] = staticmethod(split)
+    join: ClassVar[Callable[..., Array]] = staticmethod(join)
 
     @abstractmethod
     def subgroup(self, n: int) -> PermutationSubgroup:
