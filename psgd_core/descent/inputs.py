@@ -65,15 +65,6 @@ def require_state(state: Any) -> None:
         raise TypeError(f"`state` must be a PSGDState, got {described(state)}; start from `init`")
 
 
-def require_probes(v: Any, x: Array) -> None:
-    """Raise unless v has the shape (n,) or (n, k), and the library, dtype and device of x."""
-    require_arrays(v=v)
-    if v.ndim not in (1, 2) or v.shape[0] != x.shape[0]:
-        n = x.shape[0]
-        raise ValueError(f"`v` must have shape ({n},) or ({n}, k), got {tuple(v.shape)}; n is that of x")
-    require_alike("v", v, "x", x)
-
-
 def vectors(layout: Structure, tree: Tree, name: str) -> Array:
     """Return probes or products as vectors: (n,) or (n, k) as they are, trees flattened."""
     found: Array = tree

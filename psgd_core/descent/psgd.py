@@ -11,13 +11,13 @@ from ..arrays import trees
 from ..arrays.arguments import described, keep, require_choice, require_count, require_number
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.trees import Tree, owned
-from ..arrays.vectors import finite
+from ..arrays.vectors import finite, require_vectors
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
 from ..preconditioners.placement import require_placed
 from ..schedules import Schedule, require_schedule, value_at
 from .clips import Clip, Point, as_clip
-from .inputs import flag_of, on_vectors, rate, require_probes, require_state, value_like, vectors
+from .inputs import flag_of, on_vectors, rate, require_state, value_like, vectors
 
 Decay = Literal["decoupled", "l2"]
 """How `PSGD` decays weights."""
@@ -220,7 +220,7 @@ class PSGD:
         trial = self.point(flat, g, value)
         here, usable, state = self.observe(state, trial)
         if v is not None:
-            require_probes(v, flat)
+            require_vectors("v", v, layout.size, flat)
         # the pair, unless it is known not to be used
         pair, flag = None, flag_of("fit", fit)
         if flag is not False:
