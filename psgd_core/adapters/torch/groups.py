@@ -57,7 +57,9 @@ def seed_of(rng: Any) -> int:
 
 def require_settings(settings: dict[str, Any], source: Source) -> None:
     """Raise TypeError or ValueError for invalid settings of a group."""
-    require_number("lr", settings["lr"], "[0, inf)", "torch.optim.lr_scheduler changes it in time")
+    lr = settings["lr"]
+    one = lr.reshape(()) if isinstance(lr, Tensor) and lr.numel() == 1 else lr
+    require_number("lr", one, "[0, inf)", "torch.optim.lr_scheduler changes it in time")
     require_schedule("step", settings["step"], "(0, 1)")
     if settings["preconditioner"] is None:
         settings = settings | {"preconditioner": LowRank(RANK)}
