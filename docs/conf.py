@@ -20,6 +20,7 @@ extensions = [
     "sphinx_design",
     "api_pages",
     "example_gallery",
+    "house_picture",
     "mathml",
 ]
 exclude_patterns = ["_build", "_ext", "gallery/files", "**.ipynb_checkpoints"]
