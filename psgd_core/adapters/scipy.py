@@ -91,7 +91,7 @@ def as_linear_operator(
         )
     if not isinstance(which, str) or which not in _VERBS:
         raise ValueError(f"`which` must be one of {list(_VERBS)}, got {shown(which)}")
-    like = preconditioner._reference(state)
+    like = preconditioner.like(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
         raise TypeError(
             f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "

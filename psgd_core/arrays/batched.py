@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array_api_compat
 
-from .library import Array, device_of, eps, namespace
+from .library import Array, Namespace, device_of, eps, namespace
 
 UNROLL = 4
 """Largest matrix that is worked on entry by entry."""
@@ -18,19 +18,8 @@ POWERS = 64
 """Largest matrix whose spectral norm is bounded by powers of it."""
 
 
-def transpose(a: Array) -> Array:
-    """Return the matrices of `a` transposed: (s, t, c) to (t, s, c), a view where the library has views."""
-    return namespace(a).permute_dims(a, (1, 0, 2))
-
-
-def adjoint(a: Array) -> Array:
-    """Return the matrices of `a` transposed, and conjugate where they are complex."""
-    turned = transpose(a)
-    return namespace(a).conj(turned) if is_complex(a) else turned
-
-
 def is_complex(a: Array) -> bool:
-    """Return whether `a` holds complex numbers."""
+    """Return whether an array holds complex numbers."""
     kind = getattr(a.dtype, "kind", None)  # asked often: by name only where there is no kind
     return "complex" in str(a.dtype) if kind is None else kind == "c"
 
@@ -41,6 +30,28 @@ def square(a: Array) -> Array:
         return a * a
     xp = namespace(a)
     return xp.real(a) ** 2 + xp.imag(a) ** 2
+
+
+def transpose(a: Array) -> Array:
+    """Return the matrices of `a` transposed: (s, t, c) to (t, s, c), a view where the library has views."""
+    return namespace(a).permute_dims(a, (1, 0, 2))
+
+
+def adjoint(a: Array) -> Array:
+    """Return the matrices of `a` transposed, and conjugate where they are complex."""
+    xp = namespace(a)
+    turned = xp.permute_dims(a, (1, 0, 2))
+    return xp.conj(turned) if is_complex(a) else turned
+
+
+def squares(a: Array) -> Array:
+    """Return the sum of the squares of each matrix's entries, (c,)."""
+    return namespace(a).sum(square(a), axis=(0, 1))
+
+
+def outer(x: Array, y: Array) -> Array:
+    """Return ``x y^T`` (conjugate where complex) per block: (s, t, c) and (u, t, c) to (s, u, c)."""
+    return matmul(x, adjoint(y))
 
 
 def identity(s: int, count: int, like: Array) -> Array:
@@ -87,13 +98,15 @@ def library_solve(a: Array, b: Array) -> Array:
         return b
     if array_api_compat.is_torch_namespace(xp):
         # torch.linalg.solve waits for the device to look for singular matrices; solve_ex does not.
-        return xp.linalg.solve_ex(a, b)[0]
+        solved: Array = xp.linalg.solve_ex(a, b)[0]
+        return solved
     try:
         return xp.linalg.solve(a, b)
     except ValueError as error:  # numpy.linalg.LinAlgError: one singular matrix fails the whole batch
         if "ingular" not in str(error):
             raise
-    singular = (xp.linalg.slogdet(a)[0] == 0)[..., None, None]
+    signs: Array = xp.linalg.slogdet(a)[0]
+    singular = (xp.abs(signs) < 1)[..., None, None]
     one = xp.eye(a.shape[-1], dtype=a.dtype, device=device_of(a))
     solved = xp.linalg.solve(xp.where(singular, one, a), b)
     return xp.where(singular, xp.full_like(solved, xp.nan), solved)
@@ -103,12 +116,12 @@ def log_abs_det(a: Array) -> Array:
     """Return ``log |det|`` of each matrix of an (s, s, c) array, shape (c,)."""
     xp = namespace(a)
     if a.shape[0] <= UNROLL:
-        _, pivots = _reduce_rows(xp, a, [])
-        total, singular = xp.log(xp.abs(pivots[0])), pivots[0] == 0
-        for pivot in pivots[1:]:
-            total, singular = total + xp.log(xp.abs(pivot)), singular | (pivot == 0)
+        total, singular = xp.zeros_like(a[0, 0, ...]), a[0, 0, ...] != a[0, 0, ...]
+        for i, row in enumerate(_reduce_rows(xp, a, [])):
+            total, singular = total + xp.log(xp.abs(row[i])), singular | (row[i] == 0)
         return xp.where(singular, xp.full_like(total, -xp.inf), total)  # what follows a zero pivot is NaN
-    return xp.linalg.slogdet(_batch_first(xp, a))[1]
+    logs: Array = xp.linalg.slogdet(_batch_first(xp, a))[1]
+    return logs
 
 
 def spectral_bound(s: Array) -> Array:
@@ -160,11 +173,11 @@ def largest_eigenvalue(s: Array) -> Array:
     return xp.reshape(unit * scale ** (1 / 16) * total ** (1 / 64) * (1 + 64 * eps(s)), (1,))
 
 
-def _least(xp, s: Array) -> float:
+def _least(xp: Namespace, s: Array) -> float:
     return float(xp.finfo(s.dtype).smallest_normal)
 
 
-def _power_iteration(xp, s: Array) -> Array:
+def _power_iteration(xp: Namespace, s: Array) -> Array:
     """Return about the largest eigenvalue of each positive semidefinite (c, n, n) matrix, (c,)."""
     c, n, _ = s.shape
     device = device_of(s)
@@ -184,46 +197,45 @@ def trace(a: Array) -> Array:
     return _real(xp, xp.linalg.trace(_batch_first(xp, a)))
 
 
-def _real(xp, a: Array) -> Array:
+def _real(xp: Namespace, a: Array) -> Array:
     return xp.real(a) if is_complex(a) else a
 
 
-def _batch_first(xp, a: Array) -> Array:
+def _batch_first(xp: Namespace, a: Array) -> Array:
     return xp.permute_dims(a, (2, 0, 1))
 
 
-def _batch_last(xp, a: Array) -> Array:
+def _batch_last(xp: Namespace, a: Array) -> Array:
     return xp.permute_dims(a, (1, 2, 0))
 
 
-def _reduce_rows(xp, a: Array, rhs: list[Array]) -> tuple[list[list[Array]], list[Array]]:
-    """Bring `a` to upper triangular form with row pivoting by comparison, `rhs` along; (rows, pivots)."""
+def _reduce_rows(xp: Namespace, a: Array, rhs: list[Array]) -> list[list[Array]]:
+    """Bring `a`, and `rhs` along, to upper triangular form by row pivoting; return its rows."""
     s = a.shape[0]
     rows = [[a[i, j, ...] for j in range(s)] for i in range(s)]
     for j in range(s):
+        # the largest entry of the column comes up, one comparison after another
         for i in range(j + 1, s):
-            swap = xp.abs(rows[i][j]) > xp.abs(rows[j][j])
+            top, low = rows[j], rows[i]
+            swap = xp.abs(low[j]) > xp.abs(top[j])
             for m in range(j, s):
-                rows[i][m], rows[j][m] = _exchange(xp, swap, rows[i][m], rows[j][m])
+                top[m], low[m] = xp.where(swap, low[m], top[m]), xp.where(swap, top[m], low[m])
             if rhs:
-                rhs[i], rhs[j] = _exchange(xp, swap, rhs[i], rhs[j])
+                rhs[j], rhs[i] = xp.where(swap, rhs[i], rhs[j]), xp.where(swap, rhs[j], rhs[i])
+        # and the others are reduced by it
         for i in range(j + 1, s):
             factor = rows[i][j] / rows[j][j]
             for m in range(j + 1, s):
                 rows[i][m] = rows[i][m] - factor * rows[j][m]
             if rhs:
                 rhs[i] = rhs[i] - factor * rhs[j]
-    return rows, [rows[j][j] for j in range(s)]
+    return rows
 
 
-def _exchange(xp, swap: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    return xp.where(swap, y, x), xp.where(swap, x, y)
-
-
-def _eliminate(xp, a: Array, b: Array) -> Array:
+def _eliminate(xp: Namespace, a: Array, b: Array) -> Array:
     s = a.shape[0]
     rhs = [b[i, ...] for i in range(s)]
-    rows, _ = _reduce_rows(xp, a, rhs)
+    rows = _reduce_rows(xp, a, rhs)
     for i in range(s - 1, -1, -1):
         for j in range(i + 1, s):
             rhs[i] = rhs[i] - rows[i][j] * rhs[j]

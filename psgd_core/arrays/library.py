@@ -7,7 +7,6 @@ Everything here is written against the Python array API standard (2022.12 or lat
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, cast
 
 import array_api_compat
@@ -65,7 +64,7 @@ def require_float(name: str, x: Array) -> None:
 def require_alike(name: str, x: Array, other_name: str, other: Array) -> None:
     """Raise unless `x` has the library, dtype and device of `other`."""
     if type(x) is type(other) and array_api_compat.is_torch_array(x):  # the hot path: asks for little
-        alike = x.dtype == other.dtype and x.device == other.device
+        alike = x.dtype == other.dtype and x.device == array_api_compat.device(other)
     else:
         alike = type(x) is type(other) is np.ndarray and x.dtype == other.dtype
     if alike:
@@ -132,7 +131,7 @@ def eps(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
-def wide_dtype(xp: ModuleType) -> Any:
+def wide_dtype(xp: Namespace) -> Any:
     """Return the widest real dtype that `xp` computes in: float64, but float32 in JAX without x64."""
     return xp.zeros(0).dtype if array_api_compat.is_jax_namespace(xp) else xp.float64
 
@@ -161,13 +160,20 @@ def followed() -> bool:
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 
-def known(flag: Array) -> bool | None:
+def known(flag: Any) -> bool | None:
     """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be."""
-    return bool(flag) if at_hand(flag) else None
+    return bool(flag) if type(flag) is np.bool_ or at_hand(flag) else None
+
+
+def on_host(x: Any) -> bool:
+    """Return whether it is an array of NumPy, or of PyTorch on the CPU: there, loops over blocks are cheap."""
+    if array_api_compat.is_torch_array(x):
+        return x.device.type == "cpu"
+    return array_api_compat.is_numpy_array(x)
 
 
 def silent() -> np.errstate:
@@ -183,10 +189,10 @@ def select(flag: Array, x: Array, y: Array) -> Array:
     return x if value else y
 
 
-def to_host(x: Array) -> np.ndarray:
+def to_host(x: Any) -> np.ndarray[Any, Any]:
     """Return an array of any library as NumPy; waits for its device."""
     if array_api_compat.is_torch_array(x):
         return x.detach().cpu().numpy()
     if array_api_compat.is_cupy_array(x):
-        return x.get()
+        x = x.get()
     return np.asarray(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Protocol
 
 MYPY = False  # which mypy takes to be true
@@ -32,6 +33,9 @@ class Array(Protocol):
         def T(self) -> Array: ...
         def __getitem__(self, key: Any, /) -> Array: ...
         def __neg__(self) -> Array: ...
+        def __invert__(self) -> Array: ...
+        def __eq__(self, other: object, /) -> Any: ...
+        def __ne__(self, other: object, /) -> Any: ...
         def __add__(self, other: Any, /) -> Array: ...
         def __radd__(self, other: Any, /) -> Array: ...
         def __sub__(self, other: Any, /) -> Array: ...
@@ -73,11 +77,24 @@ class Array(Protocol):
         def __ge__(self, other: Any, /) -> Any: ...
 
 
-class Namespace(Protocol):
+class Linalg(Protocol):
+    """The standard's linear algebra: functions that return one array, and others."""
+
+    diagonal: Callable[..., Array]
+    matrix_norm: Callable[..., Array]
+    solve: Callable[..., Array]
+    solve_triangular: Callable[..., Array]  # PyTorch's
+    svdvals: Callable[..., Array]
+    trace: Callable[..., Array]
+    vector_norm: Callable[..., Array]
+
+    def __getattr__(self, name: str, /) -> Callable[..., Any]: ...
+
+
+class Namespace(ModuleType):
     """What `namespace` returns: the functions of the standard, for the arrays of one library."""
 
-    __name__: str
-    linalg: Any
+    linalg: Linalg
     bool: Any
     int32: Any
     int64: Any
@@ -85,7 +102,8 @@ class Namespace(Protocol):
     float64: Any
     inf: float
     nan: float
+    finfo: Callable[..., Any]
+    isdtype: Callable[..., builtins.bool]
 
-    def finfo(self, dtype: Any, /) -> Any: ...
-    def isdtype(self, dtype: Any, kind: Any, /) -> builtins.bool: ...
-    def __getattr__(self, name: str, /) -> Callable[..., Array]: ...
+    def __getattr__(self, name: str, /) -> Callable[..., Array]:
+        raise NotImplementedError  # the namespace is a module: it has it

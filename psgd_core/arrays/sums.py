@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
+from collections.abc import Sequence
 
 import array_api_compat
 
-from .library import Array, at_hand, namespace, silent, wide_dtype
+from .library import Array, Namespace, namespace, on_host, wide_dtype
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
@@ -59,29 +59,24 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
         chopped = _chop(xp, _stack(xp, x))
         other = chopped if y is None else _chop(xp, _stack(xp, y))
         return xp.sum(chopped @ xp.matrix_transpose(other), axis=0)
-    on_host = array_api_compat.is_numpy_namespace(xp) or (
-        array_api_compat.is_torch_namespace(xp) and x[0].device.type == "cpu"
-    )
-    step = BLOCK if on_host else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
+    step = BLOCK if on_host(x[0]) else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
     if array_api_compat.is_jax_namespace(xp) and all(r.dtype == wide for r in x):
         step = max(n, 1)  # nothing to convert, and slices of sharded rows would move them
-    total = None
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
         left = xp.astype(_stack(xp, [r[:, start:stop] for r in x]), wide, copy=False)
         right = left
         if y is not None:
             right = xp.astype(_stack(xp, [r[:, start:stop] for r in y]), wide, copy=False)
-        product = left @ right.T
-        total = product if total is None else total + product
+        total = left @ right.T if start == 0 else total + left @ right.T
     return total
 
 
-def _stack(xp: ModuleType, rows: list[Array]) -> Array:
+def _stack(xp: Namespace, rows: list[Array]) -> Array:
     return rows[0] if len(rows) == 1 else xp.concat(rows, axis=0)
 
 
-def _chop(xp: ModuleType, x: Array) -> Array:
+def _chop(xp: Namespace, x: Array) -> Array:
     """Return `x` of shape (p, n) as (n / CHUNK, p, CHUNK), filled up with zeros.
 
     Filled up at the end of each of as many equal parts as n allows, powers of two: where n is sharded over
@@ -100,24 +95,17 @@ def _chop(xp: ModuleType, x: Array) -> Array:
     return xp.permute_dims(xp.reshape(split, (p, parts * count, width)), (1, 0, 2))
 
 
-def largest(x: Array) -> Array:
-    """Return the largest absolute value, a real 0-d array; NaN where there is one."""
-    xp = namespace(x)
-    size = math.prod(x.shape)
-    if size <= BLOCK or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
-        return xp.max(xp.abs(x))
-    return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
-
-
-def finite(x: Array) -> Array:
-    """Return whether all elements of x, of shape (n,), are finite: a 0-d bool."""
-    if at_hand(x):
-        with silent():
-            square = x.dot(x) < math.inf  # one pass, and nearly always enough
-        if square:
-            return square
-    xp = namespace(x)
-    return xp.max(xp.abs(x)) < math.inf
+def norm(parts: Sequence[Array]) -> Array:
+    """Return the Euclidean norm of all elements of some real arrays, without overflow, a 0-d array."""
+    xp = namespace(*parts)
+    top = xp.max(xp.abs(parts[0]))
+    for x in parts[1:]:
+        top = xp.maximum(top, xp.max(xp.abs(x)))
+    unit = xp.where(top > 0, top, xp.ones_like(top))
+    total = xp.sum((parts[0] / unit) ** 2)
+    for x in parts[1:]:
+        total = total + xp.sum((x / unit) ** 2)
+    return unit * xp.sqrt(total)
 
 
 def sum_of_squares(x: Array) -> Array:

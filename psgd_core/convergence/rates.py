@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..arrays.library import Array, namespace, require_arrays, require_float
-
-_Speed = Callable[[Any, Any, Any, Any], Any]
-
-
-def _balance(x: Any, y: Any) -> Any:
-    """Return ``sqrt(x/y) + sqrt(y/x)``."""
-    return (x / y) ** 0.5 + (y / x) ** 0.5
-
-
-SPEEDS: dict[str, _Speed] = {
-    "EQ": lambda x, y, low, top: x / top + y / top,
-    "QE": lambda x, y, low, top: (x / top + y / top) * (x / y + y / x) / 2,
-    "QE-symmetric": lambda x, y, low, top: (x / top + y / top) * (x / y + y / x) / 2,
-    "QEQ": lambda x, y, low, top: (2 + x / y + y / x) / 2,
-    "Q0.5EQ1.5": lambda x, y, low, top: _balance(x, y),
-    "QUAD": lambda x, y, low, top: (_balance(x, y) + 2) * _balance(x, y) / 4,
-    "QEP": lambda x, y, low, top: low / x + low / y,
-    "QUAD4P": lambda x, y, low, top: (2 + x / y + y / x) / 4,
-    "PRO4P": lambda x, y, low, top: 1 + 0 * (x + y),
-    "Lyapunov": lambda x, y, low, top: 2 + 0 * (x + y),
-}
-"""Speed of mode (i, j) over N, given the eigenvalues x, y of ``P*^{-1}``, the smallest and the largest."""
-
-
-def _bound(geometry: str, low: Array, top: Array) -> Array:
-    """Return N at the minimiser."""
-    if geometry in ("EQ", "QE", "QE-symmetric"):
-        return 2 * top
-    return 2 / low if geometry == "QEP" else 2 * namespace(top).ones_like(top)
-
-
-def _require(geometry: str) -> None:
-    if geometry not in SPEEDS:
-        raise ValueError(f"`geometry` must be one of {', '.join(map(repr, SPEEDS))}, got {geometry!r}")
+from ..arrays.library import Array, require_arrays, require_float
+from ..preconditioners.geometries import GeometryName, geometry_of
 
 
 def predicted_rate(
     spectra: Sequence[Array],
     step: float | Array,
     *,
-    geometry: str = "EQ",
+    geometry: GeometryName = "EQ",
     per_orbit: bool = True,
     normalizer: float | Array | None = None,
 ) -> Array:
@@ -76,7 +42,7 @@ def predicted_rate(
     ValueError, TypeError
         If `spectra` does not hold float arrays of shape (s, c), or `geometry` is not one.
     """
-    _require(geometry)
+    kind = geometry_of(geometry)
     if not spectra:
         raise ValueError("`spectra` must hold an array for every orbit size, got none; give `Target.spectra`")
     xp = require_arrays(**{f"spectra[{i}]": h for i, h in enumerate(spectra)})
@@ -87,13 +53,13 @@ def predicted_rate(
                 f"`spectra[{i}]` must have shape (s, c), an orbit per column, got {tuple(h.shape)}"
             )
     lows, tops = [xp.min(h, axis=0) for h in spectra], [xp.max(h, axis=0) for h in spectra]
-    bounds = [_bound(geometry, low, top) for low, top in zip(lows, tops, strict=True)]
+    bounds = [kind.bound(low, top) for low, top in zip(lows, tops, strict=True)]
     overall = xp.max(xp.concat(bounds))
     rates = []
     for h, low, top, bound in zip(spectra, lows, tops, bounds, strict=True):
         n = bound if per_orbit else xp.zeros_like(bound) + overall
         n = n if normalizer is None else xp.zeros_like(n) + normalizer
-        shrink = step * SPEEDS[geometry](h[:, None, :], h[None, :, :], low, top) * (bound / n)
+        shrink = step * kind.speed(h[:, None, :], h[None, :, :], low, top) * (bound / n)
         left = xp.where(shrink < 1, shrink, 2 - shrink)  # |1 - shrink| = 1 - left
         gone = left == 1
         rate = -xp.log1p(-xp.where(gone, xp.zeros_like(left), left))
@@ -101,7 +67,7 @@ def predicted_rate(
     return xp.min(xp.stack(rates))
 
 
-def stable_step(kappa: float, geometry: str = "QE") -> float:
+def stable_step(kappa: float, geometry: GeometryName = "QE") -> float:
     """Return the step below which a geometry converges on exact expectations; at most 1.
 
     κ is the largest quotient of the eigenvalues of ``P*^{-1}`` (of |H|) within an orbit. "EQ", "QEP",
@@ -118,10 +84,10 @@ def stable_step(kappa: float, geometry: str = "QE") -> float:
     ValueError
         If `kappa` is below 1, or `geometry` is not one.
     """
-    _require(geometry)
+    kind = geometry_of(geometry)
     if not kappa >= 1:
         raise ValueError(
             f"`kappa` must be a condition number, at least 1, got {kappa}; give max/min of |λ_i|"
         )
     low = 1 / float(kappa)
-    return min(1.0, 2 / SPEEDS[geometry](1.0, low, low, 1.0))
+    return min(1.0, 2 / kind.speed(1.0, low, low, 1.0))

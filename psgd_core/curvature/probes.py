@@ -102,7 +102,7 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
     """
     if not isinstance(preconditioner, OrbitPreconditioner):
         n = preconditioner.size(state)
-        return n**0.5 * eye(n, preconditioner._reference(state))
+        return n**0.5 * eye(n, preconditioner.like(state))
     group, q = preconditioner.group, state.q
     xp = namespace(*q.blocks)
     k = max(block.shape[0] for block in q.blocks)

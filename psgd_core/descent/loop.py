@@ -12,8 +12,8 @@ import numpy as np
 
 from ..arrays.library import Array, namespace
 from ..arrays.numbers import real
-from ..arrays.sums import finite
 from ..arrays.trees import Structure, Tree, owned
+from ..arrays.vectors import finite
 from ..curvature import Functions
 from ..schedules import value_at
 from .clips import Point

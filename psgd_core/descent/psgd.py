@@ -11,8 +11,8 @@ import numpy as np
 from ..arrays import trees
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.numbers import as_float, real, shown, whole
-from ..arrays.sums import finite
 from ..arrays.trees import Tree, owned
+from ..arrays.vectors import finite
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
 from ..preconditioners.placement import require_placed

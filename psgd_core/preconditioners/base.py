@@ -1,4 +1,4 @@
-"""What all preconditioners share: the verbs, the checks at their door, and the story of an update.
+"""What all preconditioners share: the verbs, the checks of their arguments, and the story of an update.
 
 A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a pair (v, h = H v + noise)::
 
@@ -6,11 +6,10 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
     dQ = E Q:  0.5 grad = proj(a a^T - b b^T)                      left generator,  eq. (11)
     dQ = Q E:  0.5 grad = proj((P h) h^T - v (P^{-1} v)^T)         right generator, eq. (11)
 
-**An update** (`Preconditioner._advance`) checks the pair; sets the scale of Q if that is still due; fits,
-which is the preconditioner's own part (`_fit`): make the generator, bound it, ask the normaliser, move; and
-counts (`_counters`, which also says what becomes of scale and damping). A preconditioner supplies how it
-starts, how Q acts and is undone, and `_fit`; scale, damping, counts, skipped pairs and donation are done in
-one place.
+**An update** checks the pair; sets the scale of Q if that is still due; fits, which is the preconditioner's
+own part (`_fit`): make the generator, bound it, ask the normaliser, move; and counts (`counters`, which also
+says what becomes of scale and damping). A preconditioner supplies how it starts, how Q acts and is undone,
+and `_fit`. Scale, damping, counts, skipped pairs and donation are here, once for all groups.
 
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
@@ -18,42 +17,35 @@ Configuration is a frozen dataclass without arrays; state is a NamedTuple of arr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
-import array_api_compat
-
+from .. import kernels
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
-from ..arrays.library import Array, device_of, known, namespace, require_alike, require_arrays, select
-from ..arrays.sums import largest, sum_of_squares
-from ..groups.lie import eye, require_like, require_vectors
-from .counters import Counters, Fitted, State, counted, default_damping, settled
-from .forms import (
-    Form,
-    are_tensors,
-    counters_form,
-    form_of,
-    is_real,
-    named,
-    require_form,
-    require_one_library,
-)
-from .states import chosen, detach, mapped, require_writeable, store
+from ..arrays.library import Array, known, namespace, select
+from ..arrays.sums import sum_of_squares
+from ..arrays.vectors import largest, require_vectors
+from ..groups.lie import eye, require_like
+from .counters import Fitted, counted, initial
+from .forms import Form, counters_form, is_real, named, require_form, require_state
+from .states import State, chosen, detached, mapped, require_writeable, stored
 
 
-class Preconditioner(ABC):
+class Preconditioner(ABC, Generic[State]):
     """A preconditioner P = Q^T Q fitted online; see the module's docstring for the rule.
 
-    Cost and memory of `update` are each preconditioner's own; none waits for a device.
+    The cost and memory of `update` depend on the preconditioner; no update waits for a device.
     """
 
     damping: float | None
 
-    state_type: ClassVar[type]
-    """The NamedTuple of its states."""
+    state_type: ClassVar[type[Any]]
+    """The NamedTuple of its states; its last fields are those of `Counters`."""
 
     moves_in_parts: ClassVar[bool] = False
-    """Whether `_fit` itself leaves alone what cannot move, so that the rest of Q may."""
+    """Whether `_fit` itself leaves alone the parts of Q that cannot move, so that the others may."""
+
+    _rule: Any = None
+    """What `psgd_core.kernels` must know to do its updates; None where they cannot."""
 
     # -- to be supplied --------------------------------------------------------------------------------
 
@@ -66,9 +58,15 @@ class Preconditioner(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not say how its Q is scaled")
 
     def _fit(
-        self, state: State, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+        self,
+        state: State,
+        v: Array | None,
+        h: Array,
+        damping: Array,
+        due: Array | None,
+        step: float | Array,
     ) -> Fitted:
-        """Return what one step of fitting on columns (n, k) leaves, O(1) decisions on values but `where`.
+        """Return what one step of fitting on columns (n, k) leaves; decisions on values are made by `where`.
 
         Parameters
         ----------
@@ -77,8 +75,8 @@ class Preconditioner(ABC):
             Finite. v is None where it is to be integrated out: the mean of ``v v^T`` is I.
         damping : array
             0-d: fit ``M + damping^2 I``; 0 for the pair that sets the scale.
-        due : array
-            0-d bool: whether this pair sets the scale.
+        due : array, optional
+            0-d bool: whether this pair sets the scale; None where it is known not to.
         step : float or 0-d array
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
@@ -107,18 +105,14 @@ class Preconditioner(ABC):
     def log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
-    def _fused(self, state: State, v: Array | None, h: Array, step: Any, inplace: bool) -> State | None:
-        """Return the state after one update by `psgd_core.kernels`, or None where they do not apply."""
-        return None
-
     def _form(self, own: Form, real: Any) -> Form:
-        """Return the form (see `_form`) that the fields before `Counters` must have; `own` if anything goes.
+        """Return the form (see `forms`) that the fields before `Counters` must have; `own` if anything goes.
 
         Parameters
         ----------
         own : tuple
-            The form that they have, with anything in it. This may fail with a TypeError, ValueError or
-            IndexError: then it is not one that `init` makes.
+            The form that they have, with anything in it. If it is not one that `init` makes, this may fail
+            with a TypeError, ValueError or IndexError.
         real : dtype
             That of the damping.
         """
@@ -131,7 +125,7 @@ class Preconditioner(ABC):
         self._require_state(state)
         return self._size(state)
 
-    def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> State:
+    def init(self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None) -> State:
         """Return the state to start from: Q a multiple of the identity, or close to it.
 
         Parameters
@@ -145,38 +139,26 @@ class Preconditioner(ABC):
             pair sets the scale, to the minimiser of the criterion over multiples of the start
             (``P = |v| / |h|`` from the identity).
         rng : generator, optional
-            A generator for starts that are drawn at random (`LowRank`); others have nothing to draw.
+            A generator for random starts (`LowRank`); the others ignore it.
         """
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
         limits = namespace(like).finfo(like.dtype)
+        start: float | Array | None = None
         if scale is not None:
-            given, scale = scale, scalar_of("scale", scale, like)
+            start = scalar_of("scale", scale, like)
             low, high = float(limits.smallest_normal) ** 0.5, float(limits.max) ** 0.5
-            if isinstance(scale, float) and not low <= scale <= high:
+            if isinstance(start, float) and not low <= start <= high:
                 raise ValueError(
                     f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
-                    f"{described(given)}; leave it out to set it automatically"
+                    f"{described(scale)}; leave it out to set it automatically"
                 )
-        return self._begin(n, like, scale, rng)
+        return self._begin(n, like, start, rng)
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> State:
         """Return the state that `init` describes."""
-        xp, device = namespace(like), device_of(like)
-        start = -default_damping(like) if self.damping is None else float(self.damping)
-        if start > float(xp.finfo(like.dtype).max):
-            raise ValueError(f"`damping` must be finite in {like.dtype}, got {start}; None takes a small one")
-        damping = xp.full((), start, dtype=like.dtype, device=device)
-        if scale is not None:
-            damping = settled(damping, xp.ones_like(damping) * scale * scale, xp.asarray(True, device=device))
-        counters = Counters(
-            damping=damping,
-            pending=xp.full((), scale is None, dtype=xp.bool, device=device),
-            off_scale=xp.zeros((), dtype=xp.int32, device=device),
-            count=xp.zeros((), dtype=xp.int32, device=device),
-            skipped=xp.zeros((), dtype=xp.int32, device=device),
-        )
-        state = self.state_type(*self._start(n, like, rng), *counters)
+        counters = initial(like, self.damping, scale)
+        state: State = self.state_type(*self._start(n, like, rng), *counters)
         return state if scale is None else self._scaled(state, scale)
 
     def update(
@@ -194,73 +176,91 @@ class Preconditioner(ABC):
             None for v, it is integrated out: ``E[v v^T] = I`` in its place, exactly. That is for whitening,
             where h is a gradient that v has no part in, and P tends to ``E[h h^T]^{-1/2}``.
         step : float or 0-d array
-            The step size in (0, 1), relative to the largest that is stable. Numbers, and arrays whose value
-            is at hand, are refused outside; for an array on a device the pair is skipped and counted.
+            The step size in (0, 1), relative to the largest that is stable. Numbers outside, and arrays whose
+            value can be read without waiting, are refused; with an array on a device the pair is skipped and
+            counted.
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
-        self._require_state(state)
-        if inplace is not False:
-            inplace = require_flag("inplace", inplace)
-        fused = self._fused(state, v, h, step, inplace)
-        if fused is not None:
-            return fused
-        # check the pair and the step
-        xp, v, h = self._pair(state, v, h)
-        rate = scalar_of("step", step, h)
+        inplace = inplace is not False and require_flag("inplace", inplace)
+        if type(state) is self.state_type and self._rule is not None:
+            fused: State | None = kernels.update(self._rule, state, v, h, step, inplace)
+            if fused is not None:
+                return fused
+        # check the arguments
+        v, h = self._pair(state, v, h)
+        rate = step if type(step) is float else scalar_of("step", step, h)
         if isinstance(rate, float) and not 0 < rate < 1:
             raise ValueError(f"`step` must lie in (0, 1), got {described(step)}; 0.1 is a good start")
-        if inplace and array_api_compat.is_jax_namespace(xp):
-            raise ValueError(
-                "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
-            )
         if inplace:
             require_writeable(state)
-        usable, zero = xp.isfinite(largest(h)), xp.zeros_like(h)
+        # look at the values: what is unusable moves nothing, and is counted
+        xp, size = namespace(h), largest(h)
+        usable = xp.isfinite(size)
         if v is not None:
-            v_max = largest(v)
-            usable = usable & xp.isfinite(v_max) & (v_max > 0)
+            size_v = largest(v)
+            usable = usable & xp.isfinite(size_v) & (size_v > 0)
         if not isinstance(rate, float):
             usable = usable & (rate > 0) & (rate < 1)
             rate = xp.where(usable, rate, xp.full_like(rate, 0.5))
-        if v is not None:
-            v = select(usable, v, zero)
-        new = self._advance(state, v, select(usable, h, zero), usable, rate)
-        return store(state, new) if inplace else detach(state, new)
+        new = self._advance(state, v, h, usable, usable & (size > 0), rate)
+        return stored(new, state) if inplace else detached(new, state)
 
-    def _advance(self, state: State, v: Array | None, h: Array, usable: Array, step: float | Array) -> State:
-        """Return the state after one update on columns (n, k); no change where `usable` is false."""
+    def _advance(
+        self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array
+    ) -> State:
+        """Return the state after one update on columns (n, k).
+
+        Where `usable` is false nothing changes but the count of skipped pairs. `seen` says whether
+        h is usable and not 0.
+        """
         xp, start = namespace(h), state
+        passed = known(usable)
+        if passed is not True:
+            v = None if v is None else select(usable, v, xp.zeros_like(v))
+            h = select(usable, h, xp.zeros_like(h))
         # is the scale due?
-        seen = usable & (largest(h) > 0)
-        due = state.pending & seen
-        if known(due) is not False:
+        sets = state.pending & seen
+        due: Array | None = None if known(sets) is False else sets
+        damps = usable
+        if due is not None:
             start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
-        damping = xp.where(usable & ~due, xp.abs(state.damping), xp.zeros_like(state.damping))
+            damps = usable & ~due
+        damping = xp.where(damps, xp.abs(state.damping), xp.zeros_like(state.damping))
         # fit
         found = self._fit(start, v, h, damping, due, step)
         complete = usable & found.moved
-        moves = usable & (found.moved | ~due) if self.moves_in_parts else complete
+        new = found.state
+        if not (passed and self.moves_in_parts and due is None):
+            moves = complete
+            if self.moves_in_parts:
+                moves = usable if due is None else usable & (found.moved | ~due)
+            new = chosen(moves, new, state)
         # count
-        return chosen(moves, found.state, state)._replace(**counted(state, found, complete, seen, due))
+        done: State = new._replace(**counted(state, found, complete, seen, due))
+        return done
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
-        self._vectors(state, "g", g)
+        if type(state) is self.state_type and self._rule is not None:
+            fused: Array | None = kernels.precondition(self._rule, state, g)
+            if fused is not None:
+                return fused
+        self._require_vectors(state, g=g)
         return self.apply_transpose(state, self.apply(state, g))
 
     def matrix(self, state: State) -> Array:
         """Return P as a dense (n, n) matrix: for tests and small problems."""
-        self._require_state(state)
-        return self.precondition(state, eye(self._size(state), self._reference(state)))
+        return self.precondition(state, eye(self.size(state), self.like(state)))
 
     def criterion(self, state: State, v: Array, h: Array) -> Array:
         """Return ``h^T P h + v^T P^{-1} v``, averaged over the probes (eq. (3)), a 0-d array."""
-        xp, v, h = self._pair(state, v, h)
-        if v is None:
+        columns, h = self._pair(state, v, h)
+        if columns is None:
             raise ValueError("`v` must be given for the criterion, got None; pass the probes of h")
-        total = sum_of_squares(self.apply(state, h)) + sum_of_squares(self.solve_transpose(state, v))
-        return xp.astype(total / v.shape[1], xp.abs(v[:1, :1]).dtype)
+        total = sum_of_squares(self.apply(state, h)) + sum_of_squares(self.solve_transpose(state, columns))
+        xp = namespace(h)
+        return xp.astype(total / h.shape[1], xp.abs(h[:1, :1]).dtype)
 
     def check(self, state: State) -> None:
         """Raise ValueError if `state` is not finite or not invertible (waits for the device).
@@ -268,11 +268,10 @@ class Preconditioner(ABC):
         The verbs do not look at values; call this at checkpoints.
         """
         self._require_state(state)
-        xp = namespace(self._reference(state))
+        xp = namespace(self.like(state))
         for name, leaf in named(type(state).__name__, state):
-            if xp.isdtype(leaf.dtype, ("real floating", "complex floating")) and not bool(
-                xp.all(xp.isfinite(leaf))
-            ):
+            floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
+            if floating and not bool(xp.all(xp.isfinite(leaf))):
                 raise ValueError(
                     f"`{name}` must be finite, got NaN or Inf; "
                     "go back to an earlier state and lower the step or raise the damping"
@@ -282,24 +281,20 @@ class Preconditioner(ABC):
                 "`state` must hold an invertible Q, got a singular one; go back to an earlier state"
             )
 
-    def _reference(self, state: State) -> Array:
-        """Return an array of the state that sets dtype and device."""
-        return next(leaf for _, leaf in named("state", state) if leaf.ndim > 0)
+    def like(self, state: State) -> Array:
+        """Return an array of the state: its library, dtype and device are those of the vectors it takes."""
+        return self._require_state(state)
 
-    def _require_state(self, state: State) -> None:
-        """Raise unless `state` is one of this preconditioner's."""
+    # -- checks ----------------------------------------------------------------------------------------
+
+    def _require_state(self, state: State) -> Array:
+        """Raise unless `state` is one of this preconditioner's; return its first array."""
         if type(state) is not self.state_type:
             raise TypeError(
                 f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
                 f"{type(state).__name__}; make one with `init`"
             )
-        others: list[Any] = []
-        seen = form_of(state, others)
-        if not others or are_tensors(others):  # NumPy's and PyTorch's dtypes tell them apart
-            _require_form(self, seen)
-        else:
-            require_one_library("state", state)
-            self._require_form(seen)
+        return require_state(self, state)
 
     def _require_form(self, seen: Form) -> None:
         """Raise unless the form of a state, of the right class, is one that `init` makes."""
@@ -315,35 +310,29 @@ class Preconditioner(ABC):
             ) from None
         require_form("state", seen, (self.state_type, *wanted, *counters_form(seen[-5:], real)))
 
-    def _vectors(self, state: State, name: str, x: Array) -> None:
-        self._require_state(state)
-        require_vectors(name, x, self._size(state))
-        require_alike(name, x, "state", self._reference(state))
+    def _require_vectors(self, state: State, **vectors: Any) -> None:
+        """Raise unless `state` is this preconditioner's, and the vectors go with it."""
+        like = self._require_state(state)
+        n = self._size(state)
+        for name, x in vectors.items():
+            require_vectors(name, x, n, like)
 
-    def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Any, Array | None, Array]:
-        """Return the namespace and (v, h) as columns (n, k), after checking them."""
+    def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Array | None, Array]:
+        """Return (v, h) as columns (n, k), after checking them."""
         if v is None:
-            self._vectors(state, "h", h)
-            if h.ndim == 2 and h.shape[1] == 0:
+            self._require_vectors(state, h=h)
+        else:
+            self._require_vectors(state, v=v, h=h)
+            if v.shape != h.shape:
                 raise ValueError(
-                    "`h` must hold at least one gradient, got shape (n, 0); skip the update instead"
+                    f"`h` must have the shape of `v`, {tuple(v.shape)}, got {tuple(h.shape)}; "
+                    "pass one product per probe"
                 )
-            return require_arrays(h=h), None, h if h.ndim == 2 else h[:, None]
-        self._vectors(state, "v", v)
-        self._vectors(state, "h", h)
-        if v.shape != h.shape:
+        if h.ndim == 1:
+            return None if v is None else v[:, None], h[:, None]
+        if h.shape[1] == 0:
+            name, what = ("h", "gradient") if v is None else ("v", "probe")
             raise ValueError(
-                f"`h` must have the shape of `v`, {tuple(v.shape)}, got {tuple(h.shape)}; "
-                "pass one product per probe"
+                f"`{name}` must hold at least one {what}, got shape (n, 0); skip the update instead"
             )
-        if v.ndim == 1:
-            v, h = v[:, None], h[:, None]
-        elif v.shape[1] == 0:
-            raise ValueError("`v` must hold at least one probe, got shape (n, 0); skip the update instead")
-        return require_arrays(v=v), v, h
-
-
-@lru_cache(maxsize=1024)
-def _require_form(p: Preconditioner, seen: Form) -> None:
-    """Do what `Preconditioner._require_form` does, once for each form that is right."""
-    p._require_form(seen)
+        return v, h

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace, require_alike
+from ..arrays.vectors import largest
 from .base import Preconditioner
-from .counters import State
 from .forms import Form, counters_form, require_form
 from .kronecker import Kronecker
 
@@ -24,7 +24,7 @@ class BlocksState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocks(Preconditioner):
+class Blocks(Preconditioner[BlocksState]):
     """A direct product: block i of the parameters has a preconditioner, a step and a scale of its own.
 
     A pair is used by all blocks or by none.
@@ -40,7 +40,7 @@ class Blocks(Preconditioner):
 
     state_type: ClassVar[type] = BlocksState
 
-    parts: tuple[tuple[int, Preconditioner], ...]
+    parts: tuple[tuple[int, Preconditioner[Any]], ...]
     arrays: tuple[trees.Leaf, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Blocks(Preconditioner):
             object.__setattr__(self, "arrays", arrays)
 
     @classmethod
-    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner] = Kronecker) -> Blocks:
+    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = Kronecker) -> Blocks:
         """Return blocks for the arrays of a dict, list or tuple of parameters, or of a PyTorch module.
 
         Parameters
@@ -94,16 +94,16 @@ class Blocks(Preconditioner):
     def _size(self, state: BlocksState) -> int:
         return self.n
 
-    def _require_state(self, state: BlocksState) -> None:
-        super()._require_state(state)
-        first = self._reference(state)
+    def _require_state(self, state: BlocksState) -> Array:
+        first = super()._require_state(state)
         for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
             if p._size(part) != n:
                 raise ValueError(
                     f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
                     f"{p._size(part)}; make a state with `init`"
                 )
-            require_alike(f"state.parts.{i}", p._reference(part), "state.parts.0", first)
+            require_alike(f"state.parts.{i}", p._require_state(part), "state.parts.0", first)
+        return first
 
     def _require_form(self, seen: Form) -> None:
         _, parts, skipped = seen
@@ -131,12 +131,13 @@ class Blocks(Preconditioner):
         )
 
     def _advance(
-        self, state: BlocksState, v: Array | None, h: Array, usable: Array, step: float | Array
+        self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array
     ) -> BlocksState:
         xp, start, parts = namespace(h), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             here = slice(start, start + n)
-            parts.append(p._advance(part, None if v is None else v[here, :], h[here, :], usable, step))
+            v_i, h_i = None if v is None else v[here, :], h[here, :]
+            parts.append(p._advance(part, v_i, h_i, usable, usable & (largest(h_i) > 0), step))
             start += n
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
 
@@ -164,18 +165,12 @@ class Blocks(Preconditioner):
         """Return ``log det P``, the sum over the blocks, a 0-d array."""
         self._require_state(state)
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
-        total = values[0]
-        for value in values[1:]:
-            total = total + value
-        return total
+        return sum(values[1:], start=values[0])
 
     def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
-        self._vectors(state, name, x)
+        self._require_vectors(state, **{name: x})
         xp, start, found = namespace(x), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):
             found.append(getattr(p, verb)(part, x[start : start + n, ...]))
             start += n
         return xp.concat(found, axis=0)
-
-    def _reference(self, state: State) -> Array:
-        return self.parts[0][1]._reference(state.parts[0])

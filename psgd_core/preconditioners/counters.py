@@ -4,7 +4,7 @@
 ``c^4 = |b|^2 / |a|^2``. Later, ``|a|`` far above ``|b|`` in `SHRINK` pairs in a row, or far below it in
 `GROW`, tells that H has jumped: then the scale is due again, and what the normaliser holds is forgotten.
 Rank-one moves alone would need some ``n log(c) / step`` updates. Growth waits longer, since products that are
-small for a while are nothing rare, and too large a P does harm.
+small for a while are common, and too large a P does harm.
 
 **Damping.** lambda is absolute where it is given. The default is relative to the scale that the first usable
 pair sets, and then stays: fitting ``c H`` is fitting H, bit for bit where Q's scale, ``c^(-1/2)``, is a power
@@ -15,11 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..arrays.library import Array, known, namespace
+from ..arrays.library import Array, device_of, known, namespace
 from ..kernels.scale import DAMPING, FAR, GROW, SHRINK
-
-State = Any
-"""A NamedTuple of arrays, as the preconditioner documents; `Counters` are among its fields."""
 
 
 class Counters(NamedTuple):
@@ -28,25 +25,39 @@ class Counters(NamedTuple):
     damping: Array  # lambda; minus its relative size while the first scale is still to be set
     pending: Array  # bool: the next usable pair sets the scale
     off_scale: Array  # int32: pairs in a row for which Q is too large; negative: too small
-    count: Array  # int32: updates done
+    count: Array  # type: ignore[assignment]  # int32: updates done
     skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
 
 
 class Fitted(NamedTuple):
-    """What `Preconditioner._fit` returns."""
+    """What one step of fitting leaves: `Preconditioner._fit` returns it."""
 
-    state: State  # with its own part and what the normaliser holds after the move
-    moved: Array  # 0-d bool: whether all of Q moved; where not, some of it was singular, or overflowed
+    state: Any  # with its own part, and what the normaliser holds after the move
+    moved: Array  # 0-d bool: whether all of Q moved; otherwise some of it was singular, or overflowed
     growth: Array | float  # what P was multiplied by before the move, where the scale is due; else 1
     sizes: tuple[Array, Array]  # |a| and |b|, 0-d
 
 
-def default_damping(x: Array) -> float:
-    """Return the relative damping for the dtype of `x`."""
-    return DAMPING["float32" if namespace(x).finfo(x.dtype).bits == 32 else "float64"]
+def initial(like: Array, damping: float | None, scale: float | Array | None) -> Counters:
+    """Return the counters to start with: the scale is due unless it is given."""
+    xp, device = namespace(like), device_of(like)
+    name = "float32" if xp.finfo(like.dtype).bits == 32 else "float64"
+    start = -DAMPING[name] if damping is None else float(damping)
+    if start > float(xp.finfo(like.dtype).max):
+        raise ValueError(f"`damping` must be finite in {like.dtype}, got {start}; None takes a small one")
+    size = xp.full((), start, dtype=like.dtype, device=device)
+    if scale is not None:
+        size = settled(size, xp.ones_like(size) * scale * scale, xp.asarray(True, device=device))
+    return Counters(
+        damping=size,
+        pending=xp.full((), scale is None, dtype=xp.bool, device=device),
+        off_scale=xp.zeros((), dtype=xp.int32, device=device),
+        count=xp.zeros((), dtype=xp.int32, device=device),
+        skipped=xp.zeros((), dtype=xp.int32, device=device),
+    )
 
 
-def counted(state: State, found: Fitted, complete: Array, seen: Array, due: Array) -> dict[str, Array]:
+def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array | None) -> dict[str, Array]:
     """Return the counters after an update.
 
     Parameters
@@ -54,24 +65,30 @@ def counted(state: State, found: Fitted, complete: Array, seen: Array, due: Arra
     state : State
         Before it.
     found : Fitted
-    complete, seen, due : array
-        0-d bools: whether the pair was usable and all of Q moved; whether h was not zero; whether the scale
-        was due.
+    complete, seen : array
+        0-d bools: whether the pair was usable and all of Q moved; whether h was not zero.
+    due : array, optional
+        0-d bool: whether the scale was due; None where it is known not to have been.
     """
     (a, b), run = found.sizes, state.off_scale
     xp = namespace(run)
     zero, one = xp.zeros_like(run), xp.ones_like(run)
-    # how many pairs in a row say that Q is off its scale; those that are skipped, or nothing, do not count
+    # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
     large, small = a > FAR * b, b > FAR * a
     after = xp.where(large, xp.maximum(run, zero) + one, zero)
     after = xp.where(small, xp.minimum(run, zero) - one, after)
     after = xp.where(complete & (seen | ~(large | small)), after, run)
-    jumped = ~due & ((after >= SHRINK) | (after <= -GROW))
-    passed, set_now = xp.astype(complete, xp.int32), due & complete
+    jumped = (after >= SHRINK) | (after <= -GROW)
+    damping, pending = state.damping, state.pending
+    if due is not None:
+        set_now = due & complete
+        damping, pending = settled(damping, found.growth, set_now), pending & ~set_now
+        after, jumped = xp.where(set_now, zero, after), jumped & ~due
+    passed = xp.astype(complete, xp.int32)
     return {
-        "damping": settled(state.damping, found.growth, set_now),
-        "pending": (state.pending & ~set_now) | jumped,
-        "off_scale": xp.where(set_now | jumped, zero, after),
+        "damping": damping,
+        "pending": pending | jumped,
+        "off_scale": xp.where(jumped, zero, after),
         "count": state.count + passed,
         "skipped": state.skipped + (1 - passed),
     }

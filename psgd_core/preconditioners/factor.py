@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from ..arrays import batched
+from ..arrays.batched import is_complex
 from ..arrays.library import Array, device_of, namespace
-from .generators import Generator, Grams
+from .generators import Generator, Grams, Measure
 from .geometries import Geometry
 from .sides import Place, Sides
 
@@ -57,11 +57,11 @@ class Factor(ABC):
     @abstractmethod
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
-        """Return the generator of the factor's move over unit^2, and the unit, (steps,)."""
+    ) -> Generator | Grams:
+        """Return the generator of the factor's move, in units of (steps,)."""
 
-    def size(self, e: Generator | Grams, measure: str) -> Array:
-        """Return the bound of the generator, (steps,)."""
+    def size(self, e: Generator | Grams, measure: Measure) -> Array:
+        """Return the square root of the generator's bound, (steps,)."""
         return e.size(measure)
 
     @abstractmethod
@@ -78,14 +78,6 @@ class Factor(ABC):
         return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=device_of(q)))
 
 
-def over_unit(e: Generator, *, one: bool = False) -> tuple[Generator, Array]:
-    """Return a generator over unit^2, and the unit: the largest entry of each block, or, `one`, of all."""
-    unit = e.unit()
-    if one:
-        unit = namespace(unit).max(unit, keepdims=True)
-    return e.in_units(unit), unit
-
-
 def turned(x: Array, rows: bool) -> Array:
     """Return rows as columns, and columns as rows; x itself unless it holds rows, or is to."""
     return namespace(x).matrix_transpose(x) if rows else x
@@ -98,4 +90,4 @@ def adjoint(q: Array) -> Array:
 
 def conj(q: Array) -> Array:
     """Return q, conjugate where it is complex."""
-    return namespace(q).conj(q) if batched.is_complex(q) else q
+    return namespace(q).conj(q) if is_complex(q) else q

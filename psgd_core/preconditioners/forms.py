@@ -1,17 +1,22 @@
 """The form of a state: how its tuples are nested, and what dtypes and shapes its arrays have.
 
-A form is a nested tuple. Of a tuple it is ``(class, form of each part)``, of an array ``(dtype, shape)``. Two
+A form is a nested tuple: ``(class, form of each part)`` for a tuple, ``(dtype, shape)`` for an array. Two
 states that one configuration makes for the same n, dtype and library have equal forms.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import require_arrays
+from ..arrays.library import Array, require_arrays
+
+if TYPE_CHECKING:
+    from .base import Preconditioner
 
 Form = tuple[Any, ...]
 
@@ -19,38 +24,61 @@ _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
-def form_of(tree: Any, others: list[Any]) -> Form:
-    """Return the form of nested tuples, and append what is neither a tuple nor of NumPy to `others`.
+def require_state(p: Preconditioner[Any], state: Any) -> Array:
+    """Raise unless `state` has the form of a state that `p` makes; return its first array.
 
-    Of what is no array it may be ``(class,)``. This is asked for in every call, so it asks for little.
+    O(1), no values are looked at.
     """
-    found: list[Any] = [type(tree)]
-    for part in tree:
+    tokens: list[Any] = []
+    others: list[Any] = []  # leaves that are not NumPy's
+    first: Any = None
+    todo = [state]
+    while todo:  # a loop and no recursion: this is asked in every call
+        part = todo.pop()
+        if first is None and not isinstance(part, tuple):
+            first = part
         if type(part) in _OF_NUMPY:
-            found.append((part.dtype, part.shape))
+            tokens += part.dtype, part.shape
         elif isinstance(part, tuple):
-            found.append(form_of(part, others))
+            tokens += type(part), len(part)
+            todo += part[::-1]
         else:
             others.append(part)
-            looks_so = hasattr(part, "dtype") and hasattr(part, "shape")
-            found.append((part.dtype, part.shape) if looks_so else (type(part),))
-    return tuple(found)
+            is_like_array = hasattr(part, "dtype") and hasattr(part, "shape")
+            tokens += (part.dtype, part.shape) if is_like_array else (type(part), None)
+    if not others or _are_tensors(others):  # dtypes tell NumPy's and PyTorch's arrays apart
+        _require_tokens(p, tuple(tokens))
+    else:
+        require_one_library("state", state)
+        p._require_form(_nested(iter(tokens)))
+    found: Array = first
+    return found
 
 
-def are_tensors(others: list[Any]) -> bool:
-    """Return whether these are dense PyTorch tensors of no other class, all on one device."""
-    first = others[0]
-    if not array_api_compat.is_torch_array(first):
+@lru_cache(maxsize=1024)
+def _require_tokens(p: Preconditioner[Any], tokens: tuple[Any, ...]) -> None:
+    """Check the form that these tokens spell: once for each form that is right."""
+    p._require_form(_nested(iter(tokens)))
+
+
+def _nested(tokens: Iterator[Any]) -> Form:
+    first, second = next(tokens), next(tokens)
+    if isinstance(first, type) and issubclass(first, tuple):
+        return (first, *[_nested(tokens) for _ in range(second)])
+    return (first,) if second is None else (first, second)
+
+
+def _are_tensors(leaves: list[Any]) -> bool:
+    """Return whether these are dense PyTorch tensors, not of a subclass, all on one device."""
+    if not array_api_compat.is_torch_array(leaves[0]):
         return False
     import torch
 
     tensor, strided = torch.Tensor, torch.strided
-    for x in others:
+    for x in leaves:
         if type(x) is not tensor or x.layout is not strided:
             return False
-    if all(x.is_cpu for x in others):
-        return True
-    return len({x.device for x in others}) == 1
+    return all(x.is_cpu for x in leaves) or len({x.device for x in leaves}) == 1
 
 
 def require_one_library(name: str, tree: Any) -> None:
@@ -101,7 +129,7 @@ def _library(dtype: Any) -> str:
 
 
 def is_real(dtype: Any) -> bool:
-    """Return whether it is float32 or float64, in the machine's order of bytes."""
+    """Return whether it is float32 or float64, in native byte order."""
     return _name(dtype) in _COMPLEX
 
 
@@ -116,7 +144,7 @@ def is_index(dtype: Any) -> bool:
 
 
 def _name(dtype: Any) -> str:
-    """Return the name of a dtype of any library; of another order of bytes it is another name."""
+    """Return the name of a dtype of any library; another byte order gives another name."""
     return str(getattr(dtype, "name", dtype) if getattr(dtype, "isnative", True) else dtype).rsplit(".")[-1]
 
 

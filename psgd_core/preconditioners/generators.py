@@ -5,14 +5,21 @@ Everything acts on blocks (s, s, c), c of them at once; columns are (s, k, c).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from ..arrays import batched
+from ..arrays.batched import adjoint, matmul, outer, squares
 from ..arrays.library import Array, namespace
+from ..arrays.symmetric import symmetric_part
+
+Measure = Literal["curvature", "gradient"]
+"""The size of a generator: the bound ``|a|^2 + |b|^2`` of the curvature, or the norm of the generator."""
 
 
+@dataclass
 class Pair:
-    """A pair (v, h) as a block Q sees it; what is not at hand is made when it is asked for.
+    """A pair (v, h) as a block Q sees it; what is not known is made when it is asked for.
 
     Parameters
     ----------
@@ -20,246 +27,232 @@ class Pair:
         The block, Q or P as the geometry has it.
     k : int
         Probes that are averaged.
-    h, v : array, shape (s, columns, c), optional
-        The pair; h may hold further columns (the damping as probes of their own).
-    a, b : array, shape (s, columns, c), optional
-        ``Q h`` and ``Q^{-T} v``, where these are at hand instead.
+    known : dict of arrays, shape (s, columns, c)
+        "h" and "v", or "a" and "b"; what is made is kept here.
+    noise : array, optional
+        0-d: the size of noise on h that is taken in expectation, by s more columns ``noise I`` of h.
     single : bool
-        Whether it is one column each (and damping): its curvature bound is then ``|x|^2 + |y|^2``.
+        Whether it is one column each (and noise): its curvature bound is then ``|x|^2 + |y|^2``.
     """
 
-    def __init__(
-        self,
-        q: Array,
-        k: int,
-        *,
-        h: Array | None = None,
-        v: Array | None = None,
-        a: Array | None = None,
-        b: Array | None = None,
-        single: bool = False,
-    ) -> None:
-        self.q, self.k, self.single = q, k, single
-        self._h, self._v, self._a, self._b, self._ph = h, v, a, b, None
-        self.has_v = v is not None
+    q: Array
+    k: int
+    known: dict[str, Array]
+    noise: Array | None = None
+    single: bool = False
 
     # Kept by hand: functools.cached_property holds a lock in Python 3.11, which torch.compile cannot trace.
 
     @property
     def a(self) -> Array:
         """``Q h``."""
-        if self._a is None:
-            self._a = batched.matmul(self.q, self.h)
-        return self._a
+        if "a" not in self.known:
+            a = matmul(self.q, self.known["h"])
+            if self.noise is not None:
+                a = namespace(a).concat([a, self.noise * self.q], axis=1)
+            self.known["a"] = a
+        return self.known["a"]
 
     @property
-    def b(self) -> Array:
-        """``Q^{-T} v``."""
-        if self._b is None:
-            self._b = batched.solve(batched.adjoint(self.q), self.v)
-        return self._b
+    def sides(self) -> tuple[Array, Array]:
+        """``Q h`` and ``Q^{-T} v``."""
+        a = self.a
+        if "b" not in self.known:
+            self.known["b"] = batched.solve(adjoint(self.q), self.known["v"])
+        return a, self.known["b"]
 
     @property
     def h(self) -> Array:
         """The product."""
-        if self._h is None:
-            self._h = batched.solve(self.q, self.a)
-        return self._h
+        if "h" not in self.known:
+            return batched.solve(self.q, self.a)
+        if self.noise is None:
+            return self.known["h"]
+        more = self.noise * batched.identity(self.q.shape[0], self.q.shape[2], self.q)
+        return namespace(more).concat([self.known["h"], more], axis=1)
 
     @property
     def v(self) -> Array:
         """The probe."""
-        if self._v is None:
-            self._v = batched.matmul(batched.adjoint(self.q), self.b)
-        return self._v
+        if "v" not in self.known:
+            self.known["v"] = matmul(adjoint(self.q), self.known["b"])
+        return self.known["v"]
 
     @property
     def ph(self) -> Array:
         """``P h = Q^T Q h``."""
-        if self._ph is None:
-            self._ph = batched.matmul(batched.adjoint(self.q), self.a)
-        return self._ph
+        if "ph" not in self.known:
+            self.known["ph"] = matmul(adjoint(self.q), self.a)
+        return self.known["ph"]
+
+
+Side = Literal["left", "right", "both"]
+"""Where a generator stands."""
 
 
 class Generator(NamedTuple):
-    """``E = (x u^T - y w^T) / k`` for each block, or ``U (that ∘ K) U^T``."""
+    """``E = (x u^T - y w^T) unit^2 / k`` for each block, or ``U (that ∘ K) U^T``."""
 
     x: Array  # (s, columns, c)
-    u: Array
+    u: Array  # x itself where E is symmetric
     y: Array
-    w: Array
+    w: Array  # y itself where E is symmetric
     k: int
     single: bool
-    qu: Array | None = None  # q^T u and q^T w, where they are at hand
+    qu: Array | None = None  # Q^T u and Q^T w, where they are at hand
     qw: Array | None = None
-    grams: tuple[Array, Array] | None = None  # ``x u^T`` and ``y w^T``, where both size and move need them
     basis: tuple[Array, Array] | None = None  # U and K of ``U (E ∘ K) U^T``, with K no larger than 1
-
-    @classmethod
-    def square(cls, pair: Pair, x: Array, y: Array, known: tuple[Array, Array] | None = None) -> Generator:
-        """Return ``E = (x x^T - y y^T) / k``; `known` are ``q^T x`` and ``q^T y``."""
-        return cls(x, x, y, y, pair.k, pair.single, *(known or ()))
+    unit: Array | float = 1.0  # (c,); these three are set by `in_units`
+    grams: tuple[Array, Array] | None = None  # ``x u^T`` and ``y w^T``, where both size and move need them
+    squares: tuple[Array, Array] | None = None  # |x| |u| and |y| |w| of each block, (c,)
 
     @property
-    def symmetric(self) -> bool:
-        """Whether E is ``x x^T - y y^T``."""
-        return self.u is self.x and self.w is self.y
+    def thin(self) -> bool:
+        """Whether there are fewer columns than rows, so that products go by way of them."""
+        return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
-    def unit(self) -> Array:
-        """Return the largest entry of each block's columns, 1 where all are zero, (c,)."""
-        xp = namespace(self.x)
-        parts = (self.x, self.y) if self.symmetric else (self.x, self.u, self.y, self.w)
-        largest = xp.max(xp.abs(parts[0]), axis=(0, 1))
-        for part in parts[1:]:
-            largest = xp.maximum(largest, xp.max(xp.abs(part), axis=(0, 1)))
-        return xp.where(largest > 0, largest, xp.ones_like(largest))
-
-    def in_units(self, unit: Array) -> Generator:
-        """Return E over unit^2."""
-        x, y = self.x / unit, self.y / unit
-        scaled = self._replace(
-            x=x,
-            u=x if self.u is self.x else self.u / unit,
-            y=y,
-            w=y if self.w is self.y else self.w / unit,
-            qu=None if self.qu is None else self.qu / unit,
-            qw=None if self.qw is None else self.qw / unit,
-        )
-        if self._thin:
-            return scaled
-        return scaled._replace(grams=(outer(scaled.x, scaled.u), outer(scaled.y, scaled.w)))
-
-    def rescaled(self, c: Array, up: int, down: int) -> Generator:
-        """Return what the block times c would have made, if x goes with c^up, and y with c^down."""
-        x, y = _times(self.x, c, up), _times(self.y, c, down)
+    def rescaled(self, c: Array) -> Generator:
+        """Return E as the pair (c h, v / c) makes it: that of the block c Q, up to the unit."""
+        x, y = self.x * c, self.y / c
         return self._replace(
             x=x,
-            u=x if self.u is self.x else _times(self.u, c, up),
+            u=x if self.u is self.x else self.u * c,
             y=y,
-            w=y if self.w is self.y else _times(self.w, c, down),
-            qu=None if self.qu is None else _times(self.qu, c, up + 1),
-            qw=None if self.qw is None else _times(self.qw, c, down + 1),
+            w=y if self.w is self.y else self.w / c,
+            qu=None if self.qu is None else self.qu * c * c,
         )
+
+    def in_units(self, *, one: bool = False) -> Generator:
+        """Return E in units of each block's largest entry, or, `one`, of all blocks': no square overflows."""
+        xp, symmetric = namespace(self.x), self.u is self.x and self.w is self.y
+        unit = xp.maximum(xp.max(xp.abs(self.x), axis=(0, 1)), xp.max(xp.abs(self.y), axis=(0, 1)))
+        if not symmetric:
+            unit = xp.maximum(unit, xp.max(xp.abs(self.u), axis=(0, 1)))
+            unit = xp.maximum(unit, xp.max(xp.abs(self.w), axis=(0, 1)))
+        if one:
+            unit = xp.max(unit, keepdims=True)
+        unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+        x, y = self.x / unit, self.y / unit
+        u, w = (x, y) if symmetric else (self.u / unit, self.w / unit)
+        p, q = squares(x), squares(y)
+        if not symmetric:
+            p, q = xp.sqrt(p * squares(u)), xp.sqrt(q * squares(w))
+        thin = self.thin
+        return self._replace(
+            x=x,
+            u=u,
+            y=y,
+            w=w,
+            qu=None if self.qu is None else self.qu / unit,
+            qw=None if self.qw is None else self.qw / unit,
+            unit=unit,
+            grams=None if thin else (outer(x, u), outer(y, w)),
+            squares=(p, q),
+        )
+
+    # -- of a generator in units -----------------------------------------------------------------------
 
     def lengths(self) -> tuple[Array, Array]:
         """Return the sizes of both terms, per block, (c,), as lengths: |x| and |y| of a symmetric one."""
-        xp = namespace(self.x)
-        if self.symmetric:
-            return xp.sqrt(_square(self.x)), xp.sqrt(_square(self.y))
-        plus, minus = _square(self.x) * _square(self.u), _square(self.y) * _square(self.w)
-        return plus**0.25, minus**0.25
+        assert self.squares is not None
+        sqrt = namespace(self.x).sqrt
+        return self.unit * sqrt(self.squares[0]), self.unit * sqrt(self.squares[1])
+
+    def size(self, measure: Measure) -> Array:
+        """Return the square root of the curvature bound N, or of the norm of E, per block, (c,).
+
+        N is the largest eigenvalue of ``(x x^T + y y^T) / k``; for one column each ``|x|^2 + |y|^2``.
+        """
+        return self.unit * namespace(self.x).sqrt(self._square_size(measure) / self.k)
+
+    def _square_size(self, measure: Measure) -> Array:
+        assert self.squares is not None
+        xp, (p, q) = namespace(self.x), self.squares
+        symmetric = self.u is self.x and self.w is self.y
+        if measure == "gradient":
+            if symmetric and self.basis is None and self.x.shape[1] + self.y.shape[1] <= 2:
+                # x x^T - y y^T has the eigenvalues ((p - q) +- sqrt((p + q)^2 - 4 r^2)) / 2, r = x.y
+                r = xp.abs(matmul(adjoint(self.x), self.y)[0, 0, :])
+                root = (p + q - 2 * r) * (p + q + 2 * r)
+                return (xp.abs(p - q) + xp.sqrt(xp.maximum(root, xp.zeros_like(root)))) / 2
+            return norm(self.matrix()) * self.k
+        if not symmetric:  # p and q are the norms of one column each, and bounds of more
+            more = self.x.shape[1] > 1, self.y.shape[1] > 1
+            p, q = (
+                norm(outer(self.x, self.u)) if more[0] else p,
+                norm(outer(self.y, self.w)) if more[1] else q,
+            )
+            return p + q
+        if self.single:
+            return p + q
+        if self.grams is not None:
+            return batched.spectral_bound(self.grams[0] + self.grams[1])
+        columns = xp.concat([self.x, self.y], axis=1)
+        rows = adjoint(columns)
+        return batched.spectral_bound(
+            outer(columns, columns) if columns.shape[0] <= columns.shape[1] else outer(rows, rows)
+        )
 
     def matrix(self) -> Array:
-        """Return E, (s, s, c)."""
+        """Return E over unit^2, (s, s, c)."""
         plus, minus = self.grams or (outer(self.x, self.u), outer(self.y, self.w))
         e = (plus - minus) / self.k
         if self.basis is None:
             return e
         u, k = self.basis
-        return outer(batched.matmul(u, e * k), u)
+        return outer(matmul(u, e * k), u)
 
-    def on_left(self, q: Array) -> Array:
+    def move(self, q: Array, mu: Array, side: Side) -> Array:
+        """Return ``(I - mu E) q``, ``q (I - mu E)``, or, "both", half of E on either side; mu over unit^2."""
+        if side == "left":
+            return q - mu * self._on_left(q)
+        if side == "right":
+            return q - mu * self._on_right(q)
+        half = q - mu / 2 * self._on_left(q)
+        return symmetric_part(half - mu / 2 * self._on_right(half))
+
+    def _on_left(self, q: Array) -> Array:
         """Return ``E q``, by columns where there are fewer of them than rows."""
-        if self._thin:
-            qt = batched.adjoint(q)
-            qu = batched.matmul(qt, self.u) if self.qu is None else self.qu
-            qw = batched.matmul(qt, self.w) if self.qw is None else self.qw
-            return (outer(self.x, qu) - outer(self.y, qw)) / self.k
-        return batched.matmul(self.matrix(), q)
+        if not self.thin:
+            return matmul(self.matrix(), q)
+        qu = matmul(adjoint(q), self.u) if self.qu is None else self.qu
+        qw = matmul(adjoint(q), self.w) if self.qw is None else self.qw
+        return (outer(self.x, qu) - outer(self.y, qw)) / self.k
 
-    def on_right(self, q: Array) -> Array:
+    def _on_right(self, q: Array) -> Array:
         """Return ``q E``."""
-        if self._thin:
-            return (
-                outer(batched.matmul(q, self.x), self.u) - outer(batched.matmul(q, self.y), self.w)
-            ) / self.k
-        return batched.matmul(q, self.matrix())
+        if not self.thin:
+            return matmul(q, self.matrix())
+        return (outer(matmul(q, self.x), self.u) - outer(matmul(q, self.y), self.w)) / self.k
 
-    def size(self, measure: str) -> Array:
-        """Return the curvature bound N or the norm of E, unsquared, per block, (c,).
 
-        N is the largest eigenvalue of ``(x x^T + y y^T) / k``; for one column each ``|x|^2 + |y|^2``.
-        """
-        xp, k = namespace(self.x), self.k
-        if measure == "gradient":
-            plain = self.symmetric and self.basis is None
-            return _difference_norm(self.x, self.y, k) if plain else norm(self.matrix())
-        if not self.symmetric:
-            return (_product_norm(self.x, self.u) + _product_norm(self.y, self.w)) / k
-        if self.grams is not None and not self.single:
-            return batched.spectral_bound(self.grams[0] + self.grams[1]) / k
-        if self.single:
-            return (_square(self.x) + _square(self.y)) / k
-        columns = xp.concat([self.x, self.y], axis=1)
-        rows = batched.adjoint(columns)
-        small = outer(columns, columns) if columns.shape[0] <= columns.shape[1] else outer(rows, rows)
-        return batched.spectral_bound(small) / k
-
-    @property
-    def _thin(self) -> bool:
-        return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
+def symmetric(pair: Pair, x: Array, y: Array, products: tuple[Array, Array] | None = None) -> Generator:
+    """Return ``E = (x x^T - y y^T) / k``; `products` are ``Q^T x`` and ``Q^T y``."""
+    return Generator(x, x, y, y, pair.k, pair.single, *(products or ()))
 
 
 class Grams(NamedTuple):
     """``E = (A A^T - B B^T) / k`` for one block, from the Gram matrices of more columns than rows."""
 
-    plus: Array  # (s, s)
+    plus: Array  # (s, s), in the unit
     minus: Array
     k: int
+    unit: Array  # (1,)
 
-    def size(self, measure: str) -> Array:
-        """Return the curvature bound N or the norm of E, unsquared, (1,)."""
+    def size(self, measure: Measure) -> Array:
+        """Return the square root of the curvature bound N, or of the norm of E, (1,)."""
         if measure == "gradient":
-            return norm(self.difference[:, :, None]) / self.k
-        bound = batched.largest_eigenvalue(self.plus + self.minus)
-        return bound if self.k == 1 else bound / self.k
+            bound = norm(self.difference[:, :, None])
+        else:
+            bound = batched.largest_eigenvalue(self.plus + self.minus)
+        return self.unit * namespace(self.plus).sqrt(bound if self.k == 1 else bound / self.k)
 
     @property
     def difference(self) -> Array:
-        """Return k E, (s, s)."""
+        """Return k E over unit^2, (s, s)."""
         return self.plus - self.minus
-
-
-def outer(x: Array, y: Array) -> Array:
-    """Return ``x y^T`` (conjugate where complex) per block: (s, t, c) and (u, t, c) to (s, u, c)."""
-    return batched.matmul(x, batched.adjoint(y))
 
 
 def norm(x: Array) -> Array:
     """Return an upper bound of the spectral norm of each (s, s, c) matrix."""
-    xp = namespace(x)
-    return xp.sqrt(batched.spectral_bound(outer(x, x)))
-
-
-def _product_norm(x: Array, y: Array) -> Array:
-    """Return (a bound of) the spectral norm of ``x y^T``; exact for one column."""
-    if x.shape[1] > 1:
-        return norm(outer(x, y))
-    xp = namespace(x)
-    return xp.sqrt(_square(x)) * xp.sqrt(_square(y))
-
-
-def _difference_norm(x: Array, y: Array, k: int) -> Array:
-    """Return the spectral norm of ``(x x^T - y y^T) / k``; in closed form for one column each.
-
-    ``x x^T - y y^T`` has the eigenvalues ``((p - q) +- sqrt((p + q)^2 - 4 r^2)) / 2`` with p = |x|^2,
-    q = |y|^2, r = x.y.
-    """
-    if x.shape[1] + y.shape[1] > 2:
-        return norm(outer(x, x) - outer(y, y)) / k
-    xp = namespace(x)
-    p, q, r = _square(x), _square(y), xp.abs(batched.matmul(batched.adjoint(x), y)[0, 0, :])
-    root = (p + q - 2 * r) * (p + q + 2 * r)
-    return (xp.abs(p - q) + xp.sqrt(xp.maximum(root, xp.zeros_like(root)))) / 2
-
-
-def _times(x: Array, c: Array, power: int) -> Array:
-    """Return ``x c^power``, by one factor after another: c^3 alone may overflow."""
-    for _ in range(abs(power)):
-        x = x * c if power > 0 else x / c
-    return x
-
-
-def _square(x: Array) -> Array:
-    """Return the sum of the squares of each block's entries, (c,)."""
-    return namespace(x).sum(batched.square(x), axis=(0, 1))
+    return namespace(x).sqrt(batched.spectral_bound(outer(x, x)))

@@ -46,25 +46,29 @@ form up to s = 2: there ``E = sum ±((Q r)(Q r)^T + (cof(Q) r)(cof(Q) r)^T) / |Q
 that is only nearly symmetric loses its definiteness (measured: at κ = 100 and step 0.5); ``Q0.5EQ1.5`` is
 content with a rotation towards it in each update, two products; up to s = 2 a rotation makes it exact.
 
-A geometry gets a `Pair` and returns a `Generator`; `move` then applies it.
+A geometry makes a `Generator` from a `Pair`, says where it stands, and knows its speeds and its bound.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from ..arrays import batched
 from ..arrays.arguments import described
+from ..arrays.batched import is_complex, matmul, solve
 from ..arrays.library import Array, eps, namespace
-from .generators import Generator, Pair, outer
+from ..arrays.symmetric import svd, symmetric_root, towards_symmetry
+from .generators import Generator, Pair, Side, symmetric
+
+Value = Any
+"""A number, or an array of them."""
 
 
 class Geometry(ABC):
     """How Q (or P) moves."""
 
-    side: ClassVar[Literal["left", "right", "both"]] = "left"
+    side: ClassVar[Side] = "left"
     """Where the generator stands."""
     fits_p: ClassVar[bool] = False
     """Whether the blocks are those of P, and Q is their symmetric root."""
@@ -77,14 +81,21 @@ class Geometry(ABC):
     def generator(self, pair: Pair) -> Generator:
         """Return E for a pair."""
 
-    def move(self, q: Array, e: Generator, mu: Array) -> Array:
-        """Return the block after the move, with mu of shape (c,) or ()."""
-        if self.side == "left":
-            return q - mu * e.on_left(q)
-        if self.side == "right":
-            return q - mu * e.on_right(q)
-        half = q - mu / 2 * e.on_left(q)
-        return symmetric_part(half - mu / 2 * e.on_right(half))
+    @abstractmethod
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return the speed of mode (i, j) over N, to first order in the step.
+
+        Parameters
+        ----------
+        x, y : float or array
+            The modes' eigenvalues of ``P*^{-1}``.
+        low, top : float or array
+            The smallest and the largest eigenvalue of the block.
+        """
+
+    def bound(self, low: Array, top: Array) -> Array:
+        """Return N at the minimiser."""
+        return 2 * namespace(top).ones_like(top)
 
     def retract(self, q: Array) -> Array:
         """Return the block that the moved one stands for; it is finite."""
@@ -100,7 +111,16 @@ class EQ(Geometry):
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``a a^T - b b^T``; ``b^T Q = v^T``."""
-        return Generator.square(pair, pair.a, pair.b, (pair.ph, pair.v) if pair.has_v else None)
+        e = symmetric(pair, *pair.sides)
+        return e._replace(qu=pair.ph, qw=pair.v) if e.thin and "v" in pair.known else e
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``(x + y) / top``."""
+        return x / top + y / top
+
+    def bound(self, low: Array, top: Array) -> Array:
+        """Return ``2 top``."""
+        return 2 * top
 
 
 @dataclass(frozen=True)
@@ -108,169 +128,180 @@ class QE(Geometry):
     """``dQ = Q E``: the right generator, eq. (5); with `symmetric`, eq. (6), where Q converges as a point."""
 
     symmetric: bool = False
-    side: ClassVar[Literal["left", "right", "both"]] = "right"
+    side: ClassVar[Side] = "right"
     degree: ClassVar[int] = 1
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``(P h) h^T - v (P^{-1} v)^T``."""
         x, u = _even(pair.ph, pair.h)
-        y, w = _even(pair.v, batched.solve(pair.q, pair.b))
+        y, w = _even(pair.v, solve(pair.q, pair.sides[1]))
         return Generator(x, u, y, w, pair.k, pair.single)
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``(x + y) / top (x/y + y/x) / 2``."""
+        return (x / top + y / top) * (x / y + y / x) / 2
+
+    def bound(self, low: Array, top: Array) -> Array:
+        """Return ``2 top``."""
+        return 2 * top
 
     def retract(self, q: Array) -> Array:
         """Return ``(Q^T Q)^{1/2}`` under (6)."""
         return symmetric_root(q) if self.symmetric else q
 
 
-@dataclass(frozen=True)
 class Residual(Geometry):
-    """``R = (P h)(P h)^T - v v^T`` on the left, on the right, or half on both sides; of Q or of P."""
-
-    where: Literal["left", "right", "both"] = "left"
-    of_p: bool = False
-
-    @property
-    def side(self) -> Literal["left", "right", "both"]:  # type: ignore[override]
-        """Where R stands."""
-        return self.where
-
-    @property
-    def fits_p(self) -> bool:  # type: ignore[override]
-        """Whether the blocks are those of P."""
-        return self.of_p
+    """What moves by ``R = (P h)(P h)^T - v v^T``, which needs no inverse."""
 
     def generator(self, pair: Pair) -> Generator:
         """Return R; what is called a for Q is ``P h`` where the block is P."""
-        return Generator.square(pair, pair.a if self.of_p else pair.ph, pair.v)
+        return symmetric(pair, pair.a if self.fits_p else pair.ph, pair.v)
+
+
+@dataclass(frozen=True)
+class QEQ(Residual):
+    """``dQ = Q E Q``: R on the right."""
+
+    side: ClassVar[Side] = "right"
+    retracts: ClassVar[bool] = False
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``(2 + x/y + y/x) / 2``."""
+        return (2 + x / y + y / x) / 2
+
+
+@dataclass(frozen=True)
+class Q05EQ15(Residual):
+    """``dQ = Q^0.5 E Q^1.5``: R on the left, and Q turned symmetric."""
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``sqrt(x/y) + sqrt(y/x)``."""
+        return _balance(x, y)
 
     def retract(self, q: Array) -> Array:
-        """Return the block turned symmetric, where R stood on the left alone."""
-        if self.where != "left":
-            return q
-        return symmetric_root(q) if self.of_p else towards_symmetry(q)
+        """Return the block turned towards symmetry."""
+        return towards_symmetry(q)
+
+
+@dataclass(frozen=True)
+class QUAD(Residual):
+    """Half of R on the left, and half on the right."""
+
+    side: ClassVar[Side] = "both"
+    retracts: ClassVar[bool] = False
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``(b + 2) b / 4`` with ``b = sqrt(x/y) + sqrt(y/x)``."""
+        return (_balance(x, y) + 2) * _balance(x, y) / 4
+
+
+@dataclass(frozen=True)
+class QUAD4P(QUAD):
+    """The same move, of P."""
+
+    fits_p: ClassVar[bool] = True
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``(2 + x/y + y/x) / 4``."""
+        return (2 + x / y + y / x) / 4
+
+
+@dataclass(frozen=True)
+class PRO4P(Residual):
+    """R on the left, of P, and P turned symmetric: proximal steps."""
+
+    fits_p: ClassVar[bool] = True
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return 1."""
+        return 1 + 0 * (x + y)
+
+    def retract(self, q: Array) -> Array:
+        """Return the polar factor."""
+        return symmetric_root(q)
 
 
 @dataclass(frozen=True)
 class QEP(Geometry):
     """``dQ = Q E P``: ``Q R Q^T`` on the left."""
 
+    retracts: ClassVar[bool] = False
     degree: ClassVar[int] = 3
 
     def generator(self, pair: Pair) -> Generator:
         """Return ``(Q P h)(Q P h)^T - (Q v)(Q v)^T``."""
-        return Generator.square(pair, batched.matmul(pair.q, pair.ph), batched.matmul(pair.q, pair.v))
+        return symmetric(pair, matmul(pair.q, pair.ph), matmul(pair.q, pair.v))
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return ``low (1/x + 1/y)``."""
+        return low / x + low / y
+
+    def bound(self, low: Array, top: Array) -> Array:
+        """Return ``2 / low``."""
+        return 2 / low
 
 
 @dataclass(frozen=True)
 class Lyapunov(Geometry):
     """Newton's method on the group: ``E D + D E = 2 (a a^T - b b^T)`` with ``D = (Q Q^T)^{-1}``."""
 
+    retracts: ClassVar[bool] = False
+
+    def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
+        """Return 2."""
+        return 2 + 0 * (x + y)
+
     def generator(self, pair: Pair) -> Generator:
         """Return E, by closed forms up to s = 2."""
         xp, q = namespace(pair.q), pair.q
         if q.shape[0] == 1:
-            return Generator.square(pair, pair.ph, pair.v)
-        if q.shape[0] == 2 and not batched.is_complex(q):
+            return symmetric(pair, pair.ph, pair.v)
+        if q.shape[0] == 2 and not is_complex(q):
             largest = xp.max(xp.abs(q), axis=(0, 1))
             unit = q / xp.where(largest > 0, largest, xp.ones_like(largest))
             unit = unit / xp.sqrt(xp.sum(unit * unit, axis=(0, 1)))
             cof = xp.stack(
                 [xp.stack([unit[1, 1, :], -unit[1, 0, :]]), xp.stack([-unit[0, 1, :], unit[0, 0, :]])]
             )
-            x, y = (
-                xp.concat([batched.matmul(unit, r), batched.matmul(cof, r)], axis=1)
-                for r in (pair.ph, pair.v)
-            )
-            return Generator.square(pair, x, y)
-        u, s, vt = _singular(q)
-        e = Generator.square(pair, batched.matmul(vt, pair.ph), batched.matmul(vt, pair.v))
+            x, y = (xp.concat([matmul(unit, r), matmul(cof, r)], axis=1) for r in (pair.ph, pair.v))
+            return symmetric(pair, x, y)
+        u, s, vt = svd(q)
+        e = symmetric(pair, matmul(vt, pair.ph), matmul(vt, pair.v))
         s = xp.maximum(s, eps(s) ** 2 * xp.max(s, axis=0))  # a singular Q is no reason for 0 / 0
         ratio = s[:, None, :] / s[None, :, :]
         return e._replace(basis=(u, 2 / (ratio + 1 / ratio)))
 
 
+GeometryName = Literal[
+    "EQ", "QE", "QE-symmetric", "QEQ", "Q0.5EQ1.5", "QUAD", "QEP", "QUAD4P", "PRO4P", "Lyapunov"
+]
+
 GEOMETRIES: dict[str, Geometry] = {
     "EQ": EQ(),
     "QE": QE(),
     "QE-symmetric": QE(symmetric=True),
-    "QEQ": Residual("right"),
-    "Q0.5EQ1.5": Residual("left"),
-    "QUAD": Residual("both"),
+    "QEQ": QEQ(),
+    "Q0.5EQ1.5": Q05EQ15(),
+    "QUAD": QUAD(),
     "QEP": QEP(),
-    "QUAD4P": Residual("both", of_p=True),
-    "PRO4P": Residual("left", of_p=True),
+    "QUAD4P": QUAD4P(),
+    "PRO4P": PRO4P(),
     "Lyapunov": Lyapunov(),
 }
 """By name."""
 
 
-def require_geometry(geometry: str) -> None:
-    """Raise unless `geometry` is the name of one."""
-    if not isinstance(geometry, str) or geometry not in GEOMETRIES:
-        names = ", ".join(map(repr, GEOMETRIES))
-        raise ValueError(f"`geometry` must be one of {names}, got {described(geometry)}")
+def geometry_of(name: str) -> Geometry:
+    """Return the geometry of that name, or raise ValueError."""
+    if isinstance(name, str) and name in GEOMETRIES:
+        return GEOMETRIES[name]
+    names = ", ".join(map(repr, GEOMETRIES))
+    raise ValueError(f"`geometry` must be one of {names}, got {described(name)}")
 
 
-# -- symmetric blocks ------------------------------------------------------------------------------------
-
-
-def symmetric_part(q: Array) -> Array:
-    """Return ``(Q + Q^T) / 2`` of each block."""
-    return (q + batched.adjoint(q)) / 2
-
-
-def symmetric_root(q: Array) -> Array:
-    """Return ``(Q^T Q)^{1/2}`` of each block, eq. (6), from singular values: nothing is squared."""
-    _, s, vt = _singular(q)
-    return outer(batched.adjoint(vt) * s[None, :, :], batched.adjoint(vt))
-
-
-def root_of(p: Array) -> Array:
-    """Return ``P^{1/2}`` of each positive definite block, NaN where it is not."""
-    xp = namespace(p)
-    if p.shape[0] == 1:
-        return xp.sqrt(p)
-    w, v = xp.linalg.eigh(xp.permute_dims(p, (2, 0, 1)))
-    v = xp.permute_dims(v, (1, 2, 0))
-    return outer(v * xp.sqrt(xp.matrix_transpose(w))[None, :, :], v)
-
-
-def towards_symmetry(q: Array) -> Array:
-    """Return ``U Q``, U a rotation that makes each block symmetric; or nearly so, and more so every time.
-
-    Of all rotations the polar factor's maximises ``tr(U Q)`` (Procrustes). Up to size 2 it is known in closed
-    form. Above, U follows ``exp(t K)``, ``K = Q^T - Q``, to second order, with the t that is best
-    to second order, but ``|t K| <= 1/4``; so U is orthogonal up to ``|t K|^4 / 4``, and exactly in the limit.
-    """
-    xp, s = namespace(q), q.shape[0]
-    if s == 1:
-        return xp.abs(q)
-    skew = batched.adjoint(q) - q
-    largest = xp.max(xp.abs(skew), axis=(0, 1))
-    one = xp.ones_like(largest)
-    if s == 2 and not batched.is_complex(q):
-        c, t = q[0, 0, :] + q[1, 1, :], q[0, 1, :] - q[1, 0, :]
-        unit = xp.maximum(xp.abs(c), xp.abs(t))
-        unit = xp.where(unit > 0, unit, one)
-        length = xp.sqrt((c / unit) ** 2 + (t / unit) ** 2) * unit
-        c, t = (z / xp.where(length > 0, length, one) for z in (xp.where(length > 0, c, one), t))
-        turn = xp.stack([xp.stack([c, -t]), xp.stack([t, c])])
-        return batched.matmul(turn, q)
-    skew = skew / xp.where(largest > 0, largest, one)
-    kq = batched.matmul(skew, q)
-    kkq = batched.matmul(skew, kq)
-    first, second = xp.abs(batched.trace(kq)), -batched.trace(kkq)
-    length = xp.sqrt(xp.sum(batched.square(skew), axis=(0, 1)))
-    most = 0.25 / xp.where(length > 0, length, one)
-    t = xp.where(second > 0, xp.minimum(first / xp.where(second > 0, second, one), most), most)
-    return q + t * (kq + t / 2 * kkq)
-
-
-def _singular(q: Array) -> tuple[Array, Array, Array]:
-    """Return U (s, s, c), the singular values (s, c) and V^T (s, s, c) of each block."""
-    xp = namespace(q)
-    u, s, vt = xp.linalg.svd(xp.permute_dims(q, (2, 0, 1)), full_matrices=False)
-    return xp.permute_dims(u, (1, 2, 0)), xp.matrix_transpose(s), xp.permute_dims(vt, (1, 2, 0))
+def _balance(x: Value, y: Value) -> Value:
+    """Return ``sqrt(x/y) + sqrt(y/x)``."""
+    return (x / y) ** 0.5 + (y / x) ** 0.5
 
 
 def _even(x: Array, u: Array) -> tuple[Array, Array]:

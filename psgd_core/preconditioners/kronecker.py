@@ -23,18 +23,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from ..arrays import batched
 from ..arrays.arguments import described, require_count, require_number
-from ..arrays.library import Array, device_of, is_array, known, namespace, require_arrays, select
+from ..arrays.batched import is_complex
+from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
 from ..arrays.signs import signs
-from ..arrays.sums import largest
+from ..arrays.sums import norm
+from ..arrays.vectors import largest
 from .base import Preconditioner
 from .counters import Fitted
 from .forms import Form, is_complex_of
-from .geometries import GEOMETRIES, require_geometry
-from .normalizers import Normalizer, Running
-from .options import settle_options
-from .orbit import norm_of
+from .geometries import GEOMETRIES, GeometryName, geometry_of
+from .normalizers import Normalizer, Running, settle_options
 from .patterns import FACTORS
 from .sides import Sides
 from .unfolding import Dimension, Run, acting, along, dimensions
@@ -50,12 +49,12 @@ class KroneckerState(NamedTuple):
     damping: Array  # these five: see `Counters`; real
     pending: Array
     off_scale: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
     skipped: Array
 
 
 @dataclass(frozen=True)
-class Kronecker(Preconditioner):
+class Kronecker(Preconditioner[KroneckerState]):
     """``Q = Q_1 ⊗ Q_2 ⊗ ...``, one factor per dimension of a tensor; real or complex.
 
     Its verbs take vectors (n,) or columns (n, k), and tensors of `shape` as they are.
@@ -75,8 +74,8 @@ class Kronecker(Preconditioner):
     max_size : int
         The largest dense factor that "auto" makes.
     max_skew : float
-        "auto" makes a factor of size s dense where ``s^2 <= max_skew n``: 1 leaves vectors diagonal, inf has
-        no say.
+        "auto" makes a factor of size s dense where ``s^2 <= max_skew n``: 1 leaves vectors diagonal, inf
+        disables this rule.
     normalizer : Normalizer
         What the step is divided by: `Running` (default), `Sample` or `Gradient`.
     geometry : str
@@ -92,7 +91,7 @@ class Kronecker(Preconditioner):
     max_size: int = field(default=2048, kw_only=True)
     max_skew: float = field(default=1.0, kw_only=True)
     normalizer: Normalizer = field(default_factory=Running, kw_only=True)
-    geometry: str = field(default="EQ", kw_only=True)
+    geometry: GeometryName = field(default="EQ", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
 
     state_type: ClassVar[type] = KroneckerState
@@ -103,7 +102,7 @@ class Kronecker(Preconditioner):
 
     def __post_init__(self) -> None:
         settle_options(self)
-        require_geometry(self.geometry)
+        geometry_of(self.geometry)
         if not isinstance(self.shape, tuple | list):
             raise ValueError(
                 f"`shape` must be a tuple of positive ints, got {described(self.shape)}; it is a tensor's"
@@ -114,7 +113,7 @@ class Kronecker(Preconditioner):
         object.__setattr__(self, "max_size", require_count("max_size", self.max_size, "inf is not needed", 0))
         object.__setattr__(self, "max_skew", require_number("max_skew", self.max_skew))
         if not self.max_skew >= 0:
-            raise ValueError(f"`max_skew` must be >= 0, got {self.max_skew}; inf has no say")
+            raise ValueError(f"`max_skew` must be >= 0, got {self.max_skew}; inf disables this rule")
         given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else self.factors
         names = (AUTOMATIC, "identity", *FACTORS)
         if (
@@ -164,12 +163,14 @@ class Kronecker(Preconditioner):
     def _size(self, state: KroneckerState) -> int:
         return self.n
 
-    def init(self, n: int, like: Array, *, scale: float | None = None, rng: Any = None) -> KroneckerState:
+    def init(
+        self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None
+    ) -> KroneckerState:
         """Return the state to start from, Q a multiple of the identity; `like` may be complex."""
         if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
         xp = require_arrays(like=like)
-        if batched.is_complex(like):  # the base class checks real ones
+        if is_complex(like):  # the base class checks real ones
             real = super().init(n, xp.real(like), scale=scale)
             return real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
         return super().init(n, like, scale=scale)
@@ -200,7 +201,7 @@ class Kronecker(Preconditioner):
         v: Array | None,
         h: Array,
         damping: Array,
-        due: Array,
+        due: Array | None,
         step: float | Array,
     ) -> Fitted:
         xp, k, d = namespace(h), h.shape[1], len(state.factors)
@@ -216,7 +217,7 @@ class Kronecker(Preconditioner):
             sides = [Sides(a, along(self._runs, acts, v, "solve_transpose"))] * d
         # set the scale
         scale = xp.ones_like(damping)
-        if known(due) is not False:
+        if due is not None:
             scale = sides[0].balance(due)
             factors = (factors[0] * scale, *factors[1:])
             for other in sides:
@@ -224,17 +225,14 @@ class Kronecker(Preconditioner):
         # make the generators, and bound them
         generators, units, sizes = [], [], []
         for (place, group, around), q, side in zip(self._active, factors, sides, strict=True):
-            e, unit = group.generator(geometry, q, side, place, around, k)
+            e = group.generator(geometry, q, side, place, around, k)
             generators.append(e)
-            units.append(unit)
-            sizes.append(unit * xp.sqrt(group.size(e, self.normalizer.measure)))
+            units.append(e.unit)
+            sizes.append(group.size(e, self.normalizer.measure))
         # ask the normaliser, for all factors at once: it takes entry by entry
         unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
         moves = xp.all(xp.isfinite(size))
-        scale_n, new_bound = self.normalizer.scale(bound, size, step / d)
-        some = scale_n > 0
-        ratio = xp.where(some, unit, 0 * scale_n) / xp.where(some, scale_n, xp.ones_like(scale_n))
-        mu = (step / d) * ratio * ratio
+        mu, new_bound = self.normalizer.rate(bound, size, unit, step / d)
         # move
         moved, new_held, start = [], [], 0
         for (_, group, _), q, old, e, part in zip(
@@ -251,8 +249,8 @@ class Kronecker(Preconditioner):
         moved, shifts = _balanced(xp, moved)
         if geometry.degree > 1:
             new_held = [x * shift ** (geometry.degree - 1) for x, shift in zip(new_held, shifts, strict=True)]
-        new = state._replace(factors=tuple(moved), held=tuple(new_held))
-        return Fitted(new, moves, scale * scale, sides[0].lengths())
+        done = state._replace(factors=tuple(moved), held=tuple(new_held))
+        return Fitted(done, moves, scale * scale, sides[0].lengths())
 
     def _integrated(self, factors: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         """Return for each factor columns B with mean ``E[B_i B_i^T]`` over all v, up to what its group sees.
@@ -264,14 +262,14 @@ class Kronecker(Preconditioner):
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
         ]
-        sizes = [norm_of([x]) for x in inverses]
+        sizes = [norm([xp.abs(x)]) for x in inverses]
         left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
-        for i, x in enumerate(inverses):
+        for i, inverse in enumerate(inverses):
             rest = xp.ones_like(sizes[0]) * (k * left_out) ** 0.5
             for j, size in enumerate(sizes):
                 rest = rest * size if j != i else rest
-            parts.append(x * rest)
+            parts.append(inverse * rest)
         return tuple(parts)
 
     # -- the verbs -------------------------------------------------------------------------------------
@@ -285,11 +283,7 @@ class Kronecker(Preconditioner):
 
     def precondition(self, state: KroneckerState, g: Array) -> Array:
         """Return ``P g``, in the shape of g."""
-        flat, shape = self._flat(g)
-        self._vectors(state, "g", flat)
-        xp = namespace(flat)
-        x = flat[:, None] if flat.ndim == 1 else flat
-        return xp.reshape(along(self._runs, acting(self._runs, state.factors), x, "precondition"), shape)
+        return self._verb(state, g, "precondition", "g")
 
     def apply(self, state: KroneckerState, x: Array) -> Array:
         """Return ``Q x``, in the shape of x."""
@@ -310,15 +304,15 @@ class Kronecker(Preconditioner):
     def log_det(self, state: KroneckerState) -> Array:
         """Return ``log det P = 2 sum_i (n / s_i) log |det Q_i|``, a 0-d array."""
         self._require_state(state)
-        total = None
-        for (place, group, _), q in zip(self._active, state.factors, strict=True):
-            part = 2 * (self.n // place.s) * group.log_det(q)
-            total = part if total is None else total + part
-        return total
+        logs = [
+            2 * (self.n // place.s) * group.log_det(q)
+            for (place, group, _), q in zip(self._active, state.factors, strict=True)
+        ]
+        return sum(logs[1:], start=logs[0])
 
-    def _verb(self, state: KroneckerState, x: Array, verb: str) -> Array:
+    def _verb(self, state: KroneckerState, x: Array, verb: str, name: str = "x") -> Array:
         flat, shape = self._flat(x)
-        self._vectors(state, "x", flat)
+        self._require_vectors(state, **{name: flat})
         columns = flat[:, None] if flat.ndim == 1 else flat
         xp = namespace(flat)
         return xp.reshape(along(self._runs, acting(self._runs, state.factors), columns, verb), shape)

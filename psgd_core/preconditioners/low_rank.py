@@ -8,19 +8,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
 
-from .. import kernels
 from ..arrays.arguments import described, require_count
 from ..arrays.draws import normal
 from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
 from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
-from .counters import Fitted, counted
+from .counters import Fitted
 from .forms import Form
-from .low_rank_algebra import coefficients, gauge, joint_bound, move_of_u, move_of_v
+from .low_rank_algebra import joint_bound
 from .low_rank_moves import MOVES, regauge
-from .normalizers import Normalizer, Running
-from .options import settle_options
+from .normalizers import Normalizer, Running, settle_options
 
 _A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
 
@@ -44,12 +42,12 @@ class LowRankState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array  # even updates move U, odd ones V
+    count: Array  # type: ignore[assignment]  # even updates move U, odd ones V
     skipped: Array
 
 
 @dataclass(frozen=True)
-class LowRank(Preconditioner):
+class LowRank(Preconditioner[LowRankState]):
     """Q = (I + U V^T) diag(d), or diag(d) (I + U V^T): both tails of a spectrum at once (Theorem 3.2).
 
     An update reads U and V twice and costs O(n r^2); `precondition` costs O(n r). Rank 0 is a diagonal with
@@ -114,7 +112,13 @@ class LowRank(Preconditioner):
         return state._replace(d=state.d * scale)
 
     def _fit(
-        self, state: LowRankState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+        self,
+        state: LowRankState,
+        v: Array | None,
+        h: Array,
+        damping: Array,
+        due: Array | None,
+        step: float | Array,
     ) -> Fitted:
         if v is None:
             raise ValueError(
@@ -127,7 +131,7 @@ class LowRank(Preconditioner):
         p, h = v.T, h.T  # probes and products as rows
         # set the scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
         scale = xp.ones_like(damping)
-        if known(due) is not False:
+        if due is not None:
             scale = xp.where(due, _best_scale(xp, d * h, p / d), scale)
             d = d * scale
         # make the generators, and bound them together
@@ -150,76 +154,6 @@ class LowRank(Preconditioner):
         which = xp.stack([turn_u, ~turn_u])  # of the two bounds, the one that is renewed
         new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=xp.where(which, after, state.held))
         return Fitted(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
-
-    def _fused(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        if self.diagonal != "right":
-            return None
-        if kernels.gpu_orbits.on_gpu(h):
-            return self._queued(state, v, h, step, inplace)
-        return kernels.through(h, self._in_passes, (state, v, h, step), inplace)
-
-    def _in_passes(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        """Return the state after one update by the kernels' passes over n, None where they do not apply."""
-        passes = kernels.low_rank.passes(state, v, h, step, inplace)
-        g = None if passes is None else passes.gram()
-        if passes is None or g is None:
-            return None
-        measure, count = self.normalizer.measure, int(state.count)
-        small, turn_u = coefficients(g, self.rank), count % 2 == 0
-        move = (move_of_u if turn_u else move_of_v)(small, measure)
-        plus, minus, difference = passes.numerator(small.ph, small.pv)
-        size_d = difference if measure == "gradient" else plus + minus
-        size = (passes.unit * joint_bound(size_d, move.size, passes.step) ** 0.5).astype(state.d.dtype)
-        if not size < float("inf"):
-            return None
-        moved = 0 if turn_u else 1  # which of the two bounds is renewed
-        before = state.held.dtype.type(0) if passes.due else state.held[moved]
-        scale_n, after = self.normalizer.scale(before, size, passes.step)
-        mu = passes.step * (passes.unit / scale_n) ** 2 if scale_n > 0 else 0.0
-        drifted = self.rank and count % REGAUGE == REGAUGE - 1
-        new_u, new_v, d = passes.write(
-            move.left, move.right, mu, turn_u=turn_u, gauge=gauge(small.uu, small.vv) if drifted else None
-        )
-        held = state.held if inplace else state.held.copy()
-        if passes.due:
-            held[:] = 0
-        held[moved] = after
-        squares = float(small.length_a) ** 2, float(small.length_b) ** 2
-        return LowRankState(new_u, new_v, d, held, *passes.counted(squares))
-
-    def _queued(
-        self, state: LowRankState, v: Array | None, h: Array, step: Any, inplace: bool
-    ) -> LowRankState | None:
-        """Return the state after one update by the GPU's kernels, None if it is not for them."""
-        from ..kernels.gpu import low_rank_passes
-        from .low_rank_queued import queued_update
-
-        rows = None if v is None else low_rank_passes.take(state, h, v)
-        if rows is None:
-            return None
-        found = queued_update(rows, state, step, self.normalizer, REGAUGE, inplace)
-        if found is None:
-            return None
-        fit, usable, seen, due = found
-        return fit.state._replace(**counted(state, fit, usable & fit.moved, seen, due))
-
-    def precondition(self, state: LowRankState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k), O(n r k)."""
-        self._require_state(state)
-        first = self.diagonal == "right"
-        if first and kernels.gpu_orbits.on_gpu(g):
-            from ..kernels.gpu import low_rank_passes
-            from .low_rank_queued import queued_product
-
-            rows = low_rank_passes.take(state, g, state.d)
-            fused = None if rows is None else queued_product(rows)
-        else:
-            fused = kernels.through(g, kernels.low_rank.precondition, (state, g), first)
-        return super().precondition(state, g) if fused is None else fused
 
     # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
 
@@ -248,7 +182,7 @@ class LowRank(Preconditioner):
     def _act(
         self, state: LowRankState, x: Array, verb: Callable, *, diagonal_first: bool, inverse: bool = False
     ) -> Array:
-        self._vectors(state, "x", x)
+        self._require_vectors(state, x=x)
         d = 1 / state.d if inverse else state.d
         d = d if x.ndim == 1 else d[:, None]
         return verb(_factor(state), d * x) if diagonal_first else d * verb(_factor(state), x)

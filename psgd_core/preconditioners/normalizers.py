@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 from ..arrays.arguments import described, require_number
 from ..arrays.library import Array, namespace
+from ..kernels.scale import DAMPING
+from .generators import Measure
 
 
 class Normalizer(ABC):
@@ -26,12 +28,23 @@ class Normalizer(ABC):
     is ever formed at full scale: products of 1e30 do not overflow float32.
     """
 
-    measure: ClassVar[Literal["curvature", "gradient"]]
+    measure: ClassVar[Measure]
     """The sample's size: the curvature bound ``|a|^2 + |b|^2``, or the norm of ``a a^T - b b^T``."""
 
     @abstractmethod
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
         """Return (N, what to hold for the next update), given what was held and the sample's size."""
+
+    def rate(self, held: Array, size: Array, unit: Array | float, step: float | Array) -> tuple[Array, Array]:
+        """Return (``step / N``, what to hold for the next update) for a generator in units of ``unit^2``.
+
+        The rate is 0 where N is.
+        """
+        xp = namespace(size)
+        n, after = self.scale(held, size, step)
+        some = n > 0
+        ratio = xp.where(some, unit, 0 * unit) / xp.where(some, n, xp.ones_like(n))
+        return step * ratio * ratio, after
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Running(Normalizer):
     """
 
     decay: float = 0.99
-    measure: ClassVar = "curvature"
+    measure: ClassVar[Measure] = "curvature"
 
     def __post_init__(self) -> None:
         given = self.decay
@@ -76,7 +89,7 @@ class Running(Normalizer):
 class Sample(Normalizer):
     """The sample's own curvature bound: fastest at first, and biased where H lies outside the group."""
 
-    measure: ClassVar = "curvature"
+    measure: ClassVar[Measure] = "curvature"
 
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
         """Return (the sample's size, the same)."""
@@ -87,8 +100,27 @@ class Sample(Normalizer):
 class Gradient(Normalizer):
     """The norm of the sample's gradient: constant speed, hence an error floor proportional to the step."""
 
-    measure: ClassVar = "gradient"
+    measure: ClassVar[Measure] = "gradient"
 
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
         """Return (the sample's size, the same)."""
         return size, size
+
+
+def settle_options(p: Any) -> None:
+    """Raise unless a preconditioner's damping and normaliser are valid; the damping becomes a float."""
+    if not isinstance(p.normalizer, Normalizer):
+        raise TypeError(
+            f"`normalizer` must be a Normalizer, got {described(p.normalizer)}; "
+            "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
+        )
+    if p.damping is None:
+        return
+    damping, given = require_number("damping", p.damping), p.damping
+    object.__setattr__(p, "damping", damping)
+    if not 0 <= damping < float("inf"):
+        raise ValueError(
+            f"`damping` must be None or a finite number >= 0, got {described(given)}; None takes "
+            f"{DAMPING['float32']} in float32 and {DAMPING['float64']} in float64 of the first "
+            "pair's scale, 0 none"
+        )

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
-
-from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import described
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.signs import signs
+from ..arrays.sums import norm
+from ..arrays.symmetric import root_of
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
 from .counters import Fitted
 from .forms import Form, is_index
-from .generators import Generator, Pair
-from .geometries import GEOMETRIES, Geometry, require_geometry, root_of
-from .normalizers import Normalizer, Running, Sample
-from .options import settle_options
+from .generators import Pair
+from .geometries import GEOMETRIES, GeometryName, geometry_of
+from .normalizers import Normalizer, Running, settle_options
+
+PIECE = 2**16
+"""Elements of h that are worked on together: what an update makes along the way stays in cache."""
 
 
 class OrbitState(NamedTuple):
@@ -30,36 +31,31 @@ class OrbitState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
     skipped: Array
 
 
-class _Given(NamedTuple):
-    """What an update starts from, by orbits."""
+class _Orbits(NamedTuple):
+    """Orbits of one size, or some of them, and what an update of them starts from."""
 
-    blocks: tuple[Array, ...]
-    held: tuple[Array, ...]
-    hs: tuple[Array, ...]
-    vs: tuple[Array, ...]
-    drawn: bool  # whether v was given
+    q: Array  # (s, s, c)
+    held: Array  # (c,), or 0-d where there is one step for all
+    h: Array  # (s, k, c)
+    v: Array  # (s, k, c)
 
 
-class _Found(NamedTuple):
-    """What an update leaves of it."""
+class _Moved(NamedTuple):
+    """What an update leaves of them."""
 
-    blocks: tuple[Array, ...]
-    held: tuple[Array, ...]
+    q: Array
+    held: Array
     moved: Array  # 0-d bool: whether all of them moved
-    growth: Array | float  # what P was multiplied by, where the scale is due
-    sizes: tuple[list[Array], list[Array]]  # |a| and |b| orbit by orbit
-
-
-PIECE = 2**16
-"""Elements of h that are worked on together: what an update makes along the way stays in cache."""
+    a: Array  # (c,): |a| and |b|
+    b: Array
 
 
 @dataclass(frozen=True)
-class OrbitPreconditioner(Preconditioner):
+class OrbitPreconditioner(Preconditioner[OrbitState]):
     """What the preconditioners on Theorem 3.1 groups share; a subclass says which group.
 
     Parameters
@@ -80,7 +76,7 @@ class OrbitPreconditioner(Preconditioner):
 
     normalizer: Normalizer = field(default_factory=Running, kw_only=True)
     steps: Literal["orbit", "group"] = field(default="orbit", kw_only=True)
-    geometry: str = field(default="EQ", kw_only=True)
+    geometry: GeometryName = field(default="EQ", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
     exact_damping: ClassVar[bool] = True
     """Damping in expectation (s more probes per orbit), rather than by noise on h (for one large orbit)."""
@@ -99,10 +95,13 @@ class OrbitPreconditioner(Preconditioner):
                 "`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), "
                 f"got {described(self.steps)}"
             )
-        require_geometry(self.geometry)
+        geometry_of(self.geometry)
 
     def _size(self, state: OrbitState) -> int:
-        return sum(block.shape[0] * block.shape[2] for block in state.q.blocks)
+        n = 0
+        for block in state.q.blocks:
+            n += block.shape[0] * block.shape[2]
+        return n
 
     def _form(self, own: Form, real: Any) -> Form:
         (_, (_, *blocks), (_, *gather)), _ = own
@@ -128,155 +127,126 @@ class OrbitPreconditioner(Preconditioner):
         return state._replace(q=state.q._replace(blocks=tuple(block * factor for block in state.q.blocks)))
 
     def _fit(
-        self, state: OrbitState, v: Array | None, h: Array, damping: Array, due: Array, step: float | Array
+        self,
+        state: OrbitState,
+        v: Array | None,
+        h: Array,
+        damping: Array,
+        due: Array | None,
+        step: float | Array,
     ) -> Fitted:
-        hs, vs = self._probes(state, v, h, damping)
-        given = _Given(state.q.blocks, state.held, hs, vs, v is not None)
-        parts = [given]
-        if known(due) is False and self.steps == "orbit":  # then orbits have nothing to do with each other
-            parts = _pieces(given)
-        found = [self._fit_blocks(part, damping, due, step) for part in parts]
-        moved = found[0].moved
-        for part in found[1:]:
-            moved = moved & part.moved
-        return Fitted(
-            state=state._replace(
-                q=state.q._replace(blocks=_joined(given.blocks, [part.blocks for part in found])),
-                held=_joined(given.held, [part.held for part in found]),
-            ),
-            moved=moved,
-            growth=found[0].growth,
-            sizes=(
-                norm_of([x for part in found for x in part.sizes[0]]),
-                norm_of([x for part in found for x in part.sizes[1]]),
-            ),
-        )
-
-    def _fit_blocks(self, given: _Given, damping: Array, due: Array, step: float | Array) -> _Found:
-        """Return what one update of these blocks leaves; those that are singular or overflow stay."""
-        xp, k = namespace(damping), given.hs[0].shape[1]
-        geometry, blocks = GEOMETRIES[self.geometry], given.blocks
-        # make the generators
-        parts = [
-            geometry.generator(Pair(q, k, h=x, v=y, single=k == 1 and given.drawn))
-            for q, x, y in zip(blocks, self._damped(given.hs, damping), given.vs, strict=True)
-        ]
-        # set the scale
-        growth: Array | float = 1.0
-        if known(due) is not False:
-            blocks, parts, growth = _rescaled(geometry, blocks, parts, due)
-        # bound them, per orbit in units of its largest entry: no square overflows or vanishes
-        units = [e.unit() for e in parts]
-        parts = [e.in_units(unit) for e, unit in zip(parts, units, strict=True)]
-        sizes = [
-            unit * xp.sqrt(e.size(self.normalizer.measure)) for e, unit in zip(parts, units, strict=True)
-        ]
-        if self.steps == "group":
-            sizes = [xp.max(xp.concat(sizes))]
-        flags = [xp.isfinite(size) for size in sizes]
-        # ask the normaliser, and move
-        new_blocks, held = [], []
-        for i, (q, unit, e) in enumerate(zip(blocks, units, parts, strict=True)):
-            j = i if self.steps == "orbit" else 0
-            scale_n, after = self.normalizer.scale(given.held[j], sizes[j], step)
-            some = scale_n > 0
-            ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
-            new = geometry.move(q, e, step * ratio * ratio)
-            # what is not finite is not asked about: no library's decompositions are
-            new = geometry.retract(_choose(flags[j], new, given.blocks[i]))
-            new_blocks.append(_choose(flags[j], new, given.blocks[i]))
-            if j == i:
-                held.append(_choose(flags[j], after, given.held[j]))
-        moved = xp.all(flags[0])
-        for flag in flags[1:]:
-            moved = moved & xp.all(flag)
-        lengths = [e.lengths() for e in parts]
-        return _Found(
-            tuple(new_blocks),
-            tuple(held),
-            moved,
-            growth,
-            (
-                [unit * a for unit, (a, _) in zip(units, lengths, strict=True)],
-                [unit * b for unit, (_, b) in zip(units, lengths, strict=True)],
-            ),
-        )
-
-    def _fused(self, state: OrbitState, v: Array, h: Array, step: Any, inplace: bool) -> OrbitState | None:
-        decay = self._kernel_decay
-        if decay is None:
-            return None
-        layout = self.group.layout(state.q)
-        kernel = kernels.orbits.update if self.exact_damping else kernels.orbits.update_dense
-        found = kernels.through(h, kernel, (state, v, h, step), layout, decay, inplace)
-        if found is None and self.exact_damping and type(h) is not np.ndarray:
-            found = kernels.gpu_orbits.update(state, layout, v, h, step, decay, inplace)
-        return found
-
-    @property
-    def _kernel_decay(self) -> float | None:
-        """What tells the kernels which normaliser to use; None if this configuration is not for them."""
-        if self.geometry != "EQ" or self.steps != "orbit":
-            return None
-        if isinstance(self.normalizer, Running):
-            return self.normalizer.decay
-        return -1.0 if isinstance(self.normalizer, Sample) else None
-
-    def _probes(
-        self, state: OrbitState, v: Array | None, h: Array, damping: Array
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Return (h, v) by orbits; without v, columns whose mean ``v v^T`` is I."""
-        if self.damping != 0 and not self.exact_damping:
-            h = h + damping * signs(state.count, h)
-        hs, scale = self.group.split(state.q, h), h.shape[1] ** 0.5
-        if v is None:
-            vs = tuple(scale * batched.identity(x.shape[0], x.shape[2], x) for x in hs)
+        k, group = h.shape[1], self.group
+        noise = None if self.damping == 0 else damping * k**0.5
+        if noise is not None and not self.exact_damping:
+            h, noise = h + damping * signs(state.count, h), None
+        # take the pair apart, by orbits
+        hs = group.split(state.q, h)
+        if v is None:  # columns whose mean ``v v^T`` is I
+            vs = tuple(k**0.5 * batched.identity(x.shape[0], x.shape[2], x) for x in hs)
         else:
-            vs = self.group.split(state.q, v)
-        return hs, vs
+            vs = group.split(state.q, v)
+        single = k == 1 and v is not None
+        held = state.held if self.steps == "orbit" else state.held * len(hs)
+        parts = list(map(_Orbits, state.q.blocks, held, hs, vs))
+        # move them: together where they share a step or a scale, else piece by piece
+        growth: Array | float = 1.0
+        found: list[_Moved] = []
+        if due is None and self.steps == "orbit":
+            for part in parts:
+                pieces = _pieces(part)
+                moves = [self._moves([x], k, noise, None, step, single)[0][0] for x in pieces[1:]]
+                first = self._moves(pieces[:1], k, noise, None, step, single)[0][0]
+                found.append(_joined([first, *moves]) if moves else first)
+        else:
+            found, growth = self._moves(parts, k, noise, due, step, single)
+        # put them together
+        blocks, held, flags, a, b = zip(*found, strict=True)
+        moved = flags[0]
+        for flag in flags[1:]:
+            moved = moved & flag
+        new = state._replace(
+            q=state.q._replace(blocks=blocks), held=held if self.steps == "orbit" else held[:1]
+        )
+        return Fitted(new, moved, growth, (norm(a), norm(b)))
 
-    def _damped(self, hs: tuple[Array, ...], damping: Array) -> tuple[Array, ...]:
-        """Return h by orbits with the damping, where it is exact.
-
-        ``E[(h + damping w)(h + damping w)^T] = h h^T + damping^2 I``: s more probes, all with v = 0.
-        """
-        if self.damping == 0 or not self.exact_damping:
-            return hs
-        xp = namespace(damping)
-        size = damping * hs[0].shape[1] ** 0.5
-        more = [size * batched.identity(x.shape[0], x.shape[2], x) for x in hs]
-        return tuple(xp.concat([x, y], axis=1) for x, y in zip(hs, more, strict=True))
+    def _moves(
+        self,
+        parts: list[_Orbits],
+        k: int,
+        noise: Array | None,
+        due: Array | None,
+        step: float | Array,
+        single: bool,
+    ) -> tuple[list[_Moved], Array | float]:
+        """Return orbits after their moves, and the growth of P; those singular or overflowing stay."""
+        geometry, normalizer = GEOMETRIES[self.geometry], self.normalizer
+        xp = namespace(parts[0].q)
+        # make the generators
+        es, qs = [], []
+        for x in parts:
+            pair = Pair(x.q, k, {"h": x.h, "v": x.v}, noise, single)
+            es.append(geometry.generator(pair))
+            qs.append(x.q)
+        # set the scale: at c Q the criterion is least for c^4 = |y|^2 / |x|^2
+        scale: Array | None = None
+        growth: Array | float = 1.0
+        if due is not None:
+            norm_x, norm_y = norm([e.x for e in es]), norm([e.y for e in es])
+            one = xp.ones_like(norm_x)
+            scale = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
+            growth = scale * scale
+            qs = [q * (growth if geometry.fits_p else scale) for q in qs]
+            es = [e.rescaled(scale) for e in es]
+        # bound them
+        sizes, lengths = [], []
+        for i, e in enumerate(es):
+            es[i] = e.in_units()
+            sizes.append(es[i].size(normalizer.measure))
+            lengths.append(es[i].lengths())
+        if self.steps == "group":
+            sizes = [xp.max(xp.concat(sizes))] * len(sizes)
+        found = []
+        for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
+            # ask the normaliser, and move
+            mu, after = normalizer.rate(part.held, size, e.unit, step)
+            if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
+                after = after * scale ** (geometry.degree - 1)
+            new, finite = e.move(q, mu, geometry.side), xp.isfinite(size)
+            moved = xp.all(finite)
+            whole = known(moved) is True
+            if not whole:
+                new, after = xp.where(finite, new, part.q), xp.where(finite, after, part.held)
+            if geometry.retracts:  # of what is finite: no library's decompositions take anything else
+                turned = geometry.retract(new)
+                new = turned if whole else xp.where(finite, turned, part.q)
+            found.append(_Moved(new, after, moved, *length))
+        return found, growth
 
     def apply(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k)."""
-        self._vectors(state, "x", x)
+        self._require_vectors(state, x=x)
         return self.group.apply(self._factor(state), x)
 
     def apply_transpose(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
-        self._vectors(state, "x", x)
+        self._require_vectors(state, x=x)
         return self.group.apply_transpose(self._factor(state), x)
 
     def solve(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
-        self._vectors(state, "x", x)
+        self._require_vectors(state, x=x)
         return self.group.solve(self._factor(state), x)
 
     def solve_transpose(self, state: OrbitState, x: Array) -> Array:
         """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
-        self._vectors(state, "x", x)
+        self._require_vectors(state, x=x)
         return self.group.solve_transpose(self._factor(state), x)
 
     def precondition(self, state: OrbitState, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
-        self._require_state(state)
         if not GEOMETRIES[self.geometry].fits_p:
-            q, layout = state.q, self.group.layout(state.q)
-            fused = kernels.through(g, kernels.orbits.precondition, (q.blocks, q.gather, g), layout)
-            if fused is None and type(g) is not np.ndarray:
-                fused = kernels.gpu_orbits.precondition(state, layout, g)
-            return super().precondition(state, g) if fused is None else fused
-        self._vectors(state, "g", g)
+            return super().precondition(state, g)
+        self._require_vectors(state, g=g)
         return self.group.apply(state.q, g)
 
     def log_det(self, state: OrbitState) -> Array:
@@ -292,59 +262,18 @@ class OrbitPreconditioner(Preconditioner):
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
 
 
-def _rescaled(
-    geometry: Geometry, blocks: tuple[Array, ...], parts: list[Generator], due: Array
-) -> tuple[tuple[Array, ...], list[Generator], Array]:
-    """Return blocks and generators at c Q, least in the criterion where `due`, and c^2, by which P grew."""
-    xp = namespace(due)
-    norm_x, norm_y = norm_of([e.x for e in parts]), norm_of([e.y for e in parts])
-    one = xp.ones_like(norm_x)  # c^4 = |y|^2 / |x|^2
-    if geometry.fits_p:
-        growth = xp.where(due, norm_y, one) / xp.where(due, norm_x, one)
-        return tuple(q * growth for q in blocks), [e.rescaled(growth, 1, 0) for e in parts], growth
-    c = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
-    parts = [e.rescaled(c, geometry.degree, geometry.degree - 2) for e in parts]
-    return tuple(q * c for q in blocks), parts, c * c
+def _pieces(part: _Orbits) -> list[_Orbits]:
+    """Return the orbits a few at a time."""
+    s, k, c = part.h.shape
+    width = max(1, PIECE // (s * k))
+    if c <= width:
+        return [part]
+    starts = [slice(low, low + width) for low in range(0, c, width)]
+    return [_Orbits(part.q[:, :, i], part.held[i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
 
 
-def _pieces(given: _Given) -> list[_Given]:
-    """Return what is given for a few orbits at a time; each size on its own."""
-    found = []
-    for q, held, h, v in zip(*given[:4], strict=True):
-        width = max(1, PIECE // (h.shape[0] * h.shape[1]))
-        for low in range(0, h.shape[2], width):
-            part = slice(low, low + width)
-            found.append(
-                _Given((q[:, :, part],), (held[part],), (h[:, :, part],), (v[:, :, part],), given.drawn)
-            )
-    return found
-
-
-def _joined(whole: tuple[Array, ...], found: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-    """Return what was found for `_pieces`, joined to arrays like the whole ones."""
-    if len(found) == 1:
-        return found[0]
-    xp, rest, arrays = namespace(*whole), iter(found), []
-    for array in whole:
-        parts: list[Array] = []
-        while sum(part.shape[-1] for part in parts) < array.shape[-1]:
-            parts += next(rest)
-        arrays.append(parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1))
-    return tuple(arrays)
-
-
-def _choose(flags: Array, x: Array, y: Array) -> Array:
-    """Return x where `flags`, per orbit, are true, else y: without a pass where they are known to be."""
-    xp = namespace(flags)
-    return x if known(xp.all(flags)) else xp.where(flags, x, y)
-
-
-def norm_of(parts: list[Array]) -> Array:
-    """Return the Euclidean norm of all entries together, without overflow."""
-    xp = namespace(*parts)
-    largest = xp.max(xp.stack([xp.max(xp.abs(x)) for x in parts]))
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    total = xp.sum(batched.square(parts[0] / unit))
-    for x in parts[1:]:
-        total = total + xp.sum(batched.square(x / unit))
-    return unit * xp.sqrt(total)
+def _joined(pieces: list[_Moved]) -> _Moved:
+    """Return what became of all pieces of one size."""
+    q, held, moved, a, b = zip(*pieces, strict=True)
+    xp = namespace(q[0])
+    return _Moved(xp.concat(q, axis=-1), xp.concat(held), xp.all(xp.stack(moved)), xp.concat(a), xp.concat(b))

@@ -21,9 +21,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..arrays import batched, triangular
-from ..arrays.library import Array, device_of, namespace
-from .factor import Factor, adjoint, conj, over_unit, turned
-from .generators import Generator, Grams, Pair
+from ..arrays.batched import square
+from ..arrays.library import Array, Namespace, device_of, namespace
+from .factor import Factor, adjoint, conj, turned
+from .generators import Generator, Grams, Measure, Pair
 from .geometries import EQ, Geometry
 from .sides import Place, Sides
 
@@ -69,25 +70,25 @@ class Dense(Factor):
 
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
-        return namespace(q).linalg.slogdet(q)[1]
+        found: Array = namespace(q).linalg.slogdet(q)[1]
+        return found
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
         if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
-            return Grams(*sides.grams(place, around), k), sides.unit
+            return Grams(*sides.grams(place, around), k, sides.unit)
         a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
-        return over_unit(
-            geometry.generator(Pair(q[:, :, None], k, a=a[:, :, None], b=b[:, :, None], single=single))
-        )
+        pair = Pair(q[:, :, None], k, {"a": a[:, :, None], "b": b[:, :, None]}, single=single)
+        return geometry.generator(pair).in_units()
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         if isinstance(e, Grams):
             return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
-        return geometry.move(q[:, :, None], e, mu)[:, :, 0]
+        return e.move(q[:, :, None], mu, geometry.side)[:, :, 0]
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``E Q``, with E projected on the Lie algebra."""
@@ -194,10 +195,10 @@ class Diagonal(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
         x, y = (norms[None, None, :] for norms in sides.norms(place))
-        return over_unit(geometry.generator(Pair(q[None, None, :], k, a=x, b=y, single=True)))
+        return geometry.generator(Pair(q[None, None, :], k, {"a": x, "b": y}, single=True)).in_units()
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return the one column ``1 / q``: the group sees the diagonal alone."""
@@ -206,7 +207,7 @@ class Diagonal(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         assert isinstance(e, Generator)
-        return geometry.move(q[None, None, :], e, mu)[0, 0, :]
+        return e.move(q[None, None, :], mu, geometry.side)[0, 0, :]
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
@@ -262,18 +263,18 @@ class Normalization(Factor):
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
-    ) -> tuple[Generator | Grams, Array]:
+    ) -> Generator | Grams:
         """Return the rows of A and B as blocks: products with the last one are formed in `moved`."""
         x, y = (_rows(columns) for columns in sides.columns(place))
-        return over_unit(Generator(x, x, y, y, k, single=False), one=True)
+        return Generator(x, x, y, y, k, single=False).in_units(one=True)
 
-    def size(self, e: Generator | Grams, measure: str) -> Array:
+    def size(self, e: Generator | Grams, measure: Measure) -> Array:
         """Return the largest entry of the diagonal plus the norm of the last column, a bound, (1,)."""
         assert isinstance(e, Generator)
         xp = namespace(e.x)
         sign = 1 if measure == "curvature" else -1
         diagonal, last = _pattern(e, sign)
-        return (xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(batched.square(last))))[None]
+        return e.unit * xp.sqrt(xp.max(xp.abs(diagonal)) + xp.sqrt(xp.sum(square(last))))
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return ``Q - mu E Q``, E the diagonal and the last column of ``A A^T - B B^T``."""
@@ -287,12 +288,12 @@ def _pattern(e: Generator, sign: int) -> tuple[Array, Array]:
     """Return the diagonal and the last column (0 at the corner) of ``(A A^T ± B B^T) / k``, (s,) each."""
     xp = namespace(e.x)
     a, b = e.x[0, ...], e.y[0, ...]  # (columns, s)
-    diagonal = xp.sum(batched.square(a), axis=0) + sign * xp.sum(batched.square(b), axis=0)
+    diagonal = xp.sum(square(a), axis=0) + sign * xp.sum(square(b), axis=0)
     last = xp.sum(a * conj(a[:, -1:]), axis=0) + sign * xp.sum(b * conj(b[:, -1:]), axis=0)
     return xp.astype(diagonal, last.dtype) / e.k, xp.concat([last[:-1], xp.zeros_like(last[-1:])]) / e.k
 
 
-def _to_last(xp, x: Array, row: Array) -> Array:
+def _to_last(xp: Namespace, x: Array, row: Array) -> Array:
     """Return x with `row` added to its last row."""
     return xp.concat([x[:-1, :], x[-1:, :] + row], axis=0)
 

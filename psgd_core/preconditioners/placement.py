@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..arrays.trees import Leaf
 from .base import Preconditioner
@@ -13,7 +14,7 @@ from .blocks import Blocks
 from .kronecker import Kronecker
 
 
-def placed(preconditioner: Preconditioner, leaves: Sequence[Leaf]) -> Preconditioner:
+def placed(preconditioner: Preconditioner[Any], leaves: Sequence[Leaf]) -> Preconditioner[Any]:
     """Return a preconditioner for the vector that arrays make, one after another.
 
     Blocks made by `Blocks.of` are put in their order: by name where all have names, and these are the same
@@ -57,7 +58,7 @@ def placed(preconditioner: Preconditioner, leaves: Sequence[Leaf]) -> Preconditi
     )
 
 
-def require_placed(preconditioner: Preconditioner, leaves: Sequence[Leaf]) -> None:
+def require_placed(preconditioner: Preconditioner[Any], leaves: Sequence[Leaf]) -> None:
     """Raise ValueError unless `placed` returns a preconditioner as it is.
 
     For those who leave it, and its state, in the user's hands: the order must be one for both.

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from ..arrays import batched, triangular
+from ..arrays import triangular
+from ..arrays.batched import square
 from ..arrays.library import Array, known, namespace, silent
-from ..arrays.sums import largest
+from ..arrays.vectors import largest
 
 
 class Place(NamedTuple):
@@ -147,10 +148,10 @@ def _norms(a: Array) -> Array:
     xp = namespace(a)
     if array_api_compat.is_numpy_namespace(xp):
         with silent():  # what overflows is done again below, in a unit
-            total = xp.sum(batched.square(a), axis=1)
+            total = xp.sum(square(a), axis=1)
         limits = xp.finfo(total.dtype)
         if known(xp.all(total > limits.smallest_normal / limits.eps**2) & xp.all(xp.isfinite(total))):
             return xp.astype(xp.sqrt(total), a.dtype)
     most = xp.max(xp.abs(a), axis=1, keepdims=True)
     unit = xp.where(most > 0, most, xp.ones_like(most))
-    return xp.astype(xp.sqrt(xp.sum(batched.square(a / unit), axis=1)) * unit[:, 0], a.dtype)
+    return xp.astype(xp.sqrt(xp.sum(square(a / unit), axis=1)) * unit[:, 0], a.dtype)

@@ -19,30 +19,24 @@ from .orbit import OrbitPreconditioner
 class Diagonal(OrbitPreconditioner):
     """Q diagonal: K = {e} (Theorem 3.1, example 1); its limit is ESGD's ``1 / sqrt(diag(H^2))``."""
 
-    @property
-    def group(self) -> OrbitGroup:
-        """Invertible diagonal matrices."""
-        return DiagonalGroup()
+    group: ClassVar[OrbitGroup] = DiagonalGroup()
+    """Invertible diagonal matrices."""
 
 
 @dataclass(frozen=True)
 class XMat(OrbitPreconditioner):
     """Q with a diagonal and an anti-diagonal: K = {e, flip} (Theorem 3.1, example 2); any n."""
 
-    @property
-    def group(self) -> OrbitGroup:
-        """X-shaped matrices."""
-        return XMatGroup()
+    group: ClassVar[OrbitGroup] = XMatGroup()
+    """X-shaped matrices."""
 
 
 @dataclass(frozen=True)
 class Butterfly(OrbitPreconditioner):
     """Q a butterfly matrix: K = {e, shift by n/2} (Theorem 3.1, example 3); even n."""
 
-    @property
-    def group(self) -> OrbitGroup:
-        """Butterfly matrices."""
-        return ButterflyGroup()
+    group: ClassVar[OrbitGroup] = ButterflyGroup()
+    """Butterfly matrices."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,5 @@ class Dense(OrbitPreconditioner):
 
     exact_damping: ClassVar[bool] = False
 
-    @property
-    def group(self) -> OrbitGroup:
-        """The general linear group."""
-        return GeneralLinear()
+    group: ClassVar[OrbitGroup] = GeneralLinear()
+    """The general linear group."""

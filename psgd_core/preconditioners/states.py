@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
 
 from ..arrays.library import Array, known, namespace, select
-from .counters import State
 from .forms import named
 
+State = TypeVar("State", bound="tuple[Any, ...]")
+"""A NamedTuple of arrays and of tuples of them, as its preconditioner documents."""
 
-def mapped(function: Callable[..., Array], *trees: Any) -> Any:
-    """Return the tree of `function` at the arrays of nested tuples of the same structure."""
-    first = trees[0]
+
+def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """Return `function` of the leaves of nested tuples of the same structure, in that structure."""
     if not isinstance(first, tuple):
-        return function(*trees)
-    parts = [mapped(function, *each) for each in zip(*trees, strict=True)]
+        return function(first, *others)
+    parts = [mapped(function, *each) for each in zip(first, *others, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 
@@ -27,29 +28,47 @@ def chosen(flag: Array, new: State, old: State) -> State:
     value = known(flag)
     if value is not None:
         return new if value else old
-    return mapped(lambda x, y: x if x is y else select(flag, x, y), new, old)
+    found: State = mapped(lambda x, y: x if x is y else select(flag, x, y), new, old)
+    return found
 
 
-def detach(old: State, new: State) -> State:
-    """Copy what `new` shares with `old`, so that consuming the one in place leaves the other alone.
+def detached(new: State, old: State) -> State:
+    """Return `new` with copies of what it shares with `old`, so that either may be consumed in place.
 
     An update that moves only some of its arrays shares the others where the flags are known (NumPy). Index
     arrays stay shared: nothing writes to them.
     """
+    parts: list[Any] = []
+    for x, y in zip(new, old, strict=True):
+        if isinstance(x, tuple):
+            parts.append(detached(x, y))
+        elif x is y and x.ndim > 0 and namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
+            parts.append(namespace(x).asarray(x, copy=True))
+        else:
+            parts.append(x)
+    return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)
 
-    def apart(old: Array, new: Array) -> Array:
-        if old is not new or new.ndim == 0:
-            return new
-        xp = namespace(new)
-        floating = xp.isdtype(new.dtype, ("real floating", "complex floating"))
-        return xp.asarray(new, copy=True) if floating else new
 
-    return mapped(apart, old, new)
+def stored(new: State, old: State) -> State:
+    """Write `new` into the buffers of `old`; return it there."""
+
+    def into(x: Any, y: Any) -> Any:
+        if y.ndim == 0 or x is y:
+            return x
+        y[...] = x
+        return y
+
+    found: State = mapped(into, new, old)
+    return found
 
 
-def require_writeable(state: State) -> None:
-    """Raise unless `store` may write into all arrays of the state: it is all of them or none."""
+def require_writeable(state: tuple[Any, ...]) -> None:
+    """Raise unless `stored` may write into all arrays of the state: it is all of them or none."""
     for name, x in named("state", state):
+        if array_api_compat.is_jax_array(x):
+            raise ValueError(
+                "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"
+            )
         read_only = isinstance(x, np.ndarray) and not x.flags.writeable
         recorded = array_api_compat.is_torch_array(x) and x.requires_grad
         if x.ndim > 0 and (read_only or recorded):
@@ -58,15 +77,3 @@ def require_writeable(state: State) -> None:
                 f"`{name}` must be an array that can be written to for `inplace`, got {kind}; "
                 "leave `inplace` out, or copy it"
             )
-
-
-def store(old: State, new: State) -> State:
-    """Write `new` into the buffers of `old` and return `old`'s structure."""
-
-    def stored(old: Array, new: Array) -> Array:
-        if old.ndim == 0 or old is new:
-            return new
-        old[...] = new
-        return old
-
-    return mapped(stored, old, new)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..arrays.library import Array, namespace
-from .patterns import FACTORS, Dense, Factor
+from .factor import Factor
+from .patterns import FACTORS, Dense
 from .sides import Place
 
 MERGED = 16

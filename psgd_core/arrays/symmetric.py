@@ -1,0 +1,65 @@
+"""Symmetric parts, roots and polar factors of many matrices at once, (s, s, c) as in `batched`."""
+
+from __future__ import annotations
+
+from .batched import adjoint, is_complex, matmul, outer, square, trace
+from .library import Array, namespace
+
+
+def symmetric_part(q: Array) -> Array:
+    """Return ``(Q + Q^T) / 2`` of each block."""
+    return (q + adjoint(q)) / 2
+
+
+def symmetric_root(q: Array) -> Array:
+    """Return ``(Q^T Q)^{1/2}`` of each block, eq. (6), from singular values: nothing is squared."""
+    _, s, vt = svd(q)
+    return outer(adjoint(vt) * s[None, :, :], adjoint(vt))
+
+
+def root_of(p: Array) -> Array:
+    """Return ``P^{1/2}`` of each positive definite block, NaN where it is not."""
+    xp = namespace(p)
+    if p.shape[0] == 1:
+        return xp.sqrt(p)
+    w, v = xp.linalg.eigh(xp.permute_dims(p, (2, 0, 1)))
+    v = xp.permute_dims(v, (1, 2, 0))
+    return outer(v * xp.sqrt(xp.matrix_transpose(w))[None, :, :], v)
+
+
+def towards_symmetry(q: Array) -> Array:
+    """Return ``U Q``, U a rotation that makes each block symmetric; or nearly so, and more so every time.
+
+    Of all rotations the polar factor's maximises ``tr(U Q)`` (Procrustes). Up to size 2 it is known in closed
+    form. Above, U follows ``exp(t K)``, ``K = Q^T - Q``, to second order, with the t that is best
+    to second order, but ``|t K| <= 1/4``; so U is orthogonal up to ``|t K|^4 / 4``, and exactly in the limit.
+    """
+    xp, s = namespace(q), q.shape[0]
+    if s == 1:
+        return xp.abs(q)
+    skew = adjoint(q) - q
+    largest = xp.max(xp.abs(skew), axis=(0, 1))
+    one = xp.ones_like(largest)
+    if s == 2 and not is_complex(q):
+        c, t = q[0, 0, :] + q[1, 1, :], q[0, 1, :] - q[1, 0, :]
+        unit = xp.maximum(xp.abs(c), xp.abs(t))
+        unit = xp.where(unit > 0, unit, one)
+        length = xp.sqrt((c / unit) ** 2 + (t / unit) ** 2) * unit
+        c, t = (z / xp.where(length > 0, length, one) for z in (xp.where(length > 0, c, one), t))
+        turn = xp.stack([xp.stack([c, -t]), xp.stack([t, c])])
+        return matmul(turn, q)
+    skew = skew / xp.where(largest > 0, largest, one)
+    kq = matmul(skew, q)
+    kkq = matmul(skew, kq)
+    first, second = xp.abs(trace(kq)), -trace(kkq)
+    length = xp.sqrt(xp.sum(square(skew), axis=(0, 1)))
+    most = 0.25 / xp.where(length > 0, length, one)
+    t = xp.where(second > 0, xp.minimum(first / xp.where(second > 0, second, one), most), most)
+    return q + t * (kq + t / 2 * kkq)
+
+
+def svd(q: Array) -> tuple[Array, Array, Array]:
+    """Return U (s, s, c), the singular values (s, c) and V^T (s, s, c) of each block."""
+    xp = namespace(q)
+    u, s, vt = xp.linalg.svd(xp.permute_dims(q, (2, 0, 1)), full_matrices=False)
+    return xp.permute_dims(u, (1, 2, 0)), xp.matrix_transpose(s), xp.permute_dims(vt, (1, 2, 0))

@@ -1,0 +1,48 @@
+"""What is asked of a vector before it is used: that it fits, and how large it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from .library import Array, at_hand, namespace, require_alike, require_arrays, silent
+
+SMALL = 16_384
+"""Elements up to which an array of absolute values is made: it stays in cache."""
+
+
+def require_vectors(name: str, x: Array, n: int, like: Array) -> None:
+    """Raise unless `x` is a vector (n,) or k columns (n, k), alike to an array of the state that takes it."""
+    plain = type(x) is type(like) is np.ndarray and x.dtype == like.dtype  # asked in every call: asks little
+    if not plain:
+        require_arrays(**{name: x})
+    if x.ndim not in (1, 2) or x.shape[0] != n:
+        raise ValueError(
+            f"`{name}` must have shape ({n},) or ({n}, k), got {tuple(x.shape)}; "
+            "one vector is a 1-D array, several are the columns of a 2-D array"
+        )
+    if not plain:
+        require_alike(name, x, "state", like)
+
+
+def largest(x: Array) -> Array:
+    """Return the largest absolute value, a real 0-d array; NaN where there is one."""
+    xp = namespace(x)
+    size = math.prod(x.shape)
+    if size <= SMALL or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
+        return xp.max(xp.abs(x))
+    return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
+
+
+def finite(x: Any) -> Any:
+    """Return whether all elements of x, of shape (n,), are finite: a 0-d bool."""
+    if at_hand(x):
+        with silent():
+            square = x.dot(x) < math.inf  # one pass, and nearly always enough
+        if square:
+            return square
+    xp = namespace(x)
+    return xp.max(xp.abs(x)) < math.inf
