@@ -49,27 +49,28 @@ class TriangularState(NamedTuple):
 # %% [markdown]
 # ## The preconditioner
 #
-# A frozen dataclass without arrays. The base class checks arguments and pairs, sets the scale, damps,
-# counts, and supplies `init`, `update`, `precondition`, `matrix`, `criterion` and `check`. What is left to
-# say is what is special here:
+# A frozen dataclass without arrays. The base class supplies `init`, `update`, `precondition`, `matrix`,
+# `criterion` and `check`. In an update it checks the pair, says whether the scale is due and how large the
+# damping is, keeps the old state if the pair is unusable, and counts. What remains is special to the group:
 #
-# - how to start, and what a multiple of `Q` is;
-# - how to fit. With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is `a a^T - b b^T`
-#   (eq. (11)), projected on the group's Lie algebra: here, its lower triangle. The move `Q <- (I - step G /
-#   N) Q` stays in the group, as a product of lower triangular matrices;
+# - how to start (`_start`), what a multiple of `Q` is (`_scaled`), and how many parameters a state has
+#   (`_size`);
+# - how to fit (`_fit`). With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is
+#   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The move
+#   `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
 # - how `Q` acts.
 #
-# `N` comes from the normaliser, which is told the sum of the Frobenius norms of `a a^T` and `b b^T`. It
-# bounds the norm of the gradient, projected or not, so with `step` below 1 the diagonal of `I - step G / N`
-# stays positive. All of it is in units of the largest entry, so that no square overflows. The code asks the
-# array library for what it needs, in the words of the array API standard, and never for a value: so it
-# also runs on PyTorch tensors, on CuPy arrays, and under `jax.jit`.
+# The normaliser makes N from the sum of the Frobenius norms of `a a^T` and `b b^T`. This sum bounds the norm
+# of the gradient, projected or not, so with a step below 1 the diagonal of `I - step G / N` stays positive.
+# Everything is in units of the largest entry, so that no square overflows. The code uses only functions of
+# the array API standard, and never looks at a value. So it also runs on PyTorch tensors, on CuPy arrays, and
+# under `jax.jit`.
 
 
 # %%
 @dataclass(frozen=True)
 class Triangular(psgd.Preconditioner):
-    """Q lower triangular; its limit is ``|H|^{-1}``, and Q the one triangular factor of it."""
+    """Q lower triangular. P tends to ``|H|^{-1}``, and Q to its unique triangular factor."""
 
     damping: float | None = None
     normalizer: psgd.normalizers.Normalizer = field(default_factory=psgd.normalizers.Running)
@@ -77,64 +78,84 @@ class Triangular(psgd.Preconditioner):
     state_type = TriangularState
 
     def _start(self, n, like, rng):
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        return xp.eye(n, dtype=like.dtype, device=device), xp.zeros((), dtype=like.dtype, device=device)
+        xp = array_api_compat.array_namespace(like)
+        return identity(n, like), xp.zeros((), dtype=like.dtype, device=array_api_compat.device(like))
 
     def _scaled(self, state, scale):
         return state._replace(q=state.q * scale)
 
-    def _fit(self, state, v, h, damping, due, step):
-        xp, (n, k), q = array_api_compat.array_namespace(h), h.shape, state.q
-        if v is None:  # whitening: the mean of v v^T is I
-            v = k**0.5 * xp.eye(n, dtype=h.dtype, device=array_api_compat.device(h))
-        h = h + damping * xp.where(h < 0, -xp.ones_like(h), xp.ones_like(h))
-        a, b = q @ h, xp.linalg.solve(xp.matrix_transpose(q), v)
-        # the pair that sets the scale: c Q has the least criterion for c^4 = |b|^2 / |a|^2
-        length_a, length_b = norm(xp, a), norm(xp, b)
-        one = xp.ones_like(length_a)
-        scale = xp.where(due, (length_b / xp.where(due, length_a, one)) ** 0.5, one)
-        q, a, b = q * scale, a * scale, b / scale
-        # the generator over unit^2, and its bound
-        unit = xp.maximum(xp.max(xp.abs(a)), xp.max(xp.abs(b)))
-        a, b = a / unit, b / unit
-        aa, bb = a @ xp.matrix_transpose(a) / k, b @ xp.matrix_transpose(b) / k
-        size = unit * (xp.linalg.matrix_norm(aa) + xp.linalg.matrix_norm(bb)) ** 0.5
-        bound, held = self.normalizer.scale(state.held, size, step)
-        # the move
-        moved = q - step * (unit / bound) ** 2 * (xp.tril(aa - bb) @ q)
-        new = state._replace(q=moved, held=held)
-        return Fitted(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
-
     def _size(self, state):
         return state.q.shape[0]
 
+    def _fit(self, state, given):
+        xp, (n, k), q = array_api_compat.array_namespace(state.q), given.h.shape, state.q
+        # without v, n probes whose mean v v^T is I; the damping as n more products, in expectation
+        one = identity(n, q)
+        v = k**0.5 * one if given.v is None else given.v
+        h = xp.concat([given.h, k**0.5 * given.damping * one], axis=1)
+        a, b = q @ h, xp.linalg.solve(q.T, v)
+        # the pair that sets the scale: the criterion at c Q is least for c^4 = |b|^2 / |a|^2
+        length_a, length_b = norm(a), norm(b)
+        scale = xp.ones_like(length_a)
+        if given.due is not None:
+            scale = (xp.where(given.due, length_b, scale) / xp.where(given.due, length_a, scale)) ** 0.5
+            q, a, b = q * scale, a * scale, b / scale
+        # the generator in units of unit^2, and its size
+        unit = xp.maximum(xp.max(xp.abs(a)), xp.max(xp.abs(b)))
+        unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+        a, b = a / unit, b / unit
+        aa, bb = a @ a.T / k, b @ b.T / k
+        size = unit * (xp.linalg.matrix_norm(aa) + xp.linalg.matrix_norm(bb)) ** 0.5
+        # ask the normaliser, and move
+        rate, held = self.normalizer.rate(state.held, size, unit, given.step)
+        new = state._replace(q=q - rate * (xp.tril(aa - bb) @ q), held=held)
+        return Fitted(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
+
     def apply(self, state, x):
+        self._require_vectors(state, x=x)
         return state.q @ x
 
     def apply_transpose(self, state, x):
+        self._require_vectors(state, x=x)
         return state.q.T @ x
 
     def solve(self, state, x):
-        return self._solve(state.q, x)
+        self._require_vectors(state, x=x)
+        return solve(state.q, x)
 
     def solve_transpose(self, state, x):
-        return self._solve(state.q.T, x)
+        self._require_vectors(state, x=x)
+        return solve(state.q.T, x)
 
     def log_det(self, state):
+        self._require_state(state)
         xp = array_api_compat.array_namespace(state.q)
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(state.q)))
 
-    @staticmethod
-    def _solve(q, x):
-        xp = array_api_compat.array_namespace(q)
-        return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
+
+# %% [markdown]
+# Three small functions that it uses:
 
 
-def norm(xp, x):
+# %%
+def identity(n, like):
+    """The identity matrix, on the library, dtype and device of `like`."""
+    xp = array_api_compat.array_namespace(like)
+    return xp.eye(n, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def norm(x):
     """The Euclidean norm of all entries, without overflow."""
+    xp = array_api_compat.array_namespace(x)
     unit = xp.max(xp.abs(x))
     unit = xp.where(unit > 0, unit, xp.ones_like(unit))
     return unit * xp.linalg.vector_norm(x / unit)
+
+
+def solve(q, x):
+    """The solution of ``q y = x``, for x of shape (n,) or (n, k)."""
+    xp = array_api_compat.array_namespace(q)
+    return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
 
 
 # %% [markdown]

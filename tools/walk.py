@@ -3,7 +3,7 @@
     python tools/walk.py            # a table
     python tools/walk.py XMat       # every call of one plain update, indented
 
-Only functions of psgd_core count. The third update is traced: by then the scale is set and everything compiled.
+Only functions of psgd_core count. The third update is traced: the scale is set then, and everything compiled.
 """
 
 from __future__ import annotations
