@@ -2,12 +2,12 @@
 # # A new group in one file
 #
 # A preconditioner is a Lie group plus one fitting rule. This page adds a group that the package does not
-# have, the lower triangular matrices, from an empty file to a verified fit. The result has the same verbs
-# as all others and works wherever they do.
+# have, the lower triangular matrices, from an empty file to a verified fit. The result has the same methods
+# as all other preconditioners, and works wherever they do.
 #
 # Why this group? Every positive definite `P` is `Q^T Q` for exactly one lower triangular `Q` with a
-# positive diagonal. So it can hold every `|H|^{-1}`, as GL(n) can, but `Q` has no rotation left: it
-# converges as a point, and not only `P`.
+# positive diagonal. So, like GL(n), the group can represent every `|H|^{-1}`. But `Q` has no freedom to
+# rotate, so `Q` itself converges, and not only `P`.
 
 # %%
 import importlib.util
@@ -28,9 +28,9 @@ from psgd_core.preconditioners import Fitted
 # %% [markdown]
 # ## The state
 #
-# A NamedTuple of arrays, which makes it a JAX pytree and lets `psgd.save` write it: what is special here,
-# then `held`, what the normaliser holds, then the counters, which are the base class's
-# (`psgd_core.preconditioners.Counters` says what they are).
+# The state is a NamedTuple of arrays, so it is a JAX pytree and `psgd.save` can write it. First come the
+# fields that are special to the group, then `held`, which belongs to the normaliser, then the counters,
+# which belong to the base class (`psgd_core.preconditioners.Counters` describes them).
 
 
 # %%
@@ -56,15 +56,15 @@ class TriangularState(NamedTuple):
 # - how to start (`_start`), what a multiple of `Q` is (`_scaled`), and how many parameters a state has
 #   (`_size`);
 # - how to fit (`_fit`). With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is
-#   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The move
-#   `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
+#   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The
+#   move `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
 # - how `Q` acts.
 #
-# The normaliser makes N from the sum of the Frobenius norms of `a a^T` and `b b^T`. This sum bounds the norm
-# of the gradient, projected or not, so with a step below 1 the diagonal of `I - step G / N` stays positive.
-# Everything is in units of the largest entry, so that no square overflows. The code uses only functions of
-# the array API standard, and never looks at a value. So it also runs on PyTorch tensors, on CuPy arrays, and
-# under `jax.jit`.
+# The normaliser makes N from the sum of the Frobenius norms of `a a^T` and `b b^T`. This sum bounds the
+# norm of the gradient, projected or not, so with a step below 1 the diagonal of `I - step G / N` stays
+# positive. Everything is in units of the largest entry, so that no square overflows. The code uses only
+# functions of the array API standard, and never looks at a value. So it also runs on PyTorch tensors, on
+# CuPy arrays, and under `jax.jit`.
 
 
 # %%
@@ -161,7 +161,7 @@ def solve(q, x):
 # %% [markdown]
 # ## Is it what it says?
 #
-# First the verbs, against dense matrices, after some updates:
+# First we check the methods against dense matrices, after some updates:
 
 # %%
 rng = np.random.default_rng(0)
@@ -182,9 +182,9 @@ assert np.isclose(p.log_det(state), np.linalg.slogdet(p.matrix(state))[1])
 p.check(state)
 
 # %% [markdown]
-# Then the fit, on exact expectations (n orthogonal probes in one update), for an indefinite Hessian. `P`
-# goes to `|H|^{-1}` at a constant rate, and `Q` to its triangular factor, which SciPy's Cholesky gives
-# after turning the matrix around.
+# Then we check the fit, on exact expectations (n orthogonal probes in one update), for an indefinite
+# Hessian. `P` goes to `|H|^{-1}` at a constant rate, and `Q` to its triangular factor, which SciPy's
+# Cholesky gives after reversing the rows and columns.
 
 # %%
 target = convergence.target(H)
@@ -215,7 +215,7 @@ ax.set_ylabel("error")
 plt.show()
 
 # %% [markdown]
-# Other libraries, where they are installed, give the same, JAX also compiled:
+# Other libraries give the same result, if they are installed, JAX also compiled:
 
 # %%
 start, (v, h) = p.init(n, like=H.astype("float32")), problems.pairs(H, rng)
@@ -235,7 +235,7 @@ for name in ("torch", "jax"):
     assert np.allclose(np.asarray(there.q), expected, atol=1e-6)
 
 # %% [markdown]
-# And it works in the loop like any other:
+# And it works in `minimize` like any other:
 
 # %%
 plane = problems.rosenbrock()
@@ -248,5 +248,5 @@ assert np.allclose(result.x, 1)
 
 # %% [markdown]
 # To bring a group into the package, put it into a file of `psgd_core/preconditioners/`, export it, and add
-# a row to the table in `tests/registry.py`: that row buys every property that the others are tested for, on
-# every array library.
+# a row to the table in `tests/registry.py`. With that row, every property test runs on it, on every array
+# library. This example is in the table as well.
