@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -265,9 +267,7 @@ def test_stable_steps_are_those_of_the_closed_forms():
 
 def test_tables_agree():
     """Every geometry has its speeds, and they are those of the module's table at one pair of eigenvalues."""
-    from psgd_core.convergence import rates
-
-    assert set(rates.SPEEDS) == set(NAMES)
+    assert set(get_args(geometries.GeometryName)) == set(geometries.GEOMETRIES) == set(NAMES)
     x, y = 2.0, 5.0
     speeds = {
         "EQ": 2 * (x + y) / (2 * y),
@@ -282,7 +282,7 @@ def test_tables_agree():
         "Lyapunov": 2.0,
     }
     for name, value in speeds.items():
-        assert rates.SPEEDS[name](x, y, x, y) == pytest.approx(value, rel=1e-12)
+        assert geometries.GEOMETRIES[name].speed(x, y, x, y) == pytest.approx(value, rel=1e-12)
 
 
 # -- P itself ------------------------------------------------------------------------------------------------
@@ -313,4 +313,4 @@ def test_a_nearly_singular_block_does_not_end_in_nan():
 
 def test_names_are_checked():
     with pytest.raises(ValueError, match="`geometry` must be one of 'EQ', 'QE'"):
-        geometries.require_geometry("eq")
+        geometries.geometry_of("eq")

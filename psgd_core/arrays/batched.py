@@ -116,9 +116,10 @@ def log_abs_det(a: Array) -> Array:
     """Return ``log |det|`` of each matrix of an (s, s, c) array, shape (c,)."""
     xp = namespace(a)
     if a.shape[0] <= UNROLL:
-        total, singular = xp.zeros_like(a[0, 0, ...]), a[0, 0, ...] != a[0, 0, ...]
+        total = xp.zeros_like(a[0, 0, ...])
+        singular = total > 0
         for i, row in enumerate(_reduce_rows(xp, a, [])):
-            total, singular = total + xp.log(xp.abs(row[i])), singular | (row[i] == 0)
+            total, singular = total + xp.log(xp.abs(row[i])), singular | (xp.abs(row[i]) <= 0)
         return xp.where(singular, xp.full_like(total, -xp.inf), total)  # what follows a zero pivot is NaN
     logs: Array = xp.linalg.slogdet(_batch_first(xp, a))[1]
     return logs

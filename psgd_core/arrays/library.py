@@ -170,7 +170,7 @@ def known(flag: Any) -> bool | None:
 
 
 def on_host(x: Any) -> bool:
-    """Return whether it is an array of NumPy, or of PyTorch on the CPU: there, loops over blocks are cheap."""
+    """Return whether it is an array of NumPy, or of PyTorch on the CPU: loops over blocks are cheap there."""
     if array_api_compat.is_torch_array(x):
         return x.device.type == "cpu"
     return array_api_compat.is_numpy_array(x)

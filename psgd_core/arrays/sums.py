@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import array_api_compat
 
@@ -62,14 +63,17 @@ def _inner(x: list[Array], y: list[Array] | None) -> Array:
     step = BLOCK if on_host(x[0]) else max(16 * BLOCK, -(-n // 64))  # elsewhere a block is a kernel launch
     if array_api_compat.is_jax_namespace(xp) and all(r.dtype == wide for r in x):
         step = max(n, 1)  # nothing to convert, and slices of sharded rows would move them
+    total: Any = None
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
         left = xp.astype(_stack(xp, [r[:, start:stop] for r in x]), wide, copy=False)
         right = left
         if y is not None:
             right = xp.astype(_stack(xp, [r[:, start:stop] for r in y]), wide, copy=False)
-        total = left @ right.T if start == 0 else total + left @ right.T
-    return total
+        product = left @ right.T
+        total = product if total is None else total + product
+    found: Array = total
+    return found
 
 
 def _stack(xp: Namespace, rows: list[Array]) -> Array:

@@ -25,7 +25,7 @@ from ..arrays.library import Array, known, namespace, select
 from ..arrays.sums import sum_of_squares
 from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import eye, require_like
-from .counters import Fitted, counted, initial
+from .counters import Fitted, Given, counted, initial
 from .forms import Form, counters_form, is_real, named, require_form, require_state
 from .states import State, chosen, detached, mapped, require_writeable, stored
 
@@ -57,28 +57,8 @@ class Preconditioner(ABC, Generic[State]):
         """Return `state` with Q multiplied by `scale`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its Q is scaled")
 
-    def _fit(
-        self,
-        state: State,
-        v: Array | None,
-        h: Array,
-        damping: Array,
-        due: Array | None,
-        step: float | Array,
-    ) -> Fitted:
-        """Return what one step of fitting on columns (n, k) leaves; decisions on values are made by `where`.
-
-        Parameters
-        ----------
-        state : State
-        v, h : array, shape (n, k)
-            Finite. v is None where it is to be integrated out: the mean of ``v v^T`` is I.
-        damping : array
-            0-d: fit ``M + damping^2 I``; 0 for the pair that sets the scale.
-        due : array, optional
-            0-d bool: whether this pair sets the scale; None where it is known not to.
-        step : float or 0-d array
-        """
+    def _fit(self, state: State, given: Given) -> Fitted:
+        """Return what one step of fitting leaves; decisions on values are made by `where` alone."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
     @abstractmethod
@@ -225,16 +205,16 @@ class Preconditioner(ABC, Generic[State]):
         damps = usable
         if due is not None:
             start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
-            damps = usable & ~due
+            damps = usable & xp.logical_not(due)
         damping = xp.where(damps, xp.abs(state.damping), xp.zeros_like(state.damping))
         # fit
-        found = self._fit(start, v, h, damping, due, step)
+        found = self._fit(start, Given(v, h, damping, due, step))
         complete = usable & found.moved
         new = found.state
         if not (passed and self.moves_in_parts and due is None):
             moves = complete
             if self.moves_in_parts:
-                moves = usable if due is None else usable & (found.moved | ~due)
+                moves = usable if due is None else usable & (found.moved | xp.logical_not(due))
             new = chosen(moves, new, state)
         # count
         done: State = new._replace(**counted(state, found, complete, seen, due))

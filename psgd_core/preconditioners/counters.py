@@ -29,6 +29,16 @@ class Counters(NamedTuple):
     skipped: Array  # int32: pairs left out (NaN, Inf, zero probe, a step outside (0, 1))
 
 
+class Given(NamedTuple):
+    """What one step of fitting is given: `Preconditioner._fit` takes it."""
+
+    v: Array | None  # (n, k), finite; None: to be integrated out, the mean of ``v v^T`` is I
+    h: Array  # (n, k), finite
+    damping: Array  # 0-d: fit ``M + damping^2 I``; 0 for the pair that sets the scale
+    due: Array | None  # 0-d bool: whether this pair sets the scale; None where it is known not to
+    step: float | Array  # in (0, 1)
+
+
 class Fitted(NamedTuple):
     """What one step of fitting leaves: `Preconditioner._fit` returns it."""
 
@@ -77,13 +87,13 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
     large, small = a > FAR * b, b > FAR * a
     after = xp.where(large, xp.maximum(run, zero) + one, zero)
     after = xp.where(small, xp.minimum(run, zero) - one, after)
-    after = xp.where(complete & (seen | ~(large | small)), after, run)
+    after = xp.where(complete & (seen | xp.logical_not(large | small)), after, run)
     jumped = (after >= SHRINK) | (after <= -GROW)
     damping, pending = state.damping, state.pending
     if due is not None:
         set_now = due & complete
-        damping, pending = settled(damping, found.growth, set_now), pending & ~set_now
-        after, jumped = xp.where(set_now, zero, after), jumped & ~due
+        damping, pending = settled(damping, found.growth, set_now), pending & xp.logical_not(set_now)
+        after, jumped = xp.where(set_now, zero, after), jumped & xp.logical_not(due)
     passed = xp.astype(complete, xp.int32)
     return {
         "damping": damping,

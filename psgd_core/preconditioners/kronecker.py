@@ -30,7 +30,7 @@ from ..arrays.signs import signs
 from ..arrays.sums import norm
 from ..arrays.vectors import largest
 from .base import Preconditioner
-from .counters import Fitted
+from .counters import Fitted, Given
 from .forms import Form, is_complex_of
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Normalizer, Running, settle_options
@@ -195,15 +195,8 @@ class Kronecker(Preconditioner[KroneckerState]):
         first, *rest = state.factors
         return state._replace(factors=(first * scale, *rest))
 
-    def _fit(
-        self,
-        state: KroneckerState,
-        v: Array | None,
-        h: Array,
-        damping: Array,
-        due: Array | None,
-        step: float | Array,
-    ) -> Fitted:
+    def _fit(self, state: KroneckerState, given: Given) -> Fitted:
+        v, h, damping, due, step = given
         xp, k, d = namespace(h), h.shape[1], len(state.factors)
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
         if self.damping != 0:

@@ -14,7 +14,7 @@ from ..arrays.library import Array, device_of, known, namespace, select, wide_dt
 from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
-from .counters import Fitted
+from .counters import Fitted, Given
 from .forms import Form
 from .low_rank_algebra import joint_bound
 from .low_rank_moves import MOVES, regauge
@@ -111,15 +111,8 @@ class LowRank(Preconditioner[LowRankState]):
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
         return state._replace(d=state.d * scale)
 
-    def _fit(
-        self,
-        state: LowRankState,
-        v: Array | None,
-        h: Array,
-        damping: Array,
-        due: Array | None,
-        step: float | Array,
-    ) -> Fitted:
+    def _fit(self, state: LowRankState, given: Given) -> Fitted:
+        v, h, damping, due, step = given
         if v is None:
             raise ValueError(
                 "`v` must be given to LowRank, got None: its moves are made from probes; draw some, or take "

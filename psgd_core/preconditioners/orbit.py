@@ -13,7 +13,7 @@ from ..arrays.sums import norm
 from ..arrays.symmetric import root_of
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
-from .counters import Fitted
+from .counters import Fitted, Given
 from .forms import Form, is_index
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
@@ -126,15 +126,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         factor = scale * scale if GEOMETRIES[self.geometry].fits_p else scale
         return state._replace(q=state.q._replace(blocks=tuple(block * factor for block in state.q.blocks)))
 
-    def _fit(
-        self,
-        state: OrbitState,
-        v: Array | None,
-        h: Array,
-        damping: Array,
-        due: Array | None,
-        step: float | Array,
-    ) -> Fitted:
+    def _fit(self, state: OrbitState, given: Given) -> Fitted:
+        v, h, damping, due, step = given
         k, group = h.shape[1], self.group
         noise = None if self.damping == 0 else damping * k**0.5
         if noise is not None and not self.exact_damping:

@@ -7,13 +7,13 @@ orthogonal projection on the subgroup's Lie algebra.
 
 Matrices whose entries vanish outside a fixed pattern are a group where the pattern is transitive (a path from
 i to j has a direct edge) and has the diagonal: then products and inverses keep it. Three such patterns are
-offered, with `Dense` and `Diagonal` at the ends:
+offered, with `DenseFactor` and `DiagonalFactor` at the ends:
 
-- `Triangular`: i <= j. As general as GL(s), for every positive definite P is ``Q^T Q`` with such a Q; solves
-  cost half as much as an LU factorisation.
-- `Affine`: all but the last row, which has its diagonal entry alone. On [x; 1] such a Q is an affine map of
-  the features x; [W b] is the matrix that it belongs to.
-- `Normalization`: the diagonal and the last column, Corollary B.0.1: ``(x - μ) / σ``. O(s) numbers.
+- `TriangularFactor`: i <= j. As general as GL(s), for every positive definite P is ``Q^T Q`` with such a Q;
+  solves cost half as much as an LU factorisation.
+- `AffineFactor`: all but the last row, which has its diagonal entry alone. Such a Q is an affine map
+  of features x, on [x; 1]; [W b] is the matrix that it belongs to.
+- `NormalizationFactor`: the diagonal and the last column, Corollary B.0.1: ``(x - μ) / σ``. O(s) numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .geometries import EQ, Geometry
 from .sides import Place, Sides
 
 
-class Dense(Factor):
+class DenseFactor(Factor):
     """GL(s), in every geometry."""
 
     any_geometry: ClassVar[bool] = True
@@ -99,7 +99,7 @@ class Dense(Factor):
         return geometry.retract(q[:, :, None])[:, :, 0]
 
 
-class Triangular(Dense):
+class TriangularFactor(DenseFactor):
     """Upper triangular matrices."""
 
     any_geometry: ClassVar[bool] = False
@@ -137,12 +137,12 @@ class Triangular(Dense):
         return triangular.compose(namespace(e).triu(e), q)
 
 
-class Affine(Triangular):
+class AffineFactor(TriangularFactor):
     """Matrices whose last row has its diagonal entry alone: affine maps of [x; 1]."""
 
     enough: ClassVar[int] = 1
-    apply, apply_transpose = Dense.apply, Dense.apply_transpose
-    solve, solve_transpose, log_det = Dense.solve, Dense.solve_transpose, Dense.log_det
+    apply, apply_transpose = DenseFactor.apply, DenseFactor.apply_transpose
+    solve, solve_transpose, log_det = DenseFactor.solve, DenseFactor.solve_transpose, DenseFactor.log_det
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``: E without the last row's other entries."""
@@ -150,7 +150,7 @@ class Affine(Triangular):
         return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
 
 
-class Diagonal(Factor):
+class DiagonalFactor(Factor):
     """Diagonal matrices, (s,): s factors GL(1), each with a step of its own, in every geometry."""
 
     any_geometry: ClassVar[bool] = True
@@ -214,7 +214,7 @@ class Diagonal(Factor):
         return geometry.retract(q[None, None, :])[0, 0, :]
 
 
-class Normalization(Factor):
+class NormalizationFactor(Factor):
     """``[[diag(d), c], [0, e]]`` as (2, s): the diagonal [d, e] and the last column [c, 0]."""
 
     def start(self, s: int, like: Array) -> Array:
@@ -304,10 +304,10 @@ def _rows(a: Array) -> Array:
 
 
 FACTORS: dict[str, Factor] = {
-    "dense": Dense(),
-    "triangular": Triangular(),
-    "affine": Affine(),
-    "normalization": Normalization(),
-    "diagonal": Diagonal(),
+    "dense": DenseFactor(),
+    "triangular": TriangularFactor(),
+    "affine": AffineFactor(),
+    "normalization": NormalizationFactor(),
+    "diagonal": DiagonalFactor(),
 }
 """By name."""

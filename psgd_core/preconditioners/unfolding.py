@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..arrays.library import Array, namespace
 from .factor import Factor
-from .patterns import FACTORS, Dense
+from .patterns import FACTORS, DenseFactor
 from .sides import Place
 
 MERGED = 16
@@ -67,7 +67,7 @@ def dimensions(shape: Sequence[int], kinds: Sequence[str]) -> tuple[tuple[Dimens
 def _joins(run: Run, place: Place, group: Factor) -> bool:
     next_to = run.place.before * run.place.s == place.before
     small = run.place.s * place.s <= MERGED
-    return next_to and small and isinstance(group, Dense) and isinstance(run.group, Dense)
+    return next_to and small and isinstance(group, DenseFactor) and isinstance(run.group, DenseFactor)
 
 
 def acting(runs: Sequence[Run], factors: Sequence[Array]) -> list[Array]:
