@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-import array_api_compat
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.linalg
@@ -23,6 +22,7 @@ import scipy.linalg
 import psgd_core as psgd
 from psgd_analysis import figures, problems
 from psgd_core import convergence
+from psgd_core.arrays.library import device_of, namespace
 from psgd_core.preconditioners import Fitted
 
 # %% [markdown]
@@ -78,8 +78,8 @@ class Triangular(psgd.Preconditioner):
     state_type = TriangularState
 
     def _start(self, n, like, rng):
-        xp = array_api_compat.array_namespace(like)
-        return identity(n, like), xp.zeros((), dtype=like.dtype, device=array_api_compat.device(like))
+        xp = namespace(like)
+        return identity(n, like), xp.zeros((), dtype=like.dtype, device=device_of(like))
 
     def _scaled(self, state, scale):
         return state._replace(q=state.q * scale)
@@ -88,7 +88,7 @@ class Triangular(psgd.Preconditioner):
         return state.q.shape[0]
 
     def _fit(self, state, given):
-        xp, (n, k), q = array_api_compat.array_namespace(state.q), given.h.shape, state.q
+        xp, (n, k), q = namespace(state.q), given.h.shape, state.q
         # without v, n probes whose mean v v^T is I; the damping as n more products, in expectation
         one = identity(n, q)
         v = k**0.5 * one if given.v is None else given.v
@@ -129,24 +129,25 @@ class Triangular(psgd.Preconditioner):
 
     def log_det(self, state):
         self._require_state(state)
-        xp = array_api_compat.array_namespace(state.q)
+        xp = namespace(state.q)
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(state.q)))
 
 
 # %% [markdown]
-# Three small functions that it uses:
+# Three small functions that it uses. (`psgd_core.arrays` has `namespace`, which tells the library of an
+# array, and `device_of`, which leaves it to JAX where to put an array that is not tied to a device.)
 
 
 # %%
 def identity(n, like):
     """The identity matrix, on the library, dtype and device of `like`."""
-    xp = array_api_compat.array_namespace(like)
-    return xp.eye(n, dtype=like.dtype, device=array_api_compat.device(like))
+    xp = namespace(like)
+    return xp.eye(n, dtype=like.dtype, device=device_of(like))
 
 
 def norm(x):
     """The Euclidean norm of all entries, without overflow."""
-    xp = array_api_compat.array_namespace(x)
+    xp = namespace(x)
     unit = xp.max(xp.abs(x))
     unit = xp.where(unit > 0, unit, xp.ones_like(unit))
     return unit * xp.linalg.vector_norm(x / unit)
@@ -154,7 +155,7 @@ def norm(x):
 
 def solve(q, x):
     """The solution of ``q y = x``, for x of shape (n,) or (n, k)."""
-    xp = array_api_compat.array_namespace(q)
+    xp = namespace(q)
     return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
 
 
