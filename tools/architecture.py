@@ -12,8 +12,10 @@ it is built, so it always shows the sources as they are.
 from __future__ import annotations
 
 import ast
+import fnmatch
 import itertools
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,7 +43,8 @@ def modules() -> dict[str, Path]:
 def statements(name: str, path: Path) -> list[tuple[str, str]]:
     """Return (module, name taken from it) of every import in a module, within functions too.
 
-    The name is empty for ``import module``. What is imported for types alone does not count.
+    The name is empty for ``import module``. Imports for types alone do not count. An `import_module` whose
+    name is put together at run time gives a pattern: ``package.*.module``.
     """
     found, parts = [], name.split(".")
     package = parts if path.name == "__init__.py" else parts[:-1]
@@ -52,15 +55,27 @@ def statements(name: str, path: Path) -> list[tuple[str, str]]:
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *filter(None, [node.module])])
             found += [(source, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            found.append((pattern(node.args[0]), ""))
     return found
+
+
+def pattern(text: ast.expr) -> str:
+    """Return a string as it stands in the sources, with a star for each part that is not known."""
+    if isinstance(text, ast.JoinedStr):
+        return "".join(pattern(part) for part in text.values)
+    return text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else "*"
 
 
 def imports(name: str, path: Path, known: Iterable[str]) -> set[str]:
     """Return which of the `known` modules a module imports."""
     # `from package import module` asks for the module, `from package import name` for the package
-    asked = {
-        full if (full := f"{source}.{item}") in known else source for source, item in statements(name, path)
-    }
+    asked: set[str] = set()
+    for source, item in statements(name, path):
+        full = f"{source}.{item}"
+        asked.add(full if full in known else source)
+        if source.partition(".")[0] in PACKAGES and "*" in source:
+            asked |= set(fnmatch.filter(known, source))
     return {module for module in asked if module in known and module != name}
 
 
@@ -204,7 +219,7 @@ def disorder(at: dict[str, tuple[int, int]], arrows: list[tuple[str, str]], limi
 # -- the picture -------------------------------------------------------------------------------------------
 
 WIDTH, COLUMNS = 440, 3
-BOX_WIDTH, BOX_HEIGHT, GAP = 134, 42, 32
+BOX_WIDTH, BOX_HEIGHT, GAP, LINE = 134, 42, 32, 18
 STYLE = """
 .house text { font-family: system-ui, sans-serif; text-anchor: middle; }
 .house text { fill: var(--color-foreground-primary, #1b1b1f); }
@@ -254,7 +269,9 @@ def panel(
     at = columns(stack, arrows, COLUMNS)
 
     # rows from the top; the ground under all of them
-    height = 30 + len(stack) * BOX_HEIGHT + (len(stack) - 1) * GAP + (BOX_HEIGHT + 14 if ground else 0) + 12
+    names = textwrap.wrap(", ".join(room.partition(".")[2] for room in sorted(ground)), 48)
+    low = BOX_HEIGHT + LINE * (len(names) - 1)
+    height = 30 + len(stack) * BOX_HEIGHT + (len(stack) - 1) * GAP + (low + 14 if ground else 0) + 12
     column = WIDTH / COLUMNS
 
     def centre(room: str) -> tuple[float, float]:
@@ -272,10 +289,9 @@ def panel(
     for room in at:
         parts.append(box(room.partition(".")[2], *centre(room), BOX_WIDTH, files(sizes[room])))
     if ground:
-        y, wide = top + height - 12 - BOX_HEIGHT / 2, WIDTH - column + BOX_WIDTH
-        label = ", ".join(room.partition(".")[2] for room in sorted(ground))
-        count = sum(sizes[room] for room in ground)
-        parts.append(box(label, WIDTH / 2, y, wide, f"{files(count)}, imported from everywhere above"))
+        y, wide = top + height - 12 - low + BOX_HEIGHT / 2, WIDTH - column + BOX_WIDTH
+        more = f"{files(sum(sizes[room] for room in ground))}, imported from everywhere above"
+        parts.append(box("\n".join(names), WIDTH / 2, y, wide, more))
     return "\n".join(parts), height
 
 
@@ -296,10 +312,13 @@ def files(count: int) -> str:
 
 
 def box(name: str, x: float, y: float, width: float, more: str) -> str:
-    """Return a box with a name and a line below it."""
+    """Return a box with a name, in one or more lines, and a line below it; y is where one line is centred."""
+    names = name.split("\n")
+    down = LINE * (len(names) - 1)
     frame = f'<rect class="room" x="{x - width / 2:g}" y="{y - BOX_HEIGHT / 2:g}" width="{width:g}" '
-    frame += f'height="{BOX_HEIGHT}" rx="6"/>'
-    return frame + words("name", x, y - 2, name) + words("more", x, y + 14, more)
+    frame += f'height="{BOX_HEIGHT + down}" rx="6"/>'
+    lines = [words("name", x, y - 2 + LINE * i, line) for i, line in enumerate(names)]
+    return "".join([frame, *lines, words("more", x, y + 14 + down, more)])
 
 
 def words(kind: str, x: float, y: float, text: str) -> str:
