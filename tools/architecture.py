@@ -199,14 +199,29 @@ def columns(stack: list[list[str]], graph: Graph, width: int) -> dict[str, tuple
     return best[1]
 
 
+def blocked(at: dict[str, tuple[int, int]], room: str, other: str) -> bool:
+    """Return whether a box is in the way of an arrow, which goes over at once, and then straight down."""
+    (_, high), (column, low) = at[room], at[other]
+    return any(x == column and low < row < high for x, row in at.values())
+
+
+def placed(graph: Graph) -> tuple[dict[str, tuple[int, int]], int, int]:
+    """Return (column, layer) of every node, in so many columns that arrows are free, and the numbers of both."""
+    for width in COLUMNS:
+        stack = layers(graph, width)
+        at = columns(stack, reduced(graph), width)
+        if not any(blocked(at, x, y) for x in graph for y in reduced(graph)[x]):
+            break
+    return at, width, len(stack)
+
+
 def disorder(at: dict[str, tuple[int, int]], arrows: list[tuple[str, str]], limit: float) -> float:
     """Return how hard a placement is to read, or more than `limit` as soon as it is known to be."""
     cost = 0.0
     for i, (x, y) in enumerate(arrows):
         (x1, y1), (x2, y2) = at[x], at[y]
         cost += (x1 - x2) ** 2 + 0.1 * (y1 - y2)
-        # boxes in the way: an arrow goes over to its column at once, and then straight down
-        cost += 20 * sum(column == x2 and y2 < row < y1 for column, row in at.values())
+        cost += 20 * blocked(at, x, y)
         # crossings
         for other, target in arrows[:i]:
             (a1, b1), (a2, _) = at[other], at[target]
@@ -218,12 +233,13 @@ def disorder(at: dict[str, tuple[int, int]], arrows: list[tuple[str, str]], limi
 
 # -- the picture -------------------------------------------------------------------------------------------
 
-WIDTH, COLUMNS = 440, 3
-BOX_WIDTH, BOX_HEIGHT, GAP, LINE = 134, 42, 32, 18
+WIDTH, COLUMNS, MARGIN = 440, (3, 4), 6
+BOX_HEIGHT, GAP, LINE = 42, 32, 18
 STYLE = """
 .house text { font-family: system-ui, sans-serif; text-anchor: middle; }
 .house text { fill: var(--color-foreground-primary, #1b1b1f); }
 .house .name { font-size: 14px; font-weight: 600; }
+.house .small { font-size: 11.5px; }
 .house text.more { font-size: 11.5px; fill: var(--color-foreground-secondary, #55555f); }
 .house .room { fill: var(--color-background-primary, #fff); stroke: #0072b2; stroke-width: 1.4; }
 .house .panel { fill: var(--color-background-secondary, #f4f5f7); stroke: none; }
@@ -265,31 +281,31 @@ def panel(
     ground = grounded(graph, sizes)
     above = {x: graph[x] - ground for x in graph if x not in ground}
     arrows = reduced(above)
-    stack = layers(above, COLUMNS)
-    at = columns(stack, arrows, COLUMNS)
+    at, across, deep = placed(above)
 
     # rows from the top; the ground under all of them
     names = textwrap.wrap(", ".join(room.partition(".")[2] for room in sorted(ground)), 48)
     low = BOX_HEIGHT + LINE * (len(names) - 1)
-    height = 30 + len(stack) * BOX_HEIGHT + (len(stack) - 1) * GAP + (low + 14 if ground else 0) + 12
-    column = WIDTH / COLUMNS
+    height = 30 + deep * BOX_HEIGHT + (deep - 1) * GAP + (low + 14 if ground else 0) + 12
+    column = WIDTH / across
+    wide, kind = column - 2 * MARGIN, "name" if across == min(COLUMNS) else "name small"
 
     def centre(room: str) -> tuple[float, float]:
         x, row = at[room]
-        return column * (x + 0.5), top + 30 + (len(stack) - 1 - row) * (BOX_HEIGHT + GAP) + BOX_HEIGHT / 2
+        return column * (x + 0.5), top + 30 + (deep - 1 - row) * (BOX_HEIGHT + GAP) + BOX_HEIGHT / 2
 
     parts = [f'<rect class="panel" x="0" y="{top:g}" width="{WIDTH}" height="{height:g}" rx="8"/>']
     parts.append(words("name", WIDTH / 2, top + 20, package))
     for room in sorted(arrows):
         for other in sorted(arrows[room]):
             (x1, y1), (x2, y2) = centre(room), centre(other)
-            lean = max(-40.0, min(40.0, 0.3 * (x2 - x1)))
+            lean = 0.3 * wide * ((x2 > x1) - (x2 < x1))
             weight = 1 + 0.3 * min(counts[room][other], 5)
             parts.append(arrow(x1 + lean, y1 + BOX_HEIGHT / 2, x2 - lean, y2 - BOX_HEIGHT / 2, weight))
     for room in at:
-        parts.append(box(room.partition(".")[2], *centre(room), BOX_WIDTH, files(sizes[room])))
+        parts.append(box(room.partition(".")[2], *centre(room), wide, files(sizes[room]), kind))
     if ground:
-        y, wide = top + height - 12 - low + BOX_HEIGHT / 2, WIDTH - column + BOX_WIDTH
+        y, wide = top + height - 12 - low + BOX_HEIGHT / 2, WIDTH - 2 * MARGIN
         more = f"{files(sum(sizes[room] for room in ground))}, imported from everywhere above"
         parts.append(box("\n".join(names), WIDTH / 2, y, wide, more))
     return "\n".join(parts), height
@@ -311,13 +327,13 @@ def files(count: int) -> str:
     return f"{count} file{'s' if count > 1 else ''}"
 
 
-def box(name: str, x: float, y: float, width: float, more: str) -> str:
+def box(name: str, x: float, y: float, width: float, more: str, kind: str = "name") -> str:
     """Return a box with a name, in one or more lines, and a line below it; y is where one line is centred."""
     names = name.split("\n")
     down = LINE * (len(names) - 1)
     frame = f'<rect class="room" x="{x - width / 2:g}" y="{y - BOX_HEIGHT / 2:g}" width="{width:g}" '
     frame += f'height="{BOX_HEIGHT + down}" rx="6"/>'
-    lines = [words("name", x, y - 2 + LINE * i, line) for i, line in enumerate(names)]
+    lines = [words(kind, x, y - 2 + LINE * i, line) for i, line in enumerate(names)]
     return "".join([frame, *lines, words("more", x, y + 14 + down, more)])
 
 
