@@ -206,7 +206,7 @@ def blocked(at: dict[str, tuple[int, int]], room: str, other: str) -> bool:
 
 
 def placed(graph: Graph) -> tuple[dict[str, tuple[int, int]], int, int]:
-    """Return (column, layer) of every node, in so many columns that arrows are free, and the numbers of both."""
+    """Return (column, layer) of every node, in enough columns to free the arrows; and how many of both."""
     for width in COLUMNS:
         stack = layers(graph, width)
         at = columns(stack, reduced(graph), width)
