@@ -10,7 +10,8 @@ from psgd_core.arrays import library
 from psgd_core.arrays.draws import normal
 from psgd_core.arrays.library import at_hand, require_alike, require_arrays, require_float
 from psgd_core.arrays.signs import signs
-from psgd_core.arrays.sums import BLOCK, finite, gram, inner, sum_of_squares
+from psgd_core.arrays.sums import BLOCK, gram, inner, sum_of_squares
+from psgd_core.arrays.vectors import finite
 
 LENGTHS = [1, 100, 2000, BLOCK, BLOCK + 1, 10**6]
 

@@ -26,7 +26,7 @@ from ..arrays.sums import sum_of_squares
 from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import eye, require_like
 from .counters import Fitted, Given, counted, initial
-from .forms import Form, counters_form, is_real, named, require_form, require_state
+from .forms import COMPLEX, COUNTERS, Form, named, require_form, require_state
 from .states import State, chosen, detached, mapped, require_writeable, stored
 
 
@@ -85,7 +85,7 @@ class Preconditioner(ABC, Generic[State]):
     def log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
-    def _form(self, own: Form, real: Any) -> Form:
+    def _form(self, own: Form, real: str) -> Form:
         """Return the form (see `forms`) that the fields before `Counters` must have; `own` if anything goes.
 
         Parameters
@@ -93,8 +93,8 @@ class Preconditioner(ABC, Generic[State]):
         own : tuple
             The form that they have, with anything in it. If it is not one that `init` makes, this may fail
             with a TypeError, ValueError or IndexError.
-        real : dtype
-            That of the damping.
+        real : str
+            The dtype of the damping, by name.
         """
         return own
 
@@ -279,7 +279,7 @@ class Preconditioner(ABC, Generic[State]):
     def _require_form(self, seen: Form) -> None:
         """Raise unless the form of a state, of the right class, is one that `init` makes."""
         own, real = seen[1:-5], seen[-5][0]
-        if not is_real(real):
+        if real not in COMPLEX:
             real = "float32 or float64"
         try:
             wanted = self._form(own, real)
@@ -288,7 +288,7 @@ class Preconditioner(ABC, Generic[State]):
                 f"`state` must be one that `init` of this {type(self).__name__} makes, got one of another "
                 "structure; make one with `init`"
             ) from None
-        require_form("state", seen, (self.state_type, *wanted, *counters_form(seen[-5:], real)))
+        require_form("state", seen, (self.state_type, *wanted, (real, ()), *COUNTERS))
 
     def _require_vectors(self, state: State, **vectors: Any) -> None:
         """Raise unless `state` is this preconditioner's, and the vectors go with it."""

@@ -12,7 +12,7 @@ from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace, require_alike
 from ..arrays.vectors import largest
 from .base import Preconditioner
-from .forms import Form, counters_form, require_form
+from .forms import COUNTERS, Form, require_form
 from .kronecker import Kronecker
 
 
@@ -119,7 +119,7 @@ class Blocks(Preconditioner[BlocksState]):
                     "state with `init`"
                 )
             p._require_form(part)
-        require_form("state.skipped", skipped, *counters_form((skipped,), parts[1][-1][0]))
+        require_form("state.skipped", skipped, COUNTERS[-1])
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:

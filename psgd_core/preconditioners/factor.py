@@ -18,17 +18,17 @@ class Factor(ABC):
     any_geometry: ClassVar[bool] = False
     """Whether it moves in every geometry, or in "EQ" alone."""
 
-    @abstractmethod
     def start(self, s: int, like: Array) -> Array:
         """Return the identity."""
+        return namespace(like).eye(s, dtype=like.dtype, device=device_of(like))
 
     def shape(self, s: int) -> tuple[int, ...]:
         """Return the shape of an element."""
         return (s, s)
 
-    @abstractmethod
     def steps(self, s: int) -> int:
         """Return how many parts take a step of their own."""
+        return 1
 
     @abstractmethod
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:

@@ -1,7 +1,7 @@
 """The form of a state: how its tuples are nested, and what dtypes and shapes its arrays have.
 
-A form is a nested tuple: ``(class, form of each part)`` for a tuple, ``(dtype, shape)`` for an array. Two
-states that one configuration makes for the same n, dtype and library have equal forms.
+A form is a nested tuple: ``(class, form of each part)`` for a tuple, ``(dtype by name, shape)`` for an array.
+Two states that one configuration makes for the same n and dtype have equal forms, whatever the library.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 Form = tuple[Any, ...]
 
+COUNTERS: Form = (("bool", ()), ("int32", ()), ("int32", ()), ("int32", ()))
+"""Those of all counters but the damping."""
+
+COMPLEX = {"float32": "complex64", "float64": "complex128"}
+"""The complex dtype of a real one, by name."""
+
 _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
-_COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
 def require_state(p: Preconditioner[Any], state: Any) -> Array:
@@ -30,14 +35,13 @@ def require_state(p: Preconditioner[Any], state: Any) -> Array:
     O(1), no values are looked at.
     """
     tokens: list[Any] = []
-    others: list[Any] = []  # leaves that are not NumPy's
-    first: Any = None
+    plain: list[Any] = []  # leaves of NumPy
+    others: list[Any] = []
     todo = [state]
     while todo:  # a loop and no recursion: this is asked in every call
         part = todo.pop()
-        if first is None and not isinstance(part, tuple):
-            first = part
         if type(part) in _OF_NUMPY:
+            plain.append(part)
             tokens += part.dtype, part.shape
         elif isinstance(part, tuple):
             tokens += type(part), len(part)
@@ -46,13 +50,13 @@ def require_state(p: Preconditioner[Any], state: Any) -> Array:
             others.append(part)
             is_like_array = hasattr(part, "dtype") and hasattr(part, "shape")
             tokens += (part.dtype, part.shape) if is_like_array else (type(part), None)
-    if not others or _are_tensors(others):  # dtypes tell NumPy's and PyTorch's arrays apart
+    if not others or (not plain and _are_tensors(others)):
         _require_tokens(p, tuple(tokens))
     else:
         require_one_library("state", state)
         p._require_form(_nested(iter(tokens)))
-    found: Array = first
-    return found
+    first: Array = (plain or others)[0]
+    return first
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +69,12 @@ def _nested(tokens: Iterator[Any]) -> Form:
     first, second = next(tokens), next(tokens)
     if isinstance(first, type) and issubclass(first, tuple):
         return (first, *[_nested(tokens) for _ in range(second)])
-    return (first,) if second is None else (first, second)
+    return (first,) if second is None else (_name(first), tuple(second))
+
+
+def _name(dtype: Any) -> str:
+    """Return the name of a dtype of any library; another byte order gives another name."""
+    return str(getattr(dtype, "name", dtype) if getattr(dtype, "isnative", True) else dtype).rsplit(".")[-1]
 
 
 def _are_tensors(leaves: list[Any]) -> bool:
@@ -113,39 +122,6 @@ def _described(form: Form) -> str:
     if _is_tuple(form):
         return f"a {form[0].__name__} of {len(form) - 1}"
     return getattr(form[0], "__name__", str(form[0])) + (f" of shape {form[1]}" if len(form) > 1 else "")
-
-
-def counters_form(seen: Form, real: Any) -> Form:
-    """Return the forms that the counters must have, in place of those seen; `real` sets the library."""
-    wanted = (real, "bool", "int32", "int32", "int32")[-len(seen) :]
-    return tuple(
-        (x[0] if _name(x[0]) == _name(y) and _library(x[0]) == _library(real) else y, ())
-        for x, y in zip(seen, wanted, strict=True)
-    )
-
-
-def _library(dtype: Any) -> str:
-    return type(dtype).__module__.split(".")[0]
-
-
-def is_real(dtype: Any) -> bool:
-    """Return whether it is float32 or float64, in native byte order."""
-    return _name(dtype) in _COMPLEX
-
-
-def is_complex_of(dtype: Any, real: Any) -> bool:
-    """Return whether a dtype is the complex one of a real one."""
-    return _COMPLEX.get(_name(real)) == _name(dtype)
-
-
-def is_index(dtype: Any) -> bool:
-    """Return whether it is int32 or int64."""
-    return _name(dtype) in ("int32", "int64")
-
-
-def _name(dtype: Any) -> str:
-    """Return the name of a dtype of any library; another byte order gives another name."""
-    return str(getattr(dtype, "name", dtype) if getattr(dtype, "isnative", True) else dtype).rsplit(".")[-1]
 
 
 def named(name: str, tree: Any) -> list[tuple[str, Any]]:

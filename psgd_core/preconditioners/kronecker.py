@@ -31,7 +31,7 @@ from ..arrays.sums import norm
 from ..arrays.vectors import largest
 from .base import Preconditioner
 from .counters import Fitted, Given
-from .forms import Form, is_complex_of
+from .forms import COMPLEX, Form
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Normalizer, Running, settle_options
 from .patterns import FACTORS
@@ -184,9 +184,9 @@ class Kronecker(Preconditioner[KroneckerState]):
         )
         return factors, held
 
-    def _form(self, own: Form, real: Any) -> Form:
+    def _form(self, own: Form, real: str) -> Form:
         dtype = own[0][1][0]
-        dtype = dtype if is_complex_of(dtype, real) else real
+        dtype = dtype if dtype == COMPLEX.get(real) else real
         factors = [(dtype, group.shape(place.s)) for place, group, _ in self._active]
         held = [(real, (group.steps(place.s),)) for place, group, _ in self._active]
         return (tuple, *factors), (tuple, *held)

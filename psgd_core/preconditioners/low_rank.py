@@ -103,7 +103,7 @@ class LowRank(Preconditioner[LowRankState]):
         d = xp.ones(n, dtype=like.dtype, device=device)
         return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
 
-    def _form(self, own: Form, real: Any) -> Form:
+    def _form(self, own: Form, real: str) -> Form:
         _, (n,) = own[2]
         factor = real, (self.rank, n)
         return factor, factor, (real, (n,)), (real, (2,))

@@ -14,7 +14,7 @@ from ..arrays.symmetric import root_of
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
 from .counters import Fitted, Given
-from .forms import Form, is_index
+from .forms import Form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Normalizer, Running, settle_options
@@ -103,7 +103,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             n += block.shape[0] * block.shape[2]
         return n
 
-    def _form(self, own: Form, real: Any) -> Form:
+    def _form(self, own: Form, real: str) -> Form:
         (_, (_, *blocks), (_, *gather)), _ = own
         n = sum(s * c for _, (s, _, c) in blocks)
         if n < 1:
@@ -111,7 +111,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         sizes = self.group.orbit_sizes(n)
         order: Form = ()
         if gather or type(self.group).split is OrbitGroup.split:
-            order = ((gather[0][0] if is_index(gather[0][0]) else "int64", (n,)),) * 2
+            order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
         held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
         blocks = [(real, (s, s, c)) for s, c in sizes]
         return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)

@@ -36,15 +36,6 @@ class DenseFactor(Factor):
     enough: ClassVar[int] = 1
     """Columns over rows from which P is formed."""
 
-    def start(self, s: int, like: Array) -> Array:
-        """Return the identity, (s, s)."""
-        xp = namespace(like)
-        return xp.eye(s, dtype=like.dtype, device=device_of(like))
-
-    def steps(self, s: int) -> int:
-        """Return 1."""
-        return 1
-
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
         return triangular.dense_product(q, x, rows=rows)
@@ -226,10 +217,6 @@ class NormalizationFactor(Factor):
     def shape(self, s: int) -> tuple[int, ...]:
         """Return (2, s)."""
         return (2, s)
-
-    def steps(self, s: int) -> int:
-        """Return 1."""
-        return 1
 
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
