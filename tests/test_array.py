@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from psgd_core.arrays import library
-from psgd_core.arrays.draws import normal
+from psgd_core.arrays.draws import normal, signs
 from psgd_core.arrays.library import at_hand, require_alike, require_arrays, require_float
-from psgd_core.arrays.signs import signs
 from psgd_core.arrays.sums import BLOCK, gram, inner, sum_of_squares
 from psgd_core.arrays.vectors import finite
 

@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_refused(spoil, host, orbits):
     """They read and write without looking."""
     p, (pair,) = psgd.Sparse(PermutationSubgroup.klein(12)), pairs(12, "float64", 1, seed=12)
     state, (v, h), step = host.state(p.init(12, like=pair[0])), map(host.place, pair), 0.3
-    layout = p.group.layout(state.q)
+    layout = tuple((how, start) for _, _, how, start in p.group.layout(12))
 
     def asked():
         return gpu.update(state, layout, v, h, step, 0.99, False)

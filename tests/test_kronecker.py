@@ -498,7 +498,7 @@ def test_bad_configuration_is_refused(rng):
         Kronecker((2, 2)).init(5, NUMPY)
     with pytest.raises(TypeError, match="`normalizer` must be a Normalizer"):
         Kronecker((2, 2), normalizer="Running")
-    with pytest.raises(ValueError, match=r"`parts\[0\]\[0\]` must be a positive int, got str 'a'"):
+    with pytest.raises(ValueError, match=r"`parts\[0\]\[0\]` must be a positive int, got 'a'"):
         Blocks((("a", psgd.XMat()),))
     with pytest.raises(TypeError, match="`parts` must hold pairs"):
         Blocks((3, psgd.XMat()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import array_api_compat
 import numpy as np
 import pytest
@@ -10,13 +12,36 @@ from hypothesis import strategies as st
 from registry import GROUPS, all_groups, compiled_jax_only, dense_mask
 
 from psgd_core import PermutationSubgroup
-from psgd_core.groups import ButterflyGroup, DiagonalGroup, GeneralLinear, OrbitBlocks, SparseGroup, XMatGroup
+from psgd_core.groups import (
+    ButterflyGroup,
+    DiagonalGroup,
+    GeneralLinear,
+    OrbitBlocks,
+    OrbitGroup,
+    OrbitLayout,
+    SparseGroup,
+    XMatGroup,
+)
+from psgd_core.groups.layouts import join, split
+
+
+@dataclass(frozen=True)
+class ThirdsGroup(OrbitGroup):
+    """Parameters i, i + n/3 and i + 2 n/3 couple: all that a new orbit group has to say."""
+
+    def subgroup(self, n):
+        return PermutationSubgroup.cyclic(n, 3)
+
+    def layout(self, n):
+        return (OrbitLayout(3, n // 3, "shifted", 0),)
+
 
 LAYOUTS = {
     "Diagonal": (DiagonalGroup(), PermutationSubgroup.trivial, (1, 5, 6)),
     "XMat": (XMatGroup(), PermutationSubgroup.flip, (1, 2, 5, 6)),
     "Butterfly": (ButterflyGroup(), PermutationSubgroup.half_shift, (2, 6)),
     "GeneralLinear": (GeneralLinear(), PermutationSubgroup.all_shifts, (1, 2, 5)),
+    "of one's own": (ThirdsGroup(), lambda n: PermutationSubgroup.cyclic(n, 3), (3, 6)),
 }
 ALL = [(SparseGroup(k), k.n) for k in GROUPS.values()] + [
     (group, n) for group, _, sizes in LAYOUTS.values() for n in sizes
@@ -208,8 +233,31 @@ def test_fast_layouts_are_the_sparse_group_of_their_subgroup(group, subgroup, rn
     g = rng.standard_normal((n, n))
     for x, y in zip(group.project(g).blocks, sparse.project(g).blocks, strict=True):
         np.testing.assert_array_equal(x, y)
-    assert group.orbit_sizes(n) == sparse.orbit_sizes(n)
+    assert [entry[:2] for entry in group.layout(n)] == [entry[:2] for entry in sparse.layout(n)]
     assert group.subgroup(n).same_orbits(subgroup)
+
+
+def members_of(entry, n, order):
+    """What the docstring of `OrbitLayout` says, member by member."""
+    index = np.empty(entry[:2], dtype=int)
+    for i in range(entry.size):
+        for j in range(entry.orbits):
+            place = entry.start + i * entry.orbits + j
+            mirrored = j if i == 0 else n - 1 - j
+            index[i, j] = {"mirrored": mirrored, "gathered": order[place % n]}.get(entry.how, place)
+    return index
+
+
+@pytest.mark.parametrize(("group", "n"), ALL)
+def test_layouts_say_where_the_members_are(group, n):
+    layout, gather = group.layout(n), group.make_index(n, np.zeros(1))
+    assert len(gather) == (2 if layout[0].how == "gathered" else 0)
+    order, x = gather[0] if gather else np.arange(n), np.arange(2.0 * n).reshape(n, 2)
+    parts = split(layout, x, gather)
+    for entry, members, part in zip(layout, group.subgroup(n).orbit_index, parts, strict=True):
+        np.testing.assert_array_equal(members_of(entry, n, order), members)
+        np.testing.assert_array_equal(part, x[members].transpose(0, 2, 1))
+    np.testing.assert_array_equal(join(layout, parts, gather), x)
 
 
 def test_only_the_orbits_matter():

@@ -23,7 +23,7 @@ from registry import (
 
 import psgd_core as psgd
 from psgd_core import kernels, normalizers
-from psgd_core.arrays.signs import signs
+from psgd_core.arrays.draws import signs
 from psgd_core.groups import OrbitBlocks
 from psgd_core.preconditioners import OrbitState
 

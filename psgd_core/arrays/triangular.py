@@ -1,10 +1,10 @@
 """Algebra with one upper triangular matrix Q, or one Hermitian: half the work of a full one, or less.
 
-The array API standard has a product and a solver for full matrices alone. NumPy gets BLAS's ``trmm`` and
-``trsm`` through SciPy, which see C arrays as the transposes that they are to Fortran, and copy little. The
-others have a triangular solver; for products, torch's and JAX's matrices are split on the CPU,
+The array API standard has a product and a solver for full matrices only. NumPy gets BLAS's ``trmm`` and
+``trsm`` through SciPy; to Fortran a C array is its own transpose, so little is copied. The other libraries
+have a triangular solver. For products on the CPU, PyTorch's and JAX's matrices are split,
 ``[[A, B], [0, D]] [x; y] = [A x + B y; D y]``, until a block has `SPLIT` rows: at 1024 rows that leaves 5/8
-of the arithmetic. On a GPU more launches would cost more than the arithmetic saves.
+of the arithmetic. On a GPU the extra launches would cost more than the arithmetic saves.
 
 Columns x are (s, m). With ``rows=True`` they are rows, (m, s), and Q acts on each of them: ``x Q^T``.
 """
@@ -17,9 +17,10 @@ import array_api_compat
 
 from .batched import is_complex, library_solve
 from .library import Array, device_of, namespace
+from .matrices import conj, transpose
 
 SPLIT = 256
-"""Rows from which splitting pays: below, a product is as fast as its parts."""
+"""Rows from which splitting pays; below that, a full product is as fast as its parts."""
 
 CHUNK = 512
 """Rows that are solved for at a time."""
@@ -45,7 +46,7 @@ def product(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) ->
         Whether x holds rows: then ``x Q^T``, or ``x conj(Q)``.
     """
     xp, s = namespace(q), q.shape[0]
-    if s > SMALL and array_api_compat.is_numpy_namespace(xp):
+    if s > SMALL and array_api_compat.is_numpy_array(q):
         return _blas("trmm", q, x, adjoint=adjoint, rows=rows)
     if s <= SPLIT or not _splits(q):
         return dense_product(q, x, adjoint=adjoint, rows=rows)
@@ -60,10 +61,10 @@ def product(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) ->
 
 
 def dense_product(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> Array:
-    """Return the same for any Q."""
+    """Return what `product` does, for any Q."""
     if rows:
-        return x @ (_conj(q) if adjoint else _transpose(q))
-    return (_conj(_laid_out(q)) if adjoint else q) @ x
+        return x @ (conj(q) if adjoint else transpose(q))
+    return (conj(_laid_out(q)) if adjoint else q) @ x
 
 
 def solve(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> Array:
@@ -75,37 +76,40 @@ def solve(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> A
         As for `product`; with `rows`, ``x Q^{-T}``, or ``x conj(Q)^{-1}``.
     """
     xp = namespace(q)
-    if array_api_compat.is_numpy_namespace(xp):
+    if array_api_compat.is_numpy_array(q):
         return _blas("trsm", q, x, adjoint=adjoint, rows=rows)
-    if array_api_compat.is_torch_namespace(xp):
+    if array_api_compat.is_torch_array(q):
         # from the right: what LAPACK takes is the transpose of x as it lies in memory
-        matrix = _conj(q) if adjoint else _transpose(q)
+        matrix = conj(q) if adjoint else transpose(q)
         if not rows:
-            return _transpose(xp.linalg.solve_triangular(matrix, _transpose(x), upper=adjoint, left=False))
-        step = (
-            CHUNK if _splits(q) else max(x.shape[0], 1)
-        )  # what comes back is transposed, and few rows cached
-        parts = [x[i : i + step, :] for i in range(0, max(x.shape[0], 1), step)]
-        parts = [xp.linalg.solve_triangular(matrix, part, upper=adjoint, left=False) for part in parts]
+            return transpose(xp.linalg.solve_triangular(matrix, transpose(x), upper=adjoint, left=False))
+        # what comes back is transposed, so on the host a few rows at a time, that stay in cache
+        count = max(x.shape[0], 1)
+        step = CHUNK if _splits(q) else count
+        parts = [
+            xp.linalg.solve_triangular(matrix, x[i : i + step, :], upper=adjoint, left=False)
+            for i in range(0, count, step)
+        ]
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
     if rows:
-        return _transpose(solve(q, _transpose(x), adjoint=adjoint))
-    if not (array_api_compat.is_jax_namespace(xp) or array_api_compat.is_cupy_namespace(xp)):
-        return library_solve(_conj(_transpose(q)) if adjoint else q, x)
-    jax = array_api_compat.is_jax_namespace(xp)
+        return transpose(solve(q, transpose(x), adjoint=adjoint))
+    if not (array_api_compat.is_jax_array(q) or array_api_compat.is_cupy_array(q)):
+        return library_solve(conj(transpose(q)) if adjoint else q, x)
+    jax = array_api_compat.is_jax_array(q)
     library = importlib.import_module("jax.scipy.linalg" if jax else "cupyx.scipy.linalg")
-    return library.solve_triangular(q, x, trans=2 if adjoint else 0)
+    solved: Array = library.solve_triangular(q, x, trans=2 if adjoint else 0)
+    return solved
 
 
 def compose(a: Array, b: Array) -> Array:
     """Return ``A B`` for two upper triangular matrices: a third of the work of a full product."""
     xp, s = namespace(a), a.shape[0]
-    blas = array_api_compat.is_numpy_namespace(xp)
+    blas = array_api_compat.is_numpy_array(a)
     if s <= (SMALL if blas else SPLIT // 2) or not (blas or _splits(a)):
         return a @ b
     half = s // 2
     corner = product(a[:half, :half], b[:half, half:])
-    corner = corner + _conj(product(b[half:, half:], _conj(a[:half, half:]), adjoint=True, rows=True))
+    corner = corner + conj(product(b[half:, half:], conj(a[:half, half:]), adjoint=True, rows=True))
     zeros = xp.zeros((s - half, half), dtype=a.dtype, device=device_of(a))
     first = xp.concat([compose(a[:half, :half], b[:half, :half]), corner], axis=1)
     return xp.concat([first, xp.concat([zeros, compose(a[half:, half:], b[half:, half:])], axis=1)], axis=0)
@@ -121,51 +125,45 @@ def gram(x: Array, *, rows: bool = False) -> Array:
         Whether x holds rows: then it is ``X^T conj(X)``.
     """
     xp, s = namespace(x), x.shape[1 if rows else 0]
-    whole = array_api_compat.is_numpy_namespace(xp) and not is_complex(x)
-    if s <= SPLIT // 2 or whole or not (_splits(x) or array_api_compat.is_numpy_namespace(xp)):
-        return _transpose(x) @ _conj(x) if rows else x @ _conj(_transpose(x))
+    whole = array_api_compat.is_numpy_array(x) and not is_complex(x)
+    if s <= SPLIT // 2 or whole or not (_splits(x) or array_api_compat.is_numpy_array(x)):
+        return transpose(x) @ conj(x) if rows else x @ conj(transpose(x))
     half = s // 2
     first, last = (x[:, :half], x[:, half:]) if rows else (x[:half, :], x[half:, :])
-    corner = _transpose(first) @ _conj(last) if rows else first @ _conj(_transpose(last))
+    corner = transpose(first) @ conj(last) if rows else first @ conj(transpose(last))
     top = xp.concat([gram(first, rows=rows), corner], axis=1)
-    return xp.concat([top, xp.concat([_conj(_transpose(corner)), gram(last, rows=rows)], axis=1)], axis=0)
+    return xp.concat([top, xp.concat([conj(transpose(corner)), gram(last, rows=rows)], axis=1)], axis=0)
 
 
 def _splits(q: Array) -> bool:
     """Return whether splitting pays for the library and the device of q."""
     if array_api_compat.is_torch_array(q):
-        return q.device.type == "cpu"
+        return bool(q.is_cpu)
     return array_api_compat.is_jax_array(q) and importlib.import_module("jax").default_backend() == "cpu"
 
 
 def _blas(name: str, q: Array, x: Array, *, adjoint: bool, rows: bool) -> Array:
-    """Return what a BLAS routine makes of NumPy arrays: to Fortran, q^T (lower triangular) and x^T."""
-    if x.size == 0:
+    """Call a BLAS routine on NumPy arrays: Fortran sees q^T, which is lower triangular, and x^T."""
+    if 0 in x.shape:
         return x
     from scipy.linalg import blas
 
     routine = getattr(blas, {"f": "s", "d": "d", "F": "c", "D": "z"}[q.dtype.char] + name)
-    if rows and adjoint:  # conj(Q): which no routine has, but for its conjugate on that of x
-        return _conj(routine(1.0, q.T, _conj(x).T, side=0, lower=1).T)
+    if rows and adjoint:  # no routine has conj(Q), so conjugate x and the result
+        return conj(routine(1.0, q.T, conj(x).T, side=0, lower=1).T)
     trans = 1 if rows else 2 if adjoint else 0
-    return routine(1.0, q.T, x.T, side=0 if rows else 1, lower=1, trans_a=trans).T
+    found: Array = routine(1.0, q.T, x.T, side=0 if rows else 1, lower=1, trans_a=trans)
+    return found.T
 
 
 def _laid_out(q: Array) -> Array:
     """Return ``Q^T`` as the left operand of a product.
 
-    XLA's on the CPU takes twice as long where that is large and transposed (at 1024, 60 ms and not 24).
+    XLA's product on the CPU takes twice as long if that is large and transposed (60 ms, not 24, at 1024).
     """
-    turned = _transpose(q)
+    turned = transpose(q)
     if min(q.shape) < LAID_OUT or not array_api_compat.is_jax_array(q):
         return turned
     jax = importlib.import_module("jax")
-    return jax.lax.optimization_barrier(turned) if jax.default_backend() == "cpu" else turned
-
-
-def _transpose(q: Array) -> Array:
-    return namespace(q).matrix_transpose(q)
-
-
-def _conj(q: Array) -> Array:
-    return namespace(q).conj(q) if is_complex(q) else q
+    laid_out: Array = jax.lax.optimization_barrier(turned) if jax.default_backend() == "cpu" else turned
+    return laid_out

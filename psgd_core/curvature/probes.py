@@ -8,8 +8,8 @@ from typing import Any
 
 from ..arrays.draws import normal
 from ..arrays.library import Array, namespace, require_arrays, require_float
+from ..arrays.matrices import eye
 from ..arrays.numbers import whole
-from ..groups.lie import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 
@@ -111,4 +111,4 @@ def basis(preconditioner: Preconditioner, state: Any) -> Array:
         s, _, count = block.shape
         unit = k**0.5 * eye(k, block)[:s, :]
         parts.append(xp.broadcast_to(unit[:, :, None], (s, k, count)))
-    return group.join(q, tuple(parts))
+    return group.join(group.layout(group.size(q)), tuple(parts), q.gather)

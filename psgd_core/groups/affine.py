@@ -27,9 +27,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..arrays.arguments import require_count
-from ..arrays.library import Array, device_of, namespace, require_alike, require_arrays, require_float
+from ..arrays.library import (
+    Array,
+    Namespace,
+    device_of,
+    namespace,
+    require_alike,
+    require_arrays,
+    require_float,
+)
+from ..arrays.matrices import eye
 from ..arrays.sums import inner
-from .lie import LieGroup, eye, require_element, require_like, require_vectors
+from .lie import LieGroup, require_element, require_like, require_vectors
 
 
 class AffineElement(NamedTuple):
@@ -40,7 +49,7 @@ class AffineElement(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AffineNormalization(LieGroup):
+class AffineNormalization(LieGroup[AffineElement]):
     """The group of the maps ``T(x) = (x - μ) / σ`` of n features (Corollary B.0.1).
 
     μ and σ are vectors or 0-d arrays. Elements whose σ is 0-d, or whose μ and σ both are, are subgroups,
@@ -74,7 +83,7 @@ class AffineNormalization(LieGroup):
         for name, x in zip(a._fields, a, strict=True):
             if not bool(xp.all(xp.isfinite(x))):
                 raise ValueError(f"`{name}` must be finite, got NaN or Inf; leave such features out")
-        if bool(xp.any(a.sigma == 0)):
+        if not bool(xp.all(xp.abs(a.sigma) > 0)):
             raise ValueError("`sigma` must not be 0, got a zero; add a small constant to the deviations")
 
     def compose(self, a: AffineElement, b: AffineElement) -> AffineElement:
@@ -173,7 +182,7 @@ class AffineNormalization(LieGroup):
         top = xp.concat([unit * (diagonal[:, None] if diagonal.ndim else diagonal), column], axis=1)
         return xp.concat([top, last], axis=0)
 
-    def _checked(self, a: AffineElement, name: str = "a"):
+    def _checked(self, a: AffineElement, name: str = "a") -> Namespace:
         require_element(name, a, AffineElement)
         xp = require_arrays(**{f"{name}.{field}": x for field, x in zip(a._fields, a, strict=True)})
         require_float(f"{name}.mu", a.mu)

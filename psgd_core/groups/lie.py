@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..arrays.arguments import described
-from ..arrays.library import Array, device_of, namespace, require_arrays, require_float
+from ..arrays.library import Array, require_arrays, require_float
 
-Element = Any
-"""An element of a group: an array or a NamedTuple of arrays, as the group documents."""
+Element = TypeVar("Element")
+"""The class of a group's elements: a NamedTuple of arrays."""
 
 
-class LieGroup(ABC):
+class LieGroup(ABC, Generic[Element]):
     """A matrix Lie group as a value: configuration only; elements go in and out of its verbs.
 
-    The laws that hold for every group, and that its tests check:
+    Laws that hold for every group, and that its tests check:
 
-    - ``compose(a, compose(b, c)) == compose(compose(a, b), c)``, and ``identity`` and ``inverse`` do what
-      they say;
-    - ``matrix`` is a homomorphism: ``matrix(compose(a, b)) == matrix(a) @ matrix(b)``;
+    - ``compose(a, compose(b, c)) == compose(compose(a, b), c)``;
+    - ``matrix`` is a homomorphism: ``matrix(compose(a, b)) == matrix(a) @ matrix(b)`` and
+      ``matrix(inverse(a)) == inv(matrix(a))``;
     - ``apply(a, x) == matrix(a) @ x``; ``apply_transpose``, ``solve`` and ``solve_transpose`` do the same
       with the transpose, the inverse and the inverse transpose;
-    - ``log_det(a) == log |det matrix(a)|``;
-    - ``project`` is linear, and leaves alone what is in the Lie algebra already.
+    - ``log_det(a) == log |det matrix(a)|``.
+
+    Every group also makes its identity and projects a generator on its Lie algebra, by an ``identity`` and a
+    ``project`` that take what the group needs for that; the projection is linear.
 
     The verbs check shapes, dtypes and devices, never values: they run without waiting for a device, and
     trace under ``jax.jit`` and ``torch.compile``.
@@ -84,9 +86,3 @@ def require_like(like: Array) -> None:
     """Raise unless `like` can set the library, dtype and device of new arrays."""
     require_arrays(like=like)
     require_float("like", like)
-
-
-def eye(n: int, like: Array) -> Array:
-    """Return the (n, n) identity matrix on the namespace, dtype and device of `like`."""
-    xp = namespace(like)
-    return xp.eye(n, dtype=like.dtype, device=device_of(like))

@@ -11,13 +11,12 @@ each a group, invertible where the r x r matrix ``M = I + V^T U`` is (``det A = 
     A_U(V_1) A_U(V_2) = A_U(V_1 + V_2 + V_2 U^T V_1)        A_U(V)^{-1} = A_U(-V M^{-T})
 
 The algebra of the first holds the generators ``s I + E V^T``, that of the second ``s I + U E^T``, with
-s any number and E any (n, r) matrix (section D.1.1). A direction of the algebra is written in the form of an
-element, s in the place of ρ and E in that of the factor that moves. Moving an element by a small step μ
-against a direction ∇ is ``compose((1 - μ s, -μ E), a)``, which is section D.1.2's ``U - μ E M``.
+s any number and E any (n, r) matrix (section D.1.1). A direction of the algebra is stored like an element, s
+in place of ρ and E in place of the factor that moves. A small step μ of an element against a direction ∇ is
+``compose((1 - μ s, -μ E), a)``, which is section D.1.2's ``U - μ E M``.
 
 Products over the n rows (``V^T U``, ``V^T x``) are summed by `inner`, in the widest float; the r x r algebra
-stays in that float, and what comes back has the dtype of U. Nothing of size n x n is formed, except by
-`matrix` and `generator`.
+stays in that float, and results have the dtype of U. Only `matrix` and `generator` form n x n matrices.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from ..arrays.batched import library_solve
@@ -39,8 +37,9 @@ from ..arrays.library import (
     require_float,
     to_host,
 )
-from ..arrays.tall import gram, thin, triangular_factor
-from .lie import LieGroup, eye, require_element, require_vectors
+from ..arrays.matrices import eye, triangular_factor
+from ..arrays.sums import inner
+from .lie import LieGroup, require_element, require_vectors
 
 
 class LowRankElement(NamedTuple):
@@ -59,13 +58,13 @@ class Spectrum(NamedTuple):
     multiplicity: int  # n - min(n, 2r): how many times `bulk` comes on top of `values`
 
 
-class _LowRank(LieGroup):
+class _LowRank(LieGroup[LowRankElement]):
     """What both groups share: how ``ρ (I + U V^T)`` acts does not depend on which factor is fixed."""
 
     def element(self, u: Array, v: Array, rho: float | Array = 1.0) -> LowRankElement:
         """Return ``rho (I + u v^T)`` from two (n, r) arrays, r >= 0; `rho` a number or a 0-d array."""
         xp = require_arrays(u=u, v=v)
-        if not array_api_compat.is_array_api_obj(rho):
+        if isinstance(rho, int | float):
             rho = xp.asarray(rho, dtype=u.dtype, device=device_of(u))
         return _checked(LowRankElement(rho, u, v))
 
@@ -90,12 +89,12 @@ class _LowRank(LieGroup):
     def apply(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q x = ρ (x + U V^T x)`` for x of shape (n,) or (n, k); O(n r k)."""
         a, y = _checked_with(a, x)
-        return _like(x, a.rho * (y + thin(a.u, gram(a.v, y))))
+        return _like(x, a.rho * (y + _thin(a.u, _dots(a.v, y))))
 
     def apply_transpose(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^T x = ρ (x + V U^T x)`` for x of shape (n,) or (n, k); O(n r k)."""
         a, y = _checked_with(a, x)
-        return _like(x, a.rho * (y + thin(a.v, gram(a.u, y))))
+        return _like(x, a.rho * (y + _thin(a.v, _dots(a.u, y))))
 
     def solve(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^{-1} x = (x - U M^{-1} V^T x) / ρ`` (Woodbury); O(n r (r + k) + r^3).
@@ -103,12 +102,12 @@ class _LowRank(LieGroup):
         The result is not finite where M is exactly singular: `check` tells.
         """
         a, y = _checked_with(a, x)
-        return _like(x, (y - thin(a.u, _solve(_core(a), gram(a.v, y)))) / a.rho)
+        return _like(x, (y - _thin(a.u, library_solve(_core(a), _dots(a.v, y)))) / a.rho)
 
     def solve_transpose(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^{-T} x = (x - V M^{-T} U^T x) / ρ``; O(n r (r + k) + r^3)."""
         a, y = _checked_with(a, x)
-        return _like(x, (y - thin(a.v, _solve(_core(a).T, gram(a.u, y)))) / a.rho)
+        return _like(x, (y - _thin(a.v, library_solve(_core(a).T, _dots(a.u, y)))) / a.rho)
 
     def matrix(self, a: LowRankElement) -> Array:
         """Return ``ρ (I + U V^T)`` as a dense (n, n) matrix."""
@@ -141,7 +140,7 @@ class _LowRank(LieGroup):
         xp, r = namespace(a.u), a.u.shape[1]
         if r == 0:
             return a
-        _, z = scipy.linalg.schur(to_host(gram(a.v, a.u)), output="real")
+        _, z = scipy.linalg.schur(to_host(_dots(a.v, a.u)), output="real")
         rotation = xp.asarray(np.ascontiguousarray(z), dtype=a.u.dtype, device=device_of(a.u))
         return LowRankElement(a.rho, a.u @ rotation, a.v @ rotation)
 
@@ -180,23 +179,23 @@ class LowRankFixedV(_LowRank):
     def compose(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the product ``a b``; O(n r^2)."""
         a, b = _checked_pair(a, b)
-        return LowRankElement(a.rho * b.rho, a.u + b.u + thin(a.u, gram(a.v, b.u)), a.v)
+        return LowRankElement(a.rho * b.rho, a.u + b.u + _thin(a.u, _dots(a.v, b.u)), a.v)
 
     def inverse(self, a: LowRankElement) -> LowRankElement:
         """Return ``a^{-1} = A_V(1/ρ, -U M^{-1})``; not finite where M is exactly singular; O(n r^2)."""
         a = _checked(a)
-        return LowRankElement(1 / a.rho, -thin(a.u, _inverse(_core(a))), a.v)
+        return LowRankElement(1 / a.rho, -_thin(a.u, _inverse(_core(a))), a.v)
 
     def bracket(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the Lie bracket of two directions, ``E = E_1 V^T E_2 - E_2 V^T E_1`` (section D.1.1)."""
         a, b = _checked_pair(a, b)
-        turned = thin(a.u, gram(a.v, b.u)) - thin(b.u, gram(a.v, a.u))
-        return LowRankElement(_zero(a), turned, a.v)
+        turned = _thin(a.u, _dots(a.v, b.u)) - _thin(b.u, _dots(a.v, a.u))
+        return LowRankElement(namespace(a.u).zeros_like(a.rho), turned, a.v)
 
     def neighbour_move(self, a: LowRankElement, change: Array) -> LowRankElement:
         """Return g with ``g A_V(ρ, U) = A_V(ρ, U + change)``, ``A_V(change M^{-1})`` (D.1.1)."""
         a, change = _checked_with(a, change, "change")
-        return LowRankElement(_one(a), thin(change, _inverse(_core(a))), a.v)
+        return LowRankElement(namespace(a.u).ones_like(a.rho), _thin(change, _inverse(_core(a))), a.v)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
         """Return a gradient by E, where dA = E A, in the group's own coordinates: `generator` pulled back.
@@ -215,7 +214,7 @@ class LowRankFixedV(_LowRank):
             The direction: rho holds ∂/∂s, u holds ∂/∂E'.
         """
         a, generator = _checked_generator(a, generator)
-        return LowRankElement(_trace(generator), generator @ a.v, a.v)
+        return LowRankElement(namespace(generator).linalg.trace(generator), generator @ a.v, a.v)
 
 
 @dataclass(frozen=True)
@@ -232,24 +231,24 @@ class LowRankFixedU(_LowRank):
     def compose(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the product ``a b``; O(n r^2)."""
         a, b = _checked_pair(a, b)
-        return LowRankElement(a.rho * b.rho, a.u, a.v + b.v + thin(b.v, gram(a.u, a.v)))
+        return LowRankElement(a.rho * b.rho, a.u, a.v + b.v + _thin(b.v, _dots(a.u, a.v)))
 
     def inverse(self, a: LowRankElement) -> LowRankElement:
         """Return ``a^{-1} = A_U(1/ρ, -V M^{-T})``; not finite where M is exactly singular; O(n r^2)."""
         a = _checked(a)
-        return LowRankElement(1 / a.rho, a.u, -thin(a.v, _inverse(_core(a).T)))
+        return LowRankElement(1 / a.rho, a.u, -_thin(a.v, _inverse(_core(a).T)))
 
     def bracket(self, a: LowRankElement, b: LowRankElement) -> LowRankElement:
         """Return the Lie bracket of two directions, ``E = E_2 U^T E_1 - E_1 U^T E_2`` (section D.1.1)."""
         a, b = _checked_pair(a, b)
-        turned = thin(b.v, gram(a.u, a.v)) - thin(a.v, gram(a.u, b.v))
-        return LowRankElement(_zero(a), a.u, turned)
+        turned = _thin(b.v, _dots(a.u, a.v)) - _thin(a.v, _dots(a.u, b.v))
+        return LowRankElement(namespace(a.u).zeros_like(a.rho), a.u, turned)
 
     def neighbour_move(self, a: LowRankElement, change: Array) -> LowRankElement:
         """Return g with ``g A_U(ρ, V) = A_U(ρ, V + change)``, ``A_U((I + V U^T)^{-1} change)``."""
         a, change = _checked_with(a, change, "change")
-        moved = change - thin(a.v, _solve(_core(a).T, gram(a.u, change)))
-        return LowRankElement(_one(a), a.u, moved)
+        moved = change - _thin(a.v, library_solve(_core(a).T, _dots(a.u, change)))
+        return LowRankElement(namespace(a.u).ones_like(a.rho), a.u, moved)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
         """Return a gradient by E, where dA = E A, in the group's own coordinates: `generator` pulled back.
@@ -268,36 +267,30 @@ class LowRankFixedU(_LowRank):
             The direction: rho holds ∂/∂s, v holds ∂/∂E'.
         """
         a, generator = _checked_generator(a, generator)
-        return LowRankElement(_trace(generator), a.u, generator.T @ a.u)
+        return LowRankElement(namespace(generator).linalg.trace(generator), a.u, generator.T @ a.u)
 
 
 # -- r x r algebra in the widest float, tall products in the element's own ----------------------------------
 
 
+def _dots(x: Array, y: Array) -> Array:
+    """Return ``x^T y`` for tall x, y, in the widest float."""
+    return inner(x.T, y.T)
+
+
+def _thin(tall: Array, small: Array) -> Array:
+    """Return ``tall @ small`` in the dtype of `tall`."""
+    return tall @ namespace(tall).astype(small, tall.dtype, copy=False)
+
+
 def _core(a: LowRankElement) -> Array:
     """Return ``M = I + V^T U``, (r, r), in the widest float."""
-    small = gram(a.v, a.u)
+    small = _dots(a.v, a.u)
     return eye(small.shape[0], small) + small
 
 
-def _solve(m: Array, b: Array) -> Array:
-    return library_solve(m, b) if m.shape[0] else b
-
-
 def _inverse(m: Array) -> Array:
-    return _solve(m, eye(m.shape[0], m))
-
-
-def _trace(generator: Array) -> Array:
-    return namespace(generator).linalg.trace(generator)
-
-
-def _one(a: LowRankElement) -> Array:
-    return namespace(a.rho).ones_like(a.rho)
-
-
-def _zero(a: LowRankElement) -> Array:
-    return namespace(a.rho).zeros_like(a.rho)
+    return library_solve(m, eye(m.shape[0], m))
 
 
 def _like(x: Array, y: Array) -> Array:

@@ -13,9 +13,10 @@ entry of T to the first sigma_i that reaches it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,10 +31,10 @@ from ..arrays.library import (
     require_arrays,
     require_float,
 )
-from .lie import LieGroup, eye, require_element, require_like, require_vectors
-
-if TYPE_CHECKING:
-    from .subgroup import PermutationSubgroup
+from ..arrays.matrices import eye
+from .layouts import Layout, OrbitLayout, is_gathered, join, split
+from .lie import LieGroup, require_element, require_like, require_vectors
+from .subgroup import PermutationSubgroup
 
 
 class OrbitBlocks(NamedTuple):
@@ -43,63 +44,38 @@ class OrbitBlocks(NamedTuple):
     gather: tuple[Array, ...] = ()  # () or (order, inverse order), int (n,): gathers orbits together and back
 
 
-class OrbitGroup(LieGroup):
-    """What all groups of Theorem 3.1 share; a subclass says which K, and may lay orbits out faster.
+class OrbitGroup(LieGroup[OrbitBlocks]):
+    """What all groups of Theorem 3.1 share; a subclass says which K, and may say that orbits lie in slices.
 
-    Subclasses are frozen dataclasses without arrays. Members of an orbit are in ascending order; orbits of
-    one size are ordered by their smallest member.
+    A subclass is a frozen dataclass without arrays and two methods: `subgroup`, and `layout` unless its
+    orbits are to be gathered by index. Members of an orbit are in ascending order; orbits of one size are
+    ordered by their smallest member, as in `PermutationSubgroup.orbit_index`.
+
+    Attributes
+    ----------
+    split, join : callable
+        How vectors are taken apart and put together, given the layout: `layouts.split` and `layouts.join`,
+        unless a subclass knows other operations for the same result.
     """
 
+    split = staticmethod(split)
+    join = staticmethod(join)
+
+    @abstractmethod
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return K as a subgroup of S_n."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its subgroup K is")
 
-    # -- the layout: from vectors to orbits and back ---------------------------------------------------
-
-    def orbit_sizes(self, n: int) -> tuple[tuple[int, int], ...]:
-        """Return (size s, number c) of the orbits, ascending in s."""
-        return tuple((members.shape[0], members.shape[1]) for members in self.subgroup(n).orbit_index)
+    def layout(self, n: int) -> Layout:
+        """Return where the orbits lie, an `OrbitLayout` for each size, ascending; asked for in every call."""
+        return self.subgroup(n).layout
 
     def make_index(self, n: int, like: Array) -> tuple[Array, ...]:
-        """Return the index arrays that `split` and `join` need, on the device of `like`."""
+        """Return the index arrays of elements, on the device of `like`: () unless the layout is gathered."""
+        if not is_gathered(self.layout(n)):
+            return ()
         xp, device = require_arrays(like=like), device_of(like)
         order = np.concatenate([members.reshape(-1) for members in self.subgroup(n).orbit_index])
-        inverse = np.empty_like(order)
-        inverse[order] = np.arange(n)
-        return xp.asarray(order, device=device), xp.asarray(inverse, device=device)
-
-    def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
-        """Return columns (n, k) by orbits: per orbit size an (s, k, c) array."""
-        xp = namespace(x)
-        gathered, parts, start = xp.take(x, a.gather[0], axis=0), [], 0
-        for block in a.blocks:
-            s, _, c = block.shape
-            part = xp.reshape(gathered[start : start + s * c, :], (s, c, x.shape[1]))
-            parts.append(xp.permute_dims(part, (0, 2, 1)))
-            start += s * c
-        return tuple(parts)
-
-    def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
-        """Return the columns (n, k) that `split` took apart."""
-        xp = namespace(*parts)
-        flat = [
-            xp.reshape(xp.permute_dims(p, (0, 2, 1)), (p.shape[0] * p.shape[2], p.shape[1])) for p in parts
-        ]
-        return xp.take(xp.concat(flat, axis=0), a.gather[1], axis=0)
-
-    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
-        """Return per orbit size how, and from which index on, `split` finds the members, for kernels.
-
-        Member i of orbit j of c is at index ``start + j`` ("direct", orbits of one), ``start + i c + j``
-        ("shifted"), j or n - 1 - j ("mirrored"), or there in the order that `make_index` returns
-        ("gathered"). Empty for a group that has a `split` of its own and does not say.
-        """
-        if type(self).split is not OrbitGroup.split:
-            return ()
-        starts = [0]
-        for block in a.blocks[:-1]:
-            starts.append(starts[-1] + block.shape[0] * block.shape[2])
-        return tuple(("gathered", start) for start in starts)
+        return xp.asarray(order, device=device), xp.asarray(np.argsort(order), device=device)
 
     # -- the verbs -------------------------------------------------------------------------------------
 
@@ -107,12 +83,13 @@ class OrbitGroup(LieGroup):
         """Return the identity on R^n, with the namespace, dtype and device of `like`."""
         require_like(like)
         n = require_count("n", n, "it is the size of the matrices")
-        entries = sum(s * s * c for s, c in self.orbit_sizes(n))
+        layout = self.layout(n)
+        entries = sum(s * s * c for s, c, _, _ in layout)
         if entries > MOST:
             raise ValueError(
                 f"`n` must leave at most {MOST} entries in the blocks, got {n}, {entries} entries"
             )
-        blocks = tuple(batched.identity(s, c, like) for s, c in self.orbit_sizes(n))
+        blocks = tuple(batched.identity(s, c, like) for s, c, _, _ in layout)
         return OrbitBlocks(blocks, self.make_index(n, like))
 
     def compose(self, a: OrbitBlocks, b: OrbitBlocks) -> OrbitBlocks:
@@ -210,12 +187,14 @@ class OrbitGroup(LieGroup):
             raise ValueError(f"`coefficients` must have one row per element of K, {len(elements)}, got {m}")
         device, blocks = device_of(coefficients), []
         for members in self.subgroup(n).orbit_index:
-            rows, total = xp.asarray(members.reshape(-1).copy(), device=device), 0.0
+            s, c = members.shape
+            rows = xp.asarray(members.reshape(-1).copy(), device=device)
+            total = xp.zeros((s, s, c), dtype=coefficients.dtype, device=device)
             for i, sigma in enumerate(elements):
                 # entry (p, q) of an orbit's block is at row members[p], column members[q] of T
                 hits = sigma[members][:, None, :] == members[None, :, :]
                 mask = xp.astype(xp.asarray(hits, device=device), coefficients.dtype)
-                entry = xp.reshape(xp.take(coefficients[i, :], rows), (members.shape[0], 1, -1))
+                entry = xp.reshape(xp.take(coefficients[i, :], rows), (s, 1, c))
                 total = total + entry * mask
             blocks.append(total)
         return OrbitBlocks(tuple(blocks), self.make_index(n, coefficients))
@@ -257,28 +236,28 @@ class OrbitGroup(LieGroup):
         if not a.blocks:
             raise ValueError(f"`{name}.blocks` must not be empty; make an element with `identity`")
         require_arrays(
-            **{f"{name}.{f}.{i}": x for f, x in zip(a._fields, a, strict=True) for i, x in enumerate(x)}
+            **{f"{name}.{field}.{i}": x for field in a._fields for i, x in enumerate(getattr(a, field))}
         )
         require_float(f"{name}.blocks.0", a.blocks[0])
         for i, block in enumerate(a.blocks):
             require_alike(f"{name}.blocks.{i}", block, f"{name}.blocks.0", a.blocks[0])
         shapes = [tuple(block.shape) for block in a.blocks]
         n = sum(s[0] * s[-1] for s in shapes if s)
-        if n < 1 or shapes != [(s, s, c) for s, c in self.orbit_sizes(n)]:
+        if n < 1 or shapes != [(s, s, c) for s, c, _, _ in self.layout(n)]:
             raise ValueError(
                 f"`{name}.blocks` must have shapes (s, s, c) for the orbits of this group, got {shapes}; "
                 "make an element with `identity` or `project`"
             )
-        gathered = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
-        if gathered != ([(n,)] * 2 if type(self).split is OrbitGroup.split else gathered[:0]):
-            raise ValueError(f"`{name}.gather` must be what `make_index` returns for n = {n}, got {gathered}")
+        index = [tuple(x.shape) if holds_integers(x) else x.dtype for x in a.gather]
+        if index != ([(n,)] * 2 if is_gathered(self.layout(n)) else []):
+            raise ValueError(f"`{name}.gather` must be what `make_index` returns for n = {n}, got {index}")
 
     def _act(self, a: OrbitBlocks, x: Array, verb: Callable[[Array, Array], Array]) -> Array:
         require_vectors("x", x, self.size(a))
         require_alike("x", x, "a.blocks.0", a.blocks[0])
-        columns = x if x.ndim == 2 else x[:, None]
-        parts = self.split(a, columns)
-        out = self.join(a, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)))
+        layout = self.layout(x.shape[0])
+        parts = self.split(layout, x if x.ndim == 2 else x[:, None], a.gather)
+        out = self.join(layout, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)), a.gather)
         return out if x.ndim == 2 else out[:, 0]
 
 
@@ -297,115 +276,51 @@ class SparseGroup(OrbitGroup):
         return self.permutations
 
 
-class _SlicedGroup(OrbitGroup):
-    """A group whose orbits are slices of the vector: no index arrays."""
-
-    def make_index(self, n: int, like: Array) -> tuple[Array, ...]:
-        """Return (): slices need no index arrays."""
-        return ()
-
-
 @dataclass(frozen=True)
-class DiagonalGroup(_SlicedGroup):
+class DiagonalGroup(OrbitGroup):
     """Invertible diagonal matrices: ``K = {e}``, n orbits of one (Theorem 3.1, example 1)."""
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return the trivial subgroup."""
-        from .subgroup import PermutationSubgroup
-
         return PermutationSubgroup.trivial(n)
 
-    def orbit_sizes(self, n: int) -> tuple[tuple[int, int], ...]:
-        """Return ((1, n),)."""
-        return ((1, n),)
-
-    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
-        """Return one by one."""
-        return (("direct", 0),)
-
-    def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
-        """Return columns (n, k) as (1, k, n)."""
-        return (namespace(x).permute_dims(x[None, :, :], (0, 2, 1)),)
-
-    def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
-        """Return the columns that `split` took apart."""
-        return namespace(*parts).permute_dims(parts[0], (0, 2, 1))[0, :, :]
+    def layout(self, n: int) -> Layout:
+        """Return n orbits of one, as they are."""
+        return (OrbitLayout(1, n, "direct", 0),)
 
 
 @dataclass(frozen=True)
-class XMatGroup(_SlicedGroup):
+class XMatGroup(OrbitGroup):
     """X-shaped matrices: ``K = {e, flip}``, pairs (i, n-1-i) and, for odd n, a middle (example 2)."""
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return {e, flip}."""
-        from .subgroup import PermutationSubgroup
-
         return PermutationSubgroup.flip(n)
 
-    def orbit_sizes(self, n: int) -> tuple[tuple[int, int], ...]:
-        """Return ((1, 1),) where n is odd, and (2, n // 2)."""
-        return (((1, 1),) if n % 2 else ()) + (((2, n // 2),) if n > 1 else ())
-
-    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
-        """Return the middle, if any, and the pairs."""
-        half = a.blocks[-1].shape[2] if a.blocks[-1].shape[0] == 2 else 0
-        middle = (("direct", half),) if a.blocks[0].shape[0] == 1 else ()
-        return middle + ((("mirrored", 0),) if half else ())
-
-    def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
-        """Return columns (n, k) as the middle (1, k, 1), if any, and the pairs (2, k, n // 2)."""
-        xp, half = namespace(x), x.shape[0] // 2
-        parts = []
-        if x.shape[0] % 2:
-            parts.append(xp.permute_dims(x[None, half : half + 1, :], (0, 2, 1)))
-        if half:
-            pairs = xp.stack([x[:half, :], xp.flip(x[x.shape[0] - half :, :], axis=0)])
-            parts.append(xp.permute_dims(pairs, (0, 2, 1)))
-        return tuple(parts)
-
-    def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
-        """Return the columns that `split` took apart."""
-        xp = namespace(*parts)
-        pieces = [xp.permute_dims(part, (0, 2, 1)) for part in parts]
-        if pieces[-1].shape[0] == 1:
-            return pieces[0][0, :, :]
-        middle = [pieces[0][0, :, :]] if len(pieces) == 2 else []
-        return xp.concat([pieces[-1][0, :, :], *middle, xp.flip(pieces[-1][1, :, :], axis=0)], axis=0)
+    def layout(self, n: int) -> Layout:
+        """Return the middle, if any, and the pairs, if any."""
+        half = n // 2
+        pairs = (OrbitLayout(2, half, "mirrored", 0),) if half else ()
+        return (OrbitLayout(1, 1, "direct", half), *pairs) if n % 2 else pairs
 
 
 @dataclass(frozen=True)
-class ButterflyGroup(_SlicedGroup):
+class ButterflyGroup(OrbitGroup):
     """Butterfly matrices: ``K = {e, shift by n/2}``, pairs (i, i + n/2), n even (example 3)."""
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return {e, shift by n/2}."""
-        from .subgroup import PermutationSubgroup
-
         return PermutationSubgroup.half_shift(n)
 
-    def orbit_sizes(self, n: int) -> tuple[tuple[int, int], ...]:
-        """Return ((2, n // 2),)."""
+    def layout(self, n: int) -> Layout:
+        """Return the pairs, from both halves."""
         if n % 2:
             raise ValueError(f"`n` must be even for a butterfly, got {n}; use XMat, or pad by one parameter")
-        return ((2, n // 2),)
-
-    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
-        """Return both halves."""
-        return (("shifted", 0),)
-
-    def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
-        """Return columns (n, k) as (2, k, n // 2)."""
-        xp, (n, k) = namespace(x), x.shape
-        return (xp.permute_dims(xp.reshape(x, (2, n // 2, k)), (0, 2, 1)),)
-
-    def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
-        """Return the columns that `split` took apart."""
-        xp, (_, k, half) = namespace(*parts), parts[0].shape
-        return xp.reshape(xp.permute_dims(parts[0], (0, 2, 1)), (2 * half, k))
+        return (OrbitLayout(2, n // 2, "shifted", 0),)
 
 
 @dataclass(frozen=True)
-class GeneralLinear(_SlicedGroup):
+class GeneralLinear(OrbitGroup):
     """GL(n): all cyclic shifts, one orbit (example 4); started at the identity it stays in GL+(n).
 
     Every move multiplies with a matrix near the identity, so the determinant keeps its sign.
@@ -413,22 +328,8 @@ class GeneralLinear(_SlicedGroup):
 
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return all cyclic shifts."""
-        from .subgroup import PermutationSubgroup
-
         return PermutationSubgroup.all_shifts(n)
 
-    def orbit_sizes(self, n: int) -> tuple[tuple[int, int], ...]:
-        """Return ((n, 1),)."""
-        return ((n, 1),)
-
-    def layout(self, a: OrbitBlocks) -> tuple[tuple[str, int], ...]:
-        """Return the whole vector: member i at i."""
-        return (("shifted", 0),)
-
-    def split(self, a: OrbitBlocks, x: Array) -> tuple[Array, ...]:
-        """Return columns (n, k) as (n, k, 1)."""
-        return (x[:, :, None],)
-
-    def join(self, a: OrbitBlocks, parts: tuple[Array, ...]) -> Array:
-        """Return the columns that `split` took apart."""
-        return parts[0][:, :, 0]
+    def layout(self, n: int) -> Layout:
+        """Return one orbit, the vector itself."""
+        return (OrbitLayout(n, 1, "shifted", 0),)

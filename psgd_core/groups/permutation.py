@@ -1,16 +1,15 @@
-"""One permutation of n indices, described in as little memory as its structure allows."""
+"""One permutation of n indices."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays.arguments import MOST, described
-from ..arrays.library import holds_reals, is_array, require_arrays
+from ..arrays.arguments import described
+from ..arrays.library import is_array, require_arrays
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,19 @@ class Permutation:
         ``i -> (i + step) % n``, ``i -> n - 1 - i``, ``i -> i ^ 1`` (neighbours 2i and 2i + 1 swapped), or
         blocks of `step` consecutive indices permuted among each other (`step` = 1: any permutation).
     step : int
-        See `kind`; 0 where it says nothing.
+        See `kind`; 0 for "flip" and "swap".
     image : bytes
         For "blocks", the block permutation as native int64.
     """
 
     n: int
-    kind: str
+    kind: Literal["shift", "flip", "swap", "blocks"]
     step: int = 0
     image: bytes = b""
 
     @classmethod
     def of(cls, sigma: Any, n: int | None = None, name: str = "sigma") -> Permutation:
-        """Return `sigma`, n integers with σ(x) = x[sigma], validated and described; O(n).
+        """Return `sigma`, a `Permutation` or n integers with σ(x) = x[sigma], after checking it; O(n).
 
         Raises
         ------
@@ -48,6 +47,10 @@ class Permutation:
         ValueError
             If it is not a bijection of range(n); the message names the entry that is wrong.
         """
+        if isinstance(sigma, Permutation):
+            if n not in (None, sigma.n):
+                raise ValueError(f"`{name}` must permute range({n}), got one of range({sigma.n})")
+            return sigma
         array = validated(sigma, n, name)
         n = array.size
         index = np.arange(n)
@@ -82,26 +85,22 @@ class Permutation:
         blocks = np.frombuffer(self.image, dtype=np.int64)
         return (blocks[:, None] * self.step + index[: self.step]).reshape(-1)
 
+    def of_blocks(self, size: int) -> Permutation:
+        """Return what permutes blocks of `size` consecutive indices as this one permutes single indices."""
+        if size == 1:
+            return self
+        n = self.n * size
+        if self.kind == "shift":
+            return Permutation(n, "shift", self.step * size)
+        if self.kind == "blocks":
+            return Permutation(n, "blocks", self.step * size, self.image)
+        return Permutation(n, "blocks", size, self.indices().tobytes())
+
     def __str__(self) -> str:
         if self.kind == "blocks":
             count = self.n // self.step
             return "a permutation" if self.step == 1 else f"{count} blocks of {self.step}"
         return {"shift": f"shift {self.step}", "flip": "flip", "swap": "neighbour swap"}[self.kind]
-
-
-def size_of(n: Any, name: str = "n") -> int:
-    """Return a number of indices as an int, whatever has an index of its own."""
-    try:
-        no_number = isinstance(n, bool | np.bool_ | np.timedelta64) or (is_array(n) and not holds_reals(n))
-        found = None if no_number else operator.index(n)
-    except Exception:  # of arrays, and whatever somebody's own raises
-        found = None
-    if found is None:
-        raise TypeError(f"`{name}` must be an integer, got {type(n).__name__}; convert it with `int`")
-    if not 1 <= found <= MOST:
-        bound = "at least 1" if found < 1 else f"at most {MOST}"
-        raise ValueError(f"`{name}` must be {bound}, got {described(found)}")
-    return found
 
 
 def listed(name: str, perms: Any) -> tuple[Any, ...]:
@@ -124,7 +123,7 @@ def validated(sigma: Any, n: int | None, name: str) -> np.ndarray:
         require_arrays(**{name: sigma})
     try:
         array = np.asarray(sigma)
-    except Exception:  # rows of several lengths, and whatever somebody's own raises
+    except Exception:  # rows of several lengths, or whatever a class of the caller's raises
         array = np.asarray(None)
     if array.ndim != 1 or array.size == 0 or array.size != (n or array.size):
         wanted = "n >= 1" if n is None else f"{n}"

@@ -1,18 +1,18 @@
-"""Permutation subgroups K of S_n: the configuration of the group of Theorem 3.1.
+"""Permutation subgroups K of S_n: the configuration of a group of Theorem 3.1.
 
 A permutation σ of the n parameters is written as n integers and acts by
 
     σ(x) = x[σ],        so that        (σ ∘ τ)(x) = σ(τ(x)) = x[τ[σ]].
 
-The group of Theorem 3.1, ``T(x) = sum_i a_i ⊙ σ_i(x)`` over all σ_i in K, depends on K through its orbits
-alone: row k of T has its entries at the orbit of k, and any two members of an orbit are joined by some σ_i.
-So T is, after sorting by orbits, one invertible matrix for each of them. The orbits are the connected
-components of the generators' graph, at O(n) for each generator, and fitting needs no more than that; the
-list of all elements is made only on request, and within bounds.
+The group of Theorem 3.1, ``T(x) = sum_i a_i ⊙ σ_i(x)`` over all σ_i in K, depends on K only through its
+orbits: row k of T has its entries at the orbit of k, and some σ_i joins any two members of an orbit. So T,
+sorted by orbits, is one invertible matrix for each of them. The orbits are the connected components of the
+generators' graph, O(n) for each generator, and fitting needs no more than that; all elements are listed only
+on request, and within bounds.
 
 `PermutationSubgroup` is configuration: frozen, hashable, comparable. Shifts, flips and permutations of
-blocks are described by a few numbers and written out as index arrays only when asked for, so that a
-subgroup of S_n costs nothing to make and to hash at n = 10^8. This module works with NumPy on the host.
+blocks are a few numbers, written out as index arrays only when they are needed, so a subgroup of S_n costs
+nothing to make and to hash at n = 10^8. This module works with NumPy on the host.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from ..arrays.arguments import described
-from .closure import close, components, missing_product
-from .permutation import Permutation, listed, size_of, validated
+from ..arrays.arguments import described, require_count
+from .closure import close, generators_of, orbits_of
+from .layouts import Layout, OrbitLayout
+from .permutation import Permutation, listed, validated
 
 LIMIT = 5040
 """Most elements of a closure listed by default: 7!."""
@@ -46,9 +48,9 @@ class PermutationSubgroup:
     generators : sequence of `Permutation` or of n integers each
         σ(x) = x[sigma]. The identity and repetitions are dropped, the order is kept.
 
-    Two subgroups are equal (``==``) when their generators are: a cheap test, which is what a compiled
-    function's cache needs. ``a.is_subgroup_of(b) and b.is_subgroup_of(a)`` compares them as groups, and
-    ``a.same_orbits(b)`` as far as Theorem 3.1 can tell them apart.
+    Subgroups are equal (``==``) if their generators are, a cheap test for the caches of compiled functions.
+    ``a.is_subgroup_of(b) and b.is_subgroup_of(a)`` compares them as groups, ``a.same_orbits(b)`` as far as
+    Theorem 3.1 can tell them apart.
 
     Raises
     ------
@@ -60,15 +62,12 @@ class PermutationSubgroup:
     generators: tuple[Permutation, ...] = ()
 
     def __post_init__(self) -> None:
-        n = size_of(self.n)
+        n = _size(self.n)
         kept: dict[Permutation, None] = {}
         for i, sigma in enumerate(listed("generators", self.generators)):
-            if not isinstance(sigma, Permutation):
-                sigma = Permutation.of(sigma, n, f"generators[{i}]")  # noqa: PLW2901
-            elif sigma.n != n:
-                raise ValueError(f"`generators[{i}]` must permute range({n}), got one of range({sigma.n})")
-            if not sigma.is_identity:
-                kept[sigma] = None
+            permutation = Permutation.of(sigma, n, f"generators[{i}]")
+            if not permutation.is_identity:
+                kept[permutation] = None
         object.__setattr__(self, "n", n)
         object.__setattr__(self, "generators", tuple(kept))
 
@@ -87,7 +86,7 @@ class PermutationSubgroup:
     @classmethod
     def half_shift(cls, n: int) -> PermutationSubgroup:
         """Return {e, shift by n/2}, for even n: the butterfly matrices."""
-        return cls.cyclic(n, _even(n) and 2)
+        return cls.cyclic(_even(n), 2)
 
     @classmethod
     def cyclic(cls, n: int, order: int) -> PermutationSubgroup:
@@ -97,12 +96,12 @@ class PermutationSubgroup:
     @classmethod
     def klein(cls, n: int) -> PermutationSubgroup:
         """Return the Klein four-group {e, flip, shift by n/2, flip ∘ shift}, for even n."""
-        return cls.dihedral(n, _even(n) and 2)
+        return cls.dihedral(_even(n), 2)
 
     @classmethod
     def dihedral(cls, n: int, order: int | None = None) -> PermutationSubgroup:
         """Return the `order` shifts by multiples of n/order and their flips (by default all n shifts)."""
-        n = size_of(n)
+        n = _size(n)
         shift = _shift(n, n if order is None else order)
         # On one or two indices the flip is the identity or the shift by one.
         return cls(n, (shift, Permutation(n, "flip") if n > 2 else Permutation(n, "shift", n - 1)))
@@ -115,7 +114,7 @@ class PermutationSubgroup:
     @classmethod
     def neighbour_swap(cls, n: int) -> PermutationSubgroup:
         """Return {e, swap of 2i and 2i + 1}, for even n: blocks of two neighbours."""
-        n = _even(n) and size_of(n)
+        n = _even(n)
         return cls(n, (Permutation(n, "swap") if n > 2 else Permutation(n, "shift", 1),))
 
     @classmethod
@@ -128,25 +127,16 @@ class PermutationSubgroup:
         block_permutations : iterable of permutations of range(b)
             With ``[(1, 0, 2), (1, 2, 0)]`` S_3 acts on three blocks: n/3 orbits of 3. b divides n.
         """
-        n = size_of(n)
+        n = _size(n)
         generators = []
         for i, sigma in enumerate(listed("block_permutations", block_permutations)):
             blocks = Permutation.of(sigma, name=f"block_permutations[{i}]")
-            count = blocks.n
-            if n % count:
+            if n % blocks.n:
                 raise ValueError(
                     f"`block_permutations[{i}]` must permute a number of blocks that divides n = {n}, "
-                    f"got {count} blocks; choose another b, or pad the parameters"
+                    f"got {blocks.n} blocks; choose another b, or pad the parameters"
                 )
-            size = n // count
-            if size == 1:
-                generators.append(blocks)
-            elif blocks.kind == "shift":
-                generators.append(Permutation(n, "shift", blocks.step * size))
-            elif blocks.kind == "blocks":
-                generators.append(Permutation(n, "blocks", blocks.step * size, blocks.image))
-            else:
-                generators.append(Permutation(n, "blocks", size, blocks.indices().tobytes()))
+            generators.append(blocks.of_blocks(n // blocks.n))
         return cls(n, tuple(generators))
 
     @classmethod
@@ -155,16 +145,13 @@ class PermutationSubgroup:
         perms = listed("generators", generators)
         if not perms:
             raise ValueError("`generators` must hold at least one permutation, got none; use `trivial(n)`")
-        first = perms[0]
-        n = first.n if isinstance(first, Permutation) else validated(first, None, "generators[0]").size
-        return cls(n, perms)
+        return cls(Permutation.of(perms[0], name="generators[0]").n, perms)
 
     @classmethod
     def from_elements(cls, elements: Iterable[Any]) -> PermutationSubgroup:
         """Return the group that consists of exactly these permutations, after checking that they form one.
 
-        Kept as generators are those elements that the ones before them do not generate: at most log2 of
-        their number.
+        Its generators are those elements that the ones before them do not generate.
 
         Raises
         ------
@@ -176,26 +163,7 @@ class PermutationSubgroup:
             raise ValueError("`elements` must hold at least the identity, got none; use `trivial(n)`")
         n = validated(perms[0], None, "elements[0]").size
         rows = [validated(p, n, f"elements[{i}]") for i, p in enumerate(perms)]
-        given = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
-        if np.arange(n).tobytes() not in given:
-            raise ValueError(
-                f"`elements` must contain the identity, and none of the {len(rows)} given is; add range({n})"
-            )
-        generators: list[np.ndarray] = []
-        reached = {np.arange(n).tobytes()}
-        for row in rows:
-            if row.tobytes() in reached:
-                continue
-            generators.append(row)
-            closure = close(n, generators, len(given))
-            reached = set() if closure is None else {element.tobytes() for element in closure}
-            if not reached or not reached <= given.keys():
-                i, j = missing_product(rows, given)
-                raise ValueError(
-                    f"`elements` must be closed under composition, and elements[{i}] ∘ elements[{j}] "
-                    f"is not among the {len(rows)} given; add it, or close the set with `from_generators`"
-                )
-        return cls(n, tuple(Permutation.of(row) for row in generators))
+        return cls(n, tuple(Permutation.of(row) for row in generators_of(rows)))
 
     # -- orbits --------------------------------------------------------------------------------------------
 
@@ -205,15 +173,7 @@ class PermutationSubgroup:
 
         Orbits are numbered from 0 in the order of their smallest members.
         """
-        index = np.arange(self.n, dtype=np.int64)
-        arrays = [sigma.indices() for sigma in self.generators]
-        if not arrays:
-            labels = index
-        elif len(arrays) == 1 and np.array_equal(arrays[0][arrays[0]], index):
-            smallest = np.minimum(arrays[0], index)  # an involution: pairs and fixed points
-            labels = (np.cumsum(smallest == index) - 1)[smallest]
-        else:
-            labels = components(self.n, arrays)
+        labels = orbits_of(self.n, [sigma.indices() for sigma in self.generators])
         labels.flags.writeable = False
         return labels
 
@@ -233,11 +193,21 @@ class PermutationSubgroup:
         """
         members = np.argsort(self.orbits, kind="stable")
         starts = np.cumsum(self.orbit_sizes) - self.orbit_sizes
-        layout = []
+        tables = []
         for s in np.unique(self.orbit_sizes):
             table = members[np.arange(s)[:, None] + starts[self.orbit_sizes == s]]
             table.flags.writeable = False
-            layout.append(table)
+            tables.append(table)
+        return tuple(tables)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the members of the orbits lie once they are gathered in the order of `orbit_index`."""
+        layout, start = [], 0
+        for members in self.orbit_index:
+            size, count = members.shape
+            layout.append(OrbitLayout(size, count, "gathered", start))
+            start += size * count
         return tuple(layout)
 
     def same_orbits(self, other: PermutationSubgroup) -> bool:
@@ -247,7 +217,7 @@ class PermutationSubgroup:
 
     @property
     def is_transitive(self) -> bool:
-        """Whether there is one orbit only."""
+        """Whether there is only one orbit."""
         return self.orbit_sizes.size == 1
 
     # -- elements ------------------------------------------------------------------------------------------
@@ -262,7 +232,7 @@ class PermutationSubgroup:
         ValueError
             If there are more than `limit`, or more than 2^27 integers to list.
         """
-        limit = size_of(limit, "limit")
+        limit = require_count("limit", limit, "it is the largest number of elements to list")
         most = min(limit, _MOST_ENTRIES // self.n)
         if (self._known_order or 1) <= most:
             rows = close(self.n, [sigma.indices() for sigma in self.generators], most)
@@ -277,10 +247,7 @@ class PermutationSubgroup:
     def order(self) -> int:
         """|K|, in closed form for shifts, flips and a single generator, else by listing the elements.
 
-        Raises
-        ------
-        ValueError
-            If they are too many to list, see `elements`.
+        Raises ValueError if they are too many to list, as `elements` does.
         """
         return self._known_order or len(self.elements())
 
@@ -300,11 +267,10 @@ class PermutationSubgroup:
 
     @property
     def is_abelian(self) -> bool:
-        """Whether all elements commute; told from the generators alone."""
+        """Whether all elements commute, which the generators alone decide."""
         arrays = [sigma.indices() for sigma in self.generators]
-        return all(
-            np.array_equal(a[b], b[a]) for i, a in enumerate(arrays) for b in arrays[i + 1 :]
-        )  # a ∘ b = b[a]
+        pairs = combinations(arrays, 2)
+        return all(np.array_equal(a[b], b[a]) for a, b in pairs)  # a ∘ b = b[a]
 
     def __contains__(self, sigma: Any) -> bool:
         """Tell whether the permutation is an element; lists the elements unless the orbits say no.
@@ -314,9 +280,7 @@ class PermutationSubgroup:
         TypeError, ValueError
             If it is not a permutation of range(n), or the elements are too many to list.
         """
-        sigma = sigma if isinstance(sigma, Permutation) else Permutation.of(sigma, self.n)
-        if sigma.n != self.n:
-            raise ValueError(f"`sigma` must permute range({self.n}), got one of range({sigma.n})")
+        sigma = Permutation.of(sigma, self.n)
         if sigma.is_identity or sigma in self.generators:
             return True
         array = sigma.indices()
@@ -349,10 +313,10 @@ class PermutationSubgroup:
         return PermutationSubgroup(self.n, self.generators + other.generators)
 
     def __repr__(self) -> str:
-        shown = [str(sigma) for sigma in self.generators[:4]]
+        shown = [str(sigma) for sigma in self.generators[:4]] or ["e"]
         if len(self.generators) > 4:
             shown.append(f"{len(self.generators) - 4} more")
-        return f"PermutationSubgroup(n={self.n}, generated by {', '.join(shown) if shown else 'e'})"
+        return f"PermutationSubgroup(n={self.n}, generated by {', '.join(shown)})"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the cached index arrays out of copies and pickles."""
@@ -366,14 +330,19 @@ def _require_subgroup(other: Any) -> None:
         )
 
 
-def _even(n: Any) -> bool:
-    if size_of(n) % 2:
+def _size(n: Any) -> int:
+    return require_count("n", n, "it is the number of indices")
+
+
+def _even(n: Any) -> int:
+    n = _size(n)
+    if n % 2:
         raise ValueError(f"`n` must be even, got {n}; pad the parameters by one, or choose another subgroup")
-    return True
+    return n
 
 
 def _shift(n: Any, order: Any) -> Permutation:
-    n, order = size_of(n), size_of(order, "order")
+    n, order = _size(n), require_count("order", order, "it is the number of shifts")
     if n % order:
         raise ValueError(f"`order` must divide n = {n}, got {order}; choose a divisor, or pad the parameters")
     return Permutation(n, "shift", n // order % n)

@@ -22,9 +22,10 @@ from typing import Any, ClassVar, Generic
 from .. import kernels
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
 from ..arrays.library import Array, known, namespace, select
+from ..arrays.matrices import eye
 from ..arrays.sums import sum_of_squares
 from ..arrays.vectors import largest, require_vectors
-from ..groups.lie import eye, require_like
+from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
 from .forms import COMPLEX, COUNTERS, Form, named, require_form, require_state
 from .states import State, chosen, detached, mapped, require_writeable, stored
@@ -62,8 +63,17 @@ class Preconditioner(ABC, Generic[State]):
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
     @abstractmethod
-    def _size(self, state: State) -> int:
-        """Return n."""
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
+        """Return n, and the form (see `forms`) that the fields before `Counters` must have.
+
+        Parameters
+        ----------
+        own : tuple
+            The form that they have, with anything in it. If it is not one that `init` makes, this may fail
+            with a TypeError, ValueError or IndexError.
+        real : str
+            The dtype of the damping, by name.
+        """
 
     @abstractmethod
     def apply(self, state: State, x: Array) -> Array:
@@ -85,25 +95,11 @@ class Preconditioner(ABC, Generic[State]):
     def log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
-    def _form(self, own: Form, real: str) -> Form:
-        """Return the form (see `forms`) that the fields before `Counters` must have; `own` if anything goes.
-
-        Parameters
-        ----------
-        own : tuple
-            The form that they have, with anything in it. If it is not one that `init` makes, this may fail
-            with a TypeError, ValueError or IndexError.
-        real : str
-            The dtype of the damping, by name.
-        """
-        return own
-
     # -- the same for all ------------------------------------------------------------------------------
 
     def size(self, state: State) -> int:
         """Return n."""
-        self._require_state(state)
-        return self._size(state)
+        return self._require_state(state)[0]
 
     def init(self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None) -> State:
         """Return the state to start from: Q a multiple of the identity, or close to it.
@@ -247,8 +243,7 @@ class Preconditioner(ABC, Generic[State]):
 
         The verbs do not look at values; call this at checkpoints.
         """
-        self._require_state(state)
-        xp = namespace(self.like(state))
+        xp = namespace(self._require_state(state)[1])
         for name, leaf in named(type(state).__name__, state):
             floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
             if floating and not bool(xp.all(xp.isfinite(leaf))):
@@ -263,12 +258,12 @@ class Preconditioner(ABC, Generic[State]):
 
     def like(self, state: State) -> Array:
         """Return an array of the state: its library, dtype and device are those of the vectors it takes."""
-        return self._require_state(state)
+        return self._require_state(state)[1]
 
     # -- checks ----------------------------------------------------------------------------------------
 
-    def _require_state(self, state: State) -> Array:
-        """Raise unless `state` is one of this preconditioner's; return its first array."""
+    def _require_state(self, state: State) -> tuple[int, Array]:
+        """Raise unless `state` is one of this preconditioner's; return n and its first array."""
         if type(state) is not self.state_type:
             raise TypeError(
                 f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
@@ -276,24 +271,24 @@ class Preconditioner(ABC, Generic[State]):
             )
         return require_state(self, state)
 
-    def _require_form(self, seen: Form) -> None:
-        """Raise unless the form of a state, of the right class, is one that `init` makes."""
+    def _require_form(self, seen: Form) -> int:
+        """Raise unless the form of a state, of the right class, is one that `init` makes; return n."""
         own, real = seen[1:-5], seen[-5][0]
         if real not in COMPLEX:
             real = "float32 or float64"
         try:
-            wanted = self._form(own, real)
+            n, wanted = self._form(own, real)
         except (TypeError, ValueError, IndexError):  # it has not even the structure
             raise ValueError(
                 f"`state` must be one that `init` of this {type(self).__name__} makes, got one of another "
                 "structure; make one with `init`"
             ) from None
         require_form("state", seen, (self.state_type, *wanted, (real, ()), *COUNTERS))
+        return n
 
     def _require_vectors(self, state: State, **vectors: Any) -> None:
         """Raise unless `state` is this preconditioner's, and the vectors go with it."""
-        like = self._require_state(state)
-        n = self._size(state)
+        n, like = self._require_state(state)
         for name, x in vectors.items():
             require_vectors(name, x, n, like)
 

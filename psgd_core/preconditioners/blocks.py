@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
-from ..arrays.library import Array, device_of, namespace, require_alike
+from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import largest
 from .base import Preconditioner
-from .forms import COUNTERS, Form, require_form
+from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
 
 
@@ -91,35 +91,36 @@ class Blocks(Preconditioner[BlocksState]):
         """Number of parameters."""
         return sum(n for n, _ in self.parts)
 
-    def _size(self, state: BlocksState) -> int:
-        return self.n
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
+        return self.n, own
 
-    def _require_state(self, state: BlocksState) -> Array:
-        first = super()._require_state(state)
-        for i, ((n, p), part) in enumerate(zip(self.parts, state.parts, strict=True)):
-            if p._size(part) != n:
-                raise ValueError(
-                    f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of "
-                    f"{p._size(part)}; make a state with `init`"
-                )
-            require_alike(f"state.parts.{i}", p._require_state(part), "state.parts.0", first)
-        return first
-
-    def _require_form(self, seen: Form) -> None:
+    def _require_form(self, seen: Form) -> int:
         _, parts, skipped = seen
         if parts[0] is not tuple or len(parts) != len(self.parts) + 1:
             raise ValueError(
                 f"`state.parts` must be a tuple of {len(self.parts)} states, got another number; "
                 "make a state with `init`"
             )
-        for i, ((_, p), part) in enumerate(zip(self.parts, parts[1:], strict=True)):
+        for i, ((n, p), part) in enumerate(zip(self.parts, parts[1:], strict=True)):
             if part[0] is not p.state_type:
                 raise TypeError(
                     f"`state.parts.{i}` must be a {p.state_type.__name__}, got {part[0].__name__}; make a "
                     "state with `init`"
                 )
-            p._require_form(part)
+            size = p._require_form(part)
+            if size != n:
+                raise ValueError(
+                    f"`state.parts.{i}` must be a state of {n} parameters for {p!r}, got one of {size}; "
+                    "make a state with `init`"
+                )
+            dtypes = first_dtype(part), first_dtype(parts[1])
+            if dtypes[0] != dtypes[1]:
+                raise TypeError(
+                    f"`state.parts.{i}` must have the dtype of `state.parts.0`, {dtypes[1]}, got "
+                    f"{dtypes[0]}; convert it with `astype`"
+                )
         require_form("state.skipped", skipped, COUNTERS[-1])
+        return self.n
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> BlocksState:
         if n != self.n:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from ..arrays.batched import is_complex
-from ..arrays.library import Array, device_of, namespace
+from ..arrays.library import Array, namespace
+from ..arrays.matrices import eye
 from .generators import Generator, Grams, Measure
 from .geometries import Geometry
 from .sides import Place, Sides
@@ -20,7 +20,7 @@ class Factor(ABC):
 
     def start(self, s: int, like: Array) -> Array:
         """Return the identity."""
-        return namespace(like).eye(s, dtype=like.dtype, device=device_of(like))
+        return eye(s, like)
 
     def shape(self, s: int) -> tuple[int, ...]:
         """Return the shape of an element."""
@@ -74,20 +74,9 @@ class Factor(ABC):
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return ``Q^{-T}``, or columns B whose ``B B^T`` is the same to the group and has the same trace."""
-        xp = namespace(q)
-        return self.solve_transpose(q, xp.eye(s, dtype=q.dtype, device=device_of(q)))
+        return self.solve_transpose(q, eye(s, q))
 
 
 def turned(x: Array, rows: bool) -> Array:
     """Return rows as columns, and columns as rows; x itself unless it holds rows, or is to."""
     return namespace(x).matrix_transpose(x) if rows else x
-
-
-def adjoint(q: Array) -> Array:
-    """Return ``Q^H``."""
-    return conj(namespace(q).matrix_transpose(q))
-
-
-def conj(q: Array) -> Array:
-    """Return q, conjugate where it is complex."""
-    return namespace(q).conj(q) if is_complex(q) else q

@@ -29,8 +29,8 @@ COMPLEX = {"float32": "complex64", "float64": "complex128"}
 _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
 
 
-def require_state(p: Preconditioner[Any], state: Any) -> Array:
-    """Raise unless `state` has the form of a state that `p` makes; return its first array.
+def require_state(p: Preconditioner[Any], state: Any) -> tuple[int, Array]:
+    """Raise unless `state` has the form of a state that `p` makes; return n and its first array.
 
     O(1), no values are looked at.
     """
@@ -51,18 +51,17 @@ def require_state(p: Preconditioner[Any], state: Any) -> Array:
             is_like_array = hasattr(part, "dtype") and hasattr(part, "shape")
             tokens += (part.dtype, part.shape) if is_like_array else (type(part), None)
     if not others or (not plain and _are_tensors(others)):
-        _require_tokens(p, tuple(tokens))
+        n = _require_tokens(p, tuple(tokens))
     else:
         require_one_library("state", state)
-        p._require_form(_nested(iter(tokens)))
-    first: Array = (plain or others)[0]
-    return first
+        n = p._require_form(_nested(iter(tokens)))
+    return n, (plain or others)[0]
 
 
 @lru_cache(maxsize=1024)
-def _require_tokens(p: Preconditioner[Any], tokens: tuple[Any, ...]) -> None:
-    """Check the form that these tokens spell: once for each form that is right."""
-    p._require_form(_nested(iter(tokens)))
+def _require_tokens(p: Preconditioner[Any], tokens: tuple[Any, ...]) -> int:
+    """Check the form that these tokens spell, once for each form that is right; return n."""
+    return p._require_form(_nested(iter(tokens)))
 
 
 def _nested(tokens: Iterator[Any]) -> Form:
@@ -112,6 +111,11 @@ def require_form(name: str, seen: Form, wanted: Form) -> None:
         f"`{name}` must be {_described(wanted)}, got {_described(seen)}; make a state of this preconditioner "
         "with `init`, and do not change its arrays"
     )
+
+
+def first_dtype(form: Form) -> Any:
+    """Return the dtype, by name, of the first array."""
+    return first_dtype(form[1]) if _is_tuple(form) else form[0]
 
 
 def _is_tuple(form: Form) -> bool:

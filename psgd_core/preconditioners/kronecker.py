@@ -25,8 +25,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import described, require_count, require_number
 from ..arrays.batched import is_complex
+from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
-from ..arrays.signs import signs
 from ..arrays.sums import norm
 from ..arrays.vectors import largest
 from .base import Preconditioner
@@ -160,9 +160,6 @@ class Kronecker(Preconditioner[KroneckerState]):
 
     # -- what the base class asks for ------------------------------------------------------------------
 
-    def _size(self, state: KroneckerState) -> int:
-        return self.n
-
     def init(
         self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None
     ) -> KroneckerState:
@@ -184,12 +181,12 @@ class Kronecker(Preconditioner[KroneckerState]):
         )
         return factors, held
 
-    def _form(self, own: Form, real: str) -> Form:
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
         dtype = own[0][1][0]
         dtype = dtype if dtype == COMPLEX.get(real) else real
         factors = [(dtype, group.shape(place.s)) for place, group, _ in self._active]
         held = [(real, (group.steps(place.s),)) for place, group, _ in self._active]
-        return (tuple, *factors), (tuple, *held)
+        return self.n, ((tuple, *factors), (tuple, *held))
 
     def _scaled(self, state: KroneckerState, scale: float | Array) -> KroneckerState:
         first, *rest = state.factors

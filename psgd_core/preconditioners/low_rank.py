@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from ..arrays.arguments import described, require_count
-from ..arrays.draws import normal
+from ..arrays.draws import normal, signs
 from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
-from ..arrays.signs import signs
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
 from .counters import Fitted, Given
@@ -80,9 +79,6 @@ class LowRank(Preconditioner[LowRankState]):
         if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
             raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
 
-    def _size(self, state: LowRankState) -> int:
-        return state.d.shape[0]
-
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         if self.rank >= n:
             raise ValueError(
@@ -103,10 +99,10 @@ class LowRank(Preconditioner[LowRankState]):
         d = xp.ones(n, dtype=like.dtype, device=device)
         return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
 
-    def _form(self, own: Form, real: str) -> Form:
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
         _, (n,) = own[2]
         factor = real, (self.rank, n)
-        return factor, factor, (real, (n,)), (real, (2,))
+        return n, (factor, factor, (real, (n,)), (real, (2,)))
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
         return state._replace(d=state.d * scale)

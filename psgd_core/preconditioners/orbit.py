@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..arrays import batched
 from ..arrays.arguments import described
+from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
-from ..arrays.signs import signs
 from ..arrays.sums import norm
 from ..arrays.symmetric import root_of
+from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
 from .counters import Fitted, Given
@@ -97,24 +98,18 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             )
         geometry_of(self.geometry)
 
-    def _size(self, state: OrbitState) -> int:
-        n = 0
-        for block in state.q.blocks:
-            n += block.shape[0] * block.shape[2]
-        return n
-
-    def _form(self, own: Form, real: str) -> Form:
+    def _form(self, own: Form, real: str) -> tuple[int, Form]:
         (_, (_, *blocks), (_, *gather)), _ = own
         n = sum(s * c for _, (s, _, c) in blocks)
         if n < 1:
             raise ValueError("a state of nothing")
-        sizes = self.group.orbit_sizes(n)
+        layout = self.group.layout(n)
         order: Form = ()
-        if gather or type(self.group).split is OrbitGroup.split:
+        if gather or is_gathered(layout):
             order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
-        held = [(real, (c,)) for _, c in sizes] if self.steps == "orbit" else [(real, ())]
-        blocks = [(real, (s, s, c)) for s, c in sizes]
-        return (OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held)
+        held = [(real, (c,)) for _, c, _, _ in layout] if self.steps == "orbit" else [(real, ())]
+        blocks = [(real, (s, s, c)) for s, c, _, _ in layout]
+        return n, ((OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held))
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = namespace(like), device_of(like)
@@ -128,16 +123,17 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
 
     def _fit(self, state: OrbitState, given: Given) -> Fitted:
         v, h, damping, due, step = given
-        k, group = h.shape[1], self.group
+        (n, k), group, gather = h.shape, self.group, state.q.gather
+        layout = group.layout(n)
         noise = None if self.damping == 0 else damping * k**0.5
         if noise is not None and not self.exact_damping:
             h, noise = h + damping * signs(state.count, h), None
         # take the pair apart, by orbits
-        hs = group.split(state.q, h)
+        hs = group.split(layout, h, gather)
         if v is None:  # columns whose mean ``v v^T`` is I
             vs = tuple(k**0.5 * batched.identity(x.shape[0], x.shape[2], x) for x in hs)
         else:
-            vs = group.split(state.q, v)
+            vs = group.split(layout, v, gather)
         single = k == 1 and v is not None
         held = state.held if self.steps == "orbit" else state.held * len(hs)
         parts = list(map(_Orbits, state.q.blocks, held, hs, vs))

@@ -23,7 +23,8 @@ from typing import ClassVar
 from ..arrays import batched, triangular
 from ..arrays.batched import square
 from ..arrays.library import Array, Namespace, device_of, namespace
-from .factor import Factor, adjoint, conj, turned
+from ..arrays.matrices import adjoint, conj
+from .factor import Factor, turned
 from .generators import Generator, Grams, Measure, Pair
 from .geometries import EQ, Geometry
 from .sides import Place, Sides

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..arrays.library import Array, namespace
+from ..arrays.matrices import kron
 from .factor import Factor
 from .patterns import FACTORS, DenseFactor
 from .sides import Place
@@ -74,11 +75,7 @@ def acting(runs: Sequence[Run], factors: Sequence[Array]) -> list[Array]:
     """Return what each run acts by: the factor itself, or the Kronecker product of several."""
     made, start = [], 0
     for run in runs:
-        q = factors[start]
-        for other in factors[start + 1 : start + run.members]:
-            xp, s = namespace(q), q.shape[0] * other.shape[0]
-            q = xp.reshape(q[:, None, :, None] * other[None, :, None, :], (s, s))
-        made.append(q)
+        made.append(kron(*factors[start : start + run.members]))
         start += run.members
     return made
 

@@ -12,30 +12,51 @@ from dataclasses import dataclass, fields
 import jax
 import jax.numpy as jnp
 
-from ...groups.orbits import ButterflyGroup, OrbitBlocks, OrbitGroup, XMatGroup
+from ...arrays.library import Array
+from ...groups.layouts import Layout, OrbitLayout, pieces, split
+from ...groups.orbits import ButterflyGroup, OrbitGroup, XMatGroup
 from ...preconditioners import Butterfly, Preconditioner, XMat
+
+
+def _split_slices(layout: Layout, x: Array, gather: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return what `split` does, with slices in place of reshaping."""
+    parts: list[Array] = []
+    for entry in layout:
+        size, count, how, start = entry
+        if how == "shifted":
+            rows = [x[start + i * count : start + (i + 1) * count, :] for i in range(size)]
+            parts.append(jnp.permute_dims(jnp.stack(rows), (0, 2, 1)))
+        else:
+            parts += split((entry,), x, gather)
+    return tuple(parts)
+
+
+def _join_padded(layout: Layout, parts: tuple[Array, ...], gather: tuple[Array, ...]) -> Array:
+    """Return what `join` does, with sums of padded pieces in place of concatenating."""
+    del gather  # nothing is gathered here
+    entries: list[OrbitLayout] = []
+    rows: list[Array] = []
+    for entry, part in zip(layout, parts, strict=True):
+        size, count, how, start = entry
+        if how == "shifted":  # member by member: reshaping would move them
+            entries += [OrbitLayout(1, count, "direct", start + i * count) for i in range(size)]
+            rows += [part[i : i + 1, :, :] for i in range(size)]
+        else:
+            entries.append(entry)
+            rows.append(part)
+    return _below(*pieces(tuple(entries), tuple(rows)))
 
 
 @dataclass(frozen=True)
 class _ShardedXMatGroup(XMatGroup):
-    def join(self, a: OrbitBlocks, parts: tuple[jax.Array, ...]) -> jax.Array:
-        """Return the columns that `split` took apart."""
-        *middle, pairs = (jnp.permute_dims(part, (0, 2, 1)) for part in parts)
-        if pairs.shape[0] == 1:
-            return pairs[0]
-        return _below(pairs[0], *(m[0] for m in middle), jnp.flip(pairs[1], axis=0))
+    split = staticmethod(_split_slices)
+    join = staticmethod(_join_padded)
 
 
 @dataclass(frozen=True)
 class _ShardedButterflyGroup(ButterflyGroup):
-    def split(self, a: OrbitBlocks, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Return columns (n, k) as (2, k, n // 2)."""
-        half = x.shape[0] // 2
-        return (jnp.permute_dims(jnp.stack([x[:half], x[half:]]), (0, 2, 1)),)
-
-    def join(self, a: OrbitBlocks, parts: tuple[jax.Array, ...]) -> jax.Array:
-        """Return the columns that `split` took apart."""
-        return _below(*jnp.permute_dims(parts[0], (0, 2, 1)))
+    split = staticmethod(_split_slices)
+    join = staticmethod(_join_padded)
 
 
 @dataclass(frozen=True)
