@@ -53,8 +53,9 @@ class TriangularState(NamedTuple):
 # `criterion` and `check`. In an update it checks the pair, says whether the scale is due and how large the
 # damping is, keeps the old state if the pair is unusable, and counts. What remains is special to the group:
 #
-# - how to start (`_start`), what a multiple of `Q` is (`_scaled`), and how many parameters a state has
-#   (`_size`);
+# - how to start (`_start`), and what a multiple of `Q` is (`_scaled`);
+# - which dtypes and shapes its arrays have (`_form`): it is given those of the state at hand, and returns n
+#   and those that they should be;
 # - how to fit (`_fit`). With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is
 #   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The
 #   move `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
@@ -84,8 +85,9 @@ class Triangular(psgd.Preconditioner):
     def _scaled(self, state, scale):
         return state._replace(q=state.q * scale)
 
-    def _size(self, state):
-        return state.q.shape[0]
+    def _form(self, own, real):
+        (_, (n, _)), _ = own
+        return n, ((real, (n, n)), (real, ()))
 
     def _fit(self, state, given):
         xp, (n, k), q = namespace(state.q), given.h.shape, state.q
