@@ -235,17 +235,16 @@ def disorder(at: dict[str, tuple[int, int]], arrows: list[tuple[str, str]], limi
 
 WIDTH, COLUMNS, MARGIN = 440, (3, 4), 6
 BOX_HEIGHT, GAP, LINE = 42, 32, 18
-# colours of the page that the picture is in, or these where there is none
+# the site gives it the colours of its pages, in docs/_static/site.css
 STYLE = """
-.house text { font-family: system-ui, sans-serif; text-anchor: middle; }
-.house text { fill: #1b1b1f; fill: var(--color-foreground-primary, #1b1b1f); }
+.house text { font-family: system-ui, sans-serif; text-anchor: middle; fill: #1b1b1f; }
 .house .name { font-size: 14px; font-weight: 600; }
 .house .small { font-size: 11.5px; }
 .house text.more { font-size: 11.5px; }
-.house text.more, .house .tip { fill: #55555f; fill: var(--color-foreground-secondary, #55555f); }
-.house .room { fill: #fff; fill: var(--color-background-primary, #fff); stroke: #0072b2; stroke-width: 1.4; }
-.house .panel { fill: #f4f5f7; fill: var(--color-background-secondary, #f4f5f7); stroke: none; }
-.house .arrow { fill: none; stroke: #55555f; stroke: var(--color-foreground-secondary, #55555f); }
+.house text.more, .house .tip { fill: #55555f; }
+.house .room { fill: #fff; stroke: #0072b2; stroke-width: 1.4; }
+.house .panel { fill: #f4f5f7; stroke: none; }
+.house .arrow { fill: none; stroke: #55555f; }
 """
 
 
