@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from gpu_kernels import low_rank_kernels, orbit_kernels
 
-from psgd_core.kernels.gpu import cuda_library, low_rank_passes, orbit_passes
+from psgd_core.kernels.gpu import cuda_library, low_rank_launches, orbit_launches
 from psgd_core.kernels.gpu.cuda_library import Library, View
 
 ERRORS = {1: "threads of a block part at a barrier", 2: "copies were not waited for", 3: "block too large"}
@@ -196,7 +196,7 @@ def emulated_device(monkeypatch, threads: int):
 
 def forget_kernels() -> None:
     """Forget what was compiled."""
-    for function in (orbit_passes.general, orbit_passes.special, low_rank_passes.kernels):
+    for function in (orbit_launches.general, orbit_launches.special, low_rank_launches.kernels):
         function.cache_clear()
 
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
-from psgd_core.kernels.gpu import cuda_library, orbit_passes
-from psgd_core.kernels.gpu import orbits as gpu
+from psgd_core.kernels.gpu import cuda_library, orbit_launches
 
 THREADS = cuda_library.THREADS
 DTYPES = ("float32", "float64")
@@ -294,10 +293,9 @@ def test_what_does_not_fit_is_refused(spoil, host, orbits):
     """They read and write without looking."""
     p, (pair,) = psgd.Sparse(PermutationSubgroup.klein(12)), pairs(12, "float64", 1, seed=12)
     state, (v, h), step = host.state(p.init(12, like=pair[0])), map(host.place, pair), 0.3
-    layout = tuple((how, start) for _, _, how, start in p.group.layout(12))
 
     def asked():
-        return gpu.update(state, layout, v, h, step, 0.99, False)
+        return kernels.update(p._rule, state, v, h, step, False)
 
     assert asked() is not None
     q = state.q
@@ -345,7 +343,7 @@ def test_wide_accesses_are_aligned(how, size, count, start, more, itemsize, offs
     start = 0 if how == "mirrored" else start
     n = start + size * count + more
     pointers = [256 + itemsize * x for x in offsets]
-    wide = orbit_passes.width(how, size, count, start, n, itemsize, pointers)
+    wide = orbit_launches.width(how, size, count, start, n, itemsize, pointers)
     assert wide in (1, 16 // itemsize // size)
     for t in range(0, count, wide):
         assert t + wide <= count

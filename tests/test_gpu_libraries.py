@@ -8,7 +8,7 @@ from emulated import FakeCupy, forget_kernels
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
-from psgd_core.kernels.gpu import cuda_library, low_rank_passes
+from psgd_core.kernels.gpu import cuda_library, low_rank_launches
 
 
 def forget():
@@ -72,20 +72,20 @@ def test_the_passes_of_a_low_rank_update_take_cupys_arrays(cupy):
     d, h, p = rng.standard_normal((3, n)).astype(np.float32)
     state = psgd.LowRank(r).init(n, like=d, scale=1.0)
     state = cupy.state(state._replace(u=u, v=v, d=d, damping=np.zeros_like(state.damping)))
-    rows = low_rank_passes.take(state, cupy.asarray(h), cupy.asarray(p))
-    reading, usable, _, _ = low_rank_passes.survey(rows)
+    rows = low_rank_launches.take(state, cupy.asarray(h), cupy.asarray(p))
+    reading, usable, _, _ = low_rank_launches.survey(rows)
     one = np.max(np.abs([d * h, p / d]))
     matrix = np.concatenate([u, v, [d * h / one, p / d / one]]).astype(np.float64)
-    g = low_rank_passes.gram(rows, reading)
+    g = low_rank_launches.gram(rows, reading)
     np.testing.assert_allclose(np.asarray(g), matrix @ matrix.T, rtol=0, atol=1e-4)
     c = rng.standard_normal((2 * r + 2, 2 * r + 2))
     turned = cupy.asarray(c.T.copy()).T  # a view with the strides of a transposed matrix
-    largest = low_rank_passes.extremes(turned[:2], rows, reading)
+    largest = low_rank_launches.extremes(turned[:2], rows, reading)
     assert largest.dtype == np.float32
     expected = np.max(np.abs(matrix[-2:] * (c[:2] @ matrix)), axis=1)
     np.testing.assert_allclose(np.asarray(largest)[:2], expected, rtol=1e-4)
     tenth, two = cupy.asarray(np.float32(0.1)), cupy.asarray(np.int32(2))
-    made = low_rank_passes.rewrite(turned, rows, reading, tenth, tenth, usable, two, inplace=True)
+    made = low_rank_launches.rewrite(turned, rows, reading, tenth, tenth, usable, two, inplace=True)
     assert made == (rows.u, rows.v, rows.d)
     np.testing.assert_allclose(
         np.asarray(made[1]), (c @ matrix)[r : 2 * r] + matrix[r : 2 * r], rtol=1e-3, atol=1e-4

@@ -9,10 +9,9 @@ from emulated import emulated_device, emulator
 from gpu_kernels import low_rank_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psgd_core.arrays.signs import signs
 
-from psgd_core.arrays.draws import signs
-from psgd_core.kernels import off
-from psgd_core.kernels.gpu import cuda_library, low_rank_passes
+from psgd_core.kernels.gpu import cuda_library, low_rank_launches
 
 DTYPES = ("float32", "float64")
 
@@ -61,7 +60,7 @@ class Case:
         numbers = {"damping": (damping, dtype), "pending": (pending, bool), "count": (self.count, np.int32)}
         self.state = SimpleNamespace(**arrays, **{name: self.scalar(*x) for name, x in numbers.items()})
         self.pair = host.place(self.h), host.place(self.p)
-        self.rows = low_rank_passes.take(self.state, *self.pair)
+        self.rows = low_rank_launches.take(self.state, *self.pair)
         wide = [x.astype(np.float64) for x in (self.u, self.v, self.d, self.h, self.p)]
         u, v, d, h, p = wide
         if damping and not pending:
@@ -100,12 +99,12 @@ def test_every_pass_is_what_numpy_does(host):
     def check(r, n, dtype, seed, damping, pending):
         case = Case(host, r, n, dtype, seed, damping, pending=pending)
         eps, m = case.eps, 2 * r + 2
-        reading, usable, seen, due = low_rank_passes.survey(case.rows)
+        reading, usable, seen, due = low_rank_launches.survey(case.rows)
         assert (usable, seen, due) == (True, True, pending)
         np.testing.assert_allclose(reading, case.reading(), rtol=4 * eps)
         assert reading[2] == (0 if pending else abs(damping))
 
-        g = low_rank_passes.gram(case.rows, reading)
+        g = low_rank_launches.gram(case.rows, reading)
         assert g.dtype == np.float64
         # x and y are rounded to the dtype, three times; the sums are float64
         size = np.linalg.norm(case.matrix, axis=1)
@@ -115,11 +114,11 @@ def test_every_pass_is_what_numpy_does(host):
 
         c = case.coefficients(5)
         expected, magnitude = c @ case.matrix, np.abs(c) @ np.abs(case.matrix)
-        out = low_rank_passes.combine(host.place(c), case.rows, reading)
+        out = low_rank_launches.combine(host.place(c), case.rows, reading)
         assert out.dtype == dtype
         assert np.all(np.abs(out - expected) <= (m + 4) * eps * magnitude)
 
-        largest = low_rank_passes.extremes(host.place(c[:2]), case.rows, reading)
+        largest = low_rank_launches.extremes(host.place(c[:2]), case.rows, reading)
         plus, minus = case.matrix[-2] * expected[0], case.matrix[-1] * expected[1]
         both = (m + 8) * eps * np.max(np.abs(case.matrix[-2:]) * magnitude[:2], axis=1)
         for got, wanted, error in zip(
@@ -140,7 +139,7 @@ def test_factors_and_diagonal_are_rewritten(host, r, dtype, which, inplace):
     reading = case.reading()
     c, mu, scale = case.coefficients(2 * r + 2), case.scalar(0.125), case.scalar(2.0)
     flags = case.scalar(True, bool), case.scalar(which, np.int32)
-    got = low_rank_passes.rewrite(host.place(c), case.rows, reading, mu, scale, *flags, inplace=inplace)
+    got = low_rank_launches.rewrite(host.place(c), case.rows, reading, mu, scale, *flags, inplace=inplace)
     made, magnitude = c @ case.matrix, np.abs(c) @ np.abs(case.matrix)
     made[: 2 * r] += case.matrix[: 2 * r]
     magnitude[: 2 * r] += np.abs(case.matrix[: 2 * r])
@@ -166,10 +165,10 @@ def test_what_is_not_usable_changes_nothing(host, r, inplace):
     case = Case(host, r, 21, "float32")
     case.rows.keep[3][5] = np.nan
     c = host.place(case.coefficients(2 * r + 2))
-    reading, usable, _, _ = low_rank_passes.survey(case.rows)
+    reading, usable, _, _ = low_rank_launches.survey(case.rows)
     assert not usable
     args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
-    got = low_rank_passes.rewrite(c, case.rows, reading, *args, inplace=inplace)
+    got = low_rank_launches.rewrite(c, case.rows, reading, *args, inplace=inplace)
     for new, old in zip(got, (case.u, case.v, case.d), strict=True):
         np.testing.assert_array_equal(new, old)
 
@@ -191,7 +190,7 @@ def test_pairs_are_judged_on_the_device(host, dtype, spoil, usable, seen, pendin
     (name, value), at = next(iter(spoil.items())), {"h": 3, "p": 4}
     target = case.rows.keep[at[name]]
     target[slice(None) if value == 0 else 30] = value
-    found = low_rank_passes.survey(case.rows)
+    found = low_rank_launches.survey(case.rows)
     assert (found.usable, found.seen, found.due) == (usable, seen, False)
     assert found.usable.shape == ()
     assert found.reading[2] == np.asarray(0.25, dtype)
@@ -200,15 +199,17 @@ def test_pairs_are_judged_on_the_device(host, dtype, spoil, usable, seen, pendin
 def test_a_largest_entry_that_is_nan_stays_one(host):
     case = Case(host, 2, 37, "float32")
     case.rows.keep[0][1, 36] = np.nan
-    assert np.all(np.isnan(low_rank_passes.extremes(host.place(np.ones((2, 6))), case.rows, case.reading())))
+    assert np.all(
+        np.isnan(low_rank_launches.extremes(host.place(np.ones((2, 6))), case.rows, case.reading()))
+    )
 
 
 @pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_units_keep_float32_from_its_ends(host, scale, pending):
     case = Case(host, 3, 40, "float32", scale=scale, pending=pending)
-    reading = low_rank_passes.survey(case.rows).reading
-    g = low_rank_passes.gram(case.rows, reading)
+    reading = low_rank_launches.survey(case.rows).reading
+    g = low_rank_launches.gram(case.rows, reading)
     np.testing.assert_allclose(g, case.matrix @ case.matrix.T, rtol=0, atol=1e-5 * np.max(np.abs(g)))
 
 
@@ -218,11 +219,11 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(host, low_rank, dtype):
     c, results = host.place(case.coefficients(14)), []
     for schedule in (0, 1, 2, 0):
         low_rank.schedule = schedule
-        reading, usable, _, _ = low_rank_passes.survey(case.rows)
+        reading, usable, _, _ = low_rank_launches.survey(case.rows)
         args = case.scalar(0.1), case.scalar(1.0), usable, case.scalar(3, np.int32)
-        made = low_rank_passes.rewrite(c, case.rows, reading, *args, inplace=False)
-        results.append([reading, low_rank_passes.gram(case.rows, reading), *made])
-        results[-1].append(low_rank_passes.extremes(c, case.rows, reading))
+        made = low_rank_launches.rewrite(c, case.rows, reading, *args, inplace=False)
+        results.append([reading, low_rank_launches.gram(case.rows, reading), *made])
+        results[-1].append(low_rank_launches.extremes(c, case.rows, reading))
     for other in results[1:]:
         for x, y in zip(results[0], other, strict=True):
             assert x.tobytes() == y.tobytes()
@@ -231,7 +232,7 @@ def test_no_order_of_threads_or_blocks_changes_a_bit(host, low_rank, dtype):
 @pytest.mark.parametrize("r", [20, 31, 40])
 def test_large_ranks_take_several_groups_of_squares(host, r):
     case = Case(host, r, 90, "float64")
-    g = low_rank_passes.gram(case.rows, case.reading())
+    g = low_rank_launches.gram(case.rows, case.reading())
     np.testing.assert_allclose(g, case.matrix @ case.matrix.T, rtol=0, atol=1e-13 * np.max(np.abs(g)))
 
 
@@ -252,10 +253,10 @@ def test_a_state_that_does_not_fit_is_refused(host, spoil, to):
     case = Case(host, 3, 20, "float32")
     assert case.rows is not None
     setattr(case.state, spoil, host.place(to))
-    assert low_rank_passes.take(case.state, *case.pair) is None
+    assert low_rank_launches.take(case.state, *case.pair) is None
 
 
-@pytest.mark.parametrize("spoil", ["shape", "dtype", "strides", "library", "switched off"])
+@pytest.mark.parametrize("spoil", ["shape", "dtype", "strides", "library"])
 def test_a_pair_that_does_not_fit_is_refused(host, spoil):
     case = Case(host, 3, 20, "float32")
     h, p = case.pair
@@ -268,8 +269,4 @@ def test_a_pair_that_does_not_fit_is_refused(host, spoil):
         p = host.place(np.zeros(40, np.float32))[::2]
     elif spoil == "library":
         h = np.zeros(20, np.float32)
-    if spoil == "switched off":
-        with off():
-            assert low_rank_passes.take(case.state, h, p) is None
-    else:
-        assert low_rank_passes.take(case.state, h, p) is None
+    assert low_rank_launches.take(case.state, h, p) is None

@@ -147,6 +147,11 @@ def test_what_has_no_kernels_goes_the_ordinary_way(host, low_rank):
         state = host.state(p.init(n, like=v))
         p.update(state, *map(host.place, x), 0.3)
         p.precondition(state, host.place(x[0]))
+    p = psgd.LowRank(2)
+    state, x = host.state(p.init(20, like=v)), (v, h)
+    with off():
+        p.update(state, *map(host.place, x), 0.3)
+        p.precondition(state, host.place(h))
     with pytest.raises(ValueError, match="`step` must lie in"):
         p.update(state, *map(host.place, x), 1.5)
     assert not low_rank.launched

@@ -291,4 +291,4 @@ def test_an_array_that_is_no_step_goes_the_ordinary_way(p, host):
     ((v, h),) = pairs(N, "float64", 1, seed=9)
     state = host.state(p.init(N, like=v))
     for step in (np.asarray(True), np.full(1, 0.5), np.asarray(1)):
-        assert p._fused(state, host.place(v), host.place(h), host.place(step), False) is None
+        assert kernels.update(p._rule, state, host.place(v), host.place(h), host.place(step), False) is None

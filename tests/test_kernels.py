@@ -17,6 +17,7 @@ import psgd_core as psgd
 from psgd_core import PermutationSubgroup, kernels
 from psgd_core.groups import OrbitGroup
 from psgd_core.kernels import switch
+from psgd_core.kernels.cpu import orbit_update
 
 pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
 
@@ -40,17 +41,15 @@ DTYPES = (np.float32, np.float64)
 @pytest.fixture
 def used(monkeypatch):
     """Count how often the kernels did the work."""
-    from psgd_core.preconditioners import orbit
-
     calls = []
-    plain = orbit.OrbitPreconditioner._fused
+    plain = kernels.update
 
     def counting(*args):
         found = plain(*args)
         calls.append(found is not None)
         return found
 
-    monkeypatch.setattr(orbit.OrbitPreconditioner, "_fused", counting)
+    monkeypatch.setattr(kernels, "update", counting)
     return calls
 
 
@@ -79,7 +78,7 @@ def assert_equal_to_rounding(got, expected, updates):
 def test_updates_and_products_are_those_of_the_plain_code(kind, dtype, n, used):
     p, made = KINDS[kind](n), pairs(n, dtype, 25, seed=n)
     state = run(p, made, dtype)
-    if kind != "all-shifts" or n <= kernels.orbits.LARGEST:
+    if kind != "all-shifts" or n <= orbit_update.LARGEST:
         assert sum(used) == 25 - kind.startswith("dense")  # whose first, which sets the scale, is plain
     with kernels.off():
         plain = run(p, made, dtype)
@@ -258,14 +257,14 @@ def test_a_singular_orbit_stays_and_the_others_move_on_both_paths():
 
 @pytest.mark.parametrize("kind", ["diagonal", "xmat", "butterfly", "klein"])
 def test_many_threads_repeat_bit_for_bit_what_one_does(kind, monkeypatch):
-    n = kernels.orbits.PARALLEL + 2 * 512 + 4
+    n = orbit_update.PARALLEL + 2 * 512 + 4
     rng = np.random.default_rng(7)
     made = [tuple(rng.standard_normal((2, n)).astype(np.float32)) for _ in range(3)]
     p = KINDS[kind](n)
     state = run(p, made, np.float32)
     again = run(p, made, np.float32)
     y = p.precondition(state, made[0][0])
-    monkeypatch.setattr(kernels.orbits, "PARALLEL", 2 * n)
+    monkeypatch.setattr(orbit_update, "PARALLEL", 2 * n)
     serial = run(p, made, np.float32)
     for x, z, w in zip(leaves(state), leaves(again), leaves(serial), strict=True):
         np.testing.assert_array_equal(x, z)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import psgd_core as psgd
 from psgd_core import kernels
+from psgd_core.kernels.cpu import low_rank_update
 from psgd_core.preconditioners.low_rank import LowRankState
 
 numba = pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
@@ -27,7 +28,7 @@ NORMALIZERS = {
 def engine(name):
     """Take the passes that numba compiles, or those that do without it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.low_rank, "compiled", lambda: name == "numba")
+        patch.setattr(low_rank_update, "compiled", lambda: name == "numba")
         yield
 
 
@@ -89,7 +90,7 @@ def test_an_update_is_that_of_the_plain_code(n, rank, dtype, normalizer, damping
     for _ in range(3):
         v, h = pair()
         with engine(passes):
-            fused = p._fused(state, v, h, 0.3, False)
+            fused = kernels.update(p._rule, state, v, h, 0.3, False)
         with kernels.off():
             plain = p.update(state, v, h, 0.3)
         assert_close(fused, plain, state)
@@ -98,9 +99,9 @@ def test_an_update_is_that_of_the_plain_code(n, rank, dtype, normalizer, damping
 
 @pytest.mark.parametrize("passes", ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [30, kernels.low_rank.PARALLEL + 77])
+@pytest.mark.parametrize("n", [30, low_rank_update.PARALLEL + 77])
 def test_in_place_and_by_any_number_of_threads_the_bits_are_the_same(n, dtype, passes, monkeypatch):
-    monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")
+    monkeypatch.setattr(low_rank_update, "compiled", lambda: passes == "numba")
     p = psgd.LowRank(5)
     state, pair = started(p, n, dtype)
     for _ in range(kernels_period := 8):  # the gauge moves once in as many
@@ -136,7 +137,7 @@ def test_products_are_those_of_the_plain_code(n, rank, dtype, diagonal, seed):
     p = psgd.LowRank(min(rank, n - 1), diagonal=diagonal)
     state, pair = started(p, n, dtype, seed)
     g = pair()[1]
-    assert kernels.low_rank.precondition(state, g, True) is not None
+    assert kernels.precondition(p._rule, state, g) is not None
     got = p.precondition(state, g)
     with kernels.off():
         expected = p.precondition(state, g)
@@ -180,12 +181,12 @@ def test_odd_pairs_end_as_in_the_plain_code(v, h, dtype, scale):
 def test_kernels_leave_alone_what_they_would_misread(spoiled):
     p = psgd.LowRank(3)
     state, pair = started(p, 12, np.float64)
-    assert p._fused(*spoiled(state, *pair()), 0.1, False) is None
-    assert kernels.low_rank.passes(state, *pair(), 1.5, False) is None
-    assert kernels.low_rank.passes(state, *pair(), np.ones(2), False) is None
+    assert kernels.update(p._rule, *spoiled(state, *pair()), 0.1, False) is None
+    assert kernels.update(p._rule, state, *pair(), 1.5, False) is None
+    assert kernels.update(p._rule, state, *pair(), np.ones(2), False) is None
     state.d.flags.writeable = False
-    assert kernels.low_rank.passes(state, *pair(), 0.1, True) is None
-    assert kernels.low_rank.passes(state, *pair(), 0.1, False) is not None
+    assert kernels.update(p._rule, state, *pair(), 0.1, True) is None
+    assert kernels.update(p._rule, state, *pair(), 0.1, False) is not None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -210,7 +211,7 @@ def test_tensors_on_the_host_take_them_too(dtype, inplace):
 
 @pytest.mark.parametrize("passes", ENGINES)
 def test_in_place_takes_one_work_vector_from_the_first_update_on(passes, monkeypatch):
-    monkeypatch.setattr(kernels.low_rank, "compiled", lambda: passes == "numba")
+    monkeypatch.setattr(low_rank_update, "compiled", lambda: passes == "numba")
     less, more, p = 200_000, 600_000, psgd.LowRank(6)
 
     def peak(n):

@@ -9,7 +9,7 @@ from gpu_kernels import KINDS, fitting
 
 import psgd_core as psgd
 from psgd_core import kernels
-from psgd_core.kernels.gpu import low_rank_passes, orbits
+from psgd_core.kernels.gpu import low_rank_launches
 
 pytestmark = pytest.mark.gpu
 DTYPES = ("float32", "float64")
@@ -128,14 +128,14 @@ def library(request):
 @pytest.fixture
 def used(monkeypatch):
     """Count how often the kernels did the work."""
-    calls, ask = [], orbits.update
+    calls, ask = [], kernels.update
 
     def counting(*args):
         found = ask(*args)
         calls.append(found is not None)
         return found
 
-    monkeypatch.setattr(orbits, "update", counting)
+    monkeypatch.setattr(kernels, "update", counting)
     return calls
 
 
@@ -213,8 +213,8 @@ def test_a_pair_that_is_none_is_skipped_and_counted(library, bad):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("r", "n"), [(0, 50), (1, 3), (10, 1001), (10, 100_000), (32, 5000)])
 def test_low_rank_updates_are_those_of_the_plain_code(library, r, n, dtype, monkeypatch):
-    calls, rewrite = [], low_rank_passes.rewrite
-    monkeypatch.setattr(low_rank_passes, "rewrite", lambda *a, **k: calls.append(1) or rewrite(*a, **k))
+    calls, rewrite = [], low_rank_launches.rewrite
+    monkeypatch.setattr(low_rank_launches, "rewrite", lambda *a, **k: calls.append(1) or rewrite(*a, **k))
     p, made = psgd.LowRank(r), pairs(library, n, dtype, 9, seed=n)
     state = run(p, n, made, inplace=True)
     assert len(calls) == 9
@@ -301,29 +301,29 @@ def test_the_passes_of_a_low_rank_update_are_what_numpy_does(library, r, n, dtyp
     kinds = {"damping": dtype, "pending": bool, "count": np.int32}
     numbers = {name: library.asarray(np.zeros((), kind)) for name, kind in kinds.items()}
     u, v, d, h, p = map(library.asarray, host)
-    rows = low_rank_passes.take(SimpleNamespace(u=u, v=v, d=d, **numbers), h, p)
+    rows = low_rank_launches.take(SimpleNamespace(u=u, v=v, d=d, **numbers), h, p)
     u, v, d, h, p = (x.astype(np.float64) for x in host)
-    reading, usable, seen, due = low_rank_passes.survey(rows)
+    reading, usable, seen, due = low_rank_launches.survey(rows)
     one = max(np.max(np.abs(d * h)), np.max(np.abs(p / d)))
     eps = np.finfo(dtype).eps
     np.testing.assert_allclose(library.numpy(reading), [one, one, 0], rtol=4 * eps)
     assert [bool(x) for x in (usable, seen, due)] == [True, True, False]
     matrix = np.concatenate([u, v, [d * h / one, p / d / one]])
-    g = library.numpy(low_rank_passes.gram(rows, reading))
+    g = library.numpy(low_rank_launches.gram(rows, reading))
     size = np.linalg.norm(matrix, axis=1)
     assert np.all(np.abs(g - matrix @ matrix.T) <= (8 * eps + n * 1e-16) * np.outer(size, size))
-    np.testing.assert_array_equal(g, library.numpy(low_rank_passes.gram(rows, reading)))
+    np.testing.assert_array_equal(g, library.numpy(low_rank_launches.gram(rows, reading)))
 
     c = rng.standard_normal((2 * r + 2, 2 * r + 2))
     made, magnitude = c @ matrix, np.abs(c) @ np.abs(matrix)
-    out = library.numpy(low_rank_passes.combine(library.asarray(c), rows, reading))
+    out = library.numpy(low_rank_launches.combine(library.asarray(c), rows, reading))
     assert np.all(np.abs(out - made) <= (2 * r + 8) * eps * magnitude)
-    largest = library.numpy(low_rank_passes.extremes(library.asarray(c[:2]), rows, reading))
+    largest = library.numpy(low_rank_launches.extremes(library.asarray(c[:2]), rows, reading))
     expected = np.max(np.abs(matrix[-2:] * made[:2]), axis=1)
     error = (2 * r + 12) * eps * np.max(np.abs(matrix[-2:]) * magnitude[:2], axis=1)
     assert np.all(np.abs(largest[:2] - expected) <= error)
     tenth, three = library.asarray(np.asarray(0.1, dtype)), library.asarray(np.int32(3))
-    new = low_rank_passes.rewrite(
+    new = low_rank_launches.rewrite(
         library.asarray(c), rows, reading, tenth, tenth, usable, three, inplace=False
     )
     got = np.concatenate([library.numpy(new[0]), library.numpy(new[1])])

@@ -1,10 +1,10 @@
-"""Fused paths behind the same functions: the same results to rounding, in as few passes as there can be.
+"""Fused paths behind the same functions: the same results to rounding, in as few passes as possible.
 
-On the host arrays of NumPy, and tensors of PyTorch in the same memory, take them where numba is installed
-(the extra ``fast``); on GPUs arrays of CuPy do, and PyTorch's tensors where CuPy is installed (``cuda12`` or
-``cuda13``): those kernels are compiled and emulated by the tests, and have not yet run on a GPU. Kernels
-never change what a function returns by more than rounding, and can be switched off: by the environment
-variable ``PSGD_KERNELS=off``, or for some lines by `off`::
+NumPy arrays, and PyTorch tensors in the host's memory, take them where numba is installed (the extra
+``fast``). On GPUs, CuPy arrays do, and PyTorch tensors where CuPy is installed (``cuda12`` or ``cuda13``):
+those kernels are compiled and emulated by the tests, and have not yet run on a GPU. `dispatch` says which
+kernel serves which arrays. Kernels never change a result by more than rounding, and can be switched off: by
+the environment variable ``PSGD_KERNELS=off``, or for a few lines by `off`::
 
     with psgd_core.kernels.off():
         state = p.update(state, v, h, step=0.1)
@@ -12,10 +12,13 @@ variable ``PSGD_KERNELS=off``, or for some lines by `off`::
 Compiled code is kept on disk, beside this package or in the user's cache, so that only the first run waits.
 """
 
-from .cpu import low_rank as low_rank
-from .cpu import orbits as orbits
-from .gpu import orbits as gpu_orbits  # noqa: F401
+from .dispatch import precondition as precondition
+from .dispatch import update as update
+from .rules import Jump as Jump
+from .rules import Layout as Layout
+from .rules import LowRankRule as LowRankRule
+from .rules import OrbitRule as OrbitRule
+from .rules import Rule as Rule
 from .switch import available, off
-from .views import through as through
 
 __all__ = ["available", "off"]

@@ -1,4 +1,4 @@
-"""Whether kernels are there, and wanted."""
+"""Whether kernels are installed, and switched on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ _on: ContextVar[bool] = ContextVar(
     "psgd_core.kernels", default=os.environ.get("PSGD_KERNELS", "auto") != "off"
 )
 
+switched_on = _on.get
+"""Return whether kernels are switched on here."""
+
 
 @cache
 def compiled() -> bool:
@@ -20,14 +23,9 @@ def compiled() -> bool:
     return find_spec("numba") is not None
 
 
-def wanted() -> bool:
-    """Return whether kernels are not switched off."""
-    return _on.get()
-
-
 def available() -> bool:
-    """Return whether the CPU's kernels are installed and not switched off."""
-    return wanted() and compiled()
+    """Return whether the CPU's kernels are installed and switched on."""
+    return switched_on() and compiled()
 
 
 @contextmanager

@@ -45,8 +45,8 @@ class Preconditioner(ABC, Generic[State]):
     moves_in_parts: ClassVar[bool] = False
     """Whether `_fit` itself leaves alone the parts of Q that cannot move, so that the others may."""
 
-    _rule: Any = None
-    """What `psgd_core.kernels` must know to do its updates; None where they cannot."""
+    _rule: kernels.Rule | None = None
+    """How it is fitted, in the terms of `psgd_core.kernels`; None where they do not cover it."""
 
     # -- to be supplied --------------------------------------------------------------------------------
 

@@ -16,7 +16,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..arrays.library import Array, device_of, known, namespace
-from ..kernels.scale import DAMPING, FAR, GROW, SHRINK
+from ..kernels import Jump
+
+DAMPING = {"float32": 1e-9, "float64": 1e-16}
+"""By dtype, relative to the scale that the first pair sets: P tends to at most 1e9, 1e16 times that."""
+
+FAR = 10.0
+"""``|a| / |b|`` beyond which a pair says that Q is off its scale: mean squares are equal at the minimiser."""
+
+SHRINK, GROW = 8, 64
+"""Such pairs in a row, with Q too large and too small, after which the scale is set anew."""
+
+JUMP = Jump(FAR, SHRINK, GROW)
+"""The three of them, for kernels."""
 
 
 class Counters(NamedTuple):

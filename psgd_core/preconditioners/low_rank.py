@@ -8,15 +8,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
 
+from .. import kernels
 from ..arrays.arguments import described, require_count
 from ..arrays.draws import normal, signs
-from ..arrays.library import Array, device_of, known, namespace, select, wide_dtype
+from ..arrays.gram_algebra import gauge, joint_bound
+from ..arrays.library import Array, device_of, known, namespace
+from ..arrays.sums import norm
 from ..groups.low_rank import LowRankElement, LowRankFixedV
 from .base import Preconditioner
-from .counters import Fitted, Given
+from .counters import JUMP, Fitted, Given, counted
 from .forms import Form
-from .low_rank_algebra import joint_bound
-from .low_rank_moves import MOVES, regauge
+from .low_rank_moves import MOVES, either
 from .normalizers import Normalizer, Running, settle_options
 
 _A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
@@ -25,7 +27,7 @@ START_U, START_V = 10, 12
 """Counts whose signs are linearly independent for every rank < n up to n = 40, and in practice beyond."""
 
 REGAUGE = 8
-"""Updates from one `regauge` of U and V to the next: ample at every step, and next to free."""
+"""Updates from one change of gauge to the next: ample at every step size, and next to free."""
 
 START = 0.1
 """|U|_F^2 and |V|_F^2 of the start: near the identity, away from the stationary point U = V = 0."""
@@ -41,7 +43,7 @@ class LowRankState(NamedTuple):
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
-    count: Array  # type: ignore[assignment]  # even updates move U, odd ones V
+    count: Array  # type: ignore[assignment]  # tuple.count; even updates move U, odd ones V
     skipped: Array
 
 
@@ -49,8 +51,9 @@ class LowRankState(NamedTuple):
 class LowRank(Preconditioner[LowRankState]):
     """Q = (I + U V^T) diag(d), or diag(d) (I + U V^T): both tails of a spectrum at once (Theorem 3.2).
 
-    An update reads U and V twice and costs O(n r^2); `precondition` costs O(n r). Rank 0 is a diagonal with
-    one step for all elements.
+    An update costs O(n r^2), and `precondition` O(n r). With d on the right, the plain code reads U and V
+    twice and the factor that moves a third time, and the kernels read both three times. Rank 0 is a diagonal
+    with one step for all elements.
 
     Parameters
     ----------
@@ -78,6 +81,16 @@ class LowRank(Preconditioner[LowRankState]):
         object.__setattr__(self, "rank", rank)
         if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
             raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
+        rule = kernels.LowRankRule(
+            rank=rank,
+            diagonal_first=self.diagonal == "right",
+            measure=self.normalizer.measure,
+            scale=self.normalizer.scale,
+            gauge_every=REGAUGE,
+            jump=JUMP,
+            counted=_counted,
+        )
+        object.__setattr__(self, "_rule", rule)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         if self.rank >= n:
@@ -115,34 +128,37 @@ class LowRank(Preconditioner[LowRankState]):
                 "`curvature.basis`, n of them, which integrate it out"
             )
         xp, d = namespace(v), state.d
+        # damp by noise on h, and take probes and products as rows
         if self.damping != 0:
             h = h + damping * signs(state.count, h)
-        p, h = v.T, h.T  # probes and products as rows
+        p, h = v.T, h.T
         # set the scale: the minimiser over multiples of diag(d), c^4 = |v / d|^2 / |d h|^2
         scale = xp.ones_like(damping)
         if due is not None:
-            scale = xp.where(due, _best_scale(xp, d * h, p / d), scale)
+            scale = xp.where(due, _best_scale(d * h, p / d), scale)
             d = d * scale
         # make the generators, and bound them together
-        turn_u = state.count % 2 == 0
-        wide_turn = xp.astype(turn_u, wide_dtype(xp))
-        move, unit = MOVES[self.diagonal](state.u, state.v, d, h, p, wide_turn, self.normalizer.measure)
-        size = unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
-        # ask the normaliser, and move d and one factor
-        held = select(turn_u, state.held[0], state.held[1])
-        scale_n, after = self.normalizer.scale(held, size, step)
-        some = scale_n > 0
-        ratio = xp.where(some, unit, 0 * unit) / xp.where(some, scale_n, xp.ones_like(scale_n))
-        mu = step * ratio * ratio
-        u = state.u - mu * move.u if move.u.shape[0] else state.u
-        v = state.v - mu * move.v if move.v.shape[0] else state.v
+        is_even = state.count % 2 < 1  # then it is U's turn
+        turn = known(is_even)
+        turn_u = is_even if turn is None else turn
+        move = MOVES[self.diagonal](state.u, state.v, d, h, p, turn_u, self.normalizer.measure)
+        size = move.unit * xp.sqrt(joint_bound(move.size_d, move.size_w, step))
+        # ask the normaliser
+        mu, after = self.normalizer.rate(either(turn_u, *state.held), size, move.unit, step)
+        # move d and the factor whose turn it is
+        factor = either(turn_u, state.u, state.v) - mu * move.factor
+        u, v = either(turn_u, factor, state.u), either(turn_u, state.v, factor)
+        held = xp.stack([either(turn_u, after, state.held[0]), either(turn_u, state.held[1], after)])
         # renew the gauge of U and V
-        drifted = state.count % REGAUGE == REGAUGE - 1
-        if self.rank and known(drifted) is not False:
-            u, v = regauge(u, v, move, drifted)
-        which = xp.stack([turn_u, ~turn_u])  # of the two bounds, the one that is renewed
-        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=xp.where(which, after, state.held))
-        return Fitted(new, xp.isfinite(size), scale * scale, (move.length_a, move.length_b))
+        drifted = state.count % REGAUGE >= REGAUGE - 1
+        if self.rank and (turn is None or drifted):
+            one = xp.eye(self.rank, dtype=move.uu.dtype, device=device_of(move.uu))
+            u, v = (
+                xp.astype(xp.where(drifted, c, one), d.dtype, copy=False) @ factor
+                for c, factor in zip(gauge(move.uu, move.vv), (u, v), strict=True)
+            )
+        new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=held)
+        return Fitted(new, xp.isfinite(size), scale * scale, (move.lengths[0], move.lengths[1]))
 
     # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
 
@@ -169,7 +185,13 @@ class LowRank(Preconditioner[LowRankState]):
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 
     def _act(
-        self, state: LowRankState, x: Array, verb: Callable, *, diagonal_first: bool, inverse: bool = False
+        self,
+        state: LowRankState,
+        x: Array,
+        verb: Callable[[LowRankElement, Array], Array],
+        *,
+        diagonal_first: bool,
+        inverse: bool = False,
     ) -> Array:
         self._require_vectors(state, x=x)
         d = 1 / state.d if inverse else state.d
@@ -183,11 +205,15 @@ def _factor(state: LowRankState) -> LowRankElement:
     return LowRankElement(xp.ones_like(state.count, dtype=state.d.dtype), state.u.T, state.v.T)
 
 
-def _best_scale(xp, x: Array, y: Array) -> Array:
-    """Return ``(|y| / |x|)^{1/2}`` without overflow."""
-    norms = []
-    for z in (x, y):
-        largest = xp.max(xp.abs(z))
-        unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-        norms.append(xp.sqrt(unit) * xp.sum((z / unit) ** 2) ** 0.25)
-    return norms[1] / xp.where(norms[0] > 0, norms[0], xp.ones_like(norms[0]))
+def _counted(
+    state: LowRankState, growth: Array, lengths: tuple[Array, Array], complete: Array, seen: Array, due: Array
+) -> dict[str, Array]:
+    """Return the counters after an update by the GPU's kernels."""
+    return counted(state, Fitted(state, complete, growth, lengths), complete, seen, due)
+
+
+def _best_scale(x: Array, y: Array) -> Array:
+    """Return ``(|y| / |x|)^{1/2}``."""
+    xp = namespace(x)
+    size = xp.sqrt(norm([x]))
+    return xp.sqrt(norm([y])) / xp.where(size > 0, size, xp.ones_like(size))

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from ..arrays.arguments import described, require_number
 from ..arrays.library import Array, namespace
-from ..kernels.scale import DAMPING
+from .counters import DAMPING
 from .generators import Measure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import described
 from ..arrays.draws import signs
@@ -14,11 +15,11 @@ from ..arrays.symmetric import root_of
 from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner
-from .counters import Fitted, Given
+from .counters import JUMP, Fitted, Given
 from .forms import Form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
-from .normalizers import Normalizer, Running, settle_options
+from .normalizers import Normalizer, Running, Sample, settle_options
 
 PIECE = 2**16
 """Elements of h that are worked on together: what an update makes along the way stays in cache."""
@@ -96,7 +97,17 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
                 "`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), "
                 f"got {described(self.steps)}"
             )
-        geometry_of(self.geometry)
+        if not geometry_of(self.geometry).fits_p:
+            decay = None  # kernels know the other geometries' products only
+            if self.geometry == "EQ" and self.steps == "orbit":
+                decay = self.normalizer.decay if type(self.normalizer) is Running else None
+                decay = -1.0 if type(self.normalizer) is Sample else decay
+            rule = kernels.OrbitRule(self._layout, decay, self.exact_damping, JUMP)
+            object.__setattr__(self, "_rule", rule)
+
+    def _layout(self, n: int) -> kernels.Layout:
+        """Return the layout of the orbits, for kernels."""
+        return self.group.layout(n)
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
         (_, (_, *blocks), (_, *gather)), _ = own

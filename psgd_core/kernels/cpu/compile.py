@@ -1,9 +1,12 @@
-"""Compilation by numba, kept on disk: what is kept is checked, and where it cannot be kept, done without.
+"""Compilation by numba, cached on disk with checksums; where nothing can be cached, without.
 
-numba believes its files: machine code in which a bit has changed would run. Here a checksum follows what is
-stored, and whatever is missing, damaged, of another version or cannot be written means to compile anew, in
-memory. Code is shared by processes through these files alone.
+numba trusts its files: machine code with a flipped bit would run. Here a checksum follows what is stored, and
+a file that is missing, damaged, of another version or cannot be written means that the function is compiled
+again, in memory. Processes share code through these files alone.
 """
+
+# numba has no annotations
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core import caching
 from numba.core.compiler_lock import global_compiler_lock
 
-# A child that is forked while another thread compiles would wait for that thread, which it has not.
+# A child forked while another thread compiles would wait forever for that thread, which it does not have.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=global_compiler_lock.acquire,
@@ -26,6 +29,7 @@ if hasattr(os, "register_at_fork"):
         after_in_child=global_compiler_lock.release,
     )
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -33,7 +37,7 @@ class _CheckedFile(caching.IndexDataCacheFile):
     """Files that end in the SHA-256 of the rest."""
 
     def _dump(self, obj: Any) -> bytes:
-        data = super()._dump(obj)
+        data: bytes = super()._dump(obj)
         return data + hashlib.sha256(data).digest()
 
     def _load_index(self) -> dict[Any, str]:
@@ -58,7 +62,7 @@ class _CheckedFile(caching.IndexDataCacheFile):
 
 
 class _CheckedCache(caching.FunctionCache):
-    """The cache of a function; anything that goes wrong with it is a thing that is not there."""
+    """The cache of a function; whatever goes wrong with it counts as a miss."""
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
@@ -76,14 +80,18 @@ class _CheckedCache(caching.FunctionCache):
             super().save_overload(sig, data)
 
 
-def njit(function: Any = None, **options: Any) -> Any:
-    """Compile as `numba.njit` does, with checked files where `cache` is asked for."""
-    if function is None:
-        decorate: Callable[[Any], Any] = lambda function: njit(function, **options)  # noqa: E731
-        return decorate
+def njit(**options: Any) -> Callable[[_Function], _Function]:
+    """Return a decorator that compiles as `numba.njit` does, with checked files for ``cache=True``."""
     kept = options.pop("cache", False)
-    compiled = numba.njit(**options)(function)
-    if kept:
-        with contextlib.suppress(Exception):  # there is no folder for it, or numba's inside has changed
-            compiled._cache = _CheckedCache(function)
-    return compiled
+
+    def decorate(function: _Function) -> _Function:
+        compiled: Any = numba.njit(**options)(function)
+        if kept:
+            with contextlib.suppress(
+                Exception
+            ):  # no folder can be written to, or numba's internals have changed
+                compiled._cache = _CheckedCache(function)
+        typed: _Function = compiled
+        return typed
+
+    return decorate

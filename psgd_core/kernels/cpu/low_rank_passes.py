@@ -25,7 +25,7 @@ PARTS = 64
 
 
 @njit(**OPTIONS)
-def part(k, n):
+def part(k: int, n: int) -> tuple[int, int]:
     """Return the columns of part k, whole tiles; of `write`'s there may be none."""
     size = -(-n // (PARTS * TILE)) * TILE
     return min(n, k * size), min(n, (k + 1) * size)
@@ -37,8 +37,8 @@ def parts(n: int) -> int:
 
 
 @njit(**OPTIONS)
-def _disturb(x, start, damping, seed):
-    """``x += damping * signs``, those of `preconditioners._signs` from column `start` on."""
+def _disturb(x: np.ndarray, start: int, damping: np.floating, seed: np.uint32) -> None:
+    """``x += damping * signs``, those of `arrays.signs` from column `start` on."""
     one, two = x.dtype.type(1), x.dtype.type(2)
     for t in range(x.shape[0]):
         word = np.uint32(np.uint32(start + t) ^ seed)
@@ -50,7 +50,10 @@ def _disturb(x, start, damping, seed):
 
 
 @njit(**OPTIONS)
-def _ends(d, h, p, low, damping, seed, scales, x, y):
+def _ends(
+    d: np.ndarray, h: np.ndarray, p: np.ndarray, low: int, damping: np.floating, seed: np.uint32,
+    scales: np.ndarray, x: np.ndarray, y: np.ndarray,
+) -> None:  # fmt: skip
     """Write ``x = d h`` and ``y = p / d``, h with its noise and each times its scale."""
     copy(x, h)
     if damping > 0:
@@ -63,7 +66,7 @@ def _ends(d, h, p, low, damping, seed, scales, x, y):
 
 
 @njit(**SUMS)
-def _products(rows, i, j, width, out):
+def _products(rows: np.ndarray, i: int, j: int, width: int, out: np.ndarray) -> None:
     """Add the products of rows i, i + 1 with rows j ... j + 3, which keep eight sums in registers."""
     a = b = c = d = e = f = g = h = 0.0
     for t in range(width):
@@ -86,7 +89,10 @@ def _products(rows, i, j, width, out):
     out[i + 1, j + 3] += h
 
 
-def _gram(u, v, d, h, p, damping, seed, scales, products, largest):
+def _gram(
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, products: np.ndarray, largest: np.ndarray,
+) -> None:  # fmt: skip
     """Write the inner products of the rows of R, and the largest |x| and |y|, part by part.
 
     Parameters
@@ -126,7 +132,7 @@ def _gram(u, v, d, h, p, damping, seed, scales, products, largest):
 
 
 @njit(**OPTIONS)
-def add_rows(x, coefficients, rows, start):
+def add_rows(x: np.ndarray, coefficients: np.ndarray, rows: np.ndarray, start: int) -> None:
     """``x += coefficients @ rows``, from column `start` on; four rows at a time, if not all weigh nothing."""
     r, zero = rows.shape[0], x.dtype.type(0)
     for i in range(0, r - 3, 4):
@@ -146,7 +152,10 @@ def add_rows(x, coefficients, rows, start):
 
 
 @njit(**OPTIONS)
-def _combine(out, coefficients, u, v, x, y, start):
+def _combine(
+    out: np.ndarray, coefficients: np.ndarray, u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray,
+    start: int,
+) -> None:  # fmt: skip
     """``out = coefficients @ R``, from column `start` on."""
     r = u.shape[0]
     a, b = coefficients[2 * r], coefficients[2 * r + 1]
@@ -156,7 +165,11 @@ def _combine(out, coefficients, u, v, x, y, start):
     add_rows(out, coefficients[r : 2 * r], v, start)
 
 
-def _numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest):
+def _numerator(
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, ph: np.ndarray, pv: np.ndarray, numerator: np.ndarray,
+    largest: np.ndarray,
+) -> None:  # fmt: skip
     """Write ``x P h / d - y d P^{-1} v``, and part by part the largest of either term and of both together.
 
     Parameters
@@ -193,7 +206,7 @@ def _numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest)
 
 
 @njit(**OPTIONS)
-def _put(gauge, rows, width, out, start):
+def _put(gauge: np.ndarray, rows: np.ndarray, width: int, out: np.ndarray, start: int) -> None:
     """Write the rows, or `gauge` times them, from column `start` on."""
     one = np.empty(width, out.dtype)
     for i in range(out.shape[0]):
@@ -207,8 +220,11 @@ def _put(gauge, rows, width, out, start):
 
 
 def _write(
-    u, v, d, h, p, damping, seed, scales, right, left, mu, numerator, turn_u, gauge, back, out_u, out_v, out_d
-):
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, right: np.ndarray, left: np.ndarray, mu: np.ndarray,
+    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, out_u: np.ndarray,
+    out_v: np.ndarray, out_d: np.ndarray,
+) -> None:  # fmt: skip
     """Move d and one factor, and change both to a better gauge where one is given.
 
     Parameters

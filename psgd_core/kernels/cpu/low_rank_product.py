@@ -1,8 +1,8 @@
 """``P g`` of a low-rank preconditioner on the CPU: V, U and V are read once each.
 
 For ``Q = (I + U V^T) diag(d)`` it is ``d (a + V U^T a)``, ``a = x + U V^T x``, ``x = d g``; for
-``Q = diag(d) (I + U V^T)`` it is ``b + V U^T b``, ``b = d^2 (g + U V^T g)``. What is in the middle is kept
-where the result goes. Sums are in float64, part by part, as in `cpu_low_rank`.
+``Q = diag(d) (I + U V^T)`` it is ``b + V U^T b``, ``b = d^2 (g + U V^T g)``. The intermediate vector is kept
+where the result goes. Sums are in float64, part by part, as in `low_rank_passes`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["finish", "finish_parallel", "middle", "middle_parallel", "parts", "p
 
 
 @njit(**SUMS)
-def _add_sums(rows, start, x, width, out):
+def _add_sums(rows: np.ndarray, start: int, x: np.ndarray, width: int, out: np.ndarray) -> None:
     """``out += rows @ x``, from column `start` on, four rows at a time."""
     r = rows.shape[0]
     for i in range(0, r - 3, 4):
@@ -40,7 +40,7 @@ def _add_sums(rows, start, x, width, out):
         out[i] += a
 
 
-def _project(v, d, g, first, sums):
+def _project(v: np.ndarray, d: np.ndarray, g: np.ndarray, first: bool, sums: np.ndarray) -> None:
     """Write ``V^T x``, part by part, to the zeros in `sums`, (parts, r); `first`: x is d g, otherwise g."""
     n = v.shape[1]
     for k in prange(sums.shape[0]):
@@ -55,7 +55,9 @@ def _project(v, d, g, first, sums):
             _add_sums(v, start, wide, stop - start, sums[k])
 
 
-def _middle(u, d, g, first, s, out, sums):
+def _middle(
+    u: np.ndarray, d: np.ndarray, g: np.ndarray, first: bool, s: np.ndarray, out: np.ndarray, sums: np.ndarray
+) -> None:
     """Write ``a = x + U s``, times d^2 unless `first`, and ``U^T a`` as `_project` does ``V^T x``."""
     n = u.shape[1]
     for k in prange(sums.shape[0]):
@@ -76,7 +78,7 @@ def _middle(u, d, g, first, s, out, sums):
             copy(out[start:stop], x)
 
 
-def _finish(v, d, first, w, out):
+def _finish(v: np.ndarray, d: np.ndarray, first: bool, w: np.ndarray, out: np.ndarray) -> None:
     """``out += V w``, and all of it times d if `first`."""
     n = v.shape[1]
     for k in prange(PARTS):

@@ -5,13 +5,15 @@ All orbits of one size s, a tile of them at a time: what a tile needs stays in t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import prange
 
 from .compile import njit
-from .layouts import fetch, put
 from .loops import OPTIONS, copy, for_one_and_all, multiply, scale
-from .tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
+from .members import fetch, put
+from .orbit_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
 
 TILE = 512
 """Orbits at a time: for s = 2 and float32 their buffers take 50 kB."""
@@ -24,7 +26,7 @@ READY, CHECK, TRIAL = range(3)
 
 
 @njit(**OPTIONS)
-def _largest(x, bits):
+def _largest(x: np.ndarray, bits: np.ndarray) -> Any:
     """Return the largest magnitude, as an integer: in that order NaN is above Inf, and Inf above the rest."""
     found, kind, mask, words = bits.dtype.type(0), bits.dtype.type, bits[0], x.view(bits.dtype)
     for t in range(x.shape[0]):
@@ -33,7 +35,7 @@ def _largest(x, bits):
     return found
 
 
-def _usable(v, h, bits):
+def _usable(v: np.ndarray, h: np.ndarray, bits: np.ndarray) -> int:
     """Return 0 if v or h is not finite or v is zero, 1 if only h is zero, 2 otherwise.
 
     Parameters
@@ -55,19 +57,23 @@ usable, usable_parallel = for_one_and_all(_usable)
 
 
 @njit(**OPTIONS)
-def chunks(count):
+def chunks(count: int) -> int:
     """Return in how many chunks so many orbits are taken."""
     return -(-count // CHUNK)
 
 
-def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits, mode, squares):
+def _update(
+    v: np.ndarray, h: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray,
+    held: np.ndarray, new_q: np.ndarray, new_held: np.ndarray, numbers: np.ndarray, bits: np.ndarray,
+    mode: int, squares: np.ndarray,
+) -> int:  # fmt: skip
     """Update all orbits of one size, and return how many stayed as they are; -1 if the pair is unusable.
 
     Parameters
     ----------
     v, h : array, shape (n,)
     order, start, layout
-        Where the members are: see `cpu_layouts`.
+        Where the members are: see `members`.
     q, new_q : array, shape (s, s, c)
         Before and after; they may be the same.
     held, new_held : array, shape (c,)
@@ -131,7 +137,7 @@ def _update(v, h, order, start, layout, q, held, new_q, new_held, numbers, bits,
 
 
 @njit(**OPTIONS)
-def _gather_squares(x, sums):
+def _gather_squares(x: np.ndarray, sums: np.ndarray) -> None:
     """Add the squares of x to `sums`: (their largest root, the sum in units of its square)."""
     largest = sums[0]
     for t in range(x.shape[0]):
@@ -144,7 +150,10 @@ def _gather_squares(x, sums):
 
 
 @njit(**OPTIONS)
-def norms(v, h, order, start, layout, q, bits, x, y):
+def norms(
+    v: np.ndarray, h: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray,
+    bits: np.ndarray, x: np.ndarray, y: np.ndarray,
+) -> None:  # fmt: skip
     """Add the squares of ``Q h`` to `x`, and those of ``Q^{-T} v`` to `y`, in float64."""
     s, count = q.shape[0], q.shape[2]
     width = min(TILE, count)
@@ -165,7 +174,9 @@ def norms(v, h, order, start, layout, q, bits, x, y):
             _gather_squares(rows[1, i, : high - low], y)
 
 
-def _precondition(g, order, start, layout, q, out):
+def _precondition(
+    g: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray, out: np.ndarray
+) -> None:
     """Write ``Q^T Q g`` to `out`, for all orbits of one size."""
     s, count = q.shape[0], q.shape[2]
     for k in prange(-(-count // CHUNK)):

@@ -1,8 +1,8 @@
-"""An update's arithmetic for orbits of one and of two, everything of an orbit in registers.
+"""The arithmetic of an update for orbits of one and of two, with everything of an orbit in registers.
 
-`cpu_tiles` works on orbits of any size by loops that each do one thing, and bring every intermediate number
+`orbit_tiles` works on orbits of any size, by loops that each do one thing and take every intermediate number
 to the cache and back; with one or two members that costs more than the arithmetic. The same operations in the
-same order, but for the damping: a tile in which it is heard is left to `cpu_tiles`.
+same order, except for the damping: a tile where it is above rounding is left to `orbit_tiles`.
 
 What is chosen between is read first: a choice between two places in memory would be a gather.
 """
@@ -16,12 +16,12 @@ from .loops import OPTIONS
 
 
 @njit(inline="always", **OPTIONS)
-def _larger(x, y):
+def _larger(x: float, y: float) -> float:
     return x if x > y else y
 
 
 @njit(inline="always", **OPTIONS)
-def _step(size, unit, before, rule):
+def _step(size: float, unit: float, before: float, rule: tuple[float, ...]) -> tuple[float, float]:
     """Return ``mu = step (unit / N)^2`` and what is held next, for a sample's bound; see `normalizers`."""
     step, root, decay, zero, one, ten = rule
     base = before if before > zero else size
@@ -36,14 +36,16 @@ def _step(size, unit, before, rule):
 
 
 @njit(**OPTIONS)
-def single(q, held, v, h, numbers, new):
-    """Write the next Q and what is held next to `new`; return how many hear the damping, and how many stay.
+def single(
+    q: np.ndarray, held: np.ndarray, v: np.ndarray, h: np.ndarray, numbers: np.ndarray, new: np.ndarray
+) -> tuple[np.int32, np.int32]:
+    """Write the next Q and what is held next to `new`; return how many feel the damping, and how many stay.
 
     Parameters
     ----------
     q, held, v, h : array, shape (t,)
     numbers
-        Those of `cpu_orbits.update`.
+        Those of `orbit_passes.update`.
     new : array, shape (4, at least t)
         The next Q, what is held next, and the squares of a and b.
     """
@@ -73,7 +75,10 @@ def single(q, held, v, h, numbers, new):
 
 
 @njit(**OPTIONS)
-def double(q, low, held, v, h, numbers, new):
+def double(
+    q: np.ndarray, low: int, held: np.ndarray, v: np.ndarray, h: np.ndarray, numbers: np.ndarray,
+    new: np.ndarray,
+) -> tuple[np.int32, np.int32]:  # fmt: skip
     """Do what `single` does for orbits of two.
 
     Parameters
@@ -83,7 +88,7 @@ def double(q, low, held, v, h, numbers, new):
     held : array, shape (t,)
     v, h : array, shape (2, at least t)
     numbers
-        Those of `cpu_orbits.update`.
+        Those of `orbit_passes.update`.
     new : array, shape (7, at least t)
         The blocks' entries in order, what is held, and the squares of a and b.
     """

@@ -1,8 +1,8 @@
-"""When the work of a kernel may be shared by threads: not everywhere can they be had.
+"""Whether a kernel's work may be shared by threads: that is not safe everywhere.
 
-numba's threads do not survive a fork: a child that calls them hangs or is aborted, by GNU OpenMP and by the
-others in their own ways. And its plainest layer, `workqueue`, aborts the process when two threads call a
-shared kernel at once. There one thread does the work, with the same results.
+numba's threads do not survive a fork: a child that calls them hangs or is aborted, depending on the threading
+layer. And its simplest layer, `workqueue`, aborts the process when two threads call a shared kernel at once.
+In both cases one thread does the work, with the same results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _entered = threading.Lock()
 """Held while a kernel is shared by threads."""
@@ -22,19 +24,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked.set)
 
 
-def shared_where_possible(one: Callable[..., Any], every: Callable[..., Any]) -> Callable[..., Any]:
+def shared_where_possible(one: Callable[..., T], every: Callable[..., T]) -> Callable[..., T]:
     """Return a function that calls `every`, which threads share, or `one` where that is not safe.
 
-    Not in a forked child, nor while another thread is inside of one: it has all cores then, anyway.
+    It is not safe in a forked child, nor while another thread is in a shared kernel (and has all cores).
     """
 
     @wraps(every)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any) -> T:
         if _forked.is_set() or not _entered.acquire(blocking=False):
             return one(*arguments)
         try:
             return every(*arguments)
-        except ValueError:  # numba has no threads here; the kernels themselves raise nothing
+        except ValueError:  # numba has no threads here; kernels themselves raise nothing
             return one(*arguments)
         finally:
             _entered.release()

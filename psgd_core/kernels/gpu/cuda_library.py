@@ -1,4 +1,4 @@
-"""Memory on CUDA devices and kernels for it, for arrays of CuPy and tensors of PyTorch alike.
+"""Memory on CUDA devices and kernels that work on it, for CuPy arrays and PyTorch tensors alike.
 
 Kernels are compiled by NVRTC through ``cupy.RawModule``, for the device at hand, and kept on disk by CuPy.
 They get bare pointers, so that tensors need no conversion, and run on the library's current stream: nothing
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from ...arrays.library import Array, followed
-from ..cpu.orbits import rate_of
+from ..rules import float_of
 
 THREADS = 256
 """Of a block; a power of two, at most what ``norms.cuh`` sets apart room for."""
@@ -35,7 +35,7 @@ Kernel = Callable[..., None]
 
 
 class View(NamedTuple):
-    """What a kernel has to know of an array without gaps."""
+    """What a kernel has to know about a contiguous array."""
 
     pointer: int
     shape: tuple[int, ...]
@@ -48,43 +48,41 @@ class Library(ABC):
 
     @abstractmethod
     def view(self, x: Any) -> View | None:
-        """Return what a kernel has to know of x; None if it is not for kernels."""
+        """Return what a kernel has to know about x; None if x is not for kernels."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
-        """Return an array without values, on the device and for the current stream."""
+        """Return an uninitialised array on the device, for the current stream."""
 
     @abstractmethod
     def zeros(self, count: int, device: int) -> Array:
         """Return zeros (count,) in float64."""
 
     @abstractmethod
-    def cast(self, x: Array, dtype: str) -> Array:
+    def cast(self, x: Any, dtype: str) -> Array:
         """Return x in another dtype."""
 
     @abstractmethod
-    def contiguous(self, x: Array) -> Array:
-        """Return x without gaps."""
+    def contiguous(self, x: Any) -> Array:
+        """Return x, contiguous."""
 
     @abstractmethod
-    def reread(self, x: Array, dtype: str) -> Array:
+    def reread(self, x: Any, dtype: str) -> Array:
         """Return the same memory as numbers of another dtype."""
 
     @abstractmethod
-    def within(self, device: int) -> contextlib.AbstractContextManager:
+    def within(self, device: int) -> contextlib.AbstractContextManager[Any]:
         """Return the context to launch in: CuPy's device, and its stream is the library's current one."""
 
     @abstractmethod
     def written(self, *arrays: Array) -> None:
-        """Say that a kernel has written to arrays that others may hold, too."""
+        """Say that a kernel has written to arrays that others may hold as well."""
 
     def pointer(self, x: Array) -> int:
-        """Return where an array lies that kernels can read as it is."""
+        """Return the address of an array that kernels can read as it is."""
         view = self.view(x)
         if view is None:
-            raise TypeError(
-                f"`x` must be an array without gaps on the device, got {type(x).__name__}; copy it"
-            )
+            raise TypeError(f"`x` must be a contiguous array on the device, got {type(x).__name__}; copy it")
         return view.pointer
 
     def processors(self, device: int) -> int:
@@ -98,34 +96,35 @@ class _Cupy(Library):
             return None
         return View(x.data.ptr, x.shape, x.dtype.name, x.device.id)
 
-    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         import cupy
 
         return cupy.empty(shape, dtype)
 
-    def zeros(self, count: int, device: int) -> Array:
+    def zeros(self, count: int, device: int) -> Any:
         import cupy
 
         return cupy.zeros(count)
 
-    def cast(self, x: Array, dtype: str) -> Array:
+    def cast(self, x: Any, dtype: str) -> Any:
         return x.astype(dtype, copy=False)
 
-    def contiguous(self, x: Array) -> Array:
+    def contiguous(self, x: Any) -> Any:
         import cupy
 
         return cupy.ascontiguousarray(x)
 
-    def reread(self, x: Array, dtype: str) -> Array:
+    def reread(self, x: Any, dtype: str) -> Any:
         return x.view(dtype)
 
     def written(self, *arrays: Array) -> None:
         pass
 
-    def within(self, device: int) -> contextlib.AbstractContextManager:
+    def within(self, device: int) -> contextlib.AbstractContextManager[Any]:
         import cupy
 
-        return cupy.cuda.Device(device)
+        context: contextlib.AbstractContextManager[Any] = cupy.cuda.Device(device)
+        return context
 
 
 class _Torch(Library):
@@ -143,25 +142,25 @@ class _Torch(Library):
             return None
         return View(pointer, tuple(x.shape), str(x.dtype).removeprefix("torch."), x.device.index)
 
-    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         import torch
 
         return torch.empty(shape, dtype=getattr(torch, dtype), device=f"cuda:{device}")
 
-    def zeros(self, count: int, device: int) -> Array:
+    def zeros(self, count: int, device: int) -> Any:
         import torch
 
         return torch.zeros(count, dtype=torch.float64, device=f"cuda:{device}")
 
-    def cast(self, x: Array, dtype: str) -> Array:
+    def cast(self, x: Any, dtype: str) -> Any:
         import torch
 
         return x.to(getattr(torch, dtype))
 
-    def contiguous(self, x: Array) -> Array:
+    def contiguous(self, x: Any) -> Any:
         return x.contiguous()
 
-    def reread(self, x: Array, dtype: str) -> Array:
+    def reread(self, x: Any, dtype: str) -> Any:
         import torch
 
         return x.view(getattr(torch, dtype))
@@ -235,7 +234,8 @@ def step_of(library: Library, step: Any, dtype: str, device: int) -> float | Arr
     """
     seen = library.view(step)
     if seen is None:
-        return rate_of(step)
+        rate = float_of(step)
+        return rate if rate is not None and 0 < rate < 1 else None
     fits = seen.shape == () and seen.device == device and seen.dtype in ("float32", "float64")
     return library.cast(step, dtype) if fits else None
 

@@ -1,6 +1,6 @@
 // What a thread does with an orbit, or with W neighbouring ones, in registers.
 
-enum { DIRECT, SHIFTED, MIRRORED, GATHERED };  // as cpu_orbits.py has them
+enum { DIRECT, SHIFTED, MIRRORED, GATHERED };  // as cpu/members.py has them
 
 template <class T> struct Limits;  // what a unit is at least; how large the damping must be in it to be heard
 template <> struct Limits<float> {

@@ -1,4 +1,4 @@
-// One update of a Theorem 3.1 group: the arithmetic of cpu_orbits.py, a thread to an orbit (or W neighbours).
+// One update of a Theorem 3.1 group: the arithmetic of cpu/orbit_passes.py, a thread to an orbit (or W neighbours).
 //
 // inspect    is the pair finite, and is v not zero?                            reads v, h
 // measure    |Q h| and |Q^{-T} v|, where the automatic scale is pending        else returns at once

@@ -13,7 +13,7 @@ template <class T> struct BitsOf;
 template <> struct BitsOf<float> { typedef unsigned int Type; };
 template <> struct BitsOf<double> { typedef Count Type; };
 
-// The sign of the damping's noise at a place: the hash of `preconditioners._signs`.
+// The sign of the damping's noise at a place: the hash of `arrays.signs`.
 template <class T> __device__ inline T sign_at(Index place, unsigned int count) {
     unsigned int word = static_cast<unsigned int>(place);
     word = (word ^ (count * 0x1F35B1D9u)) * 0x2C1B3C6Du;

@@ -1,7 +1,7 @@
 """One update of GL(n) on the CPU for small n, where calls to a library cost more than the arithmetic.
 
-The arithmetic is that of `preconditioners._orbit` for a single orbit under the left generator with one
-probe, and the noise that of `preconditioners._signs`.
+The arithmetic is that of `preconditioners.orbit` for a single orbit under the left generator with one
+probe, and the noise that of `arrays.signs`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .orbit_passes import usable
 
 
 @njit(**OPTIONS)
-def _sign(index, count):
+def _sign(index: int, count: int) -> np.int32:
     """Return the sign that `signs` has at this place for this count: its hash, in wrapping arithmetic."""
     word = (np.uint32(index) ^ (np.uint32(count) * np.uint32(0x1F35B1D9))) * np.uint32(0x2C1B3C6D)
     word = np.uint32(word)
@@ -24,7 +24,7 @@ def _sign(index, count):
 
 
 @njit(**OPTIONS)
-def _solve(w, b):
+def _solve(w: np.ndarray, b: np.ndarray) -> None:
     """Overwrite b with ``w^{-1} b``, and w with its elimination; rows are exchanged for the largest pivot."""
     n = b.shape[0]
     for j in range(n):
@@ -52,7 +52,10 @@ def _solve(w, b):
 
 
 @njit(**OPTIONS)
-def update(v, h, count, q, held, new_q, new_held, numbers, bits, squares):
+def update(
+    v: np.ndarray, h: np.ndarray, count: int, q: np.ndarray, held: np.ndarray, new_q: np.ndarray,
+    new_held: np.ndarray, numbers: np.ndarray, bits: np.ndarray, squares: np.ndarray,
+) -> int:  # fmt: skip
     """Update Q; return 1, or 0 if it was left as it is, or -1 if the pair is unusable.
 
     Parameters
@@ -64,9 +67,9 @@ def update(v, h, count, q, held, new_q, new_held, numbers, bits, squares):
         Before and after; they may be the same.
     held, new_held : array, shape (1,)
     numbers : array, shape (7,)
-        As `cpu_orbits.update` has them; the last two are not for this one.
+        As `orbit_passes.update` has them; the last two are not for this one.
     bits : array, shape (2,)
-        As `cpu_orbits.update` has them.
+        As `orbit_passes.update` has them.
     squares : float64 array, shape (2,)
         ``|a|^2`` and ``|b|^2`` are written to it, in one unit.
     """

@@ -1,8 +1,8 @@
 """What an update does to a tile of orbits of one size, whatever the size.
 
-Every loop runs along the tile, so that the compiler turns it into vector instructions; for that, a loop
-writes to one array, and to none that it also reads under another name. The arithmetic is that of
-`preconditioners._orbit` under the left generator with one probe, operation by operation.
+Every loop runs along the tile, so the compiler turns it into vector instructions; for that, a loop writes to
+one array, and reads no array that it writes under another name. The arithmetic is that of
+`preconditioners.orbit` under the left generator with one probe, operation by operation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Buffers(NamedTuple):
 
 
 @njit(**OPTIONS)
-def solve_transposed(w, b, swap):
+def solve_transposed(w: np.ndarray, b: np.ndarray, swap: np.ndarray) -> None:
     """Overwrite b with ``Q^{-T} b`` for Q^T in w, by elimination with row pivoting by comparison."""
     s = w.shape[0]
     for j in range(s):
@@ -69,8 +69,10 @@ def solve_transposed(w, b, swap):
 
 
 @njit(**OPTIONS)
-def images(q, low, high, damping, smallest, audible, own):
-    """Set a, b, and the unit they are in; return whether the damping is heard in it, and if so set its part.
+def images(
+    q: np.ndarray, low: int, high: int, damping: float, smallest: float, audible: float, own: Buffers
+) -> bool:
+    """Set a, b and their unit; return whether the damping is above rounding there, and if so set its part.
 
     The unit is the largest entry, so that no square overflows or vanishes.
     """
@@ -111,8 +113,8 @@ def images(q, low, high, damping, smallest, audible, own):
 
 
 @njit(**OPTIONS)
-def directions(q, low, high, heard, own):
-    """Set ``P h`` and what belongs to the damping, and the bounds of the curvature."""
+def directions(q: np.ndarray, low: int, high: int, heard: bool, own: Buffers) -> None:
+    """Set ``P h``, the same of the damping's probes, and the bounds of the curvature."""
     s, width = q.shape[0], high - low
     unit, size = own.unit, own.size
     size[:] = 0
@@ -134,7 +136,7 @@ def directions(q, low, high, heard, own):
 
 
 @njit(**SUMS)
-def _total(x):
+def _total(x: np.ndarray) -> Any:
     """Return the sum of a tile's numbers, in their dtype."""
     total = x.dtype.type(0)
     for t in range(x.shape[0]):
@@ -143,7 +145,7 @@ def _total(x):
 
 
 @njit(**OPTIONS)
-def add_squares(width, heard, own, squares):
+def add_squares(width: int, heard: bool, own: Buffers, squares: np.ndarray) -> None:
     """Add ``|a|^2``, with the damping's part, and ``|b|^2`` to `squares`, in float64."""
     for t in range(width):
         a, b, unit = 0.0, 0.0, np.float64(own.unit[t])
@@ -158,7 +160,10 @@ def add_squares(width, heard, own, squares):
 
 
 @njit(**OPTIONS)
-def steps(before, bound, after, unit, mu, step, root, decay):
+def steps(
+    before: np.ndarray, bound: np.ndarray, after: np.ndarray, unit: np.ndarray, mu: np.ndarray, step: float,
+    root: float, decay: float,
+) -> None:  # fmt: skip
     """Turn the samples' bounds into what is held next, and into ``mu = step (unit / N)^2``; -1: no move."""
     zero, one, ten = before.dtype.type(0), before.dtype.type(1), before.dtype.type(10)
     infinite = before.dtype.type(np.inf)
@@ -178,7 +183,7 @@ def steps(before, bound, after, unit, mu, step, root, decay):
 
 
 @njit(**OPTIONS)
-def move(q, low, high, new_q, start, heard, own):
+def move(q: np.ndarray, low: int, high: int, new_q: np.ndarray, start: int, heard: bool, own: Buffers) -> int:
     """Move Q from low on to `new_q` from `start` on, and return how many blocks were left as they are."""
     s, width = q.shape[0], high - low
     mu, moved, zero = own.mu, own.unit, q.dtype.type(0)
@@ -200,8 +205,11 @@ def move(q, low, high, new_q, start, heard, own):
 
 
 @njit(**OPTIONS)
-def update_small(q, held, new_q, new_held, low, high, numbers, own, squares):
-    """Update a tile of orbits of one or two; return how many stay as they are, -1 if damping is heard."""
+def update_small(
+    q: np.ndarray, held: np.ndarray, new_q: np.ndarray, new_held: np.ndarray, low: int, high: int,
+    numbers: np.ndarray, own: Buffers, squares: np.ndarray,
+) -> Any:  # fmt: skip
+    """Update a tile of orbits of one or two; return how many stay, -1 if the damping is above rounding."""
     s = q.shape[0]
     if s == 1:
         heard, stay = single(q[0, 0, low:high], held[low:high], own.v[0], own.h[0], numbers, own.new)

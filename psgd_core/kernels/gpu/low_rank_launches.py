@@ -11,7 +11,7 @@ the device. Arrays are CuPy's, or PyTorch's on a CUDA device::
     largest = extremes(coefficients, rows, reading)      # max |plus|, |minus|, |plus - minus|
     u, v, d = rewrite(coefficients, rows, reading, ...)  # writes the factors that move, and d
 
-`preconditioners._low_rank_queued` puts them together.
+`low_rank_queue` puts them together.
 
 These kernels (``cuda/low_rank.cu``) have been compiled, and their source has been run by an emulator of
 blocks and threads on the host (see the tests); they have not yet run on a GPU.
@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...arrays.library import Array
-from ..switch import wanted
 from . import cuda_library
 from .cuda_library import Kernel, Library
 
@@ -104,20 +103,18 @@ def take(state: Any, h: Any, p: Any) -> Rows | None:
     ----------
     state : LowRankState
     h, p : array, shape (n,)
-        The product and the probe.
+        The product and the probe; None for p stands for d.
     """
-    library = cuda_library.library_of(state.d)
-    if library is None or not wanted():
+    library = cuda_library.library_of(h)
+    if library is None:
         return None
-    u, v, d, arrays = state.u, state.v, state.d, (state.u, state.v, state.d, h, p)
-    numbers = (state.damping, state.pending, state.count)
+    try:
+        arrays = state.u, state.v, state.d, h, state.d if p is None else p
+        numbers = state.damping, state.pending, state.count
+    except AttributeError:  # it is not a state of `init`'s
+        return None
     views = [x for x in map(library.view, (*arrays, *numbers)) if x is not None]
-    if (
-        len(views) != 8
-        or len(views[2].shape) != 1
-        or views[2].dtype not in _NAMES
-        or len(views[0].shape) != 2
-    ):
+    if len(views) != 8 or [len(x.shape) for x in views[:3]] != [2, 2, 1] or views[2].dtype not in _NAMES:
         return None
     (n,), dtype, device = views[2][1:]
     r = views[0].shape[0]
@@ -127,7 +124,16 @@ def take(state: Any, h: Any, p: Any) -> Rows | None:
         return None
     at = (views[0].pointer, views[1].pointer, views[2].pointer, views[3].pointer, views[4].pointer)
     damping, pending, count = (x.pointer for x in views[5:])
-    return Rows(library, u, v, d, at, count, damping, pending, r, n, dtype, device, (*arrays, *numbers))
+    return Rows(
+        library, state.u, state.v, state.d, at, count, damping, pending, r, n, dtype, device,
+        (*arrays, *numbers),
+    )  # fmt: skip
+
+
+def counts(rows: Rows, state: Any) -> bool:
+    """Return whether an update can work with the rest of the state: `held` and two counters."""
+    rest = [(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for x in state[3:]]
+    return rest == [((2,), rows.dtype), ((), rows.dtype), ((), "bool"), *[((), "int32")] * 3]
 
 
 def step_of(rows: Rows, step: Any) -> float | Array | None:
@@ -237,10 +243,10 @@ def rewrite(
     """
     library, r = rows.library, rows.r
     with library.within(rows.device):
-        new = (rows.u, rows.v, rows.d)
+        new = rows.u, rows.v, rows.d
         if not inplace:
-            shapes = ((r, rows.n), (r, rows.n), (rows.n,))
-            new = tuple(library.empty(shape, rows.dtype, rows.device) for shape in shapes)
+            u, v = (library.empty((r, rows.n), rows.dtype, rows.device) for _ in range(2))
+            new = u, v, library.empty((rows.n,), rows.dtype, rows.device)
         laid, wide = _laid_out(coefficients, rows, r)
         args = (rows.n, np.int32(r), library.pointer(laid), np.int32(wide), *_pair(rows, reading))
         flags = (library.pointer(x) for x in (mu, scale, usable, which, *new))

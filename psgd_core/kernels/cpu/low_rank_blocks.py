@@ -1,4 +1,4 @@
-"""The passes of `cpu_low_rank` without a compiler: NumPy and BLAS on blocks of columns that stay in cache.
+"""The passes of `low_rank_passes` without a compiler: NumPy and BLAS on blocks of columns that stay in cache.
 
 Arguments and results are those of the functions of the same names there.
 """
@@ -18,7 +18,10 @@ def parts(n: int) -> int:
     return 1
 
 
-def _rows(u, v, d, h, p, damping, seed, scales) -> Iterator[tuple[slice, np.ndarray]]:
+def _rows(
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray,
+) -> Iterator[tuple[slice, np.ndarray]]:  # fmt: skip
     """Yield blocks of columns, and the rows of R in them."""
     r, n = u.shape
     rows = np.empty((2 * r + 2, min(BLOCK, n)), d.dtype)
@@ -35,14 +38,17 @@ def _rows(u, v, d, h, p, damping, seed, scales) -> Iterator[tuple[slice, np.ndar
 
 
 def _signs(start: int, stop: int, seed: np.uint32) -> np.ndarray:
-    """Return those of `preconditioners._signs` for columns from `start` to `stop`, as int32."""
+    """Return those of `arrays.signs` for columns from `start` to `stop`, as int32."""
     word = (np.arange(start, stop).astype(np.uint32) ^ seed) * np.uint32(0x2C1B3C6D)
     word = (word ^ (word >> np.uint32(16))) * np.uint32(0x297A2D39)
     word = word ^ (word >> np.uint32(15))
     return 1 - 2 * ((word >> np.uint32(7)) & np.uint32(1)).astype(np.int32)
 
 
-def gram(u, v, d, h, p, damping, seed, scales, products, largest) -> None:
+def gram(
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, products: np.ndarray, largest: np.ndarray,
+) -> None:  # fmt: skip
     """Add the inner products of the rows of R to products[0], and find the largest |x| and |y|."""
     m = 2 * u.shape[0] + 2
     for _, rows in _rows(u, v, d, h, p, damping, seed, scales):
@@ -51,7 +57,11 @@ def gram(u, v, d, h, p, damping, seed, scales, products, largest) -> None:
         np.maximum(largest[0], np.max(np.abs(rows[-2:]), axis=1), out=largest[0])
 
 
-def numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest) -> None:
+def numerator(
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, ph: np.ndarray, pv: np.ndarray, numerator: np.ndarray,
+    largest: np.ndarray,
+) -> None:  # fmt: skip
     """Write ``x P h / d - y d P^{-1} v``, and find the largest of either term and of both together."""
     for block, rows in _rows(u, v, d, h, p, damping, seed, scales):
         out = np.stack([ph, pv]) @ rows
@@ -62,8 +72,11 @@ def numerator(u, v, d, h, p, damping, seed, scales, ph, pv, numerator, largest) 
 
 
 def write(
-    u, v, d, h, p, damping, seed, scales, right, left, mu, numerator, turn_u, gauge, back, out_u, out_v, out_d
-) -> None:
+    u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
+    seed: np.uint32, scales: np.ndarray, right: np.ndarray, left: np.ndarray, mu: np.ndarray,
+    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, out_u: np.ndarray,
+    out_v: np.ndarray, out_d: np.ndarray,
+) -> None:  # fmt: skip
     """Move d and one factor, and change both to a better gauge where one is given."""
     r = u.shape[0]
     for block, rows in _rows(u, v, d, h, p, damping, seed, scales):

@@ -1,9 +1,9 @@
 """One update of a Theorem 3.1 group on a GPU, for orbits of up to four: q, v, h and the bounds in one pass.
 
-The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu_orbits`, and decide on the device what that one
-asks the host: whether the pair is usable, whether the automatic scale is due and what it is, how many orbits
-stay behind, whether H has jumped. So an update is queued and never waited for. What cannot be known while
-writing in place is found out before: a first pass reads v and h.
+The kernels (``cuda/orbits.cu``) do the arithmetic of `cpu.orbit_passes`, and decide on the device what
+`cpu.orbit_update` asks the host: whether the pair is usable, whether the automatic scale is due and what it
+is, how many orbits stay behind, whether H has jumped. So an update is queued and never waited for. What
+cannot be known while writing in place is found out before: a first pass reads v and h.
 
 These kernels have been compiled, and their source has been run by an emulator of blocks and threads on the
 host (see the tests); they have not yet run on a GPU.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...arrays.library import Array
-from ..scale import FAR, GROW, SHRINK
+from ..rules import Jump
 from . import cuda_library
 from .cuda_library import Kernel, Library, View
 
@@ -39,8 +39,10 @@ _HOW = {"direct": 1, "shifted": 1, "mirrored": 2, "gathered": 3}  # of one orbit
 class Size(NamedTuple):
     """The orbits of one size: where they are, and their kernels."""
 
-    start: int
+    size: int
     orbits: int
+    how: str
+    start: int
     q: View
     order: int  # a pointer, 0 where nothing is gathered
     width: int  # orbits that a thread takes at once
@@ -52,6 +54,10 @@ class Size(NamedTuple):
     def blocks(self, device: int, library: Library) -> int:
         """Return the blocks to start."""
         return cuda_library.grid(self.orbits // self.width, device, library)
+
+    def kernels(self, dtype: str) -> OrbitKernels:
+        """Return its kernels."""
+        return special(dtype, self.size, self.how, self.width)
 
 
 class OrbitKernels(NamedTuple):
@@ -95,7 +101,6 @@ def width(how: str, size: int, count: int, start: int, n: int, itemsize: int, po
 
 def update(
     library: Library,
-    layout: tuple[tuple[str, int], ...],
     sizes: list[Size],
     held: list[View],
     new: tuple[list[int], list[int]],
@@ -105,13 +110,13 @@ def update(
     new_counters: list[int],
     step: float | Array,
     decay: float,
+    jump: Jump,
 ) -> None:
     """Queue one update.
 
     Parameters
     ----------
     library : Library
-    layout : tuple of (str, int)
     sizes : list of Size
     held : list of View
     new : pair of lists of pointers
@@ -123,11 +128,12 @@ def update(
         0-d, of the pair's dtype and on its device; the pair is skipped if it is outside (0, 1).
     decay : float
         That of `Running`, or -1 for `Sample`.
+    jump : Jump
     """
     (n,), dtype, device = v.shape, v.dtype, v.device
     wide = 16 // ITEMSIZE[dtype] if not (v.pointer | h.pointer) % 16 else 1
     inspect, settle, finish = general(dtype, wide)
-    kernels = [special(dtype, x.q.shape[0], how, x.width) for x, (how, _) in zip(sizes, layout, strict=True)]
+    kernels = [x.kernels(dtype) for x in sizes]
     blocks = [x.blocks(device, library) for x in sizes]
     total = np.int32(sum(blocks))
     work = library.zeros(HEAD + PART * int(total), device)
@@ -136,6 +142,7 @@ def update(
     places = [first + 8 * PART * sum(blocks[:i]) for i in range(len(blocks))]
     damping, pending, *_ = counters
 
+    # is it a pair, is the scale due, and what is it?
     inspect(
         (cuda_library.grid(n // wide, device, library),),
         (cuda_library.THREADS,),
@@ -146,19 +153,18 @@ def update(
         kernel.measure((count,), (cuda_library.THREADS,), (*x.where(n), *pair, pending, control, at))
     given = (step, step**0.25, 0) if isinstance(step, float) else (0.0, 0.0, library.pointer(step))
     settle((1,), (cuda_library.THREADS,), (total, first, damping, pending, *given, control))
+    # one step of each orbit, and then the counters
     for i, (x, kernel, count, at) in enumerate(zip(sizes, kernels, blocks, places, strict=True)):
         before = (v.pointer, h.pointer, x.order, x.q.pointer, held[i].pointer)
         args = (*x.where(n), *before, new[0][i], new[1][i], _CAST[dtype](decay), control, at)
         kernel.move((count,), (cuda_library.THREADS,), args)
-    limits = (FAR, np.int32(SHRINK), np.int32(GROW))
+    limits = (jump.far, np.int32(jump.shrink), np.int32(jump.grow))
     finish((1,), (cuda_library.THREADS,), (total, first, control, *limits, *counters, *new_counters))
 
 
-def precondition(
-    library: Library, layout: tuple[tuple[str, int], ...], sizes: list[Size], g: View, out: int
-) -> None:
+def precondition(library: Library, sizes: list[Size], g: View, out: int) -> None:
     """Queue ``Q^T Q g``, to be written where `out` points to."""
-    for x, (how, _) in zip(sizes, layout, strict=True):
-        kernel = special(g.dtype, x.q.shape[0], how, x.width).precondition
+    for x in sizes:
         args = (*x.where(g.shape[0]), g.pointer, x.order, x.q.pointer, out)
-        kernel((x.blocks(g.device, library),), (cuda_library.THREADS,), args)
+        blocks = x.blocks(g.device, library)
+        x.kernels(g.dtype).precondition((blocks,), (cuda_library.THREADS,), args)

@@ -1,4 +1,4 @@
-"""Where the members of orbits are in a vector: from it to rows of the width of a tile, and back."""
+"""From the members of orbits in a vector to rows as wide as a tile, and back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from .compile import njit
 from .loops import OPTIONS
 
 DIRECT, SHIFTED, MIRRORED, GATHERED = range(4)
-"""Where member i of orbit j is found: start + j; start + i c + j; j or n - 1 - j; order[start + i c + j]."""
+"""Member i of orbit j of c is at start + j; start + i c + j; j or n - 1 - j; order[start + i c + j]."""
 
 
 @njit(**OPTIONS)
-def fetch(x, layout, order, start, count, low, high, out):
+def fetch(
+    x: np.ndarray, layout: int, order: np.ndarray, start: int, count: int, low: int, high: int,
+    out: np.ndarray,
+) -> None:  # fmt: skip
     """Copy the members of the orbits low ... high - 1 to the rows of `out`."""
     n = x.shape[0]
     for i in range(out.shape[0]):
@@ -28,7 +31,10 @@ def fetch(x, layout, order, start, count, low, high, out):
 
 
 @njit(**OPTIONS)
-def put(x, layout, order, start, count, low, high, out):
+def put(
+    x: np.ndarray, layout: int, order: np.ndarray, start: int, count: int, low: int, high: int,
+    out: np.ndarray,
+) -> None:  # fmt: skip
     """Copy the rows of `out` to where `fetch` takes them from."""
     n = x.shape[0]
     for i in range(out.shape[0]):

@@ -1,6 +1,6 @@
 """PyTorch's tensors on the host as NumPy sees them, in the same memory, and the way back.
 
-Nothing is copied. A tensor that is not at hand (see `at_hand`), or has a dtype that NumPy has not, stays one.
+Nothing is copied.
 """
 
 from __future__ import annotations
@@ -10,37 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.library import at_hand
-from .switch import available
 
-
-def through(x: Any, function: Callable[..., Any], arrays: tuple[Any, ...], *settings: Any) -> Any:
-    """Return ``function(*arrays, *settings)``, computed on NumPy arrays; None where that cannot be.
+def on_host(function: Callable[..., Any], rule: Any, *arguments: Any) -> Any:
+    """Return ``function(rule, *arguments)``, computed on NumPy views of tensors.
 
     Parameters
     ----------
-    x : array
-        Decides: of NumPy, everything is handed on as it is; of PyTorch, tensors are handed on as views, and
-        what comes back are tensors, those of `arrays` themselves where their views come back.
     function : callable
-        It must look at everything it relies on: types, dtypes, shapes, flags. None means that it refuses.
-    arrays : tuple
-        Arrays, nested tuples of them, and numbers.
-    *settings
-        What is no array.
+        It must look at everything that it relies on: types, dtypes, shapes, flags. None means that it
+        refuses.
+    rule
+        Passed on.
+    *arguments
+        Tensors, nested tuples of them, and numbers. Tensors become views; what comes back are tensors: those
+        given, where their views come back.
     """
-    if type(x) is np.ndarray:
-        return function(*arrays, *settings)
-    if not at_hand(x) or isinstance(x, np.ndarray | np.generic) or not available():
-        return None
     import torch
 
     views: dict[int, Any] = {}
     try:
-        seen = _seen(arrays, torch.Tensor, views)
+        seen = _seen(arguments, torch.Tensor, views)
     except (RuntimeError, TypeError):  # NumPy cannot read it
         return None
-    found = function(*seen, *settings)
+    found = function(rule, *seen)
     return None if found is None else _handed_back(found, torch, views)
 
 
@@ -54,7 +46,7 @@ def _seen(parts: tuple[Any, ...], tensor: Any, views: dict[int, Any]) -> Any:
         elif isinstance(part, tuple):
             found.append(_seen(part, tensor, views))
         elif isinstance(part, tensor | np.ndarray):
-            raise TypeError("tensors of other classes, and arrays among tensors, are not for NumPy")
+            raise TypeError("subclasses of tensors, and arrays among tensors, are not for NumPy")
         else:
             found.append(part)
     return type(parts)(*found) if hasattr(parts, "_fields") else tuple(found)
