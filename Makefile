@@ -45,8 +45,8 @@ docs: $(VENV)/.docs-$(KEY)  ## build the documentation into docs/_build/html, an
 lint: $(VENV)/.test-$(KEY)  ## ruff: style, imports, docstrings
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.test-$(KEY)  ## mypy
-	$(BIN)/mypy
+types: $(VENV)/.test-$(KEY)  ## mypy, strict for the core
+	$(BIN)/mypy --strict psgd_core && $(BIN)/mypy
 
 hooks: $(VENV)/.test-$(KEY)  ## git hooks: lint and types before a commit, tests before a push
 	$(BIN)/python -m pip install -q "pre-commit>=3.5"

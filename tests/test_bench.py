@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 import psgd_core as psgd
-from psgd_analysis.bench import contenders, costs, libraries, machine, models, peers, report, run
-from psgd_analysis.bench._peer import Peer, plain_message
+from psgd_analysis import machine
+from psgd_analysis.bench import contenders, costs, libraries, models, peers, report, run
 from psgd_analysis.bench.contenders import Absent, Calls, Own, Setting
 from psgd_analysis.bench.libraries import Library
+from psgd_analysis.bench.peer import Peer, plain_message
 from psgd_analysis.bench.timing import Limits
 from psgd_analysis.documents import versions
+from psgd_analysis.kinds import Size
 
 STEP = 0.1
 DOUBLE = Library("numpy", "float64")
@@ -132,7 +134,7 @@ def test_one_s_own_updates_are_those_of_the_library(library, kind):
     shape = (4, 2, 2) if kind == "kronecker" else ()
     setting = Setting(kind, 16, Library(library, "float32"), 2 if kind == "lowrank" else 0, 3, shape)
     calls = Own().set_up(setting)
-    p = contenders.preconditioner(kind, 16, 2, shape)
+    p = costs.KINDS[kind].make(Size(16, 2, shape))
     v, h = setting.pair()
     state = p.init(16, like=v)
     for _ in range(3):

@@ -218,7 +218,7 @@ def test_unreadable_and_ambiguous_files(psgd, tmp_path):
 
 
 def test_a_missing_library_gives_2_and_what_to_install(psgd, monkeypatch):
-    from psgd_analysis.verify import backends
+    from psgd_analysis import backends
 
     monkeypatch.setitem(backends.LIBRARIES, "torch", ("no_such_library", "psgd-core[torch]"))
     code, _, err = psgd("verify", *TINY, "--backend", "torch")
@@ -228,7 +228,7 @@ def test_a_missing_library_gives_2_and_what_to_install(psgd, monkeypatch):
 
 
 def test_ctrl_c_gives_130_and_writes_what_there_is(psgd, tmp_path, monkeypatch):
-    from psgd_analysis.cli import verify
+    from psgd_analysis.verify import command as verify
 
     real = verify.run_all
 
@@ -246,7 +246,7 @@ def test_ctrl_c_gives_130_and_writes_what_there_is(psgd, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_elsewhere_gives_130(psgd, monkeypatch):
-    from psgd_analysis.cli import verify
+    from psgd_analysis.verify import command as verify
 
     def stopped(*args):
         raise KeyboardInterrupt
@@ -298,7 +298,7 @@ def test_a_written_file_has_usual_permissions(tmp_path):
 
 
 def test_the_figure_that_fails_does_not_cost_the_numbers(psgd, tmp_path, monkeypatch):
-    from psgd_analysis.cli import verify
+    from psgd_analysis.verify import command as verify
 
     def broken(*args):
         raise RuntimeError("no figure")

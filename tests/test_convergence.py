@@ -461,7 +461,7 @@ def test_bad_records_are_refused():
         trace.record(5)
     with pytest.raises(TypeError, match="`values` must be named among distance"):
         trace.record(6, loss=1.0)
-    with pytest.raises(ValueError, match="`name` must be updates or one of"):
+    with pytest.raises(ValueError, match="`name` must be one of 'updates', 'distance'"):
         trace.column("loss")
     data = trace.as_dict()
     with pytest.raises(ValueError, match="`data` must have the keys"):
@@ -477,7 +477,7 @@ def test_level_is_the_median_of_the_end():
     assert convergence.level(range(10), 1) == 4.5
     with pytest.raises(ValueError, match="`fraction` must lie in"):
         convergence.level([1.0], 0)
-    with pytest.raises(ValueError, match="`values` not be empty"):
+    with pytest.raises(ValueError, match="`values` must not be empty"):
         convergence.level([])
 
 

@@ -437,7 +437,7 @@ def test_shapes_and_dtypes_are_checked_with_a_message(backend):
         criterion.value(eye, [1.0, 2.0, 3.0], v)
     with pytest.raises(ValueError, match="`noise` must have the shape of `hessian`"):
         criterion.minimizer(eye, backend.asarray(np.eye(4)))
-    with pytest.raises(ValueError, match="`side` must be 'right'"):
+    with pytest.raises(ValueError, match="`side` must be one of 'right', 'left', got"):
         criterion.lie_gradient(eye, eye, side="up")
 
 

@@ -16,7 +16,7 @@ from matplotlib import colors
 from matplotlib.figure import Figure
 
 from psgd_analysis import generalisation as gen
-from psgd_analysis.generalisation import _style, charts, figures, forgetting
+from psgd_analysis.generalisation import charts, figures, forgetting, style
 
 CLASSES = 5
 
@@ -98,7 +98,7 @@ def test_optimisers_are_told_apart_by_name_colour_and_more(name):
     ax = DRAWINGS[name][0]()
     texts = [t.get_text() for t in ax.get_legend().get_texts()]
     assert len({t.split(",")[0].split("\n")[0] for t in texts}) == len(texts) >= 2
-    palette = {colors.to_hex(c) for c in _style.COLORS}
+    palette = {colors.to_hex(c) for c in style.COLORS}
     handles = ax.get_legend().legend_handles
     lines = [h for h in handles if hasattr(h, "get_marker")]
     bars = [h for h in handles if h not in lines]
@@ -114,8 +114,8 @@ def luminance(color):
 
 
 def test_first_colours_differ_from_paper_and_each_other():
-    assert all((1.05) / (luminance(c) + 0.05) > 3 for c in _style.COLORS[:3])
-    for a, b in itertools.combinations(_style.COLORS, 2):
+    assert all((1.05) / (luminance(c) + 0.05) > 3 for c in style.COLORS[:3])
+    for a, b in itertools.combinations(style.COLORS, 2):
         assert np.linalg.norm(np.subtract(colors.to_rgb(a), colors.to_rgb(b))) > 0.25
 
 

@@ -9,8 +9,8 @@ from emulated import emulated_device, emulator
 from gpu_kernels import low_rank_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psgd_core.arrays.signs import signs
 
+from psgd_core.arrays.draws import signs
 from psgd_core.kernels.gpu import cuda_library, low_rank_launches
 
 DTYPES = ("float32", "float64")

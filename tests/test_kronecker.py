@@ -334,7 +334,7 @@ def test_the_minimiser_of_a_product_and_its_stationarity():
         assert value(e, f) > zero - 1e-12
     with pytest.raises(ValueError, match="`shape` must have n = 6 elements"):
         criterion.kronecker_minimizer(hessian, (3, 3))
-    with pytest.raises(ValueError, match="`kinds` must be 'dense' or 'diagonal'"):
+    with pytest.raises(ValueError, match=r"`kinds\[1\]` must be one of 'dense', 'diagonal'"):
         criterion.kronecker_minimizer(hessian, (3, 2), ("dense", "triangular"))
 
 

@@ -15,7 +15,7 @@ from psgd_analysis.minimize import command, contenders, counting, ratios, report
 @pytest.fixture
 def app():
     made = typer.Typer()
-    command.register(made)
+    made.command("minimize")(command.minimize)
     made.callback()(lambda: None)
     return made
 

@@ -188,12 +188,13 @@ COMMANDS = {
 }
 
 RUN = """
-import os, signal, sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background
 sys.argv[0] = "psgd"
 when, number = sys.argv.pop(1), int(sys.argv.pop(1))
 
 def send():
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # to this thread: it is there before the next line
 
 if when == "imports":
     class Finder:
@@ -270,13 +271,14 @@ def test_a_signal_during_imports_ends_in_one_line(tmp_path, number, code):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_a_finaliser_swallows_comes_again(number):
     code = f"""
-import os, time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background
 from psgd_analysis import interrupts
 interrupts.listen()
 
 class Finalised:
     def __del__(self):
-        os.kill(os.getpid(), {int(number)})
+        signal.raise_signal({int(number)})
         time.sleep(0.01)
 
 def work():

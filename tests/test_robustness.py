@@ -112,9 +112,9 @@ def test_bad_settings():
             psgd.LowRank(bad)
     with pytest.raises(ValueError, match="`rank` must be below n = 3, got 3"):
         psgd.LowRank(3).init(3, like=V)
-    with pytest.raises(ValueError, match="`diagonal` must be 'right' or 'left'"):
+    with pytest.raises(ValueError, match="`diagonal` must be one of 'right', 'left'"):
         psgd.LowRank(1, diagonal="middle")
-    with pytest.raises(ValueError, match="`steps` must be 'orbit'"):
+    with pytest.raises(ValueError, match="`steps` must be one of 'orbit'"):
         psgd.XMat(steps="each")
     with pytest.raises(ValueError, match="`geometry` must be one of"):
         psgd.Dense(geometry="up")

@@ -667,8 +667,8 @@ def test_density_of_a_large_chain_in_bounded_memory(n, probes, steps):
     ("options", "error", "message"),
     [
         ({"rng": 3}, TypeError, "`rng` must be a numpy.random.Generator, got int"),
-        ({"probes": 0}, ValueError, "`probes` must be an int of at least 1, got 0"),
-        ({"steps": 1}, ValueError, "`steps` must be an int of at least 2, got 1"),
+        ({"probes": 0}, ValueError, "`probes` must be an integer of at least 1, got 0"),
+        ({"steps": 1}, ValueError, "`steps` must be an integer of at least 2, got 1"),
         ({"steps": 2.0}, ValueError, "`steps` must be an int"),
         ({"batch": 0}, ValueError, "`batch` must be an int"),
         ({"scale": "cubic"}, ValueError, "`scale` must be 'linear' or 'log', got 'cubic'"),
@@ -1153,7 +1153,7 @@ H4 = np.diag([1.0, 2.0, 3.0, -4.0])
         (
             lambda: spectrum.from_hvp(lambda v: v, 0, H4),
             ValueError,
-            "`n` must be an int of at least 1, got 0",
+            "`n` must be an integer of at least 1, got 0",
         ),
         (lambda: spectrum.from_hvp(lambda v: v, 4, [1.0]), TypeError, "`like` must be an array"),
         (
@@ -1226,15 +1226,19 @@ H4 = np.diag([1.0, 2.0, 3.0, -4.0])
         (
             lambda: spectrum.extreme_eigenvalues(H4, np.random.default_rng(0), k=5),
             ValueError,
-            "`k` must be an int between 1 and 4, got 5",
+            "`k` must be an integer between 1 and 4, got 5",
         ),
         (
             lambda: spectrum.lanczos(H4, np.ones(4), 5),
             ValueError,
-            "`steps` must be an int between 1 and 4, got 5",
+            "`steps` must be an integer between 1 and 4, got 5",
         ),
         (lambda: spectrum.lanczos(H4, np.ones(3), 2), ValueError, "`start` must have shape"),
-        (lambda: spectrum.rank_study(H4, [-1]), ValueError, "`ranks` must be an int of at least 0, got -1"),
+        (
+            lambda: spectrum.rank_study(H4, [-1]),
+            ValueError,
+            "`ranks` must be an integer of at least 0, got -1",
+        ),
         (lambda: spectrum.rank_study(H4, [7]), ValueError, "`ranks` must hold a rank below n = 4"),
         (
             lambda: spectrum.rank_study(H4, [1], updates=5),
@@ -1266,12 +1270,12 @@ H4 = np.diag([1.0, 2.0, 3.0, -4.0])
         (
             lambda: spectrum.fit(H4, psgd.Diagonal(), np.random.default_rng(0), updates=0),
             ValueError,
-            "`updates` must be an int of at least 1",
+            "`updates` must be an integer of at least 1",
         ),
         (
             lambda: spectrum.hutch_plus_plus(H4, np.random.default_rng(0), 5),
             ValueError,
-            "`probes` must be an int of at least 6",
+            "`probes` must be an integer of at least 6",
         ),
     ],
 )

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from psgd_analysis import spectrum
-from psgd_analysis.spectrum.command import register
+from psgd_analysis.spectrum.command import spectrum as spectrum_command
 
 app = typer.Typer()
-register(app)
+app.command("spectrum")(spectrum_command)
 
 
 @app.callback()
@@ -160,7 +160,7 @@ def test_list(tmp_path):
         (["--ranks", "99", "--n", "16"], "`ranks` must hold a rank below n = 16"),
         (["--seed", "-1"], "`--seed` must be at least 0, got -1"),
         (["--updates", "-1"], "`--updates` must be at least 0, got -1"),
-        (["--probes", "0", "--n", "8"], "`probes` must be an int of at least 1, got 0"),
+        (["--probes", "0", "--n", "8"], "`probes` must be an integer of at least 1, got 0"),
         (["--damping", "-1", "--n", "8"], "`damping` must be a finite number >= 0, got -1"),
         (["--key", "h"], "`--key` must be given with --hessian only, got h"),
         (["dense", "--hessian", "x.npy"], "`PROBLEM` must be left out with --hessian, got dense"),

@@ -13,9 +13,9 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psgd_analysis.backends import LIBRARIES, Backend, Unavailable
 from psgd_analysis.documents import as_json
 from psgd_analysis.verify import comparison, pool, report
-from psgd_analysis.verify.backends import LIBRARIES, Backend, Unavailable
 from psgd_analysis.verify.baselines import BFGS, ClosedForm, best_below
 from psgd_analysis.verify.cases import CHOSEN, Case, Sizes, chosen, situation_of, table
 from psgd_analysis.verify.entries import BASES, ENTRIES

@@ -10,12 +10,12 @@ NEEDED = ("typer", "rich", "matplotlib")
 
 
 def main() -> None:
-    """Run the command line; say in one line what to install where the analysis extra is missing."""
+    """Run the command line; if the analysis extra is missing, say in one line what to install."""
     try:
         interrupts.listen()
         code = _run()
-    except (KeyboardInterrupt, Exception) as error:  # while modules were being imported, or a second time
-        if not (isinstance(error, KeyboardInterrupt) or interrupts.noted()):  # extensions make others of it
+    except (KeyboardInterrupt, Exception) as error:  # during imports, or a second signal
+        if not (isinstance(error, KeyboardInterrupt) or interrupts.noted()):  # extensions turn it into others
             raise
         code = interrupts.CTRL_C
     interrupts.leave()

@@ -1,4 +1,4 @@
-"""What all commands write into their JSON: strictly valid, and with the versions that results depend on."""
+"""JSON documents of the commands: strictly valid, with the versions that results depend on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psgd_core
 
 
 def plain(x: Any, digits: int | None = None) -> Any:
-    """Return x in types that JSON has: arrays as lists, numbers that are not finite as None.
+    """Return x in JSON's types: arrays as lists, numbers that are not finite as None.
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
 """Figures of convergence and of paths: one function each, which draws on matplotlib `Axes` and returns them.
 
-They take traces and numbers, whoever made them; lines are labelled where they are, and titles say what is
-shown.
+They take traces and numbers from any source, label lines in place, and say in titles what is shown.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 from psgd_core.convergence import Trace
 
-from .look import COLORS
+from .look import COLORS, finish
 
 THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
 
@@ -58,17 +57,17 @@ def convergence(
             _slope(ax, t, y, curve.rate)
         if not np.all(np.isfinite(curve.trace.column(column)[-1:])):
             ax.plot(t[-1], y[-1], marker="x", color=style.get("color"), clip_on=False)
-            text = f"{curve.label}: not finite any more"
+            text = f"{curve.label}: no longer finite"
             _say(ax, t[-1], y[-1], text, style.get("color", "black"), below=True)
         elif curve.label and curve.at is not None:
             _label(ax, curve, t, y)
     if any(curve.label and curve.at is None for curve in curves):
         ax.legend(fontsize=8, frameon=False, loc="best")
-    return _finish(ax, title, "updates", ylabel or "distance to the exact target")
+    return finish(ax, title, "updates", ylabel or "distance to the exact target")
 
 
 def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) -> Any:
-    """Draw fitted rates against predicted ones, with the line where they agree and what is tolerated."""
+    """Draw fitted rates against predicted ones, with the line where they agree and the tolerance."""
     points = [p for p in points if p.predicted > 0 and p.fitted > 0]
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -80,7 +79,7 @@ def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) ->
         ax.plot(ends, ends, label="as predicted", **THEORY)
     for p in points:
         ax.plot([p.predicted], [p.fitted], **({"marker": "o", "linestyle": "none"} | dict(p.style)))
-    _finish(ax, title, "predicted rate per update", "fitted rate per update")
+    finish(ax, title, "predicted rate per update", "fitted rate per update")
     return ax
 
 
@@ -101,13 +100,13 @@ def paths(
     minimum: Sequence[float] | None = None,
     resolution: int = 120,
 ) -> Any:
-    """Draw the ways that minimisers took over the contours of a function of two variables.
+    """Draw the paths of minimisers over the contours of a function of two variables.
 
     Parameters
     ----------
     ax : Axes
     fun : callable
-        ``fun(x)`` for x of shape (2,), a number; asked at resolution^2 points.
+        ``fun(x)`` returns a number for x of shape (2,); called at resolution^2 points.
     runs : mapping
         From a label to the points of a run, shape (steps + 1, 2), the start first.
     title : str
@@ -128,6 +127,7 @@ def paths(
                 f"`runs[{label!r}]` must hold finite points, shape (steps + 1, 2), got {run.shape}; "
                 "take two variables, and leave out what is not finite"
             )
+    # the contours, on a grid around all points
     everything = np.concatenate([*points.values(), *([[minimum]] if minimum is not None else [])])
     low, high = everything.min(axis=0), everything.max(axis=0)
     margin = 0.12 * np.maximum(high - low, 1e-3 * np.maximum(np.abs(high), 1.0))
@@ -139,6 +139,7 @@ def paths(
     decades = np.arange(math.ceil(np.log10(np.nanquantile(z, 0.02))), math.ceil(np.log10(np.nanmax(z))))
     lines = ax.contour(x, y, z, levels=10.0**decades, colors="0.72", linewidths=0.7, zorder=1)
     ax.clabel(lines, fmt=lambda level: f"{level:g}", fontsize=7, colors="0.45")
+    # the paths, their start, and the minimum
     looks = [color for name, color in COLORS.items() if name not in ("grey", "black")]
     for i, (label, run) in enumerate(points.items()):
         ax.plot(
@@ -154,13 +155,13 @@ def paths(
     if minimum is not None:
         ax.plot(*minimum, marker="*", markersize=12, color="black", linestyle="none", zorder=4)
     ax.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-    _finish(ax, title, "$x_1$", "$x_2$")
+    finish(ax, title, "$x_1$", "$x_2$")
     ax.grid(False)
     return ax
 
 
 def line(ax: Any, y: float, text: str, *, left: bool = False, below: bool = False, **style: Any) -> Any:
-    """Draw a level across the axes and say on it what it is."""
+    """Draw a labelled level across the axes."""
     style = {"color": "0.35", "linewidth": 1.0, "linestyle": ":"} | style
     ax.axhline(y, zorder=0, **style)
     ax.annotate(
@@ -172,7 +173,7 @@ def line(ax: Any, y: float, text: str, *, left: bool = False, below: bool = Fals
 
 
 def _halo() -> list[Any]:
-    """Return what keeps a label readable where lines cross it."""
+    """Return the path effects that keep a label readable where lines cross it."""
     from matplotlib import patheffects
 
     return [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -185,7 +186,7 @@ def _finite(trace: Trace, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slope(ax: Any, t: np.ndarray, y: np.ndarray, rate: float) -> None:
-    """Draw ``exp(-rate t)`` through the curve's point at a tenth of its way down, as far as it goes."""
+    """Draw ``exp(-rate t)`` through the curve's point at a tenth of its descent."""
     way = np.log(y[0] / y.min())
     start = int(np.argmax(np.log(y[0] / y) >= 0.1 * way))
     length = min(t[-1] - t[start], np.log(y[start] / y.min()) / rate)
@@ -202,14 +203,3 @@ def _say(ax: Any, x: float, y: float, text: str, color: str, below: bool = False
         text, (x, y), xytext=(6, -3) if below else (4, 3), textcoords="offset points", fontsize=8,
         color=color, ha="left", va="top" if below else "bottom", path_effects=_halo(),
     )  # fmt: skip
-
-
-def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> Any:
-    ax.set_title(title, fontsize=10, loc="left")
-    ax.set_xlabel(xlabel, fontsize=9)
-    ax.set_ylabel(ylabel, fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", color="0.93", linewidth=0.7)
-    ax.set_axisbelow(True)
-    return ax

@@ -1,10 +1,10 @@
-"""Files that are either there in full or not at all."""
+"""Files that are written in full or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from psgd_core.checkpoint.replacing import replacing
 
@@ -26,3 +26,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """
     with replacing(path) as file:
         write(file)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8; see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_figure(path: Path, figure: Any, dpi: int | None = None) -> None:
+    """Write a matplotlib figure as PNG; see `write_atomically`."""
+    options = {} if dpi is None else {"dpi": dpi}
+    write_atomically(path, lambda file: figure.savefig(file, format="png", **options))

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: what was found until then is kept and written, and the exit code says so.
+"""Ctrl-C and SIGTERM: results so far are kept and written, and the exit code tells.
 
 Both raise `KeyboardInterrupt` in the main thread; `until_interrupted` ends the computation with it and from
-then on only notes what comes, so that results are written in full. A second one while they are being written
-ends the command at once; files are there in full or not at all.
+then on only notes signals, so that results are written in full. A second signal while they are being written
+ends the command at once; files are written in full or not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def listen() -> None:
 
 
 def _send_again(lost: sys.UnraisableHookArgs) -> None:
-    """Repeat a signal that came where Python lets no exception out, such as in a finaliser."""
+    """Repeat a signal whose exception Python discarded, as it does in finalisers."""
     if lost.exc_type is not KeyboardInterrupt or not _noted:
         sys.__unraisablehook__(lost)
     else:
@@ -41,7 +41,7 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
 
 
 def _to_main(number: int) -> None:
-    """Send a signal to the main thread, which then leaves whatever it waits for, where the system can."""
+    """Send a signal to the main thread, which interrupts system calls where possible."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
@@ -55,30 +55,30 @@ def _handle(number: int, frame: Any) -> None:
 
 
 def leave() -> None:
-    """Let both signals end the process at once from here on, without a word."""
+    """Let both signals end the process at once from here on, silently."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_DFL)
 
 
 def noted() -> bool:
-    """Return whether a signal came."""
+    """Return whether a signal has come."""
     return bool(_noted)
 
 
 def code(usual: int) -> int:
-    """Return the exit code: of the first signal that came, or else the usual one."""
+    """Return the exit code: that of the first signal, or else the usual one."""
     if not _noted:
         return usual
     return TERMINATED if _noted[0] == signal.SIGTERM else CTRL_C
 
 
 def until_interrupted(work: Callable[[], object]) -> bool:
-    """Call `work` and return whether it was interrupted; what follows is not."""
+    """Call `work` and return whether it was interrupted; from then on signals are only noted."""
     interrupted = False
-    try:  # twice: a signal may also come between the end of the work and the line that says so
+    try:  # twice: a signal may also come between the end of the work and the next line
         try:
-            if not _noted:  # or it came while something else was done, which made another exception of it
+            if not _noted:  # or it came before, and was turned into another exception
                 work()
         except KeyboardInterrupt:
             interrupted = True
@@ -91,7 +91,7 @@ def until_interrupted(work: Callable[[], object]) -> bool:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals wait until the end of a ``with`` block; processes started within never get Ctrl-C."""
+    """Hold signals back until the end of a ``with`` block; processes started within never get Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

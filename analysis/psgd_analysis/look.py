@@ -1,4 +1,4 @@
-"""The look of all figures: colours that colour-blind readers and printers tell apart, and where to draw.
+"""The look of all figures: colours that differ to colour-blind readers and in print, and axes.
 
 Matplotlib is imported where a figure is drawn, never with the package; its global settings are left alone.
 """
@@ -29,10 +29,10 @@ SIZE = (6.4, 4.2)
 
 
 def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:
-    """Return `ax`, or new axes: of pyplot where somebody looks on (IPython, or pyplot already in use).
+    """Return `ax`, or new axes: of pyplot in an interactive session (IPython, or pyplot already in use).
 
-    Otherwise they belong to a figure of their own, so that a script on a server neither chooses a backend
-    nor collects open figures.
+    Otherwise they belong to a separate figure, so that a script on a server neither chooses a backend nor
+    collects open figures.
     """
     if ax is not None:
         return ax
@@ -43,3 +43,15 @@ def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained").subplots()
+
+
+def finish(ax: Any, title: str, xlabel: str, ylabel: str) -> Any:
+    """Set title and labels, draw a faint grid, and return the axes."""
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(ylabel, fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="0.93", linewidth=0.7)
+    ax.set_axisbelow(True)
+    return ax

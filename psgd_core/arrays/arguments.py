@@ -1,4 +1,4 @@
-"""Numbers and flags given as arguments: converted to Python's, or refused in one sentence.
+"""Numbers, flags and choices given as arguments: as Python's own types, or refused in one sentence.
 
 Settings kept as Python numbers stay hashable and free of arrays, and never decide the dtype of a state.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -103,6 +104,16 @@ def require_flag(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise TypeError(f"`{name}` must be True or False, got {described(value)}")
+
+
+def require_choice(name: str, value: Any, choices: Iterable[str], hint: str = "") -> None:
+    """Raise ValueError unless it is one of a few texts."""
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
+        ending = f"; {hint}" if hint else ""
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, known))}, got {described(value)}{ending}"
+        )
 
 
 def scalar_of(name: str, value: Any, like: Array) -> float | Array:

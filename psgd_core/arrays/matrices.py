@@ -40,9 +40,9 @@ def kron(*factors: Array) -> Array:
 def triangular_factor(u: Array, v: Array) -> Array:
     """Return R of a thin QR factorisation of [U V], (min(n, 2r), 2r), in the widest float.
 
-    A tree of small factorisations: memory for one block only, and sums of few terms, so that float32 stays
-    accurate over a long n where it is the widest float. Householder reflections treat each column at its own
-    scale, so U large and V small is fine.
+    A tree of small factorisations: it needs memory for one block only, and sums few terms at a time, so that
+    float32 stays accurate over a long n if it is the widest float. Householder reflections work at each
+    column's own scale, so U may be large and V small.
     """
     xp, n = namespace(u), u.shape[0]
     wide, step = wide_dtype(xp), max(BLOCK, -(-n // 64))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat
@@ -99,13 +98,18 @@ def _chop(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(xp.reshape(split, (p, parts * count, width)), (1, 0, 2))
 
 
-def norm(parts: Sequence[Array]) -> Array:
-    """Return the Euclidean norm of all elements of some real arrays, without overflow, a 0-d array."""
+def unit_of(*parts: Array) -> Array:
+    """Return the largest absolute value, or 1 where all are 0: in units of it no square overflows."""
     xp = namespace(*parts)
     top = xp.max(xp.abs(parts[0]))
     for x in parts[1:]:
         top = xp.maximum(top, xp.max(xp.abs(x)))
-    unit = xp.where(top > 0, top, xp.ones_like(top))
+    return xp.where(top > 0, top, xp.ones_like(top))
+
+
+def norm(*parts: Array) -> Array:
+    """Return the Euclidean norm of all elements of some real arrays, without overflow, a 0-d array."""
+    xp, unit = namespace(*parts), unit_of(*parts)
     total = xp.sum((parts[0] / unit) ** 2)
     for x in parts[1:]:
         total = total + xp.sum((x / unit) ** 2)

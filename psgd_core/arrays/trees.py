@@ -1,32 +1,86 @@
-"""Parameters as nested dicts, lists and tuples of arrays, flattened to one vector and given back in shape."""
+"""Nested dicts, lists and tuples of arrays: walked, mapped, and flattened to one vector and back."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
-from .library import Array, namespace, require_alike, require_float, select
+from .library import Array, is_array, known, namespace, require_alike, require_float
 
 Tree = Any
 """An array, or a dict, list, tuple or NamedTuple of trees."""
 
 
+def mapped(function: Callable[..., Any], *trees: Tree) -> Tree:
+    """Return the tree of what `function` returns for the leaves of trees of one structure.
+
+    Leaves are what is neither a tuple, a list nor a dict; the keys of dicts are those of the first tree's.
+    """
+    first = trees[0]
+    if not isinstance(first, tuple | list | dict):
+        return function(*trees)
+    if isinstance(first, dict):
+        return type(first)((key, mapped(function, *(tree[key] for tree in trees))) for key in first)
+    parts = [mapped(function, *row) for row in zip(*trees, strict=True)]
+    return _rebuilt(type(first), parts)
+
+
+def leaves_with_names(tree: Tree, name: str) -> list[tuple[str, Any]]:
+    """Return (name, leaf) for each leaf, named by its keys, fields or positions: ``state.q.blocks.0``."""
+    if not isinstance(tree, tuple | list | dict):
+        return [(name, tree)]
+    return [leaf for key, child in _branches(tree) for leaf in leaves_with_names(child, f"{name}.{key}")]
+
+
+def where(flag: Array, new: Tree, old: Tree) -> Tree:
+    """Return `new` if the 0-d `flag` is true, else `old`; if its value is known, without copying."""
+    value = known(flag)
+    if value is not None:
+        return new if value else old
+    return mapped(lambda x, y: x if x is y else namespace(x, y).where(flag, x, y), new, old)
+
+
+def owned(tree: Tree) -> Tree:
+    """Return copies of the arrays of a tree, for one owner to keep; JAX's, immutable, as they are."""
+    return tree.copy() if type(tree) is np.ndarray else mapped(_owned, tree)  # NumPy's first: it is cheap
+
+
+def _owned(x: Any) -> Any:
+    if array_api_compat.is_torch_array(x):
+        return x.clone()  # in autograd's graph, if there is one
+    if isinstance(x, np.generic) or array_api_compat.is_jax_array(x) or not is_array(x):
+        return x
+    return namespace(x).asarray(x, copy=True)
+
+
+def _branches(tree: Tree) -> list[tuple[Any, Tree]]:
+    """Return (key, child) of a dict, list or tuple; the keys of a NamedTuple are its fields."""
+    if isinstance(tree, dict):
+        return list(tree.items())
+    return list(zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True))
+
+
+def _rebuilt(kind: Any, parts: list[Any]) -> Any:
+    """Return a list, tuple or NamedTuple of parts."""
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+
 class Leaf(NamedTuple):
     """What an array of parameters is called, and its shape."""
 
-    name: str  # its keys, joined by dots; "" where positions alone lead to it
+    name: str  # its keys, joined by dots; "" if they are all positions
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Structure:
-    """How the leaves of a tree lie in its vector; hashable, without arrays."""
+    """How the leaves of a tree lie in its vector: hashable, and without arrays."""
 
     kind: Any  # None for a leaf; else dict, list, tuple or the NamedTuple's class
     shape: tuple[int, ...] = ()  # of a leaf
@@ -74,7 +128,7 @@ class Structure:
             start += child.size
         if self.kind in (dict, OrderedDict):
             return self.kind(zip(self.keys, parts, strict=True))
-        return self.kind(*parts) if hasattr(self.kind, "_fields") else self.kind(parts)
+        return _rebuilt(self.kind, parts)
 
     def _leaves(self, tree: Tree, name: str) -> list[Array]:
         if self.kind is None:
@@ -112,7 +166,7 @@ def structure(tree: Tree, name: str = "x0") -> Structure:
     Raises
     ------
     TypeError, ValueError
-        If a leaf is not such an array, or there is none.
+        If a leaf is anything else, or there are no leaves.
     """
     found = _structure(tree, name)
     leaves = found._leaves(tree, name)
@@ -140,9 +194,9 @@ def _structure(tree: Tree, name: str) -> Structure:
 def arrays(tree: Any, name: str) -> list[Leaf]:
     """Return the arrays of a tree in the order in which its library keeps them.
 
-    Dicts are in the order of their keys, as for `structure`, but those of PyTorch's tensors and OrderedDicts
-    in their own: it is that of ``module.parameters()``. Tensors that share their memory count once, and what
-    has no elements not at all.
+    Dicts are in the order of their keys, as for `structure`; those of PyTorch's tensors, and OrderedDicts, in
+    their own order, which is that of ``module.parameters()``. Tensors that share their memory count once;
+    arrays without elements are left out.
 
     Parameters
     ----------
@@ -154,7 +208,7 @@ def arrays(tree: Any, name: str) -> list[Leaf]:
     Raises
     ------
     TypeError, ValueError
-        If it is something else, holds none, or a leaf does not hold floats.
+        If it is something else, holds no arrays, or a leaf does not hold floats.
     """
     found, seen = [], set()
     for path, leaf in _walk(tree, name, ()):
@@ -162,7 +216,7 @@ def arrays(tree: Any, name: str) -> list[Leaf]:
         if not xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"`{name}` must hold arrays of floats, got {leaf.dtype} at {_joined(path) or path!r}; "
-                "leave out what is no parameter"
+                "leave out what is not a parameter"
             )
         shape = tuple(leaf.shape)
         key: Any = object()
@@ -184,25 +238,22 @@ def _walk(tree: Any, name: str, path: tuple[Any, ...]) -> list[tuple[tuple[Any, 
         tree = tree.named_parameters()
     if isinstance(tree, Iterator):
         tree = list(tree)
-    if isinstance(tree, list | tuple) and tree and all(map(_is_named, tree)):
-        rows = list(tree)
-    elif isinstance(tree, dict):
-        rows = list(tree.items())
-    elif isinstance(tree, list | tuple):
-        rows = list(zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True))
-    else:
+    if not isinstance(tree, list | tuple | dict):
         raise _not_a_tree(tree, name)
+    pairs = not isinstance(tree, dict) and bool(tree) and all(map(_is_named, tree))
+    rows = list(tree) if pairs else _branches(tree)
     below = {key: _walk(child, f"{name}[{key!r}]", (*path, key)) for key, child in rows}
     if len(below) < len(rows):
         raise ValueError(f"`{name}` must name each array once, got {[key for key, _ in rows]}; rename them")
-    kept = not isinstance(tree, dict) or isinstance(tree, OrderedDict)
-    if not kept and not any(array_api_compat.is_torch_array(x) for part in below.values() for _, x in part):
-        below = {key: below[key] for key in _sorted(tree, name)}
-    return [leaf for part in below.values() for leaf in part]
+    leaves = [leaf for part in below.values() for leaf in part]
+    tensors = any(array_api_compat.is_torch_array(x) for _, x in leaves)
+    if isinstance(tree, dict) and not isinstance(tree, OrderedDict) and not tensors:
+        return [leaf for key in _sorted(tree, name) for leaf in below[key]]
+    return leaves
 
 
 def _is_named(pair: Any) -> bool:
-    """Whether it is one of the pairs of ``module.named_parameters()``."""
+    """Return whether it is one of the pairs of ``module.named_parameters()``."""
     return type(pair) is tuple and len(pair) == 2 and isinstance(pair[0], str)
 
 
@@ -211,7 +262,7 @@ def _joined(path: tuple[Any, ...]) -> str:
     return "" if all(isinstance(key, int) for key in path) else ".".join(map(str, path))
 
 
-def _sorted(tree: dict, name: str) -> tuple[Any, ...]:
+def _sorted(tree: dict[Any, Any], name: str) -> tuple[Any, ...]:
     try:
         return tuple(sorted(tree))
     except TypeError:
@@ -227,34 +278,10 @@ def _not_a_tree(tree: Any, name: str) -> TypeError:
     )
 
 
-def where(condition: Array, new: Tree, old: Tree) -> Tree:
-    """Return `new` where the 0-d `condition` holds and `old` elsewhere, for nested tuples of arrays."""
-    if isinstance(old, tuple):
-        parts = [where(condition, n, o) for n, o in zip(new, old, strict=True)]
-        return type(old)(*parts) if hasattr(old, "_fields") else tuple(parts)
-    return select(condition, new, old)
-
-
 def require_plain(name: str, x: Array) -> None:
-    """Raise TypeError for NumPy's masked arrays, matrices and other subclasses, which compute otherwise."""
+    """Raise TypeError for NumPy's masked arrays, matrices and other subclasses with their own arithmetic."""
     if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
         raise TypeError(
             f"`{name}` must be a plain NumPy array, got {type(x).__name__}; "
             "convert it with `numpy.asarray`, after filling what is masked"
         )
-
-
-def owned(tree: Tree) -> Tree:
-    """Return copies of the arrays in nested tuples, for one owner to keep; JAX's, immutable, as they are."""
-    if type(tree) is np.ndarray:  # asked first: a small function costs no more than this
-        return tree.copy()
-    if isinstance(tree, tuple):
-        parts = [owned(part) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    if array_api_compat.is_torch_array(tree):
-        return tree.clone()  # in the graph of autograd, where there is one
-    if isinstance(tree, np.generic) or array_api_compat.is_jax_array(tree):
-        return tree
-    if not array_api_compat.is_array_api_obj(tree):
-        return tree
-    return namespace(tree).asarray(tree, copy=True)

@@ -1,15 +1,16 @@
-"""Checks against the exact target: how far a preconditioner is from ``P*``, how fast it should get there.
+"""Comparisons with the exact target: how far P is from ``P*``, and how fast it should get there.
 
 `target` prepares the criterion's exact minimiser once; `measure` compares a factor Q of ``P = Q^T Q`` to it:
 
 - `distance`, the affine-invariant ``||log(P*^{-1/2} P P*^{-1/2})||_F / sqrt(n)``: the typical relative error
-  of P in any direction, of large or small curvature alike. It sees P only, never the rotation in Q;
+  of P in any direction, of large or small curvature alike. It depends on P, not on the rotation in Q;
 - `residual`, ``||P P*^{-1} - I||_F / sqrt(n)``: over GL(n) without noise ``||P |H| - I||_F / sqrt(n)``;
 - `criterion_gap`, ``(c(P) - c(P*)) / c(P*)``, about the square of a distance.
 
-They come without cancellation from the singular values s_i of ``Q R``, ``R = P*^{-1/2}``. The distance is the
-root mean square of ``2 log s_i``, with an error of about ``eps sqrt(κ(P))``, not ``eps κ(P)``, given R (whose
-own small eigenvalues a dense H determines to ``eps κ(H)``). As only the blocks ``M_OO = P*_O^{-2}`` count,
+They are computed without cancellation from the singular values s_i of ``Q R``, ``R = P*^{-1/2}``. The
+distance is the root mean square of ``2 log s_i``, with an error of about ``eps sqrt(κ(P))``, not
+``eps κ(P)``, given R (whose small eigenvalues a dense H determines to ``eps κ(H)``). As only the blocks
+``M_OO = P*_O^{-2}`` matter,
 ``c(P) = tr((X + X^{-1}) P*^{-1})`` with ``X = R P R``, so that
 ``c(P) - c(P*) = sum_i (s_i - 1/s_i)^2 |R w_i|^2`` over the right singular vectors w_i. That holds for any P
 against the target over GL(n), and for P in its group against a group's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..arrays.arguments import described, require_number
 from ..arrays.library import Array, require_arrays, require_float
 from ..preconditioners.geometries import GeometryName, geometry_of
 
@@ -29,7 +30,7 @@ def predicted_rate(
     per_orbit : bool
         A step per orbit, each normalised by its own N, or one for all, by the largest.
     normalizer : float, optional
-        N, where it is another one. A bound that is too large by some factor makes the rate smaller by it.
+        N, if it is another one. A bound that is too large by some factor makes the rate smaller by it.
 
     Returns
     -------
@@ -43,8 +44,11 @@ def predicted_rate(
         If `spectra` does not hold float arrays of shape (s, c), or `geometry` is not one.
     """
     kind = geometry_of(geometry)
-    if not spectra:
-        raise ValueError("`spectra` must hold an array for every orbit size, got none; give `Target.spectra`")
+    if not isinstance(spectra, tuple | list) or not spectra:
+        raise ValueError(
+            f"`spectra` must hold an array for every orbit size, got {described(spectra)}; "
+            "give `Target.spectra`"
+        )
     xp = require_arrays(**{f"spectra[{i}]": h for i, h in enumerate(spectra)})
     for i, h in enumerate(spectra):
         require_float(f"spectra[{i}]", h)
@@ -61,7 +65,7 @@ def predicted_rate(
         n = n if normalizer is None else xp.zeros_like(n) + normalizer
         shrink = step * kind.speed(h[:, None, :], h[None, :, :], low, top) * (bound / n)
         left = xp.where(shrink < 1, shrink, 2 - shrink)  # |1 - shrink| = 1 - left
-        gone = left == 1
+        gone = left >= 1
         rate = -xp.log1p(-xp.where(gone, xp.zeros_like(left), left))
         rates.append(xp.min(xp.where(gone, xp.full_like(rate, xp.inf), rate)))
     return xp.min(xp.stack(rates))
@@ -85,9 +89,9 @@ def stable_step(kappa: float, geometry: GeometryName = "QE") -> float:
         If `kappa` is below 1, or `geometry` is not one.
     """
     kind = geometry_of(geometry)
-    if not kappa >= 1:
+    if not require_number("kappa", kappa) >= 1:
         raise ValueError(
             f"`kappa` must be a condition number, at least 1, got {kappa}; give max/min of |λ_i|"
         )
     low = 1 / float(kappa)
-    return min(1.0, 2 / kind.speed(1.0, low, low, 1.0))
+    return min(1.0, float(2 / kind.speed(1.0, low, low, 1.0)))

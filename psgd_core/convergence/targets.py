@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..arrays.library import Array, device_of, require_arrays
-from ..criterion.minimizers import Orbits, require_same, spectral, square
+from ..arrays.arguments import described
+from ..arrays.library import Array, require_arrays
+from ..arrays.matrices import eye, transpose
+from ..criterion.minimizers import Orbits, require_same, require_square, spectral
 
 
 class Target(NamedTuple):
@@ -46,7 +48,7 @@ def target(hessian: Array, orbits: Orbits | None = None, noise: Array | None = N
     Raises
     ------
     ValueError, TypeError
-        If the arguments do not go together.
+        If the arguments do not match.
     """
     solution = spectral(hessian, orbits, noise)
     inverse, xp = solution.power(1), require_arrays(hessian=hessian)
@@ -60,7 +62,7 @@ def target(hessian: Array, orbits: Orbits | None = None, noise: Array | None = N
 
 
 def target_at(minimizer: Array) -> Target:
-    """Return the target for a minimiser P* that is known already, such as `criterion.kronecker_minimizer`'s.
+    """Return the target for a known minimiser P*, such as that of `criterion.kronecker_minimizer`.
 
     Parameters
     ----------
@@ -71,9 +73,9 @@ def target_at(minimizer: Array) -> Target:
     -------
     Target
         Its distances and residuals are exact. Its gap is that of ``M = P*^{-2}``, which is the criterion's
-        own only where all of P*'s entries are free.
+        own only if all entries of P* are free.
     """
-    xp, _ = square("minimizer", minimizer)
+    xp, _ = require_square("minimizer", minimizer)
     w, vectors = xp.linalg.eigh(minimizer)
     inverse, root = ((vectors * w[None, :] ** power) @ vectors.T for power in (-1, -0.5))
     return Target(minimizer, inverse, root, ((1 / w)[:, None],), 2 * xp.linalg.trace(inverse))
@@ -91,9 +93,12 @@ def measure(q: Array, target: Target) -> Errors:
     Returns
     -------
     Errors
-        NaN where q holds NaN or Inf (no library's SVD is asked about those), Inf where q is singular.
+        NaN if q holds NaN or Inf (the SVD never sees those), Inf if q is singular.
     """
-    xp, n = _require_factor(q, target)
+    if not isinstance(target, Target):
+        raise TypeError(f"`target` must be a Target, got {described(target)}; make one with `target`")
+    xp, n = require_square("q", q)
+    require_same("q", q, "target.root", target.root)
     usable_q = xp.all(xp.isfinite(q))
     q = xp.where(usable_q, q, xp.zeros_like(q))
     relative = q @ target.root
@@ -106,10 +111,9 @@ def measure(q: Array, target: Target) -> Errors:
     excess = xp.where(usable, (inside - 1) * (inside + 1) / inside, infinite)
     weight = xp.linalg.vector_norm(right @ target.root, axis=1)
     product = q.T @ (q @ target.inverse)
-    eye = xp.eye(n, dtype=q.dtype, device=device_of(q))
     errors = (
         xp.linalg.vector_norm(logs) / n**0.5,
-        xp.linalg.matrix_norm(product - eye) / n**0.5,
+        xp.linalg.matrix_norm(product - eye(n, q)) / n**0.5,
         xp.sum((excess * weight) ** 2) / target.minimum,
     )
     return Errors(*(xp.where(finite, error, xp.full_like(error, xp.nan)) for error in errors))
@@ -134,18 +138,12 @@ def criterion_gap(q: Array, target: Target) -> Array:
 
 
 def factor(p: Array) -> Array:
-    """Return some Q with ``Q^T Q = P``, for those who have P only, NaN where P is not positive definite.
+    """Return some Q with ``Q^T Q = P``, NaN where P is not positive definite.
 
-    The small eigenvalues of a dense P are known to ``eps κ(P)`` only: measure Q itself where you have it.
+    A dense P determines its small eigenvalues only to ``eps κ(P)``: measure Q itself where you have it.
     """
-    xp, _ = square("p", p)
+    xp, _ = require_square("p", p)
     finite = xp.all(xp.isfinite(p))
     w, vectors = xp.linalg.eigh(xp.where(finite, p, xp.zeros_like(p)))
     root = xp.where(w > 0, xp.sqrt(xp.where(w > 0, w, xp.ones_like(w))), xp.full_like(w, xp.nan))
-    return root[:, None] * vectors.T
-
-
-def _require_factor(q: Array, target: Target):
-    xp, n = square("q", q)
-    require_same("q", q, "target.root", target.root)
-    return xp, n
+    return root[:, None] * transpose(vectors)

@@ -1,4 +1,4 @@
-"""Convergence as data: what was measured when, and the rate in it.
+"""Convergence as data: what was measured when, and the rate of convergence in it.
 
 Everything here lives on the host, in Python floats and NumPy: values arrive at checkpoints, one at a time.
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..arrays.arguments import described, require_choice, require_number
 
 
 @dataclass
@@ -43,22 +45,21 @@ class Trace:
         """
         if unknown := values.keys() - set(_COLUMNS):
             raise TypeError(f"`values` must be named among {', '.join(_COLUMNS)}, got {sorted(unknown)}")
-        count = _float("updates", updates)
+        count = require_number("updates", updates)
         if not count.is_integer():
             raise ValueError(f"`updates` must be a whole number, got {updates}; give the updates made so far")
         if self.updates and count <= self.updates[-1]:
             raise ValueError(
                 f"`updates` must increase from record to record, got {updates} after {self.updates[-1]}"
             )
-        row = {column: _float(column, values.get(column, math.nan)) for column in _COLUMNS}
+        row = {column: require_number(column, values.get(column, math.nan)) for column in _COLUMNS}
         self.updates.append(int(count))
         for column, x in row.items():
             getattr(self, column).append(x)
 
     def column(self, name: str) -> np.ndarray:
         """Return a column as a float64 array."""
-        if name not in ("updates", *_COLUMNS):
-            raise ValueError(f"`name` must be updates or one of {', '.join(_COLUMNS)}, got {name!r}")
+        require_choice("name", name, ("updates", *_COLUMNS))
         return np.asarray(getattr(self, name), dtype=np.float64)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,9 +77,10 @@ class Trace:
             If a column is missing, foreign, or of another length.
         """
         names = {"name", "updates", *_COLUMNS}
-        if data.keys() != names:
+        if not isinstance(data, dict) or data.keys() != names:
+            got = ", ".join(map(str, data)) if isinstance(data, dict) else described(data)
             raise ValueError(
-                f"`data` must have the keys {', '.join(sorted(names))}, got {', '.join(sorted(data))}; "
+                f"`data` must have the keys {', '.join(sorted(names))}, got {got}; "
                 "it must come from `Trace.as_dict`"
             )
         columns = {c: [math.nan if x is None else float(x) for x in data[c]] for c in _COLUMNS}
@@ -91,36 +93,28 @@ class Trace:
         return len(self.updates)
 
     def __repr__(self) -> str:
-        title = f"Trace({self.name!r}" if self.name else "Trace("
-        if not self.updates:
-            return title + (", " if self.name else "") + "no records)"
-        span = f"{len(self)} records, updates {self.updates[0]} to {self.updates[-1]}"
-        shown = [
-            f"{name} {values[0]:.2g} -> {values[-1]:.2g}"
-            for name in ("distance", "gap")
-            if not all(map(math.isnan, values := getattr(self, name)))
-        ]
-        return title + (", " if self.name else "") + ", ".join([span, *shown]) + ")"
+        shown = [repr(self.name)] if self.name else []
+        if self.updates:
+            shown.append(f"{len(self)} records, updates {self.updates[0]} to {self.updates[-1]}")
+            for name in ("distance", "gap"):
+                values = getattr(self, name)
+                if not all(map(math.isnan, values)):
+                    shown.append(f"{name} {values[0]:.2g} -> {values[-1]:.2g}")
+        else:
+            shown.append("no records")
+        return f"Trace({', '.join(shown)})"
 
 
 _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))
 
 
-def _float(name: str, x: Any) -> float:
-    """Return a number, of any library, as a float."""
-    try:
-        if not isinstance(x, str | bytes):
-            return float(x)
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(f"`{name}` must be a number, got {x!r}; give a float or a 0-d array")
-
-
 def _floats(name: str, values: Any) -> np.ndarray:
     """Return numbers one after another, of any library, as float64."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"`{name}` must be a sequence of numbers, got {values!r}; give a list or an array")
-    return np.asarray([_float(f"{name}[{i}]", x) for i, x in enumerate(values)], dtype=np.float64)
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(
+            f"`{name}` must be a sequence of numbers, got {described(values)}; give a list or an array"
+        )
+    return np.asarray([require_number(f"{name}[{i}]", x) for i, x in enumerate(values)], dtype=np.float64)
 
 
 def _encode(x: float) -> float | str | None:
@@ -130,17 +124,16 @@ def _encode(x: float) -> float | str | None:
 def level(values: Iterable[float], fraction: float = 0.2) -> float:
     """Return the level that a curve ends at: the median of its last `fraction` (at least one value)."""
     x = _floats("values", values)
-    if not 0 < fraction <= 1 or x.size == 0:
-        raise ValueError(
-            f"`fraction` must lie in (0, 1] and `values` not be empty, got {fraction} of {x.size}"
-        )
-    return float(np.median(x[-max(1, round(fraction * x.size)) :]))
+    share = require_number("fraction", fraction, "(0, 1]")
+    if x.size == 0:
+        raise ValueError("`values` must not be empty, got no values; record more")
+    return float(np.median(x[-max(1, round(share * x.size)) :]))
 
 
 # -- rates -----------------------------------------------------------------------------------------------
 
 ROUNDING = 1e-6
-"""Relative differences below it are rounding's, be it float32's: no verdict and no floor depends on them."""
+"""Relative differences below it count as rounding, also in float32: verdicts and floors ignore them."""
 
 
 def exceeds(x: float, limit: float) -> bool:
@@ -151,12 +144,12 @@ def exceeds(x: float, limit: float) -> bool:
 class Fit(NamedTuple):
     """A straight line through log(distance): ``distance ~ exp(-rate * updates)`` on the window."""
 
-    rate: float  # per update; negative where the curve grows
-    floor: float  # the level below which the curve does not go; 0 if it never flattens
-    r2: float  # share of the window's variance (of the logarithm) that the line explains; 1 where it is flat
-    start: float  # first and
+    rate: float  # per update; negative if the curve grows
+    floor: float  # the level at which the curve flattens; 0 if it never does
+    r2: float  # share of the variance of the logarithm in the window that the line explains; 1 if it is flat
+    start: float  # first update of the window
     stop: float  # last update of the window
-    points: int  # checkpoints in it; a line through 2 says that the rate is at least this
+    points: int  # checkpoints in the window; with 2, the rate is a lower bound
 
 
 def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: float | None = None) -> Fit:
@@ -165,13 +158,13 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
     1. The floor is the lower median of the longest tail that is flat: constant to rounding, within its own
        scatter, or flattening, and in each case against the fall before it. Squares of an error and of a floor
        add up, so the line is fitted to ``sqrt(distance^2 - floor^2)``, down to ten floors (or halfway to the
-       floor, where the curve falls less than a hundredfold).
-    2. The transient ends at the first checkpoint from which on the two halves of what remains have the same
-       slope, within 5 % or twice their standard errors; if none is left with half of it, half is taken.
+       floor, if the curve falls less than a hundredfold).
+    2. The transient ends at the first checkpoint after which the two halves of the rest have the same slope,
+       within 5 % or twice their standard errors; at the latest after half of the checkpoints.
 
-    Logarithms that differ by less than 1e-6 count as equal throughout, so that nothing depends on how the
-    distances were rounded. Fitting c times the distances gives the same rate, and c times the floor: bit for
-    bit where c is a power of two, as it is for the rate and the updates.
+    Logarithms that differ by less than 1e-6 count as equal throughout, so the result does not depend on how
+    the distances were rounded. c times the distances give the same rate and c times the floor: bit for bit if
+    c is a power of two, and likewise for the updates.
 
     Parameters
     ----------
@@ -179,7 +172,7 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
         Increasing numbers of updates, and the distance after each; distances that are not finite, or not
         positive, are left out.
     floor : float, optional
-        The floor, where it is known; 0 for none.
+        The floor, if it is known; 0 for none.
 
     Raises
     ------
@@ -194,9 +187,8 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
         raise ValueError("`updates` must be finite, got NaN or Inf among them; leave those checkpoints out")
     if not np.all(np.diff(t) > 0):
         raise ValueError("`updates` must increase, got a value that is not above the one before; sort them")
-    floor = None if floor is None else _float("floor", floor)
-    if floor is not None and not 0 <= floor < math.inf:
-        raise ValueError(f"`floor` must be finite and not negative, got {floor}; give 0 for none")
+    if floor is not None:
+        floor = require_number("floor", floor, "[0, inf)", "give 0 for none")
     keep = np.isfinite(d) & (d > 0)
     t, d = t[keep], d[keep]
     if t.size < 4:
@@ -218,13 +210,14 @@ def fit_rate(updates: Iterable[float], distances: Iterable[float], *, floor: flo
 
 
 def _logarithms(d: Any, unit: int) -> np.ndarray:
-    """Return ``log(d / 2^unit)``: of c d the same bits, with its own unit, for every power of two c."""
+    """Return ``log(d / 2^unit)``: the same bits for c d and its own unit, if c is a power of two."""
     mantissa, exponent = np.frexp(d)
-    return np.log(mantissa) + (exponent - unit) * math.log(2)
+    logarithms: np.ndarray = np.log(mantissa) + (exponent - unit) * math.log(2)
+    return logarithms
 
 
 def _lower_median(x: np.ndarray) -> float:
-    """Return the median, or of two in the middle the lower one: a value that was measured."""
+    """Return the median, of two middle values the lower: a value that was measured."""
     return float(np.sort(x)[(x.size - 1) // 2])
 
 
@@ -259,7 +252,7 @@ def _flat_tail(t: np.ndarray, y: np.ndarray) -> int:
         above = np.nonzero(y[:-count] > _lower_median(tail_y) + math.log(2) + ROUNDING)[0]
         if above.size == 0:
             continue
-        # Scatter can hide the slope of a short tail: the fall to its level must have been steeper for sure.
+        # Scatter can hide the slope of a short tail, so the fall to its level must be clearly steeper.
         before = slice(0, above[-1] + 2)
         slope, error = _slope_and_error(tail_t, tail_y)
         fall = -_line(t[before], y[before])[0]
@@ -281,12 +274,12 @@ def _is_flat(t: np.ndarray, y: np.ndarray) -> bool:
 
 
 def _above(t: np.ndarray, y: np.ndarray, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the curve before it comes near the floor (of that logarithm), with its square taken off."""
+    """Return the curve until it nears the floor (`bottom` is its logarithm), less the floor's square."""
     if bottom == -math.inf:
         return t, y
     near = y <= bottom + min(math.log(10), (y[0] - bottom) / 2) + ROUNDING
     end = int(np.argmax(near)) if near.any() else y.size
-    if end < 3:  # too few to correct: the least that tells a slope, or all where nothing falls
+    if end < 3:  # too few to correct: take 2, the least for a slope, or all if nothing falls
         end = 2 if y[0] > bottom + ROUNDING else y.size
         return t[:end], y[:end]
     return t[:end], y[:end] + 0.5 * np.log1p(-np.exp(2 * (bottom - y[:end])))

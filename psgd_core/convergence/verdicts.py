@@ -1,4 +1,4 @@
-"""Whether a run did what theory expects: a small set of expectations, and their verdicts on traces."""
+"""Whether a run did what theory predicts: a small set of expectations, and their verdicts on traces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays.arguments import described
 from .traces import Trace, exceeds, fit_rate, level
 
 
@@ -46,12 +47,12 @@ class LinearToRounding:
     Parameters
     ----------
     bound : float
-        What the last distance must not exceed.
+        The last distance must not exceed it.
     rate : float, optional
-        The rate that theory predicts (`predicted_rate`); without it only the end counts.
+        The rate that theory predicts (`predicted_rate`); without it only the last distance is judged.
     tolerance : float
-        How much slower than `rate` the fit may be, as a share of it. Faster is no failure: a start may lack
-        the slowest mode.
+        How much slower than `rate` the fit may be, as a share of it. A faster fit is no failure, since the
+        start may lack the slowest mode.
     """
 
     bound: float
@@ -92,11 +93,11 @@ class FallingFloor:
     reference : float
         The `level` that the same run has with the larger, constant step.
     bound : float
-        What the annealed run's level must not exceed.
+        The annealed run's level must not exceed it.
     ratio : float
         How many times below `reference` it must be.
     column : str
-        What is compared: the criterion's gap, proportional to the step, by default.
+        The column to compare; by default the criterion's gap, which is proportional to the step.
     """
 
     reference: float
@@ -123,7 +124,7 @@ class Tracks:
     Parameters
     ----------
     bound : float
-        What no distance of the second half may exceed.
+        No distance of the second half may exceed it.
     """
 
     bound: float
@@ -139,19 +140,21 @@ class Tracks:
 
 
 Expectation = LinearToRounding | FallingFloor | Tracks
-"""What theory says of a run."""
+"""What theory predicts for a run."""
 
 
 def judge(trace: Trace, expectation: Expectation) -> Verdict:
-    """Return whether the trace is what the expectation says, and why.
+    """Return whether the trace is as expected, and why.
 
-    What meets a limit up to a relative 1e-6 keeps it, so that no verdict depends on the last bit.
+    A limit is met up to a relative 1e-6, so that no verdict depends on the last bit.
     """
     return expectation.judge(trace)
 
 
 def _unusable(trace: Trace, column: str, bound: float) -> Verdict | None:
     """Return the verdict on a trace that is too short, or has grown tenfold beyond the bound."""
+    if not isinstance(trace, Trace):
+        raise TypeError(f"`trace` must be a Trace, got {described(trace)}")
     x = trace.column(column)
     if x.size < 4:
         return Verdict(Status.TOO_SHORT, f"{x.size} records, at least 4 are needed")

@@ -1,4 +1,4 @@
-"""The criterion that a preconditioner is fitted by, its derivatives and its exact minimisers.
+"""The criterion that preconditioners are fitted to, its derivatives and its exact minimisers.
 
 For pairs ``(v, h = H_0 v + ε)`` with ``E[v v^T] = I`` and noise ε independent of v (eqs. (3), (4)),
 
@@ -7,17 +7,17 @@ For pairs ``(v, h = H_0 v + ε)`` with ``E[v v^T] = I`` and noise ε independent
 On ``P = Q^T Q`` it is a function of Q, invariant under rotations ``Q -> U Q``. Matrices become vectors row by
 row here, ``vec(A X B) = (A ⊗ B^T) vec(X)``; J is the permutation with ``vec(X^T) = J vec(X)``.
 
-Where the paper's appendix A holds, and how (checked against finite differences of c):
+How the statements of the paper's appendix A hold (checked against finite differences of c):
 
-- Its ``∂c/∂Q`` lacks a factor 2 that its second derivatives have; here all are derivatives of c itself.
+- Its ``∂c/∂Q`` lacks a factor 2 that its second derivatives have; all derivatives here are those of c.
 - The second derivative above (8), and (8), hold for row-major vec as they stand. (8) is the second
   derivative of ``c(Q + Q E)`` in E. Along the group's curves ``Q exp(E)`` there is also the term
   ``tr(∇_E^T E^2)``, which vanishes at a stationary point.
 - (9) and (10) hold with |H| for H (for an indefinite H the paper's ``H^{0.5}`` is not real), and only as
   quadratic forms, in directions in which *dQ is symmetric*; for (10) that means ``Q E`` symmetric, not E.
-- The full second derivative at a stationary point is only semidefinite: its null space are the ``n(n-1)/2``
-  rotations ``dQ = S Q``, S skew. So Q converges up to a rotation from the left, and only P to a point.
-- ``P ≺ |H_0|^{-1}`` with noise holds strictly only where ``E[ε ε^T]`` is positive definite, else as ``≼``.
+- The full second derivative at a stationary point is only semidefinite: its null space consists of the
+  ``n(n-1)/2`` rotations ``dQ = S Q``, S skew. So Q converges up to a rotation from the left; P converges.
+- ``P ≺ |H_0|^{-1}`` with noise is strict only if ``E[ε ε^T]`` is positive definite; otherwise it is ``≼``.
 - Section 2.2's diagonal minimiser ``E[v ⊙ v] ⊘ E[h ⊙ h]`` lacks a square root: the entries of the
   criterion's minimiser are the roots of these quotients.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..arrays.arguments import require_choice, require_count
 from ..arrays.batched import library_solve
-from ..arrays.library import Array, device_of, namespace, require_alike, require_arrays
-from .minimizers import require_same, spectral, square
+from ..arrays.library import Array, device_of, require_alike, require_arrays, require_float
+from ..arrays.matrices import eye, kron
+from .minimizers import require_same, require_square, spectral
 
 Side = Literal["right", "left"]
 """Which generator: "right" for ``dQ = Q E``, "left" for ``dQ = E Q``."""
@@ -30,12 +32,12 @@ def value(p: Array, v: Array, h: Array) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If p is not a square float matrix, or v and h do not go with it.
+        If p is not a square float matrix, or v and h do not match it.
     """
-    xp, n = square("p", p)
+    xp, n = require_square("p", p)
     require_arrays(p=p, v=v)
     if v.ndim not in (1, 2) or v.shape[0] != n:
-        raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to go with `p`, got {tuple(v.shape)}")
+        raise ValueError(f"`v` must have shape ({n},) or ({n}, k) to match `p`, got {tuple(v.shape)}")
     require_same("h", h, "v", v)
     require_alike("v", v, "p", p)
     v, h = xp.reshape(v, (n, -1)), xp.reshape(h, (n, -1))
@@ -50,17 +52,18 @@ def expected(p: Array, m: Array) -> Array:
     p, m : array, shape (n, n)
         m is ``H_0^2 + E[ε ε^T]``, see `second_moment`.
     """
-    xp, _ = square("p", p)
+    xp, n = require_square("p", p)
     require_same("m", m, "p", p)
-    return xp.sum(p * m.T) + xp.linalg.trace(library_solve(p, _eye_like(p)))
+    trace: Array = xp.linalg.trace(library_solve(p, eye(n, p)))
+    return xp.sum(p * m.T) + trace
 
 
 def second_moment(hessian: Array, noise: Array | None = None) -> Array:
     """Return ``M = E[h h^T] = H_0^2 + E[ε ε^T]`` for probes with ``E[v v^T] = I``.
 
-    The minimisers do not need it: forming it squares the condition number.
+    The minimisers do not use it, because forming it squares the condition number.
     """
-    square("hessian", hessian)
+    require_square("hessian", hessian)
     product = hessian @ hessian.T
     if noise is None:
         return product
@@ -70,9 +73,9 @@ def second_moment(hessian: Array, noise: Array | None = None) -> Array:
 
 def gradient(q: Array, m: Array) -> Array:
     """Return ``∂c/∂Q = 2 (Q M - Q^{-T} P^{-1})`` with ``P = Q^T Q``; the paper, below (7), drops the 2."""
-    xp, _ = square("q", q)
+    xp, n = require_square("q", q)
     require_same("m", m, "q", q)
-    inverse = library_solve(q, _eye_like(q))
+    inverse = library_solve(q, eye(n, q))
     transposed = xp.matrix_transpose(inverse)
     return 2 * (q @ m - transposed @ inverse @ transposed)
 
@@ -83,9 +86,9 @@ def lie_gradient(q: Array, m: Array, side: Side = "right") -> Array:
     ``Q^T ∂c/∂Q = 2 (P M - P^{-1})`` on the right (the paper's ``∇_E``), and ``∂c/∂Q Q^T =
     2 (Q M Q^T - (Q Q^T)^{-1})``, the expectation of ``2 (a a^T - b b^T)``, on the left (eq. (11)).
     """
-    xp, _ = square("q", q)
+    xp, n = require_square("q", q)
     require_same("m", m, "q", q)
-    inverse = library_solve(q, _eye_like(q))
+    inverse = library_solve(q, eye(n, q))
     transposed = xp.matrix_transpose(inverse)
     if _is_left(side):
         return 2 * (q @ m @ q.T - transposed @ inverse)
@@ -95,9 +98,10 @@ def lie_gradient(q: Array, m: Array, side: Side = "right") -> Array:
 def commutation_matrix(n: int, like: Array) -> Array:
     """Return J, (n^2, n^2), symmetric, with ``vec(X^T) = J vec(X)`` for X of shape (n, n)."""
     xp = require_arrays(like=like)
-    device = device_of(like)
-    order = xp.reshape(xp.reshape(xp.arange(n * n, device=device), (n, n)).T, (-1,))
-    return xp.take(xp.eye(n * n, dtype=like.dtype, device=device), order, axis=0)
+    require_float("like", like)
+    n = require_count("n", n, "it is the size of X")
+    order = xp.reshape(xp.reshape(xp.arange(n * n, device=device_of(like)), (n, n)).T, (-1,))
+    return xp.take(eye(n * n, like), order, axis=0)
 
 
 def second_derivative(q: Array, m: Array) -> Array:
@@ -105,14 +109,14 @@ def second_derivative(q: Array, m: Array) -> Array:
 
     ``2 I ⊗ M + 2 J^T [Q^{-1} ⊗ (QP)^{-T}] + 2 [Q^{-T} ⊗ (QP)^{-1}] J + 2 (Q Q^T)^{-1} ⊗ P^{-1}``, O(n^4).
     """
-    xp, n = square("q", q)
+    xp, n = require_square("q", q)
     require_same("m", m, "q", q)
-    eye = _eye_like(q)
-    inverse = library_solve(q, eye)
+    one = eye(n, q)
+    inverse = library_solve(q, one)
     transposed = xp.matrix_transpose(inverse)
     p_inverse = inverse @ transposed
-    mixed = commutation_matrix(n, q).T @ _kron(inverse, xp.matrix_transpose(p_inverse @ inverse))
-    return 2 * (_kron(eye, m) + mixed + xp.matrix_transpose(mixed) + _kron(transposed @ inverse, p_inverse))
+    mixed = commutation_matrix(n, q).T @ kron(inverse, xp.matrix_transpose(p_inverse @ inverse))
+    return 2 * (kron(one, m) + mixed + xp.matrix_transpose(mixed) + kron(transposed @ inverse, p_inverse))
 
 
 def lie_second_derivative(q: Array, m: Array, side: Side = "right") -> Array:
@@ -120,11 +124,11 @@ def lie_second_derivative(q: Array, m: Array, side: Side = "right") -> Array:
 
     ``(Q^T ⊗ I) ∂²c/∂vec(Q)² (Q ⊗ I)`` on the right; ``(I ⊗ Q) ∂²c/∂vec(Q)² (I ⊗ Q^T)`` on the left, for the
     move ``Q + E Q`` made in practice. Along ``Q exp(E)`` (or ``exp(E) Q``) add ``tr(∇_E^T E²)`` to the
-    quadratic form; at a stationary point that is nothing.
+    quadratic form; at a stationary point that is 0.
     """
-    xp, _ = square("q", q)
-    full = second_derivative(q, m)
-    move = _kron(_eye_like(q), q.T) if _is_left(side) else _kron(q, _eye_like(q))
+    xp, n = require_square("q", q)
+    full, one = second_derivative(q, m), eye(n, q)
+    move = kron(one, q.T) if _is_left(side) else kron(q, one)
     return xp.matrix_transpose(move) @ full @ move
 
 
@@ -135,9 +139,9 @@ def stationary_second_derivative(hessian: Array) -> Array:
     other dQ it is not (the second derivative is 0 along rotations, and this is positive definite).
     """
     solution = spectral(hessian)
-    eye, h = _eye_like(hessian), solution.power(1)
-    roots = _kron(solution.power(0.5), solution.power(1.5))
-    return 2 * _kron(eye, solution.power(2)) + 4 * roots + 2 * _kron(h, h)
+    h, one = solution.power(1), eye(hessian.shape[0], hessian)
+    roots = kron(solution.power(0.5), solution.power(1.5))
+    return 2 * kron(one, solution.power(2)) + 4 * roots + 2 * kron(h, h)
 
 
 def stationary_lie_second_derivative(hessian: Array) -> Array:
@@ -147,9 +151,9 @@ def stationary_lie_second_derivative(hessian: Array) -> Array:
     symmetric and ``Q = ±|H|^{-1/2}``, it is eq. (8) at the stationary point. On symmetric E it is not.
     """
     solution = spectral(hessian)
-    first = _kron(solution.power(-1), solution.power(2))
-    second = _kron(solution.power(-0.5), solution.power(1.5))
-    return 2 * first + 4 * second + 2 * _kron(_eye_like(hessian), solution.power(1))
+    first = kron(solution.power(-1), solution.power(2))
+    second = kron(solution.power(-0.5), solution.power(1.5))
+    return 2 * first + 4 * second + 2 * kron(eye(hessian.shape[0], hessian), solution.power(1))
 
 
 def damping_residual(p: Array, m: Array, c: Array | None = None) -> Array:
@@ -164,26 +168,13 @@ def damping_residual(p: Array, m: Array, c: Array | None = None) -> Array:
     c : array, shape (n, n), optional
         ``E[v v^T]``; I by default.
     """
-    square("p", p)
-    require_same("m", m, "p", p)
-    if c is not None:
-        require_same("c", c, "p", p)
-    return p @ m @ p - (_eye_like(p) if c is None else c)
+    _, n = require_square("p", p)
+    c = eye(n, p) if c is None else c
+    for name, x in (("m", m), ("c", c)):
+        require_same(name, x, "p", p)
+    return p @ m @ p - c
 
 
 def _is_left(side: Side) -> bool:
-    if side not in ("right", "left"):
-        raise ValueError(f"`side` must be 'right' (dQ = Q E) or 'left' (dQ = E Q), got {side!r}; choose one")
+    require_choice("side", side, ("right", "left"), "dQ = Q E, or dQ = E Q")
     return side == "left"
-
-
-def _eye_like(x: Array) -> Array:
-    xp = namespace(x)
-    return xp.eye(x.shape[0], dtype=x.dtype, device=device_of(x))
-
-
-def _kron(a: Array, b: Array) -> Array:
-    """Return ``a ⊗ b`` of two square matrices."""
-    xp = namespace(a, b)
-    size = a.shape[0] * b.shape[0]
-    return xp.reshape(a[:, None, :, None] * b[None, :, None, :], (size, size))

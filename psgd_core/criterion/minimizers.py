@@ -1,16 +1,16 @@
 """The exact minimisers of the criterion, over GL(n) and over every group of Theorem 3.1.
 
-Over all positive definite P the criterion ``c(P) = tr(P M + P^{-1})``, ``M = H_0^2 + E[ε ε^T]``, has the one
-minimiser ``P* = M^{-1/2}``, ``|H_0|^{-1}`` without noise. A group of Theorem 3.1 is the product of GL(|O|)
-over the orbits O of its subgroup, so P is one block per orbit, only the blocks of M count, and the
-minimiser is ``P*_O = (M_OO)^{-1/2}`` on each orbit: for any H, definite or not, with or without the orbits'
-pattern.
+Over all positive definite P, the criterion ``c(P) = tr(P M + P^{-1})``, ``M = H_0^2 + E[ε ε^T]``, has the
+unique minimiser ``P* = M^{-1/2}``, ``|H_0|^{-1}`` without noise. A group of Theorem 3.1 is the product of
+GL(|O|) over the orbits O of its subgroup, so P has one block per orbit, only these blocks of M matter, and
+the minimiser is ``P*_O = (M_OO)^{-1/2}`` on each orbit, whether H is definite or not, and whether or not it
+has the orbits' pattern.
 
-M is never formed, for that would square the condition number: with ``A = [H_0; R]``, ``R^T R`` the noise's
-covariance, ``M_OO = A_O^T A_O`` for the columns A_O. So the right singular vectors of A_O are the
-eigenvectors of M_OO, and its singular values the square roots of the eigenvalues. Where M_OO is singular the
-minimiser does not exist: exact zeros give Inf and NaN there, rounded ones something of the order of
-1/(eps |H|). `check_hessian` tells beforehand.
+M is never formed, because that would square the condition number: with ``A = [H_0; R]``, ``R^T R`` the
+noise's covariance, ``M_OO = A_O^T A_O`` for the columns A_O. So the right singular vectors of A_O are the
+eigenvectors of M_OO, and its singular values the square roots of the eigenvalues. Where M_OO is singular
+there is no minimiser: exact zeros give Inf and NaN there, rounded ones values of the order of 1/(eps |H|).
+Call `check_hessian` to find out beforehand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays.library import Array, device_of, eps, namespace, require_alike, require_arrays, require_float
+from ..arrays.arguments import described
+from ..arrays.library import (
+    Array,
+    Namespace,
+    device_of,
+    eps,
+    namespace,
+    require_alike,
+    require_arrays,
+    require_float,
+)
+from ..arrays.sums import unit_of
 
 Orbits = Sequence[np.ndarray]
 """The orbits of a permutation subgroup: per orbit size s one integer array (s, c), an orbit per column (the
@@ -47,7 +58,7 @@ class Spectral:
 
 def spectral(hessian: Array, orbits: Orbits | None = None, noise: Array | None = None) -> Spectral:
     """Return the eigenvalues and eigenvectors of ``P*^{-1}`` over the group with the given orbits."""
-    xp, n = square("hessian", hessian)
+    xp, n = require_square("hessian", hessian)
     if orbits is None and noise is None:
         w, vectors = xp.linalg.eigh(hessian)  # a symmetric H needs no singular value decomposition
         return Spectral((np.arange(n)[:, None],), (xp.abs(w)[None, :],), (vectors[None, :, :],))
@@ -61,7 +72,7 @@ def spectral(hessian: Array, orbits: Orbits | None = None, noise: Array | None =
 
 
 def absolute_inverse(hessian: Array) -> Array:
-    """Return ``|H|^{-1}``, what P converges to over GL(n) without noise, definite H or not (Theorem A.1).
+    """Return ``|H|^{-1}``, the limit of P over GL(n) without noise, for any invertible H (Theorem A.1).
 
     Parameters
     ----------
@@ -97,7 +108,7 @@ def minimizer(hessian: Array, noise: Array | None = None) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If an argument is not a square float matrix, or the two do not go together.
+        If an argument is not a square float matrix, or the two do not match.
     """
     return spectral(hessian, None, noise).power(-1)
 
@@ -126,25 +137,24 @@ def group_minimizer(hessian: Array, orbits: Orbits, noise: Array | None = None) 
     Raises
     ------
     ValueError, TypeError
-        If the orbits are not a partition of the indices, or the matrices do not go together.
+        If the orbits are not a partition of the indices, or the matrices do not match.
     """
     return spectral(hessian, orbits, noise).power(-1)
 
 
 def scalar_minimizer(hessian: Array, noise: Array | None = None) -> Array:
     """Return the best scale ρ^2 of ``P = ρ^2 I``: ``ρ^2 = sqrt(n / tr M)``, a 0-d array."""
-    xp, n = square("hessian", hessian)
-    largest = xp.max(xp.abs(hessian))  # scaled by it, so that no square overflows
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    trace = xp.sum((hessian / unit) ** 2)
+    xp, n = require_square("hessian", hessian)
+    unit = unit_of(hessian)
+    trace: Array = xp.sum((hessian / unit) ** 2)
     if noise is not None:
-        _require_noise(noise, hessian)
+        require_same("noise", noise, "hessian", hessian)
         trace = trace + xp.linalg.trace(noise) / unit / unit
-    return (n**0.5 / unit) / xp.sqrt(trace)
+    return xp.sqrt(n / trace) / unit
 
 
 def spectra(hessian: Array, orbits: Orbits | None = None, noise: Array | None = None) -> tuple[Array, ...]:
-    """Return the eigenvalues of ``P*_O^{-1} = (M_OO)^{1/2}`` for every orbit, all that rates depend on.
+    """Return the eigenvalues of ``P*_O^{-1} = (M_OO)^{1/2}`` for every orbit, which determine the rates.
 
     Parameters
     ----------
@@ -174,7 +184,7 @@ def minimum(hessian: Array, orbits: Orbits | None = None, noise: Array | None = 
 
 
 def check_hessian(hessian: Array, orbits: Orbits | None = None, noise: Array | None = None) -> None:
-    """Raise ValueError unless the minimiser exists: for input from outside, since it waits for the values.
+    """Raise ValueError unless the minimiser exists; waits for the values, so it is meant for user input.
 
     Raises
     ------
@@ -182,10 +192,10 @@ def check_hessian(hessian: Array, orbits: Orbits | None = None, noise: Array | N
         If a matrix is not finite or not symmetric, the noise's covariance has negative eigenvalues, or M is
         singular on an orbit, each by more than rounding explains.
     """
-    xp, n = square("hessian", hessian)
+    xp, n = require_square("hessian", hessian)
     matrices = {"hessian": hessian} if noise is None else {"hessian": hessian, "noise": noise}
     for name, x in matrices.items():
-        square(name, x)
+        require_square(name, x)
         if not bool(xp.all(xp.isfinite(x))):
             raise ValueError(f"`{name}` must be finite, got NaN or Inf among its entries; remove them")
         size, skew = float(xp.max(xp.abs(x))), float(xp.max(xp.abs(x - x.T)))
@@ -195,12 +205,12 @@ def check_hessian(hessian: Array, orbits: Orbits | None = None, noise: Array | N
                 f"{skew:.2g} of {size:.2g}; symmetrise it, (x + x.T) / 2, if that is what you mean"
             )
     if noise is not None:
-        _require_noise(noise, hessian)
+        require_same("noise", noise, "hessian", hessian)
         w = xp.linalg.eigvalsh(noise)
-        low, high = float(xp.min(w)), float(xp.max(xp.abs(w)))
-        if low < -8 * n * eps(noise) * high:
+        least = float(xp.min(w))
+        if least < -8 * n * eps(noise) * float(xp.max(xp.abs(w))):
             raise ValueError(
-                f"`noise` must be a covariance, positive semidefinite, got an eigenvalue of {low:.3g}; "
+                f"`noise` must be a covariance, positive semidefinite, got an eigenvalue of {least:.3g}; "
                 "give E[ε ε^T], not its root"
             )
     for values in spectra(hessian, orbits, noise):
@@ -215,7 +225,7 @@ def check_hessian(hessian: Array, orbits: Orbits | None = None, noise: Array | N
 # -- shared checks and gathers -------------------------------------------------------------------------
 
 
-def square(name: str, x: Array):
+def require_square(name: str, x: Array) -> tuple[Namespace, int]:
     """Return (namespace, n) of a square float matrix `x`, or raise."""
     xp = require_arrays(**{name: x})
     require_float(name, x)
@@ -233,14 +243,16 @@ def require_same(name: str, x: Array, other_name: str, other: Array) -> None:
         )
 
 
-def _require_noise(noise: Array, hessian: Array) -> None:
-    require_same("noise", noise, "hessian", hessian)
-
-
 def _host_orbits(orbits: Orbits, n: int) -> tuple[np.ndarray, ...]:
     """Return the orbits as (s, c) integer arrays, after checking that they are a partition of range(n)."""
-    arrays = tuple(np.array(members) for members in orbits)  # own: torch warns of read-only ones
-    arrays = tuple(a[:, None] if a.ndim == 1 else a for a in arrays)
+    try:
+        found = [np.array(members) for members in orbits]  # copies: torch warns of read-only arrays
+    except Exception:  # not a sequence, rows of several lengths, an array of a device
+        raise TypeError(
+            f"`orbits` must be a sequence of integer arrays on the host, got {described(orbits)}; "
+            "give `PermutationSubgroup.orbit_index`"
+        ) from None
+    arrays = tuple(a[:, None] if a.ndim == 1 else a for a in found)
     for a in arrays:
         if a.ndim != 2 or a.dtype.kind not in "iu" or a.shape[0] == 0:
             raise ValueError(
@@ -256,11 +268,13 @@ def _host_orbits(orbits: Orbits, n: int) -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def _columns(xp, hessian: Array, noise: Array | None, index: tuple[np.ndarray, ...]) -> list[Array]:
+def _columns(
+    xp: Namespace, hessian: Array, noise: Array | None, index: tuple[np.ndarray, ...]
+) -> list[Array]:
     """Return per orbit size the columns of ``[H; R]`` that belong to each orbit, (c, m, s)."""
     stacked, device = hessian, device_of(hessian)
     if noise is not None:
-        _require_noise(noise, hessian)
+        require_same("noise", noise, "hessian", hessian)
         w, vectors = xp.linalg.eigh(noise)
         root = xp.sqrt(xp.where(w > 0, w, xp.zeros_like(w)))
         stacked = xp.concat([hessian, root[:, None] * vectors.T], axis=0)
@@ -272,21 +286,16 @@ def _columns(xp, hessian: Array, noise: Array | None, index: tuple[np.ndarray, .
     return parts
 
 
-def _scatter(xp, index: tuple[np.ndarray, ...], blocks: list[Array]) -> Array:
-    """Return the dense (n, n) matrix with the (c, s, s) blocks on the orbits, by gathers only."""
-    order = np.concatenate([members.reshape(-1) for members in index])
-    n, like = order.size, blocks[0]
+def _scatter(xp: Namespace, index: tuple[np.ndarray, ...], blocks: list[Array]) -> Array:
+    """Return the dense (n, n) matrix with the (c, s, s) blocks on the orbits, as one gather."""
+    n, like = sum(members.size for members in index), blocks[0]
     device = device_of(like)
-    rows, start = [], 0
-    for members, block in zip(index, blocks, strict=True):
+    zero = xp.zeros(1, dtype=like.dtype, device=device)
+    entries = xp.concat([zero, *(xp.reshape(block, (-1,)) for block in blocks)])
+    place, start = np.zeros((n, n), dtype=np.int64), 1  # of each entry; 0 is that of the zero
+    for members in index:
         s, c = members.shape
-        # Row (j, a), column (k, b) of this size's square holds entry (j, k) of orbit a where a = b.
-        own = xp.asarray(np.eye(c, dtype=bool), device=device)[None, :, None, :]
-        spread = xp.permute_dims(block, (1, 0, 2))[:, :, :, None]
-        filled = xp.reshape(xp.where(own, spread, xp.zeros_like(spread)), (s * c, s * c))
-        before = xp.zeros((s * c, start), dtype=like.dtype, device=device)
-        after = xp.zeros((s * c, n - start - s * c), dtype=like.dtype, device=device)
-        rows.append(xp.concat([before, filled, after], axis=1))
-        start += s * c
-    back = xp.asarray(np.argsort(order), device=device)
-    return xp.take(xp.take(xp.concat(rows, axis=0), back, axis=0), back, axis=1)
+        own = start + np.arange(c * s * s).reshape(c, s, s)
+        place[members[:, None, :], members[None, :, :]] = own.transpose(1, 2, 0)
+        start += own.size
+    return xp.reshape(xp.take(entries, xp.asarray(place.reshape(-1), device=device)), (n, n))

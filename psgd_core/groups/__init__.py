@@ -1,7 +1,7 @@
 """Lie groups as values: Theorems 3.1, 3.2, 3.3 and Corollary B.0.1 of the paper, all with the same verbs."""
 
 from .affine import AffineElement, AffineNormalization
-from .layouts import Layout, OrbitLayout
+from .layouts import OrbitLayout
 from .lie import LieGroup
 from .low_rank import LowRankElement, LowRankFixedU, LowRankFixedV, Spectrum
 from .orbits import (
@@ -22,7 +22,6 @@ __all__ = [
     "ButterflyGroup",
     "DiagonalGroup",
     "GeneralLinear",
-    "Layout",
     "LieGroup",
     "LowRankElement",
     "LowRankFixedU",

@@ -1,23 +1,23 @@
-"""The affine normalisation group of Corollary B.0.1, which Theorem 3.1 does not reach.
+"""The affine normalisation group of Corollary B.0.1, which Theorem 3.1 does not cover.
 
 Batch, layer and group normalisation transform n features by
 
     T(x | μ, σ) = (x - μ) / σ,        σ ≠ 0,
 
 and these maps form a group: ``T(μ_1, σ_1) ∘ T(μ_2, σ_2) = T(μ_2 + σ_2 μ_1, σ_1 σ_2)``. In homogeneous
-coordinates [x; 1] such a map is a matrix of size n + 1 whose diagonal and last column alone are not zero,
+coordinates [x; 1] the map is a matrix of size n + 1 that is zero except on its diagonal and last column,
 
     [ diag(1/σ)   -μ/σ ]
     [     0         1  ],
 
-a sparse subgroup of the affine group; so no choice of permutations in Theorem 3.1 gives it.
+a sparse subgroup of the affine group. No choice of permutations in Theorem 3.1 gives it.
 
-**It is not a black-box preconditioner**, and there is none in this package that uses it. It acts on x, the
-features that enter a layer, through the coordinate that is constantly 1; in terms of the parameters that is
-a transform of one layer's weights *together with its bias* as one affine matrix [W, b]. An optimiser that
-is handed a flat vector of n parameters knows neither which of them multiply which feature nor which are the
-bias, and no coordinate of the vector is constantly 1: without the model's structure there is nothing for μ
-to act on. The group is here to calculate with.
+**It is not a black-box preconditioner**, and no preconditioner of this package uses it. It acts on x, the
+features that enter a layer, through a coordinate that is constantly 1; in terms of the parameters it
+transforms one layer's weights *together with its bias*, as one affine matrix [W, b]. An optimiser that is
+given a flat vector of n parameters knows neither which of them multiply which feature nor which are the bias,
+and no coordinate of the vector is constantly 1: without the model's structure μ has nothing to act on. The
+group is here to calculate with.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class AffineElement(NamedTuple):
 class AffineNormalization(LieGroup[AffineElement]):
     """The group of the maps ``T(x) = (x - μ) / σ`` of n features (Corollary B.0.1).
 
-    μ and σ are vectors or 0-d arrays. Elements whose σ is 0-d, or whose μ and σ both are, are subgroups,
-    and stay among themselves; other mixtures become vectors in `compose`.
+    μ and σ are vectors or 0-d arrays. The elements whose σ is 0-d form a subgroup, and so do those whose μ
+    and σ both are; `compose` turns other mixtures into vectors.
 
     `apply` and `solve` take features, n rows, or homogeneous coordinates, n + 1 rows. `apply_transpose` and
     `solve_transpose` act on affine functionals ``x -> w^T x + c``, as the n + 1 numbers [w; c]: the transpose

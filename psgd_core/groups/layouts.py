@@ -1,7 +1,7 @@
-"""Where the members of orbits lie in a vector: all that a group of Theorem 3.1 says of itself beside K.
+"""Where the members of orbits lie in a vector: together with K, all that defines a group of Theorem 3.1 here.
 
-A layout has one entry for each orbit size. From it follow the sizes of an element's blocks, the index arrays
-that it carries, `split` and `join`, and what compiled kernels read and write.
+A layout has one entry for each orbit size. It determines the shapes of an element's blocks, whether the
+element needs index arrays, `split` and `join`, and what compiled kernels read and write.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_gathered(layout: Layout) -> bool:
 
 
 def split(layout: Layout, x: Array, gather: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Return the rows of x by orbits: an array (size, k, orbits) for each orbit size.
+    """Return the rows of x sorted by orbits: an array (size, k, orbits) for each orbit size.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def split(layout: Layout, x: Array, gather: tuple[Array, ...]) -> tuple[Array, .
     """
     xp, n = namespace(x), x.shape[0]
     if gather:
-        x = xp.take(x, gather[0], axis=0)  # now the members lie as in a shifted layout
+        x = xp.take(x, gather[0], axis=0)  # now the members lie as in a "shifted" layout
     parts = []
     for size, orbits, how, start in layout:
         if how == "mirrored":

@@ -51,7 +51,7 @@ class LowRankElement(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """The n eigenvalues of ``P = Q^T Q``, ``Q = ρ (I + U V^T)``, in structure."""
+    """The n eigenvalues of ``P = Q^T Q``, ``Q = ρ (I + U V^T)``: a few values, and one for the rest."""
 
     values: Array  # (min(n, 2r),), ascending: those that U and V can move
     bulk: Array  # 0-d: ρ^2, the eigenvalue of the rest
@@ -59,7 +59,7 @@ class Spectrum(NamedTuple):
 
 
 class _LowRank(LieGroup[LowRankElement]):
-    """What both groups share: how ``ρ (I + U V^T)`` acts does not depend on which factor is fixed."""
+    """What both groups share: ``ρ (I + U V^T)`` acts in the same way whichever factor is fixed."""
 
     def element(self, u: Array, v: Array, rho: float | Array = 1.0) -> LowRankElement:
         """Return ``rho (I + u v^T)`` from two (n, r) arrays, r >= 0; `rho` a number or a 0-d array."""
@@ -99,7 +99,7 @@ class _LowRank(LieGroup[LowRankElement]):
     def solve(self, a: LowRankElement, x: Array) -> Array:
         """Return ``Q^{-1} x = (x - U M^{-1} V^T x) / ρ`` (Woodbury); O(n r (r + k) + r^3).
 
-        The result is not finite where M is exactly singular: `check` tells.
+        The result is not finite where M is exactly singular; `check` finds that out.
         """
         a, y = _checked_with(a, x)
         return _like(x, (y - _thin(a.u, library_solve(_core(a), _dots(a.v, y)))) / a.rho)
@@ -130,9 +130,9 @@ class _LowRank(LieGroup[LowRankElement]):
         """Return the same matrix with U and V rotated so that ``V^T U`` is quasi-triangular (section C.1.1).
 
         ``U V^T = U Z (V Z)^T`` for every orthogonal Z; taken here is the one of the real Schur form
-        ``V^T U = Z T Z^T``, T block triangular with blocks of size 1 and 2. The order of the blocks is
-        LAPACK's, so it is a normal form up to that order and to signs. The r x r problem is solved on the
-        host (SciPy); the result is where `a` is.
+        ``V^T U = Z T Z^T``, T block triangular with blocks of size 1 and 2. LAPACK determines the order
+        of the blocks, so it is a normal form up to that order and to signs. The r x r problem is solved on
+        the host (SciPy); the result is on the device of `a`.
         """
         import scipy.linalg
 
@@ -147,7 +147,7 @@ class _LowRank(LieGroup[LowRankElement]):
     def spectrum(self, a: LowRankElement) -> Spectrum:
         """Return all n eigenvalues of ``P = Q^T Q`` in O(n r^2), from a problem of size 2r (Theorem 3.2).
 
-        ``P/ρ^2 = I + [U V] [[0, I], [I, U^T U]] [U V]^T`` differs from I on the span of [U V] alone. With the
+        ``P/ρ^2 = I + [U V] [[0, I], [I, U^T U]] [U V]^T`` differs from I only on the span of [U V]. With the
         thin factorisation ``[U V] = Z [R_U R_V]``, Z orthonormal, Q/ρ maps that span to itself as
         ``I + R_U R_V^T``, and the squares of its singular values are the eigenvalues there. Taking singular
         values, not eigenvalues of P, resolves eigenvalues down to eps^2 times the largest, not just eps.
@@ -198,14 +198,14 @@ class LowRankFixedV(_LowRank):
         return LowRankElement(namespace(a.u).ones_like(a.rho), _thin(change, _inverse(_core(a))), a.v)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
-        """Return a gradient by E, where dA = E A, in the group's own coordinates: `generator` pulled back.
+        """Pull back `generator`, a gradient in E where dA = E A, to the group's own coordinates.
 
         The pull-back of section D.1.2: E = s I + E' V^T makes it ``(trace G, G V)`` for G = `generator`.
 
         Parameters
         ----------
         a : LowRankElement
-            Where; only its V is used.
+            Only its V is used.
         generator : array, shape (n, n)
 
         Returns
@@ -251,14 +251,14 @@ class LowRankFixedU(_LowRank):
         return LowRankElement(namespace(a.u).ones_like(a.rho), a.u, moved)
 
     def project(self, a: LowRankElement, generator: Array) -> LowRankElement:
-        """Return a gradient by E, where dA = E A, in the group's own coordinates: `generator` pulled back.
+        """Pull back `generator`, a gradient in E where dA = E A, to the group's own coordinates.
 
         The pull-back of section D.1.2: E = s I + U E'^T makes it ``(trace G, G^T U)`` for G = `generator`.
 
         Parameters
         ----------
         a : LowRankElement
-            Where; only its U is used.
+            Only its U is used.
         generator : array, shape (n, n)
 
         Returns

@@ -1,14 +1,14 @@
-"""The groups of Theorem 3.1, for any permutation subgroup K, seen through the orbits of K.
+"""The groups of Theorem 3.1 for any permutation subgroup K, in terms of the orbits of K.
 
 ``T(x | a_1 .. a_m) = sum_i a_i * sigma_i(x)`` with ``K = {sigma_1 .. sigma_m}``. Row k of T has its entries
 exactly at the orbit of k under K, and for any two indices of an orbit some sigma_i maps one to the other.
 So, up to a permutation, **the group of Theorem 3.1 is the direct product of GL(|O|) over the orbits O of K**,
 and every operation is the same operation on small dense blocks, O(n s^2) for orbits of size s.
 
-An element holds its blocks, one (s, s, c) array for the c orbits of each size s (see `_blocks`). The
-coefficients a_i are the other form; `from_coefficients` and `coefficients` convert. They are unique only
-where K acts freely; elsewhere (the middle element of an X-matrix of odd size) the canonical form gives each
-entry of T to the first sigma_i that reaches it.
+An element holds its blocks, one (s, s, c) array for the c orbits of each size s (see `batched`). Its other
+form are the coefficients a_i; `from_coefficients` and `coefficients` convert. They are unique only if K acts
+freely; otherwise (the middle element of an X-matrix of odd size) the canonical form assigns each entry of T
+to the first sigma_i that reaches it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -45,29 +46,29 @@ class OrbitBlocks(NamedTuple):
 
 
 class OrbitGroup(LieGroup[OrbitBlocks]):
-    """What all groups of Theorem 3.1 share; a subclass says which K, and may say that orbits lie in slices.
+    """What all groups of Theorem 3.1 share; a subclass declares K, and where the members of its orbits lie.
 
-    A subclass is a frozen dataclass without arrays and two methods: `subgroup`, and `layout` unless its
-    orbits are to be gathered by index. Members of an orbit are in ascending order; orbits of one size are
+    A subclass is a frozen dataclass without arrays that defines two methods: `subgroup`, and `layout` unless
+    its orbits are to be gathered by index. Members of an orbit are in ascending order; orbits of one size are
     ordered by their smallest member, as in `PermutationSubgroup.orbit_index`.
 
     Attributes
     ----------
     split, join : callable
-        How vectors are taken apart and put together, given the layout: `layouts.split` and `layouts.join`,
-        unless a subclass knows other operations for the same result.
+        How vectors are taken apart and put together, given the layout: by default `layouts.split` and
+        `layouts.join`. A subclass may compute the same results by other operations.
     """
 
-    split = staticmethod(split)
-    join = staticmethod(join)
+    split: ClassVar[Callable[..., tuple[Array, ...]]] = staticmethod(split)
+    join: ClassVar[Callable[..., Array]] = staticmethod(join)
 
     @abstractmethod
     def subgroup(self, n: int) -> PermutationSubgroup:
         """Return K as a subgroup of S_n."""
 
     def layout(self, n: int) -> Layout:
-        """Return where the orbits lie, an `OrbitLayout` for each size, ascending; asked for in every call."""
-        return self.subgroup(n).layout
+        """Return where the orbits lie, an `OrbitLayout` for each size, ascending; called in every update."""
+        return _gathered(self, n)
 
     def make_index(self, n: int, like: Array) -> tuple[Array, ...]:
         """Return the index arrays of elements, on the device of `like`: () unless the layout is gathered."""
@@ -145,8 +146,8 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
     def project(self, generator: Array) -> OrbitBlocks:
         """Return the orthogonal projection of a dense (n, n) matrix on the Lie algebra, as blocks.
 
-        The algebra is the product of gl(|O|): projecting keeps the entries whose row and column share an
-        orbit. A matrix of the group is its own projection, so this also makes an element from a matrix.
+        The algebra is the product of the gl(|O|), so this keeps the entries whose row and column share an
+        orbit. A matrix of the group is its own projection, so this also turns a matrix into an element.
         """
         xp = require_arrays(generator=generator)
         require_float("generator", generator)
@@ -205,7 +206,7 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
         xp, n = namespace(*a.blocks), self.size(a)
         device = device_of(a.blocks[0])
         elements, orbit_index = self.subgroup(n).elements(), self.subgroup(n).orbit_index
-        # where index k sits: its row in its block, its column, and the offset and width of its size's blocks
+        # for each index: its row in its block, its orbit, and where the blocks of that size start, s and c
         row, column, start, size, count = (np.zeros(n, dtype=np.int64) for _ in range(5))
         offset = 0
         for members in orbit_index:
@@ -259,6 +260,12 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
         parts = self.split(layout, x if x.ndim == 2 else x[:, None], a.gather)
         out = self.join(layout, tuple(verb(q, p) for q, p in zip(a.blocks, parts, strict=True)), a.gather)
         return out if x.ndim == 2 else out[:, 0]
+
+
+@lru_cache(maxsize=64)
+def _gathered(group: OrbitGroup, n: int) -> Layout:
+    """Return the layout of orbits gathered by index; it is kept, because making K can take long."""
+    return group.subgroup(n).layout
 
 
 @dataclass(frozen=True)

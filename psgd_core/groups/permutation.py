@@ -14,9 +14,9 @@ from ..arrays.library import is_array, require_arrays
 
 @dataclass(frozen=True)
 class Permutation:
-    """One permutation of range(n), described in as little memory as its structure allows.
+    """One permutation of range(n), in as little memory as its structure allows.
 
-    Equal permutations have equal descriptions. Make one with `Permutation.of`.
+    Equal permutations made by `Permutation.of` compare equal.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Permutation:
         TypeError
             If it does not hold integers.
         ValueError
-            If it is not a bijection of range(n); the message names the entry that is wrong.
+            If it is not a bijection of range(n); the message names the wrong entry.
         """
         if isinstance(sigma, Permutation):
             if n not in (None, sigma.n):
@@ -63,7 +63,7 @@ class Permutation:
             return cls(n, "flip")
         if n % 2 == 0 and np.array_equal(array, index ^ 1):
             return cls(n, "swap")
-        # Blocks stay together wherever neighbours stay neighbours, so every break is at a block's edge.
+        # Neighbours inside a block stay neighbours, so every break is at the edge of a block.
         breaks = np.flatnonzero(np.diff(array) != 1) + 1
         size = int(np.gcd.reduce(breaks, initial=n))
         return cls(n, "blocks", size, (array[::size] // size).astype(np.int64).tobytes())

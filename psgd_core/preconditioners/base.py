@@ -17,18 +17,21 @@ Configuration is a frozen dataclass without arrays; state is a NamedTuple of arr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Literal
 
 from .. import kernels
 from ..arrays.arguments import described, require_count, require_flag, scalar_of
 from ..arrays.library import Array, known, namespace, select
 from ..arrays.matrices import eye
 from ..arrays.sums import sum_of_squares
+from ..arrays.trees import leaves_with_names, mapped, where
 from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
-from .forms import COMPLEX, COUNTERS, Form, named, require_form, require_state
-from .states import State, chosen, detached, mapped, require_writeable, stored
+from .forms import COMPLEX, COUNTERS, Form, require_form, require_state
+from .states import State, detached, require_writeable, stored
+
+Verb = Literal["apply", "apply_transpose", "solve", "solve_transpose", "precondition"]
 
 
 class Preconditioner(ABC, Generic[State]):
@@ -75,21 +78,13 @@ class Preconditioner(ABC, Generic[State]):
             The dtype of the damping, by name.
         """
 
-    @abstractmethod
-    def apply(self, state: State, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k)."""
+    def _act(self, state: State, x: Array, verb: Verb) -> Array:
+        """Return ``Q x``, ``Q^T x``, ``Q^{-1} x`` or ``Q^{-T} x`` for columns x of shape (n, k)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its Q acts")
 
-    @abstractmethod
-    def apply_transpose(self, state: State, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
-
-    @abstractmethod
-    def solve(self, state: State, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
-
-    @abstractmethod
-    def solve_transpose(self, state: State, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
+    def _precondition(self, state: State, x: Array) -> Array:
+        """Return ``P x`` for columns x of shape (n, k)."""
+        return self._act(state, self._act(state, x, "apply"), "apply_transpose")
 
     @abstractmethod
     def log_det(self, state: State) -> Array:
@@ -211,7 +206,7 @@ class Preconditioner(ABC, Generic[State]):
             moves = complete
             if self.moves_in_parts:
                 moves = usable if due is None else usable & (found.moved | xp.logical_not(due))
-            new = chosen(moves, new, state)
+            new = where(moves, new, state)
         # count
         done: State = new._replace(**counted(state, found, complete, seen, due))
         return done
@@ -222,8 +217,30 @@ class Preconditioner(ABC, Generic[State]):
             fused: Array | None = kernels.precondition(self._rule, state, g)
             if fused is not None:
                 return fused
-        self._require_vectors(state, g=g)
-        return self.apply_transpose(state, self.apply(state, g))
+        return self._verb(state, g, "precondition", "g")
+
+    def apply(self, state: State, x: Array) -> Array:
+        """Return ``Q x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, x, "apply")
+
+    def apply_transpose(self, state: State, x: Array) -> Array:
+        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, x, "apply_transpose")
+
+    def solve(self, state: State, x: Array) -> Array:
+        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, x, "solve")
+
+    def solve_transpose(self, state: State, x: Array) -> Array:
+        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
+        return self._verb(state, x, "solve_transpose")
+
+    def _verb(self, state: State, x: Array, verb: Verb, name: str = "x") -> Array:
+        """Return what a verb makes of vectors, after checking them."""
+        self._require_vectors(state, **{name: x})
+        y = x if x.ndim == 2 else x[:, None]
+        y = self._precondition(state, y) if verb == "precondition" else self._act(state, y, verb)
+        return y if x.ndim == 2 else y[:, 0]
 
     def matrix(self, state: State) -> Array:
         """Return P as a dense (n, n) matrix: for tests and small problems."""
@@ -244,7 +261,7 @@ class Preconditioner(ABC, Generic[State]):
         The verbs do not look at values; call this at checkpoints.
         """
         xp = namespace(self._require_state(state)[1])
-        for name, leaf in named(type(state).__name__, state):
+        for name, leaf in leaves_with_names(state, type(state).__name__):
             floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
             if floating and not bool(xp.all(xp.isfinite(leaf))):
                 raise ValueError(

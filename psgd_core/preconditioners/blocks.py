@@ -11,7 +11,7 @@ from ..arrays import trees
 from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import largest
-from .base import Preconditioner
+from .base import Preconditioner, Verb
 from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
 
@@ -142,33 +142,13 @@ class Blocks(Preconditioner[BlocksState]):
             start += n
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
 
-    def precondition(self, state: BlocksState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k)."""
-        return self._verb(state, "g", g, "precondition")
-
-    def apply(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "apply")
-
-    def apply_transpose(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "apply_transpose")
-
-    def solve(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "solve")
-
-    def solve_transpose(self, state: BlocksState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
-        return self._verb(state, "x", x, "solve_transpose")
-
     def log_det(self, state: BlocksState) -> Array:
         """Return ``log det P``, the sum over the blocks, a 0-d array."""
         self._require_state(state)
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
         return sum(values[1:], start=values[0])
 
-    def _verb(self, state: BlocksState, name: str, x: Array, verb: str) -> Array:
+    def _verb(self, state: BlocksState, x: Array, verb: Verb, name: str = "x") -> Array:
         self._require_vectors(state, **{name: x})
         xp, start, found = namespace(x), 0, []
         for (n, p), part in zip(self.parts, state.parts, strict=True):

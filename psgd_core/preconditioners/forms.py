@@ -14,6 +14,7 @@ import array_api_compat
 import numpy as np
 
 from ..arrays.library import Array, require_arrays
+from ..arrays.trees import leaves_with_names
 
 if TYPE_CHECKING:
     from .base import Preconditioner
@@ -91,7 +92,7 @@ def _are_tensors(leaves: list[Any]) -> bool:
 
 def require_one_library(name: str, tree: Any) -> None:
     """Raise unless the leaves of a tree are arrays of one library and, of PyTorch, on one device."""
-    leaves = dict(named(name, tree))
+    leaves = dict(leaves_with_names(tree, name))
     require_arrays(**leaves)
     devices = {str(x.device) for x in leaves.values() if array_api_compat.is_torch_array(x)}
     if len(devices) > 1:
@@ -126,11 +127,3 @@ def _described(form: Form) -> str:
     if _is_tuple(form):
         return f"a {form[0].__name__} of {len(form) - 1}"
     return getattr(form[0], "__name__", str(form[0])) + (f" of shape {form[1]}" if len(form) > 1 else "")
-
-
-def named(name: str, tree: Any) -> list[tuple[str, Any]]:
-    """Return the leaves of nested tuples with their names."""
-    if not isinstance(tree, tuple):
-        return [(name, tree)]
-    names = getattr(tree, "_fields", range(len(tree)))
-    return [leaf for key, part in zip(names, tree, strict=True) for leaf in named(f"{name}.{key}", part)]

@@ -111,15 +111,15 @@ class Generator(NamedTuple):
         """Whether there are fewer columns than rows, so that products go by way of them."""
         return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
-    def rescaled(self, c: Array) -> Generator:
-        """Return E as the pair (c h, v / c) makes it: that of the block c Q, up to the unit."""
-        x, y = self.x * c, self.y / c
+    def rescaled(self, up: Array, down: Array) -> Generator:
+        """Return E as the pair (up h, v / down) makes it: with c twice that of c Q, up to the unit."""
+        x, y = self.x * up, self.y / down
         return self._replace(
             x=x,
-            u=x if self.u is self.x else self.u * c,
+            u=x if self.u is self.x else self.u * up,
             y=y,
-            w=y if self.w is self.y else self.w / c,
-            qu=None if self.qu is None else self.qu * c * c,
+            w=y if self.w is self.y else self.w / down,
+            qu=None if self.qu is None else self.qu * up * down,
         )
 
     def in_units(self, *, one: bool = False) -> Generator:

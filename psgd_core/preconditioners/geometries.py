@@ -55,7 +55,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ..arrays.arguments import described
+from ..arrays.arguments import require_choice
 from ..arrays.batched import is_complex, matmul, solve
 from ..arrays.library import Array, eps, namespace
 from ..arrays.symmetric import svd, symmetric_root, towards_symmetry
@@ -293,10 +293,8 @@ GEOMETRIES: dict[str, Geometry] = {
 
 def geometry_of(name: str) -> Geometry:
     """Return the geometry of that name, or raise ValueError."""
-    if isinstance(name, str) and name in GEOMETRIES:
-        return GEOMETRIES[name]
-    names = ", ".join(map(repr, GEOMETRIES))
-    raise ValueError(f"`geometry` must be one of {names}, got {described(name)}")
+    require_choice("geometry", name, GEOMETRIES)
+    return GEOMETRIES[name]
 
 
 def _balance(x: Value, y: Value) -> Value:

@@ -29,7 +29,7 @@ from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
 from ..arrays.sums import norm
 from ..arrays.vectors import largest
-from .base import Preconditioner
+from .base import Preconditioner, Verb
 from .counters import Fitted, Given
 from .forms import COMPLEX, Form
 from .geometries import GEOMETRIES, GeometryName, geometry_of
@@ -252,7 +252,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
         ]
-        sizes = [norm([xp.abs(x)]) for x in inverses]
+        sizes = [norm(xp.abs(x)) for x in inverses]
         left_out = self.n / math.prod(place.s for place, _, _ in self._active)
         parts = []
         for i, inverse in enumerate(inverses):
@@ -271,25 +271,11 @@ class Kronecker(Preconditioner[KroneckerState]):
         v = None if v is None else self._flat(v)[0]
         return super().update(state, v, self._flat(h)[0], step, inplace=inplace)
 
-    def precondition(self, state: KroneckerState, g: Array) -> Array:
-        """Return ``P g``, in the shape of g."""
-        return self._verb(state, g, "precondition", "g")
+    def _act(self, state: KroneckerState, x: Array, verb: Verb) -> Array:
+        return along(self._runs, acting(self._runs, state.factors), x, verb)
 
-    def apply(self, state: KroneckerState, x: Array) -> Array:
-        """Return ``Q x``, in the shape of x."""
-        return self._verb(state, x, "apply")
-
-    def apply_transpose(self, state: KroneckerState, x: Array) -> Array:
-        """Return ``Q^T x`` (``Q^H x``), in the shape of x."""
-        return self._verb(state, x, "apply_transpose")
-
-    def solve(self, state: KroneckerState, x: Array) -> Array:
-        """Return ``Q^{-1} x``, in the shape of x."""
-        return self._verb(state, x, "solve")
-
-    def solve_transpose(self, state: KroneckerState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` (``Q^{-H} x``), in the shape of x."""
-        return self._verb(state, x, "solve_transpose")
+    def _precondition(self, state: KroneckerState, x: Array) -> Array:
+        return along(self._runs, acting(self._runs, state.factors), x, "precondition")
 
     def log_det(self, state: KroneckerState) -> Array:
         """Return ``log det P = 2 sum_i (n / s_i) log |det Q_i|``, a 0-d array."""
@@ -300,12 +286,10 @@ class Kronecker(Preconditioner[KroneckerState]):
         ]
         return sum(logs[1:], start=logs[0])
 
-    def _verb(self, state: KroneckerState, x: Array, verb: str, name: str = "x") -> Array:
+    def _verb(self, state: KroneckerState, x: Array, verb: Verb, name: str = "x") -> Array:
         flat, shape = self._flat(x)
-        self._require_vectors(state, **{name: flat})
-        columns = flat[:, None] if flat.ndim == 1 else flat
-        xp = namespace(flat)
-        return xp.reshape(along(self._runs, acting(self._runs, state.factors), columns, verb), shape)
+        y = super()._verb(state, flat, verb, name)
+        return namespace(y).reshape(y, shape)
 
     def _flat(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         """Return x as a vector or columns, and the shape it came in."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import array_api_compat
 
 from .. import kernels
-from ..arrays.arguments import described, require_count
+from ..arrays.arguments import require_choice, require_count
 from ..arrays.draws import normal, signs
 from ..arrays.gram_algebra import gauge, joint_bound
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
 from ..groups.low_rank import LowRankElement, LowRankFixedV
-from .base import Preconditioner
+from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given, counted
 from .forms import Form
 from .low_rank_moves import MOVES, either
@@ -79,8 +78,7 @@ class LowRank(Preconditioner[LowRankState]):
         settle_options(self)
         rank = require_count("rank", self.rank, "0 leaves the diagonal alone", least=0)
         object.__setattr__(self, "rank", rank)
-        if not isinstance(self.diagonal, str) or self.diagonal not in MOVES:
-            raise ValueError(f"`diagonal` must be 'right' or 'left', got {described(self.diagonal)}")
+        require_choice("diagonal", self.diagonal, MOVES)
         rule = kernels.LowRankRule(
             rank=rank,
             diagonal_first=self.diagonal == "right",
@@ -160,43 +158,19 @@ class LowRank(Preconditioner[LowRankState]):
         new = state._replace(u=u, v=v, d=d * (1 - mu * move.d), held=held)
         return Fitted(new, xp.isfinite(size), scale * scale, (move.lengths[0], move.lengths[1]))
 
-    # -- the verbs: those of A = I + U V^T, before or after diag(d) ------------------------------------
-
-    def apply(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply, diagonal_first=self.diagonal == "right")
-
-    def apply_transpose(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k), O(n r k)."""
-        return self._act(state, x, _A.apply_transpose, diagonal_first=self.diagonal == "left")
-
-    def solve(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve, inverse=True, diagonal_first=self.diagonal == "left")
-
-    def solve_transpose(self, state: LowRankState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k), O(n r (r + k)), by Woodbury's identity."""
-        return self._act(state, x, _A.solve_transpose, inverse=True, diagonal_first=self.diagonal == "right")
+    def _act(self, state: LowRankState, x: Array, verb: Verb) -> Array:
+        # the verbs of A = I + U V^T, O(n r k), or by Woodbury O(n r (r + k)); before or after diag(d)
+        d = (1 / state.d if verb in ("solve", "solve_transpose") else state.d)[:, None]
+        a, act = _factor(state), getattr(_A, verb)
+        diagonal_first = (self.diagonal == "right") == (verb in ("apply", "solve_transpose"))
+        found: Array = act(a, d * x) if diagonal_first else d * act(a, x)
+        return found
 
     def log_det(self, state: LowRankState) -> Array:
         """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
         self._require_state(state)
         xp = namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
-
-    def _act(
-        self,
-        state: LowRankState,
-        x: Array,
-        verb: Callable[[LowRankElement, Array], Array],
-        *,
-        diagonal_first: bool,
-        inverse: bool = False,
-    ) -> Array:
-        self._require_vectors(state, x=x)
-        d = 1 / state.d if inverse else state.d
-        d = d if x.ndim == 1 else d[:, None]
-        return verb(_factor(state), d * x) if diagonal_first else d * verb(_factor(state), x)
 
 
 def _factor(state: LowRankState) -> LowRankElement:
@@ -215,5 +189,5 @@ def _counted(
 def _best_scale(x: Array, y: Array) -> Array:
     """Return ``(|y| / |x|)^{1/2}``."""
     xp = namespace(x)
-    size = xp.sqrt(norm([x]))
-    return xp.sqrt(norm([y])) / xp.where(size > 0, size, xp.ones_like(size))
+    size = xp.sqrt(norm(x))
+    return xp.sqrt(norm(y)) / xp.where(size > 0, size, xp.ones_like(size))

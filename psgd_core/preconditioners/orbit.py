@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import kernels
 from ..arrays import batched
-from ..arrays.arguments import described
+from ..arrays.arguments import require_choice
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
 from ..arrays.symmetric import root_of
 from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
-from .base import Preconditioner
+from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
 from .forms import Form
 from .generators import Pair
@@ -92,11 +92,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
 
     def __post_init__(self) -> None:
         settle_options(self)
-        if not isinstance(self.steps, str) or self.steps not in ("orbit", "group"):
-            raise ValueError(
-                "`steps` must be 'orbit' (a step per orbit) or 'group' (one for all), "
-                f"got {described(self.steps)}"
-            )
+        require_choice("steps", self.steps, ("orbit", "group"), "a step per orbit, or one for all")
         if not geometry_of(self.geometry).fits_p:
             decay = None  # kernels know the other geometries' products only
             if self.geometry == "EQ" and self.steps == "orbit":
@@ -167,7 +163,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         new = state._replace(
             q=state.q._replace(blocks=blocks), held=held if self.steps == "orbit" else held[:1]
         )
-        return Fitted(new, moved, growth, (norm(a), norm(b)))
+        return Fitted(new, moved, growth, (norm(*a), norm(*b)))
 
     def _moves(
         self,
@@ -191,12 +187,16 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         scale: Array | None = None
         growth: Array | float = 1.0
         if due is not None:
-            norm_x, norm_y = norm([e.x for e in es]), norm([e.y for e in es])
+            norm_x, norm_y = norm(*[e.x for e in es]), norm(*[e.y for e in es])
             one = xp.ones_like(norm_x)
-            scale = xp.sqrt(xp.where(due, norm_y, one)) / xp.sqrt(xp.where(due, norm_x, one))
-            growth = scale * scale
-            qs = [q * (growth if geometry.fits_p else scale) for q in qs]
-            es = [e.rescaled(scale) for e in es]
+            norm_x, norm_y = xp.where(due, norm_x, one), xp.where(due, norm_y, one)
+            if geometry.fits_p:
+                growth = norm_y / norm_x
+                qs, es = [p * growth for p in qs], [e.rescaled(growth, one) for e in es]
+            else:
+                scale = xp.sqrt(norm_y) / xp.sqrt(norm_x)
+                growth = scale * scale
+                qs, es = [q * scale for q in qs], [e.rescaled(scale, scale) for e in es]
         # bound them
         sizes, lengths = [], []
         for i, e in enumerate(es):
@@ -222,32 +222,14 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             found.append(_Moved(new, after, moved, *length))
         return found, growth
 
-    def apply(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.apply(self._factor(state), x)
+    def _act(self, state: OrbitState, x: Array, verb: Verb) -> Array:
+        found: Array = getattr(self.group, verb)(self._factor(state), x)
+        return found
 
-    def apply_transpose(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q^T x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.apply_transpose(self._factor(state), x)
-
-    def solve(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q^{-1} x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.solve(self._factor(state), x)
-
-    def solve_transpose(self, state: OrbitState, x: Array) -> Array:
-        """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
-        self._require_vectors(state, x=x)
-        return self.group.solve_transpose(self._factor(state), x)
-
-    def precondition(self, state: OrbitState, g: Array) -> Array:
-        """Return ``P g`` for g of shape (n,) or (n, k)."""
-        if not GEOMETRIES[self.geometry].fits_p:
-            return super().precondition(state, g)
-        self._require_vectors(state, g=g)
-        return self.group.apply(state.q, g)
+    def _precondition(self, state: OrbitState, x: Array) -> Array:
+        if GEOMETRIES[self.geometry].fits_p:
+            return self.group.apply(state.q, x)
+        return super()._precondition(state, x)
 
     def log_det(self, state: OrbitState) -> Array:
         """Return ``log det P = 2 log |det Q|``, a 0-d array."""

@@ -1,35 +1,17 @@
-"""States as nested tuples of arrays: one of two chosen, apart from another, or written into its buffers."""
+"""States apart from others, or written into their buffers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import Array, known, namespace, select
-from .forms import named
+from ..arrays.library import namespace
+from ..arrays.trees import leaves_with_names, mapped
 
 State = TypeVar("State", bound="tuple[Any, ...]")
 """A NamedTuple of arrays and of tuples of them, as its preconditioner documents."""
-
-
-def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """Return `function` of the leaves of nested tuples of the same structure, in that structure."""
-    if not isinstance(first, tuple):
-        return function(first, *others)
-    parts = [mapped(function, *each) for each in zip(first, *others, strict=True)]
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-
-
-def chosen(flag: Array, new: State, old: State) -> State:
-    """Return `new` where the 0-d flag is true, else `old`."""
-    value = known(flag)
-    if value is not None:
-        return new if value else old
-    found: State = mapped(lambda x, y: x if x is y else select(flag, x, y), new, old)
-    return found
 
 
 def detached(new: State, old: State) -> State:
@@ -64,7 +46,7 @@ def stored(new: State, old: State) -> State:
 
 def require_writeable(state: tuple[Any, ...]) -> None:
     """Raise unless `stored` may write into all arrays of the state: it is all of them or none."""
-    for name, x in named("state", state):
+    for name, x in leaves_with_names(state, "state"):
         if array_api_compat.is_jax_array(x):
             raise ValueError(
                 "`inplace` must be False for JAX arrays, got True; donate the state to `jax.jit` instead"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,16 +13,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from .. import machine
+from ..backends import LIBRARIES, Unavailable
 from ..documents import as_json, versions
-from ..files import write_atomically
+from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
-from ..verify.backends import LIBRARIES, Unavailable
-from . import figures, machine, report
+from ..terminal import UsageError, console, fail, progress
+from . import figures, report
 from .contenders import Absent, Setting, have_kernels
 from .costs import KINDS
 from .models import MODELS, Model, Overhead, overhead, prepared
-from .options import UsageError, at_least, chosen, peers_of, plan_of, shapes_of
+from .options import at_least, chosen, peers_of, plan_of, shapes_of
 from .peers import registry
 from .run import Growth, Plan, Row, growth, run
 from .timing import Clock, Limits
@@ -32,21 +34,16 @@ CLOCK: Clock = time.perf_counter
 MIB = 2**20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("bench")(bench)
-
-
 def bench(
     context: typer.Context,
     preconditioner: Annotated[
         list[str] | None, typer.Option("--preconditioner", "-p", help=f"Repeatable: {', '.join(KINDS)}.")
     ] = None,
     n: Annotated[list[str] | None, typer.Option("--n", help="Parameters; repeatable. [default: 1e6]")] = None,
-    rank: Annotated[list[int] | None, typer.Option(help="Of lowrank; repeatable. [default: 10]")] = None,
+    rank: Annotated[list[int] | None, typer.Option(help="Rank of lowrank; repeatable. [default: 10]")] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="Of kronecker, in place of --n; repeatable. [default: 1024x1024]"),
+        typer.Option(help="Shape of kronecker, in place of --n; repeatable. [default: 1024x1024]"),
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="float32 (default), float64; repeatable.")] = None,
     backend: Annotated[
@@ -64,24 +61,26 @@ def bench(
         list[str] | None,
         typer.Option(help=f"What PSGD adds to a gradient step of {', '.join(MODELS)}; repeatable."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows of the model's batch. Otherwise as usual.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of the model's batch. By default its own.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Rounds to begin with. [default: 15]")] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds per comparison. [default: 60]")] = None,
     copy_mib: Annotated[
         int | None, typer.Option(help="MiB of the copy that is the yardstick. [default: 256; 2048 on a GPU]")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="For all libraries. Otherwise as they come.")] = None,
-    seed: Annotated[int, typer.Option(help="Of pairs, starts and synthetic data.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of all libraries. By default their own choice.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of pairs, starts and synthetic data.")] = 0,
     spread: Annotated[float, typer.Option(help="Limit of the interquartile range over the median.")] = 0.15,
     drift: Annotated[float, typer.Option(help="Limit of the drift of the copy bandwidth.")] = 0.10,
     allow_noise: Annotated[
-        bool, typer.Option("--allow-noise", help="Report what is too noisy, marked.")
+        bool, typer.Option("--allow-noise", help="Report results that are too noisy, marked as such.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, few rounds and peers: a look, in some seconds.")
+        bool, typer.Option("--quick", help="Small sizes, few rounds and peers: takes some seconds.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("."),
-    name: Annotated[str, typer.Option(help="Of the files: NAME.json, NAME.md, NAME.png.")] = "bench",
+    name: Annotated[str, typer.Option(help="Name of the files: NAME.json, NAME.md, NAME.png.")] = "bench",
     json_: Annotated[bool, typer.Option("--json", help="Print the JSON in place of the tables.")] = False,
 ) -> None:
     """Measure what updates and P g cost, beside the memory bandwidth and beside the peers.
@@ -91,6 +90,7 @@ def bench(
     something was too noisy to be reported, or failed. With --model and no -p, measures steps alone; with
     --shape and no -p, kronecker alone.
     """
+    # check the options
     try:
         shapes = shapes_of(shape or [], preconditioner or [], n or [])
         if shape and not preconditioner:
@@ -121,15 +121,17 @@ def bench(
             raise UsageError(f"`--name` must be a file name without a folder, got {name!r}")
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError, Unavailable, Absent) as error:
-        _fail(str(error), 2)
+        fail("bench", str(error))
     if steps and not preconditioner:
         plan.settings = []
+    # fix copies and threads
     gpu = any(setting.library.device == "gpu" for setting in (*plan.settings, *(s for _, s in steps)))
     plan.copy_bytes = MIB * (copy_mib or (16 if quick else 2048 if gpu else 256))
     plan.allow_noise = allow_noise
     plan.threads = threads or machine.available_cores()
     if threads is not None:
         machine.set_threads(threads)
+    # measure, then write and print
     found = _measure(plan, steps, shown=not json_)
     about = _about(plan, found, context.obj or [], seed, gpu=gpu)
     _write(found, plan.limits, about, out, name, json=json_)
@@ -146,7 +148,7 @@ class Found:
 
     @property
     def incomplete(self) -> bool:
-        """Whether something could not be reported: it was too noisy, or failed in psgd-core."""
+        """Whether something could not be reported, because it was too noisy or failed in psgd-core."""
         states = [row.status for row in self.rows] + [one.status for one in self.overheads]
         return "too noisy" in states or any(row.status == "failed" and row.own for row in self.rows)
 
@@ -167,7 +169,7 @@ def _limits(repeats: int | None, budget: float | None, spread: float, drift: flo
 
 
 def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool) -> Found:
-    """Measure everything; Ctrl-C ends it and leaves what there is."""
+    """Measure everything; Ctrl-C stops and keeps the results so far."""
     found = Found()
 
     def work() -> None:
@@ -192,7 +194,7 @@ def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool)
 
 
 def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bool) -> dict[str, Any]:
-    """Return what the results are to be read with: command, machine, versions."""
+    """Return the context of the results: command, machine, versions."""
     copies = [t for row in found.rows if row.copies is not None for t in row.copies.values]
     copy = None
     if copies:
@@ -217,7 +219,7 @@ def _about(plan: Plan, found: Found, given: Sequence[str], seed: int, *, gpu: bo
 
 
 def _public(words: Sequence[str]) -> list[str]:
-    """Return the command line without folders of this machine."""
+    """Return the command line without local folders."""
     kept: list[str] = []
     skip = False
     for word in words:
@@ -236,44 +238,30 @@ def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name:
     page = report.markdown(found.rows, slopes, found.overheads, about, f"{name}.png")
     figure = figures.draw(found.rows, found.overheads)
     try:
-        write_atomically(out / f"{name}.json", lambda file: file.write(text.encode()))
-        write_atomically(out / f"{name}.md", lambda file: file.write(page.encode()))
-        write_atomically(out / f"{name}.png", lambda file: figure.savefig(file, format="png", dpi=130))
+        write_text(out / f"{name}.json", text)
+        write_text(out / f"{name}.md", page)
+        write_figure(out / f"{name}.png", figure, dpi=130)
     except OSError as error:
-        _fail(f"`--out {out}` cannot be written to ({error.strerror or error})", 1)
+        fail("bench", f"`--out {out}` cannot be written to ({error.strerror or error})", 1)
     if json:
         typer.echo(text, nl=False)
         return
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    terminal = console(180)
     for table in report.tables(found.rows, slopes, found.overheads):
-        console.print(table)
-    console.print(report.LEGEND, markup=False, highlight=False)
+        terminal.print(table)
+    terminal.print(report.LEGEND, markup=False, highlight=False)
     if found.interrupted:
-        console.print("Interrupted: this is what there was until then.")
+        terminal.print("Interrupted: these are the results so far.")
     if found.incomplete:
-        console.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
+        terminal.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
     files = ", ".join(str(out / f"{name}.{ending}") for ending in ("json", "md", "png"))
-    console.print(f"Wrote {files}", markup=False, highlight=False, soft_wrap=True)
+    terminal.print(f"Wrote {files}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield what to call with the name of what comes next; it shows on the terminal, if there is one."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
+    """Yield a function that shows the name of what is measured next, if there is a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
+    with progress(*columns, shown=shown) as bar:
         task = bar.add_task("psgd bench", total=None)
         yield lambda what: bar.update(task, description=what)
-
-
-def _fail(message: str, status: int) -> Any:
-    """Print one line and end."""
-    typer.echo(f"psgd bench: {' '.join(message.split())}", err=True)
-    raise typer.Exit(status)

@@ -1,7 +1,7 @@
 """What is timed: psgd-core's preconditioners, on any library, with kernels and without.
 
-A contender is set up for a preconditioner, a size, a library and a dtype, and hands out calls. Rivals are in
-`peers`; they have the same method.
+A contender is set up for a preconditioner, a size, a library and a dtype, and returns the calls to time.
+Other projects are in `peers`, with the same interface.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import psgd_core as psgd
-from psgd_core import PermutationSubgroup
 
+from ..kinds import Size
+from .costs import KINDS
 from .libraries import Library
 from .timing import nothing
 
@@ -25,25 +26,14 @@ STEP = 0.1
 TURNS = 8
 """Updates of `LowRank` until every kind of update has occurred: U and V in turn, balanced every eighth."""
 
-LABELS = {
-    "diagonal": "Diagonal",
-    "xmat": "XMat",
-    "butterfly": "Butterfly",
-    "klein": "Sparse(klein)",
-    "cyclic": "Sparse(cyclic 4)",
-    "lowrank": "LowRank",
-    "dense": "Dense",
-    "kronecker": "Kronecker",
-}
-
 
 class Absent(RuntimeError):
-    """A contender that is not installed, or does not do what is asked for; one sentence."""
+    """A contender is not installed or lacks what is asked for; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a contender is to be set up for.
+    """What a contender is set up for.
 
     Parameters
     ----------
@@ -51,12 +41,12 @@ class Setting:
         One of `costs.KINDS`.
     n : int
     library : Library
-        Dtype and device hold for contenders of other libraries, too.
+        Its dtype and device apply to contenders in other libraries, too.
     rank : int
-        Of ``lowrank`` alone, 0 elsewhere.
+        Of ``lowrank`` only; 0 otherwise.
     seed : int
     shape : tuple of int
-        Of the tensor of ``kronecker``, whose n is its product; () elsewhere.
+        Of the tensor of ``kronecker``, whose n is the product; () otherwise.
     """
 
     kind: str
@@ -68,10 +58,12 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """What tables call the preconditioner."""
-        if self.kind == "kronecker":
-            return f"Kronecker({'x'.join(map(str, self.shape))})"
-        return f"LowRank({self.rank})" if self.kind == "lowrank" else LABELS[self.kind]
+        """The preconditioner's name in tables."""
+        return KINDS[self.kind].named(Size(self.n, self.rank, self.shape))
+
+    def preconditioner(self) -> psgd.Preconditioner:
+        """Return the preconditioner."""
+        return KINDS[self.kind].make(Size(self.n, self.rank, self.shape))
 
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (v, h = H v) on the host, H a diagonal between 0.1 and 10, the same for all contenders."""
@@ -86,7 +78,7 @@ class Setting:
 
 
 class Calls(NamedTuple):
-    """A contender ready to be called; every call uses and replaces its own state."""
+    """A contender that is set up; every call uses and replaces its own state."""
 
     update: Callable[[], Any]
     precondition: Callable[[], Any] | None
@@ -97,20 +89,8 @@ class Calls(NamedTuple):
     note: str = ""
 
 
-def preconditioner(kind: str, n: int, rank: int, shape: tuple[int, ...] = ()) -> psgd.Preconditioner:
-    """Return the preconditioner of a name."""
-    if kind == "kronecker":
-        return psgd.Kronecker(shape)
-    simple = {"diagonal": psgd.Diagonal, "xmat": psgd.XMat, "butterfly": psgd.Butterfly, "dense": psgd.Dense}
-    if kind in simple:
-        return simple[kind]()
-    if kind == "lowrank":
-        return psgd.LowRank(rank)
-    return psgd.Sparse(PermutationSubgroup.klein(n) if kind == "klein" else PermutationSubgroup.cyclic(n, 4))
-
-
 def have_kernels(device: str = "cpu") -> bool:
-    """Return whether this psgd-core has kernels for a device, and what they need is installed."""
+    """Return whether psgd-core has kernels for a device and their requirements are installed."""
     if importlib.util.find_spec("psgd_core.kernels") is None:
         return False
     kernels: Any = importlib.import_module("psgd_core.kernels")
@@ -119,17 +99,17 @@ def have_kernels(device: str = "cpu") -> bool:
 
 @dataclass(frozen=True)
 class Own:
-    """psgd-core, with its kernels or with the plain code alone."""
+    """psgd-core, with its kernels or with plain code only."""
 
     kernels: bool = True
 
     @property
     def name(self) -> str:
-        """As in tables and files."""
+        """The name in tables and files."""
         return "psgd-core" if self.kernels else "psgd-core, plain code"
 
     def within(self) -> Any:
-        """Return the context that its calls are made in: without kernels, or none."""
+        """Return the context for its calls, which may switch the kernels off."""
         if self.kernels or importlib.util.find_spec("psgd_core.kernels") is None:
             return contextlib.nullcontext()
         kernels: Any = importlib.import_module("psgd_core.kernels")
@@ -138,7 +118,7 @@ class Own:
     def set_up(self, setting: Setting) -> Calls:
         """Return the calls: in place where the library allows it, jitted with a donated state on JAX."""
         library = setting.library
-        p = preconditioner(setting.kind, setting.n, setting.rank, setting.shape)
+        p = setting.preconditioner()
         v, h = (library.asarray(x) for x in setting.pair())
         state = p.init(setting.n, like=v)
         period = TURNS if setting.kind == "lowrank" and setting.rank else 1
@@ -165,7 +145,9 @@ def _jitted(
     p: psgd.Preconditioner, state: Any, v: Any, h: Any, library: Library, period: int, size: int
 ) -> Calls:
     jax: Any = importlib.import_module("jax")
-    state = jax.tree.map(lambda leaf: leaf.copy(), state)  # leaves may share a buffer; one can be given once
+    state = jax.tree.map(
+        lambda leaf: leaf.copy(), state
+    )  # leaves may share a buffer, which can be donated only once
     step = jax.jit(lambda s, v, h: p.update(s, v, h, STEP), donate_argnums=0).lower(state, v, h).compile()
     apply = jax.jit(p.precondition).lower(state, v).compile()
     held = [state]
@@ -184,7 +166,7 @@ def _jitted(
 
 
 def compiled_memory(compiled: Any) -> int | None:
-    """Return the bytes that a compiled JAX function needs besides its arguments, as XLA plans them."""
+    """Return the bytes that a compiled JAX function needs besides its arguments, by XLA's plan."""
     plan = compiled.memory_analysis()
     if plan is None:
         return None

@@ -1,9 +1,8 @@
-"""How many numbers an update, and ``P g``, must move through memory: the one table of the bench.
+"""The least memory traffic of an update and of ``P g``: the cost model of the bench.
 
-What is counted: every array whose length grows with n, each time it has to pass between memory and processor,
-for one probe and a state that is updated in place. Sums, r x r matrices and scalars are free, and so is
-arithmetic. A copy of n numbers counts 2 n, a read and a write, so that bytes over seconds compare with the
-bandwidth of a large copy.
+Every array whose length grows with n counts each time it must pass between memory and processor, for one
+probe and a state that is updated in place. Sums, r x r matrices, scalars and arithmetic are free. A copy of n
+numbers counts 2 n, a read and a write, so that bytes per second compare with the bandwidth of a large copy.
 
 **Groups of Theorem 3.1** (`Diagonal`, `XMat`, `Butterfly`, `Sparse`; not `Dense`). An orbit of s members has
 s^2 numbers of Q, one held by its normaliser, s of v and s of h. Orbits are independent, so one pass does
@@ -13,11 +12,11 @@ all::
     precondition   reads  s^2 + s,        writes  s              per orbit, y = Q^T (Q g)
 
 so 6 n (s = 1), 7 n (s = 2), 10.5 n (s = 4) for an update, and (s + 2) n for P g. `Sparse` reads its gather
-index besides, 8 bytes per parameter: once in either.
+index in addition: 8 bytes per parameter, once per operation.
 
-*Again*: a pair that is not finite, or a Q that gives something that is not finite, must leave the state as it
-was. In place nothing may be written before all of v, h and Q have been looked at: (s + 2) n more, read a
-second time where they do not fit the cache. It is listed apart and not part of the floor.
+*Again*: a pair that is not finite, or leads to a result that is not finite, must leave the state unchanged.
+An update in place must therefore read all of v, h and Q before it writes anything: (s + 2) n more, read a
+second time where they do not fit the cache. This is listed separately and not part of the floor.
 
 **LowRank** (design, three passes). With ``x = d h`` and ``y = v / d``::
 
@@ -38,11 +37,12 @@ reads r + 2; ``a = x + U s``, ``U^T a`` reads r + 2 and writes 1; ``d (a + V w)`
 **Dense**, by rows of Q: ``a = Q h`` and ``P h = Q^T a`` in one read, which also copies Q to where it is
 factored (2); the factorisation reads and writes its matrix once at the very least (2); Q is read and
 written (2): ``6 n^2``, and v and h: 2 n. What is between them stays in a cache beside n^2 numbers. It is
-bound by arithmetic, O(n^3), from some hundred n on, so its floor says little. ``P g``: ``n^2 + 2 n``.
+bound by arithmetic, O(n^3), from n of a few hundred on, so its floor says little. ``P g``: ``n^2 + 2 n``.
 
 **Kronecker**, by factors: each reads and writes ``s (s + 1) / 2`` numbers where it is triangular and s where
-it is diagonal, and one or s held; besides, v and h are read, or g is, and P g is written. That is little
-beside its arithmetic, which is what it is measured by (`flops`). Sums and products, with m = n / s columns::
+it is diagonal, and 1 or s numbers of its normaliser; v and h (or g) are read, and P g is written. That is
+little compared with its arithmetic, which it is measured by (`flops`). Sums and products, with m = n / s
+columns::
 
     triangular   update   s^2 m each for Q h and Q^{-T} v; s (s + 1) (2 m - 1) / 2 each for A A^T, B B^T;
                           s (s + 1) (s + 2) / 3 - s (s + 1) / 2 for E Q, both triangular
@@ -50,7 +50,7 @@ beside its arithmetic, which is what it is measured by (`flops`). Sums and produ
     diagonal     update   n each for Q h and v / Q, 2 n - s each for the squared norms of rows
                  P g      n
 
-What is left, some s^2 and n of them, is free.
+Remaining terms of order s^2 and n are free.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ from dataclasses import dataclass
 
 import psgd_core as psgd
 
-KINDS = ("diagonal", "xmat", "butterfly", "klein", "cyclic", "lowrank", "dense", "kronecker")
-"""Preconditioners; klein and cyclic are `Sparse` over the Klein four-group and over quarter shifts."""
+from ..kinds import offered
+
+KINDS = offered("bench")
+"""What is measured, by the names of the command line."""
 
 CACHED = 2**25
-"""Bytes moved below which all may stay in a cache, so that a bandwidth of memory is no floor."""
+"""Bytes moved below which everything may stay in a cache, so that memory bandwidth sets no floor."""
 
 INDEX_BYTES = 8
 """Of one entry of `Sparse`'s gather index, int64."""
@@ -77,9 +79,9 @@ class Cost:
     Parameters
     ----------
     read, written : float
-        What every implementation moves.
+        Moved by every implementation.
     again : float
-        What one that works in place reads a second time; see the module's docstring.
+        Read a second time by one that works in place; see the module's docstring.
     index : int
         Bytes read that do not depend on the dtype.
     """
@@ -94,7 +96,7 @@ class Cost:
         return round((self.read + self.written) * itemsize) + self.index
 
     def bytes_in_place(self, itemsize: int) -> int:
-        """Return the same with what is read again."""
+        """Return the floor including what is read again."""
         return self.bytes(itemsize) + round(self.again * itemsize)
 
 
@@ -108,9 +110,9 @@ def cost(operation: str, kind: str, n: int, rank: int = 0, shape: tuple[int, ...
         One of `KINDS`.
     n : int
     rank : int
-        Of ``lowrank`` alone.
+        Of ``lowrank`` only.
     shape : tuple of int
-        Of ``kronecker`` alone.
+        Of ``kronecker`` only.
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -128,7 +130,7 @@ def cost(operation: str, kind: str, n: int, rank: int = 0, shape: tuple[int, ...
     if kind == "dense":
         return Cost(3 * n * n + 2 * n, 3 * n * n) if update else Cost(n * n + n, n)
     orbits = orbit_sizes(kind, n)
-    index = INDEX_BYTES * n if kind in ("klein", "cyclic") else 0
+    index = INDEX_BYTES * n if KINDS[kind].indexed else 0
     q = sum(count * size * size for size, count in orbits)
     if not update:
         return Cost(q + n, n, index=index)
@@ -173,18 +175,17 @@ def orbit_sizes(kind: str, n: int) -> list[tuple[int, int]]:
     Raises
     ------
     ValueError
-        If the kind needs n to be divisible by something that it is not.
+        If n is not divisible by what the kind requires.
     """
-    if kind == "diagonal":
-        return [(1, n)]
-    if kind == "xmat":
-        return [(size, count) for size, count in ((1, n % 2), (2, n // 2)) if count]
-    size = 2 if kind == "butterfly" else 4
-    if n % size:
+    orbit, multiple = KINDS[kind].orbit, KINDS[kind].multiple
+    if orbit is None:
+        raise ValueError(f"`kind` must be a group of Theorem 3.1 other than dense, got {kind!r}")
+    if n % multiple:
         raise ValueError(
-            f"`--n` must be divisible by {size} for {kind}, got {n}; try {max(n - n % size, size)}"
+            f"`--n` must be divisible by {multiple} for {kind}, got {n}; "
+            f"try {max(n - n % multiple, multiple)}"
         )
-    return [(size, n // size)]
+    return [(size, count) for size, count in ((1, n % orbit), (orbit, n // orbit)) if count]
 
 
 def _low_rank(update: bool, n: int, rank: int) -> Cost:

@@ -1,4 +1,4 @@
-"""The figure: what everybody takes beside the memory floor, and how the cost grows with n."""
+"""The figure: every contender's time beside the memory floor, and how the cost grows with n."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOR = {
     "kron-torch": COLORS["black"],
     "pytorch_optimizer": COLORS["grey"],
 }
-"""Of contenders, the same in every figure."""
+"""Colours of the contenders, the same in every figure."""
 
 NAMES = {"update": "update", "precondition": "P g"}
 
@@ -91,6 +91,7 @@ def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -
     at = {(_key(row), row.contender): row for row in rows if row.operation == operation}
     y, ticks, labels, times = 0.0, [], [], []
     libraries = len({library for (_, _, library, _), _ in groups})
+    # a block of rows per setting
     for key, names in groups:
         label, _, library, n = key
         y += 0.75
@@ -113,12 +114,11 @@ def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -
             y += 1
         if floor:
             ax.plot([floor, floor], [start - 0.5, y - 0.5], color="0.3", linewidth=1.2)
+    # leave room for the words behind the last dot
     ax.set_xscale("log")
     if times:
         low, high = min(times), max(times)
-        ax.set_xlim(
-            low / 1.5, high * max((high / low) ** 0.9, 30.0)
-        )  # room for the words behind the last dot
+        ax.set_xlim(low / 1.5, high * max((high / low) ** 0.9, 30.0))
     ax.set_yticks(ticks, labels, fontsize=8.5)
     ax.set_ylim(max(y, 1.0), 0)
     ax.tick_params(axis="y", length=0)

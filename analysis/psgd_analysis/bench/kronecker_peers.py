@@ -1,4 +1,4 @@
-"""What the peers have for tensors: one update of their Kronecker factors on a pair, and P g.
+"""Peers' preconditioners of tensors: one update of their Kronecker factors on a pair, and P g.
 
 psgd-core's `Kronecker` and all of these move ``dQ_i = E_i Q_i`` with triangular factors, and diagonal ones
 in the same dimensions: each gets the largest dimension that psgd-core makes triangular as its own limit. What
@@ -23,12 +23,13 @@ here every one keeps the shape that it is given.
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
-from ._peer import in_torch, jitted, torch_pair
 from .contenders import STEP, Calls, Setting
 from .costs import triangular
 from .libraries import Library
+from .peer import in_torch, jitted, torch_pair
 
 TINY = 1.2e-38
 
@@ -47,29 +48,32 @@ def psgd_jax(setting: Setting) -> Calls:
 
 
 def heavyball(setting: Setting) -> Calls:
-    """Return the calls of `heavyball.utils`: a bucket of one tensor."""
+    """Return the calls of `heavyball.utils`: a bucket of one tensor, compiled unless it is a vector."""
     torch, library, pair = torch_pair(setting)
     utils: Any = importlib.import_module("heavyball.utils")
-    utils.compile_mode = "default"
-    v, h = (x.reshape((1, *setting.shape)) for x in pair)
-    largest = triangular(setting.shape)
-    q = utils.init_Q_exprs(h, 1.0, None, None, largest, 0, None, None, None, dtype=v.dtype)
+    shape, largest, mode = _form(setting)
+    if setting.shape:
+        utils.compile_mode = "default"
+    else:
+        utils.compile_mode = utils.compile_mode_recommended_to_none = None
+    v, h = (x.reshape((1, *shape)) for x in pair)
+    q = utils.init_Q_exprs(h, 1.0, None, None, largest, 0, mode, None, None, dtype=v.dtype)
     bound = [torch.zeros(1, dtype=v.dtype, device=v.device) for _ in q]
 
     def update() -> None:
         utils.psgd_update_precond(h, STEP, q, False, 0.999, v, bound, 0.9, 2)
 
-    return in_torch(setting, library, q, update, lambda: utils.psgd_precond_grad(v, q))._replace(
-        note="compiled"
-    )
+    calls = in_torch(setting, library, q, update, lambda: utils.psgd_precond_grad(v, q))
+    return calls._replace(note=_note(setting, "compiled" if setting.shape else "eager"))
 
 
 def kron_torch(setting: Setting) -> Calls:
     """Return the calls of `kron_torch.kron`."""
     torch, library, pair = torch_pair(setting)
     kron: Any = importlib.import_module("kron_torch.kron")
-    v, h = (x.reshape(setting.shape) for x in pair)
-    q, expressions = kron._init_Q_exprs(h, 1.0, triangular(setting.shape), 0, None, v.dtype)
+    shape, largest, mode = _form(setting)
+    v, h = (x.reshape(shape) for x in pair)
+    q, expressions = kron._init_Q_exprs(h, 1.0, largest, 0, mode, v.dtype)
     step, tiny = (torch.tensor(x, dtype=v.dtype, device=v.device) for x in (STEP, TINY))
     calls = in_torch(
         setting,
@@ -78,15 +82,16 @@ def kron_torch(setting: Setting) -> Calls:
         lambda: kron._update_precond(q, expressions, h, step, tiny),
         lambda: kron._precond_grad(q, expressions, v),
     )
-    return calls._replace(note="compiled, draws its probe")
+    return calls._replace(note=_note(setting, "compiled, draws its probe"))
 
 
 def pytorch_optimizer(setting: Setting) -> Calls:
     """Return the calls of `pytorch_optimizer`'s functions."""
     _, library, pair = torch_pair(setting)
     module: Any = importlib.import_module("pytorch_optimizer.optimizer.psgd")
-    v, h = (x.reshape(setting.shape) for x in pair)
-    q, expressions = module.initialize_q_expressions(h, 1.0, triangular(setting.shape), 0, None, v.dtype)
+    shape, largest, mode = _form(setting)
+    v, h = (x.reshape(shape) for x in pair)
+    q, expressions = module.initialize_q_expressions(h, 1.0, largest, 0, mode, v.dtype)
     calls = in_torch(
         setting,
         library,
@@ -94,7 +99,22 @@ def pytorch_optimizer(setting: Setting) -> Calls:
         lambda: module.update_precondition(q, expressions, v, h, STEP, TINY),
         lambda: module.get_precondition_grad(q, expressions, v),
     )
-    return calls._replace(note="eager")
+    return calls._replace(note=_note(setting, "eager"))
+
+
+def _form(setting: Setting) -> tuple[tuple[int, ...], float, str | None]:
+    """Return the tensor's shape, its largest triangular dimension, and the mode that makes all diagonal.
+
+    Vectors are tensors of one dimension, with a triangular factor, or a diagonal one.
+    """
+    if setting.shape:
+        return setting.shape, triangular(setting.shape), None
+    return (setting.n,), math.inf, "all_diag" if setting.kind == "diagonal" else None
+
+
+def _note(setting: Setting, how: str) -> str:
+    """Return how a peer is called, and that its factor of a vector is triangular."""
+    return how if setting.shape or setting.kind == "diagonal" else f"{how}, triangular"
 
 
 def psgd_torch(setting: Setting, module: Any) -> Calls:

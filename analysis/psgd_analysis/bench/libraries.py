@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ..verify.backends import LIBRARIES, Backend
+from ..arrays import Array
+from ..backends import LIBRARIES, Backend
 from .timing import Task, nothing
 
-Array = Any
 DTYPES = ("float32", "float64")
 RESIDENT_FROM = 2**25
-"""Bytes of an n-vector from which the process's resident peak tells anything about one call."""
+"""Bytes of an n-vector above which the process's resident peak is informative about one call."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Library:
 
     @classmethod
     def of(cls, name: str, dtype: str) -> Library:
-        """Return the library on the device it uses by itself, a GPU where there is one.
+        """Return the library on its default device, a GPU where there is one.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class Library:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Hold what the library needs to be told."""
+        """Set what the library needs, such as JAX's float64 mode."""
         with Backend(self.name, self.dtype).active():
             yield
 
@@ -90,7 +90,7 @@ class Library:
         return "cuda" if self.device == "gpu" else "cpu"
 
     def waiter(self) -> Callable[[Any], Any]:
-        """Return the function that waits until what it gets, and all before it, is computed."""
+        """Return a function that waits until its argument, and everything before it, is computed."""
         if self.name == "jax":
             return importlib.import_module("jax").block_until_ready
         if self.device == "cpu":
@@ -104,7 +104,7 @@ class Library:
     # -- the yardstick ---------------------------------------------------------------------------------
 
     def copy_task(self, size: int, threads: int) -> Task:
-        """Return the copy of `size` bytes, into memory that is there already."""
+        """Return the task of copying `size` bytes into allocated memory."""
         if self.device == "cpu":
             return Task("copy", _HostCopy(size, threads))
         count = size // self.itemsize
@@ -117,15 +117,15 @@ class Library:
             cupy = importlib.import_module("cupy")
             return Task("copy", lambda: cupy.copyto(target, source), self.waiter())
         jax: Any = importlib.import_module("jax")
-        # XLA would drop a copy that changes nothing; this one reads and writes as much
+        # XLA would drop a plain copy; negation reads and writes as much
         return Task("copy", jax.jit(lambda x: -x).lower(source).compile().__call__, self.waiter())
 
     # -- memory ----------------------------------------------------------------------------------------
 
     def extra_memory(self, call: Callable[[], Any], n: int) -> int | None:
-        """Return the peak of the bytes that a call allocates, or None where nothing tells.
+        """Return the peak of the bytes that a call allocates, or None where it cannot be measured.
 
-        NumPy's by tracemalloc, CUDA's by the libraries' own counters. Torch on the CPU counts nothing: there
+        NumPy's by tracemalloc, CUDA's by the libraries' own counters. Torch has no counter on the CPU: there
         it is the process's resident peak, for vectors large enough to show.
         """
         wait = self.waiter()
@@ -151,11 +151,11 @@ class Library:
 
 
 class _HostCopy:
-    """A copy by several threads, each with a part of the array: one alone does not fill the memory bus."""
+    """A copy by several threads, each with a part of the array: one does not saturate the memory bus."""
 
     def __init__(self, size: int, threads: int) -> None:
         count = max(size // 8, threads)
-        source, target = np.zeros(count), np.ones(count)  # written once: the pages are there
+        source, target = np.zeros(count), np.ones(count)  # written once, so that the pages are allocated
         source += 1.0
         edges = np.linspace(0, count, threads + 1).astype(int)
         self.parts = [(target[a:b], source[a:b]) for a, b in itertools.pairwise(edges)]

@@ -4,8 +4,8 @@ A step of PSGD here fits P in every tenth step, so that a sample of ten steps ho
 paper's probability of 0.1 gives on average. What a step adds depends on where its pairs come from:
 
 - ``exact`` and ``difference`` ask the model for a Hessian-vector product, or for one more gradient, in those
-  steps. That alone is 10 % of a gradient step and more, whatever the preconditioner costs;
-- ``whitening`` asks for nothing: h is the gradient;
+  steps. That alone adds 10 % of a gradient step or more, whatever the preconditioner costs;
+- ``whitening`` needs no further evaluation: h is the gradient;
 - ``own part`` is what psgd-core computes, given g and the pair: update, P g, the step, and all checks.
 """
 
@@ -23,19 +23,19 @@ import psgd_core as psgd
 from psgd_core.curvature import Exact, Forward, Functions, Source, Whitening
 
 from .. import problems
-from .contenders import Absent, Own, Setting, preconditioner
-from .costs import orbit_sizes
+from .contenders import Absent, Own, Setting
+from .costs import KINDS, orbit_sizes
 from .libraries import Library
 from .timing import Clock, Limits, Rounds, Samples, Task, measure
 
 EVERY = 10
-"""Steps of which one fits P."""
+"""One step in so many fits P."""
 
 LR = 1e-6
-"""Small, so that x stays where it is and every step costs the same."""
+"""Learning rate; small, so that x hardly moves and every step costs the same."""
 
 SOURCES: dict[str, Source] = {"exact": Exact(), "difference": Forward(), "whitening": Whitening()}
-"""Where pairs come from, by the names in tables."""
+"""Sources of pairs, by their names in tables."""
 
 GRADIENT = "gradient step"
 
@@ -154,6 +154,7 @@ def overhead(
         Report what is too noisy, marked.
     """
     wait = setting.library.waiter()
+    # the gradient step and every kind of PSGD step, timed in the same rounds
     tasks = [Task(GRADIENT, _gradient_step(model), wait, EVERY)]
     origin: dict[str, tuple[str, str]] = {}
     for contender in own:
@@ -207,7 +208,7 @@ def _gradient_step(model: Model) -> Callable[[], Any]:
 
 def _step(model: Model, setting: Setting, source: str) -> Callable[[], Any]:
     """Return the call of one step of PSGD, every tenth of which fits P."""
-    p = preconditioner(setting.kind, setting.n, setting.rank)
+    p = setting.preconditioner()
     loop = psgd.PSGD(preconditioner=p, lr=LR, every=EVERY, source=SOURCES.get(source, Exact()))
     rng: Any = np.random.default_rng(setting.seed)
     if setting.library.name == "torch":
@@ -271,7 +272,7 @@ def prepared(
                     raise Absent(
                         "models have one vector of parameters, kronecker has a tensor; give another -p"
                     )
-                if kind not in ("lowrank", "dense"):
+                if KINDS[kind].orbit is not None:
                     orbit_sizes(kind, n)
                 found.append((model, Setting(kind, n, library, rank, seed)))
     return found

@@ -1,4 +1,4 @@
-"""From what was typed to what is to be measured: every choice checked, in one place."""
+"""Options of the command line, checked and turned into a plan of what to measure."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ..verify.backends import LIBRARIES
-from ._peer import Peer
+from ..backends import LIBRARIES
+from ..terminal import UsageError
 from .contenders import Setting, have_kernels
 from .costs import KINDS, orbit_sizes
 from .libraries import DTYPES, Library
+from .peer import Peer
 from .peers import registry
 from .run import Plan
 from .timing import Limits
 
 USUAL = ("diagonal", "xmat", "butterfly", "klein", "lowrank")
-"""What is measured unless something is named; dense comes besides where n is small."""
+"""Measured by default; so is dense where n is small."""
 
 QUICK_PEERS = ("torch", "numpy.linalg.solve")
-"""Those that need no compiler."""
+"""Peers that need no compiler."""
 
 DENSE_USUAL, DENSE_MOST = 1024, 16384
 KERNELS = ("on", "off", "both")
 
 
-class UsageError(ValueError):
-    """What the user asked for does not exist or does not fit together."""
-
-
 def chosen(option: str, given: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return what was given, each once; raise unless it is known."""
+    """Return the names given, without duplicates; raise unless all are known."""
     for name in given:
         if name not in known:
             raise UsageError(
@@ -40,12 +37,12 @@ def chosen(option: str, given: Sequence[str], known: Collection[str]) -> list[st
 
 
 def sizes(given: Sequence[str]) -> list[int]:
-    """Return numbers of parameters from text: 10000000 or 1e7.
+    """Return numbers of parameters, parsed from text such as 10000000 or 1e7.
 
     Raises
     ------
     UsageError
-        For what is not a positive whole number.
+        If a text is not a positive whole number.
     """
     found = []
     for text in given:
@@ -62,13 +59,13 @@ def sizes(given: Sequence[str]) -> list[int]:
 def shapes_of(
     given: Sequence[str], preconditioners: Sequence[str], n: Sequence[str]
 ) -> list[tuple[int, ...]]:
-    """Return the shapes of ``kronecker`` from text: 64x32x3x3.
+    """Return the shapes of ``kronecker``, parsed from text such as 64x32x3x3.
 
     Raises
     ------
     UsageError
-        For what is not a shape, and for sizes that do not go with what is measured: `--shape` is for
-        kronecker, and `--n` for all others.
+        If a text is not a shape, or if sizes do not go with what is measured: `--shape` is for kronecker,
+        `--n` for all others.
     """
     found = []
     for text in given:
@@ -118,14 +115,14 @@ def plan_of(
     limits: Limits,
     seed: int,
 ) -> Plan:
-    """Return the plan; copies and threads are at their defaults.
+    """Return the plan, with default copies and threads.
 
     Raises
     ------
     UsageError, ValueError
-        For anything that does not exist or does not fit together.
+        If options are invalid or do not fit together.
     Unavailable
-        For a backend that cannot be used here.
+        If a backend cannot be used here.
     """
     if kernels not in KERNELS:
         raise UsageError(f"`--kernels` must be one of {', '.join(KERNELS)}, got {kernels!r}")
@@ -135,6 +132,7 @@ def plan_of(
     ranks = list(dict.fromkeys(ranks))
     for rank in ranks:
         at_least("--rank", rank, 0)
+    # all combinations of what was given
     libraries = [
         Library.of(backend, dtype)
         for backend in chosen("--backend", backends, LIBRARIES)
@@ -157,12 +155,12 @@ def plan_of(
 
 
 def _usual(kind: str, n: int, rank: int) -> bool:
-    """Return whether a preconditioner that was not asked for is measured at n."""
+    """Return whether a preconditioner is measured at n by default."""
     if kind == "dense":
         return n <= DENSE_USUAL
     if kind == "lowrank":
         return rank < n
-    return n % {"butterfly": 2, "klein": 4}.get(kind, 1) == 0
+    return KINDS[kind].fits(n)
 
 
 def _require_fit(setting: Setting) -> None:
@@ -172,11 +170,11 @@ def _require_fit(setting: Setting) -> None:
         raise UsageError(
             f"`--n` must be at most {DENSE_MOST} for dense, got {setting.n}; it holds n^2 numbers"
         )
-    if setting.kind not in ("lowrank", "dense", "kronecker"):
+    if KINDS[setting.kind].orbit is not None:
         orbit_sizes(setting.kind, setting.n)
 
 
 def at_least(option: str, number: float | None, least: float) -> None:
-    """Raise if a number was given and is too small."""
+    """Raise if a number is given and too small."""
     if number is not None and not number >= least:
         raise UsageError(f"`{option}` must be at least {least}, got {number}; raise it")

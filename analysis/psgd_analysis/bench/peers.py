@@ -1,8 +1,8 @@
-"""The peers: a class each, which says what it does and how it is called.
+"""The peers, one class each.
 
 Each gets the same pair and dtype, runs on the same device, and is called as its documentation or its own
-optimiser calls it: in place in torch, jitted with donated state in JAX. What a peer lacks it does not get:
-a preconditioner that it does not have is a row that says so. The plain-torch ones are in `plain_torch`, and
+optimiser calls it: in place in torch, jitted with donated state in JAX. A
+preconditioner that a peer lacks becomes a row that says so. The plain-torch ones are in `plain_torch`, and
 what the peers have for tensors, on which psgd-core's `Kronecker` is measured, in `kronecker_peers`.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from . import kronecker_peers
-from ._peer import Peer, factors, in_torch, jitted, torch_pair
 from .contenders import STEP, Absent, Calls, Setting
 from .libraries import Library
+from .peer import Peer, factors, in_torch, jitted, torch_pair
 from .plain_torch import CompiledTorch, PlainTorch
 
 TINY = 1.2e-38
@@ -70,20 +70,18 @@ class PsgdJax(Peer):
 
 
 class HeavyBall(Peer):
-    """`heavyball`: its low rank, and its Kronecker preconditioner on a vector (diagonal or triangular)."""
+    """`heavyball`: its low rank, and its Kronecker preconditioner (of vectors: diagonal or triangular)."""
 
     name = "heavyball"
     package = "heavyball"
     kinds = ("diagonal", "lowrank", "dense", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
-        if setting.kind == "kronecker":
+        if setting.kind != "lowrank":
             return kronecker_peers.heavyball(setting)
         torch, library, (v, h) = torch_pair(setting)
         utils: Any = importlib.import_module("heavyball.utils")
         utils.compile_mode = utils.compile_mode_recommended_to_none = None  # eager, as peers without compiler
-        if setting.kind != "lowrank":
-            return self._kronecker(torch, library, setting, utils, v, h)
         parts = utils.init_lra(
             torch.zeros_like(v), setting.n, 1.0, None, None, setting.rank, None, None, dtype=v.dtype
         )
@@ -96,66 +94,27 @@ class HeavyBall(Peer):
         calls = in_torch(setting, library, state, update, lambda: utils.lra_precond(*state, v))
         return calls._replace(period=2, note="eager")
 
-    def _kronecker(self, torch: Any, library: Library, setting: Setting, utils: Any, v: Any, h: Any) -> Calls:
-        mode = "all_diag" if setting.kind == "diagonal" else None
-        v, h = v[None], h[None]  # a bucket of one
-        q = utils.init_Q_exprs(h, 1.0, None, None, float("inf"), 0, mode, None, None, dtype=v.dtype)
-        bound = [torch.zeros(1, dtype=v.dtype, device=v.device) for _ in q]
-
-        def update() -> None:
-            utils.psgd_update_precond(h, STEP, q, False, 0.999, v, bound, 0.9, 2)
-
-        calls = in_torch(setting, library, q, update, lambda: utils.psgd_precond_grad(v, q))
-        return calls._replace(note="eager" if mode else "eager, triangular")
-
 
 class KronTorch(Peer):
-    """`kron-torch` on a vector: a diagonal or triangular factor, whitening; it draws its own probe."""
+    """`kron-torch`, whitening: on vectors a diagonal or triangular factor; it draws its own probe."""
 
     name = "kron-torch"
     package = "kron-torch"
     kinds = ("diagonal", "dense", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
-        if setting.kind == "kronecker":
-            return kronecker_peers.kron_torch(setting)
-        torch, library, (v, h) = torch_pair(setting)
-        kron: Any = importlib.import_module("kron_torch.kron")
-        mode = "all_diag" if setting.kind == "diagonal" else None
-        q, expressions = kron._init_Q_exprs(v, 1.0, float("inf"), 0, mode, v.dtype)
-        step, tiny = (torch.tensor(x, dtype=v.dtype, device=v.device) for x in (STEP, TINY))
-        calls = in_torch(
-            setting,
-            library,
-            q,
-            lambda: kron._update_precond(q, expressions, h, step, tiny),
-            lambda: kron._precond_grad(q, expressions, v),
-        )
-        return calls._replace(note="compiled, draws its probe" + ("" if mode else ", triangular"))
+        return kronecker_peers.kron_torch(setting)
 
 
 class PytorchOptimizer(Peer):
-    """`pytorch_optimizer` on a vector: a diagonal or triangular factor."""
+    """`pytorch_optimizer`: on vectors a diagonal or triangular factor."""
 
     name = "pytorch_optimizer"
     package = "pytorch-optimizer"
     kinds = ("diagonal", "dense", "kronecker")
 
     def _calls(self, setting: Setting) -> Calls:
-        if setting.kind == "kronecker":
-            return kronecker_peers.pytorch_optimizer(setting)
-        _, library, (v, h) = torch_pair(setting)
-        module: Any = importlib.import_module("pytorch_optimizer.optimizer.psgd")
-        mode = "all_diag" if setting.kind == "diagonal" else None
-        q, expressions = module.initialize_q_expressions(v, 1.0, float("inf"), 0, mode, v.dtype)
-        calls = in_torch(
-            setting,
-            library,
-            q,
-            lambda: module.update_precondition(q, expressions, v, h, STEP, TINY),
-            lambda: module.get_precondition_grad(q, expressions, v),
-        )
-        return calls._replace(note="eager" if mode else "eager, triangular")
+        return kronecker_peers.pytorch_optimizer(setting)
 
 
 class PsgdTorch(Peer):

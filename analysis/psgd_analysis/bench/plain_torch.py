@@ -1,8 +1,8 @@
-"""The paper's updates as a user of PyTorch would write them: the rivals "torch" and "torch.compile".
+"""The paper's updates as a PyTorch user would write them: the peers "torch" and "torch.compile".
 
 From appendices B and D of the paper: dQ = E Q for the sparse groups, ``Q = (I + U V^T) diag(d)`` for low rank
 with d on the right generator and U, V in turn on theirs, every step divided by the curvature bound of its own
-sample. Functions that change their state in place, and neither check nor guard anything.
+sample. The functions change their state in place, without checks or safeguards.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._peer import Peer, factors, in_torch, torch_pair
 from .contenders import STEP, Calls, Setting
 from .libraries import Library
+from .peer import Peer, factors, in_torch, torch_pair
 
 Tensor = Any
 
@@ -108,7 +108,7 @@ PRODUCTS: dict[str, Callable[..., Any]] = {
 
 
 class PlainTorch(Peer):
-    """The paper's formulas, as this module has them."""
+    """The paper's formulas, eager."""
 
     name = "torch"
     package = "torch"

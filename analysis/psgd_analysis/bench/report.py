@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "psgd-bench/1"
 YARDSTICK = "numpy.linalg.solve"
-"""A contender that moves other bytes than an update does."""
+"""A contender whose memory traffic is not that of an update."""
 
 HEADS = (
     "",
@@ -49,7 +49,7 @@ LEGEND = (
 
 
 def titles(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Return the settings in order, by a title each, with their rows."""
+    """Return the title of each setting, in order, with its rows."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         s = row.setting
@@ -59,7 +59,7 @@ def titles(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def cells(row: Row) -> list[str]:
-    """Return a row of the table of a setting; what is too noisy shows why in place of numbers."""
+    """Return a row of a setting's table; one that is too noisy shows the reason in place of numbers."""
     found = row.shown
     if found is None:
         why = f"{row.status}: {row.reason}" if row.status == "too noisy" else row.reason
@@ -176,7 +176,7 @@ def document(
     limits: Limits,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return everything, as JSON holds it: numbers that are not finite, or too noisy, become null.
+    """Return everything in JSON's types; numbers that are not finite or too noisy become null.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def markdown(
     about: dict[str, Any],
     figure: str,
 ) -> str:
-    """Return the same as a page: the machine and the command first, then every table."""
+    """Return the results as a page: the machine and the command first, then every table."""
     machine = about["machine"]
     memory = machine.get("memory_bytes")
     lines = [f"# {about['title']}", "", "```sh", about["command"], "```", ""]
@@ -279,7 +279,7 @@ def markdown(
             "read and written, the median of all rounds"
         ]
     if about.get("interrupted"):
-        lines += ["- Interrupted: this is what there was until then"]
+        lines += ["- Interrupted: these are the results so far"]
     lines += ["", LEGEND, "", f"![Cost of an update and of P g]({figure})", ""]
     for title, group in titles(rows):
         lines += [f"## {title}", "", *_lines(HEADS, map(cells, group)), ""]

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import slopes
-from ._peer import Peer, plain_message
 from .contenders import Absent, Calls, Own, Setting, have_kernels
 from .costs import CACHED, cost, flops
 from .libraries import Library
+from .peer import Peer, plain_message
 from .slopes import Slope
 from .timing import Clock, Limits, Rounds, Samples, Task, measure, nothing
 
 OPERATIONS = ("update", "precondition")
 FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError, AssertionError, LookupError)
-"""What a contender may raise where it cannot do something; it becomes a row."""
+"""What a contender may raise where it fails; it becomes a row."""
 
 SMALL = 2**15
-"""Parameters of the state that first calls are made on."""
+"""Number of parameters of the first calls, which import and compile."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
         The operation is "–" for a contender that could not be set up.
     status : {"ok", "too noisy", "absent", "failed"}
     reason : str
-        Why not ok.
+        Why it is not ok.
     samples : Samples, optional
         Seconds per call, by rounds.
     floor : float, optional
@@ -70,7 +70,7 @@ class Row:
 
     @property
     def own(self) -> bool:
-        """Whether it is psgd-core's."""
+        """Whether the contender is psgd-core."""
         return self.contender.startswith("psgd-core")
 
     @property
@@ -89,7 +89,7 @@ class Row:
 
     @property
     def in_memory(self) -> bool:
-        """Whether so much is moved that the memory's bandwidth is the floor, rather than a cache's."""
+        """Whether so much is moved that memory bandwidth sets the floor, rather than a cache's."""
         return self.bytes >= CACHED
 
     @property
@@ -146,7 +146,7 @@ def run(plan: Plan, clock: Clock = time.perf_counter, tick: Callable[[str], Any]
     clock : callable
         Returns seconds.
     tick : callable
-        Gets what is about to be measured.
+        Called with the name of what is measured next.
     """
     for setting in plan.settings:
         with setting.library.active():
@@ -171,7 +171,7 @@ def _setting(plan: Plan, setting: Setting, clock: Clock, tick: Callable[[str], A
 
 @dataclass(frozen=True)
 class _Ready:
-    """A contender that is set up, and the peak bytes of its first update and of a later one."""
+    """A contender's calls, and the peak bytes of its first update and of a later one."""
 
     contender: Own | Peer
     calls: Calls
@@ -192,7 +192,8 @@ def _group(
     """Return the rows of contenders measured together; the first is the one the others are compared with."""
     ready: list[_Ready] = []
     rows: list[Row] = []
-    for contender in reversed(contenders):  # a peer that is missing costs no set-up of one's own
+    # set up; failures become rows
+    for contender in reversed(contenders):  # a missing peer should not cost a set-up of psgd-core
         try:
             ready.insert(0, _set_up(contender, setting))
         except (Absent, *FAILURES) as error:
@@ -201,6 +202,7 @@ def _group(
             rows.append(Row(setting, contender.name, "–", status, reason))
             if isinstance(contender, Peer):
                 return rows
+    # time each operation of all of them in the same rounds
     for operation in OPERATIONS:
         tasks = {one.contender.name: one.task(operation) for one in ready}
         able = [task for task in tasks.values() if task is not None]
@@ -222,10 +224,10 @@ def _set_up(contender: Own | Peer, setting: Setting) -> _Ready:
     """Return a contender after its first updates, whose memory is counted if it is psgd-core's."""
     own = isinstance(contender, Own)
     with contender.within():
-        if own and setting.n > SMALL:  # what the first calls import and compile is not theirs to count
+        if own and setting.n > SMALL:  # not counted: what the first calls import and compile
             shape = (SMALL // 256, 256) if setting.shape else ()
             small = contender.set_up(replace(setting, n=SMALL, shape=shape))
-            for _ in range(small.period + 1):  # the very first takes its scale, and another way
+            for _ in range(small.period + 1):  # the very first update sets the scale and takes another path
                 small.update()
         calls = contender.set_up(setting)
         return _Ready(contender, calls, _memory(calls))
@@ -267,7 +269,7 @@ def _memory(calls: Calls) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True)
 class Growth:
-    """How the cost of something grows."""
+    """How a contender's cost grows with n or with the rank."""
 
     contender: str
     label: str

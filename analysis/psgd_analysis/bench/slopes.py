@@ -1,4 +1,4 @@
-"""How cost grows: the slope of log seconds over log n, or log rank."""
+"""How cost grows: the slope of log seconds against log n, or log rank."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Slope(NamedTuple):
 
 
 def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Slope | None:
-    """Return the least-squares slope of log seconds over log size; None for fewer than two sizes."""
+    """Return the least-squares slope of log seconds against log size; None for fewer than two sizes."""
     x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(seconds, dtype=float))
     if len(np.unique(x)) < 2:
         return None

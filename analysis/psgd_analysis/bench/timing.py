@@ -1,4 +1,4 @@
-"""Interleaved timing: rounds of one sample of everything, ratios within rounds, and when to refuse.
+"""Interleaved timing: rounds of one sample of each task, ratios within rounds, and limits of noise.
 
 A machine's speed drifts. So what is compared is measured in turn, round by round, with a large copy before
 and after each round, and compared within rounds; the median over rounds is reported. What neither rounds
@@ -27,7 +27,7 @@ def nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is measured, and what is too noisy.
+    """How much is measured, and how much noise is allowed.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ class Task:
     ----------
     name : str
     call : callable
-        One call, which may return before the device is done.
+        One call, which may return before the device has finished.
     wait : callable
-        Gets what the call returned and waits for the device.
+        Called with what the call returned; waits for the device.
     period : int
         A sample has a multiple of this many calls: not all calls cost the same.
     within : callable
@@ -148,13 +148,13 @@ class Rounds:
         return float(np.median([a / b if b > 0 else math.inf for a, b in pairs]))
 
     def over_copy(self, name: str) -> float:
-        """Return the median over rounds of a task's seconds over those of a copy, before and after it."""
+        """Return the median over rounds of a task's seconds over those of the copies before and after it."""
         around = self.copies.values
         values = self.samples[name].values
         return float(np.median([2 * t / (around[i] + around[i + 1]) for i, t in enumerate(values)]))
 
     def noise(self, name: str, limits: Limits) -> str:
-        """Return why a task's samples cannot be reported, or an empty string."""
+        """Return why a task's samples are too noisy to report, or an empty string."""
         spread, drift = self.samples[name].spread, self.copies.drift
         if spread > limits.spread:
             return f"quartiles {spread:.0%} of the median apart, limit {limits.spread:.0%}"
@@ -200,6 +200,7 @@ def measure(
             quiet = done > 0 and not any(found.noise(name, limits) for name in values)
             if late or done >= 3 * limits.repeats or (done >= limits.repeats and quiet):
                 return found
+            # a round: each starts with another task
             first = done % max(len(tasks), 1)
             for task in (*tasks[first:], *tasks[:first]):
                 values[task.name].append(task.sample(clock))

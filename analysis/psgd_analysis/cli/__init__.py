@@ -1,4 +1,4 @@
-"""The `psgd` command: a module per subcommand.
+"""The `psgd` command: each subcommand is the function of its name in ``psgd_analysis.NAME.command``.
 
 Exit codes: 0 if all is well, 1 if a check failed, 2 for bad usage or bad input, 130 after Ctrl-C, 143 after
 SIGTERM.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import typer
 
-from ..bench import command as bench_command
-from ..minimize import command as minimize_command
-from ..spectrum import command as spectrum_command
-from . import verify
+COMMANDS = ("verify", "minimize", "spectrum", "bench")
+"""In the order of the help; each name is a package of psgd_analysis."""
 
 app = typer.Typer(
     name="psgd",
@@ -32,10 +31,9 @@ def _help(function: Callable[..., object]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-app.command("verify", help=_help(verify.verify))(verify.verify)
-minimize_command.register(app)
-spectrum_command.register(app)
-bench_command.register(app)
+for _name in COMMANDS:
+    _function = getattr(import_module(f"psgd_analysis.{_name}.command"), _name)
+    app.command(_name, help=_help(_function))(_function)
 
 
 @app.callback()
@@ -53,10 +51,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         code = stop.exit_code
     except Exception as error:
-        if not hasattr(error, "format_message"):  # what every usage error has, whichever click it is from
+        if not hasattr(error, "format_message"):  # which every usage error of click has, vendored or not
             raise
         message = " ".join(error.format_message().split())
-        if message:  # there is none if the help was shown instead
+        if message:  # empty if the help was shown instead
             print(f"psgd: {message}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return code if isinstance(code, int) else 0

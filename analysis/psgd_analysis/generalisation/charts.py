@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..look import axes
-from ._style import COLORS, MARKERS, finish, rows, signed, size_text, styled
-from .correlations import Correlations
-from .distances import Distance
-from .gaps import Gap
-from .subsets import Subsets
+from .style import COLORS, MARKERS, finish, rows, signed, size_text, styled
+
+if TYPE_CHECKING:
+    from .correlations import Correlations
+    from .distances import Distance
+    from .gaps import Gap
+    from .subsets import Subsets
 
 
 def entropy_ranks(subsets: Subsets, ax: Any = None) -> Any:
@@ -34,7 +36,7 @@ def entropy_ranks(subsets: Subsets, ax: Any = None) -> Any:
     ax = axes(ax)
     h = np.sort(subsets.entropies)
     n, size = h.size, subsets.size
-    # A curve has no use for more points than the paper has.
+    # more points than pixels would not show
     shown = np.unique(np.linspace(0, n - 1, min(n, 4000)).astype(int))
     ax.plot(shown + 1, np.where(h > 0, h, np.nan)[shown], color="0.2", linewidth=1.5)
     for start, stop, color, name, mean in (

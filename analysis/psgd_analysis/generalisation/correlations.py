@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._host import html_table, per_example, short
+from ..arrays import per_example
+from ..checks import require_count
+from ..tables import html_table, short
+from . import charts
 
 
 class Coefficient(NamedTuple):
@@ -58,9 +61,7 @@ class Correlations:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the four coefficients."""
-        from .charts import correlation_chart
-
-        return correlation_chart({" and ".join(self.names): self}, ax)
+        return charts.correlation_chart({" and ".join(self.names): self}, ax)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {c.statistic:.3g}" for name, c in self.coefficients.items())
@@ -73,7 +74,7 @@ class Correlations:
 
 
 def _p(pvalue: float | None) -> str:
-    """Return a p-value as text; what has underflowed is not zero."""
+    """Return a p-value as text; an underflow is shown as a bound, not as zero."""
     return "< 1e-300" if pvalue is not None and pvalue < 1e-300 else short(pvalue, 2)
 
 
@@ -124,8 +125,7 @@ def correlate(
                 f"`{name}` must take more than one value, got {values[0]} for every example; "
                 "there is nothing to correlate with a constant"
             )
-    if isinstance(permutations, bool) or not isinstance(permutations, int) or permutations < 0:
-        raise ValueError(f"`permutations` must be an integer of at least 0, got {permutations!r}; choose one")
+    require_count("permutations", permutations, 0)
     tau = float(stats.weightedtau(a, b).statistic)
     pvalue = None
     if permutations:

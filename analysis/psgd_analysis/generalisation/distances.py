@@ -10,13 +10,16 @@ from typing import Any
 
 import array_api_compat
 
-from ._host import Array, detached, encode, html_table, namespace, short
+from ..arrays import Array, detached, namespace
+from ..documents import plain
+from ..tables import html_table, short
+from . import charts
 
 _BLOCK = 1 << 20
 """Elements widened and squared together."""
 
 _ROW = 256
-"""Elements that a plain sum is trusted with where float32 is the widest float."""
+"""Elements that a plain sum adds accurately where float32 is the widest float."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,18 +45,16 @@ class Distance:
     def as_dict(self) -> dict[str, Any]:
         """Return the distance in types that JSON has."""
         return {
-            "total": encode(self.total),
-            "relative": encode(self.relative),
-            "initial_norm": encode(self.initial_norm),
+            "total": plain(self.total),
+            "relative": plain(self.relative),
+            "initial_norm": plain(self.initial_norm),
             "size": self.size,
-            "leaves": {path: encode(x) for path, x in self.leaves},
+            "leaves": plain(dict(self.leaves)),
         }
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the distance of every array of the tree."""
-        from .charts import distance_bars
-
-        return distance_bars(self, ax)
+        return charts.distance_bars(self, ax)
 
     def __repr__(self) -> str:
         return (
@@ -78,8 +79,8 @@ def distance_from_initialization(params: Any, initial: Any) -> Distance:
     ----------
     params, initial : array, or mapping, list, tuple or NamedTuple of such, nested at will
         The same tree of floating-point arrays twice; ``dict(module.named_parameters())`` is one, as is a JAX
-        pytree made of these containers. None stands for no parameters. Buffers that are not trained have no
-        place here: `state_dict()` holds those of batch normalisation as well.
+        pytree made of these containers. None stands for no parameters. Leave out buffers
+        that are not trained: `state_dict()` includes those of batch normalisation.
 
     Returns
     -------
@@ -100,6 +101,7 @@ def distance_from_initialization(params: Any, initial: Any) -> Distance:
         )
     if not ours:
         raise ValueError("`params` must hold at least one array, got an empty tree; give the parameters")
+    # leaf by leaf: check, then add up
     leaves, norms, size = [], [], 0
     for path, x in ours.items():
         x0, shown = theirs[path], path or "params"

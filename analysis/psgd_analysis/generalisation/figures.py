@@ -1,23 +1,25 @@
 """Figures of uncertainty and forgetting: histograms of several optimisers in one picture, and scatters.
 
 Every function draws on the matplotlib axes it is given, or on new ones, and returns them;
-``ax.figure.savefig(...)`` writes the picture. Results are named in a mapping, ``{"PSGD": a, "SGD": b}``. What
-belongs to single results, their ranks, coefficients, gaps and distances, is in `charts`.
+``ax.figure.savefig(...)`` writes the picture. Results are named in a mapping, ``{"PSGD": a, "SGD": b}``.
+Figures of ranks, coefficients, gaps and distances are in `charts`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays import per_example
 from ..look import axes
-from ._host import per_example
-from ._style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
-from .forgetting import Forgetting
-from .statistics import ENTROPY_EDGES, Distribution, Uncertainty
+from .style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
+
+if TYPE_CHECKING:
+    from .forgetting import Forgetting
+    from .statistics import Distribution, Uncertainty
 
 
 def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any:
@@ -38,10 +40,11 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
     drawn = list(styled(results))
     _refuse_empty(results)
     first, last = _used_bins([u.entropy for _, u, _ in drawn], 1)
-    edges = np.asarray(ENTROPY_EDGES)[first - 1 : last + 1]
+    bins = np.asarray(drawn[0][1].entropy.edges)
+    edges = bins[first - 1 : last + 1]
     below = any(u.entropy.counts[0] for _, u, _ in drawn)
     if below:
-        # Two bins' width for what is below, with a gap of one bin.
+        # two bins' width for what lies below, and a gap of one bin
         edges = np.concatenate([edges[0] * 10.0 ** np.array([-0.75, -0.25]), edges])
     for name, u, style in drawn:
         share = 100 * np.asarray(u.entropy.counts[first : last + 1]) / u.count
@@ -49,7 +52,7 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
             share = np.concatenate([[100 * u.entropy.counts[0] / u.count, 0.0], share])
         mean = f"mean {u.entropy.mean:.2g}"
         _stairs(ax, edges, share, f"{name}, {mean}" if name else mean, style)
-        # A mean below the bins stands in the middle of what is.
+        # a mean below the bins is marked in the middle of the bar for what lies below
         where = max(u.entropy.mean, math.sqrt(edges[0] * edges[1]))
         ax.plot([where], [0], marker="^", markersize=7, color=style["color"], clip_on=False, zorder=5)
     classes = sorted({u.classes for _, u, _ in drawn})
@@ -58,9 +61,9 @@ def entropy_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any
     ax.set_xscale("log")
     ax.set_xlim(edges[0], max(edges[-1], 1.6 * math.log(classes[-1])))
     if below:
-        _mark_below(ax, edges)
+        _mark_below(ax, edges, float(bins[0]))
     ax.set_ylim(bottom=0)
-    title = f"Softmax entropy of {_examples(results)} (▲ mean)"
+    title = f"Softmax entropy of {_examples(u.count for _, u, _ in drawn)} (▲ mean)"
     return finish(ax, title, "entropy / nats", "examples per quarter decade / %", legend=True)
 
 
@@ -93,7 +96,7 @@ def margin_histogram(results: Mapping[str, Uncertainty], ax: Any = None) -> Any:
     ax.set_ylim(50 * least, 200)
     ax.set_xlim(edges[0] if labelled else 0, 1)
     which = "correct class − best other" if labelled else "largest − second largest"
-    title = f"Margin of {_examples(results)}"
+    title = f"Margin of {_examples(u.count for _, u, _ in drawn)}"
     return finish(ax, title, f"margin, probability of {which}", "examples per bin of 0.025 / %", legend=True)
 
 
@@ -135,7 +138,7 @@ def forgetting_histogram(results: Mapping[str, Forgetting], ax: Any = None) -> A
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)
     event_ticks(ax, most, place if never else None)
-    title = f"Forgetting events of {_examples(results)}"
+    title = f"Forgetting events of {_examples(f.events.size for _, f, _ in drawn)}"
     return finish(ax, title, "forgetting events of an example", "examples", legend=True)
 
 
@@ -171,12 +174,14 @@ def forgettability_scatter(results: Mapping[str, Forgetting], ax: Any = None) ->
             "train both on the same data set"
         )
     ax = axes(ax, (5.6, 4.6))
+    # examples never learned stand apart, beyond the largest number of events
     places, ticks = [], []
     for f in (x, y):
         most = int(f.events.max())
         place = most + 2 + most // 20
         places.append(np.where(f.never_learned, place, f.events))
         ticks.append((most, place if f.never_learned.any() else None))
+    # a dot per pair of numbers, small enough not to overlap
     pairs, counts = np.unique(np.stack(places), axis=1, return_counts=True)
     order = np.argsort(counts)
     areas = 14 + 16 * np.log10(counts[order])
@@ -191,6 +196,7 @@ def forgettability_scatter(results: Mapping[str, Forgetting], ax: Any = None) ->
     ax.annotate("equal", (end, end), xytext=(2, 2), textcoords="offset points", color=COLORS[1], fontsize=9)
     event_ticks(ax, *ticks[0])
     event_ticks(ax, *ticks[1], axis="y")
+    # the rank correlation
     scores = (x.finite_scores, y.finite_scores)
     constant = any(s.min() == s.max() for s in scores)
     rho = "undefined" if constant else signed(stats.spearmanr(*scores).statistic)
@@ -254,8 +260,8 @@ def _refuse_empty(results: Mapping[str, Uncertainty]) -> None:
             raise ValueError(f"`results` must have examples, got none for {name!r}; leave it out")
 
 
-def _examples(results: Mapping[str, Any]) -> str:
-    counts = {r.count if isinstance(r, Uncertainty) else r.events.size for r in results.values()}
+def _examples(counts: Iterable[int]) -> str:
+    counts = set(counts)
     return f"{size_text(counts.pop())} examples" if len(counts) == 1 else "all examples of each set"
 
 
@@ -275,8 +281,8 @@ def _stairs(
     ax.stairs(share, edges, baseline=baseline, linewidth=1.5, label=label, **style)
 
 
-def _mark_below(ax: Any, edges: np.ndarray) -> None:
-    """Label the bar of what lies below the bins, and cut the axis between it and them."""
+def _mark_below(ax: Any, edges: np.ndarray, least: float) -> None:
+    """Label the bar of what lies below the bins, which start at `least`, and cut the axis beside it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     middle = math.sqrt(edges[0] * edges[1])
@@ -285,7 +291,7 @@ def _mark_below(ax: Any, edges: np.ndarray) -> None:
     decades = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1, step)]
     decades = [d for d in decades if d > edges[2] * 10]
     ax.xaxis.set_major_locator(FixedLocator([middle, *decades]))
-    below = f"below\n{decade(ENTROPY_EDGES[0])}"
+    below = f"below\n{decade(least)}"
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: below if x < edges[1] else decade(x)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.annotate(

@@ -31,12 +31,14 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ._host import Array, frozen, html_table, namespace, percent, short, to_host
+from ..arrays import Array, frozen, namespace, to_host
+from ..tables import html_table, percent, short
+from . import figures
 from .subsets import pruning_order
 
 
 class ForgettingState(NamedTuple):
-    """What must be known of the past of n examples; made by `init`, moved on by `update`."""
+    """The history of n examples; made by `init`, advanced by `update`."""
 
     events: Array  # (n,) int32: forgetting events
     presentations: Array  # (n,) int32
@@ -76,7 +78,7 @@ def update(state: ForgettingState, correct: Array, indices: Array | None = None)
     Parameters
     ----------
     state : ForgettingState
-        It is left as it was.
+        It is not changed.
     correct : array of bool, shape (b,)
         Whether each was classified correctly, as `correct` of this package tells.
     indices : array of integers, shape (b,), optional
@@ -137,6 +139,7 @@ def _epoch(xp: ModuleType, state: ForgettingState, correct: Array) -> Forgetting
 
 def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Array) -> ForgettingState:
     n, b = state.events.shape[0], indices.shape[0]
+    # sort the batch by example
     edges = xp.arange(n + 1, device=array_api_compat.device(indices))
     indices = xp.astype(indices, edges.dtype)
     order = xp.argsort(indices, stable=True)  # presentations of an example stay in their order
@@ -147,6 +150,7 @@ def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Arra
     number = xp.astype(stop - start, xp.int32)
     present = stop > start
 
+    # events: across the start of the batch, and inside it
     first = xp.take(correct, xp.clip(start, 0, b - 1))
     last = xp.take(correct, xp.clip(stop - 1, 0, b - 1))
     follows = sorted_indices[1:] == sorted_indices[:-1]  # inside the batch: k + 1 of the same example as k
@@ -211,8 +215,8 @@ class Forgetting:
     def finite_scores(self) -> np.ndarray:
         """`scores` with the largest number of presentations in place of Inf, as Toneva et al.'s code has it.
 
-        More than anybody can be forgotten, so the order is the same; and what correlations need. Over several
-        runs it is the sum of these scores that they order examples by.
+        No example can be forgotten more often, so the order is the same, and correlations are defined.
+        Over several runs, Toneva et al. order examples by the sum of these scores.
         """
         return np.where(self.never_learned, float(self.presentations.max()), self.events)
 
@@ -240,9 +244,7 @@ class Forgetting:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw how many examples were forgotten how often."""
-        from .figures import forgetting_histogram
-
-        return forgetting_histogram({"": self}, ax)
+        return figures.forgetting_histogram({"": self}, ax)
 
     def _summary(self) -> list[tuple[str, int]]:
         never, free = int(self.never_learned.sum()), int(self.unforgettable.sum())
@@ -270,7 +272,7 @@ class Forgetting:
 
 
 def result(state: ForgettingState) -> Forgetting:
-    """Return what a state says, on the host; training may go on with the state.
+    """Return the statistics of a state, on the host; training may go on with the state.
 
     Warns
     -----

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ._host import encode, html_table, short
+from ..documents import plain
+from ..tables import html_table, short
+from . import charts
 from .statistics import Uncertainty
 
 
@@ -48,16 +50,14 @@ class Gap:
         """Return both sets' statistics and the gaps in types that JSON has."""
         names = ("accuracy", "accuracy_error", "loss", "entropy", "margin")
         return {
-            "gap": {name: encode(getattr(self, name)) for name in names},
+            "gap": {name: plain(getattr(self, name)) for name in names},
             "train": self.train.as_dict(),
             "test": self.test.as_dict(),
         }
 
     def plot(self, ax: Any = None) -> Any:
         """Draw accuracy, margin and entropy on both sets."""
-        from .charts import gap_chart
-
-        return gap_chart({"": self}, ax)
+        return charts.gap_chart({"": self}, ax)
 
     def __repr__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""What a classifier's logits say of each example: probabilities, entropy, margin, loss, right or wrong.
+"""What a classifier's logits say about each example: probabilities, entropy, margin, loss, correctness.
 
 With logits ``x`` in row i, ``z = x - max x`` and ``s`` the sum of ``e^{z_k}`` over all classes but the
 largest one, the softmax is ``p = e^z / (1 + s)`` and
@@ -27,7 +27,7 @@ from types import ModuleType
 
 import array_api_compat
 
-from ._host import Array, namespace
+from ..arrays import Array, namespace
 
 _NEGLIGIBLE = -1000.0
 """exp of this is 0 in float32 and float64: nothing below it can be told apart, -Inf included."""
@@ -141,8 +141,8 @@ def margin(scores: Array, labels: Array | None = None) -> Array:
 def correct(scores: Array, labels: Array) -> Array:
     """Return whether the correct class alone has the largest score: ``margin(scores, labels) > 0``.
 
-    A tie for the first place is not correct, whichever index an `argmax` would prefer: else a network that
-    says nothing, all logits alike, would be right about class 0.
+    A tie for the first place is not correct, whichever index an `argmax` would prefer: otherwise a network
+    with constant logits would be right about class 0.
 
     Parameters
     ----------

@@ -23,8 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Array, namespace, per_example, to_host
+from ..documents import plain
+from ..tables import html_table, percent, short
+from . import figures
 from . import logits as verbs
-from ._host import Array, encode, html_table, namespace, per_example, percent, short, to_host
 
 ENTROPY_EDGES = tuple(10.0 ** (k / 4) for k in range(-80, 6))
 """Bins for entropies in nats: four a decade, from 1e-20 up to what 5e7 classes could reach."""
@@ -33,7 +36,7 @@ MARGIN_EDGES = tuple(k / 40 for k in range(-40, 41))
 """Bins for margins between probabilities: 0.025 wide."""
 
 _BLOCK = 1 << 20
-"""Logits looked at together: what `uncertainty` holds besides its input is a few arrays of this size."""
+"""Logits per block: `uncertainty` needs a few arrays of this size besides its input."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +64,7 @@ class Distribution:
         return math.sqrt(self.squares / self.count) if self.count else math.nan
 
     def __add__(self, other: Distribution) -> Distribution:
-        """Return the summary of the values of both.
+        """Return the summary of both sets of values together.
 
         Raises
         ------
@@ -79,7 +82,7 @@ class Distribution:
             count,
             min(self.min, other.min),
             max(self.max, other.max),
-            # Written so that the result lies between the two means, to rounding.
+            # written so that the result lies between the two means, to rounding
             (1 - share) * self.mean + share * other.mean,
             self.squares + other.squares + shift * shift * share * self.count,
             self.edges,
@@ -89,7 +92,7 @@ class Distribution:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary in types that JSON has; None where there is no number."""
         values = asdict(self) | {"edges": list(self.edges), "counts": list(self.counts), "std": self.std}
-        numbers = {key: encode(values[key] if self.count else None) for key in ("min", "max", "mean", "std")}
+        numbers = {key: plain(values[key] if self.count else None) for key in ("min", "max", "mean", "std")}
         return values | numbers
 
     def __repr__(self) -> str:
@@ -166,7 +169,7 @@ class Uncertainty:
         Raises
         ------
         ValueError
-            If they differ in the number of classes, or one has labels and the other has not.
+            If they differ in the number of classes, or only one has labels.
         """
         if not isinstance(other, Uncertainty):
             return NotImplemented
@@ -193,8 +196,8 @@ class Uncertainty:
         return {
             "classes": self.classes,
             "count": self.count,
-            "accuracy": encode(self.accuracy),
-            "accuracy_error": encode(self.accuracy_error),
+            "accuracy": plain(self.accuracy),
+            "accuracy_error": plain(self.accuracy_error),
             "entropy": self.entropy.as_dict(),
             "margin": self.margin.as_dict(),
             "loss": None if self.loss is None else self.loss.as_dict(),
@@ -202,9 +205,7 @@ class Uncertainty:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the histogram of the entropies; `figures.margin_histogram` draws the margins."""
-        from .figures import entropy_histogram
-
-        return entropy_histogram({"": self}, ax)
+        return figures.entropy_histogram({"": self}, ax)
 
     def __repr__(self) -> str:
         if not self.count:
@@ -259,7 +260,7 @@ def uncertainty(logits: Array, labels: Array | None = None) -> Uncertainty:
         verbs.require_labels(logits, labels)
     n, classes = logits.shape
     rows = max(1, _BLOCK // classes)
-    # At least one block, an empty one if need be: it is the zero of the sum.
+    # at least one block, maybe an empty one, which is the zero of the sum
     starts = range(0, max(n, 1), rows)
     total: Uncertainty | None = None
     for start in starts:

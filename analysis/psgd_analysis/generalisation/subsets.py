@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ._host import encode, frozen, html_table, per_example, short
+from ..arrays import frozen, per_example
+from ..documents import plain
+from ..tables import html_table, short
+from . import charts
 
 
 def pruning_order(scores: Any, ties: Any = None) -> np.ndarray:
@@ -76,17 +79,15 @@ class Subsets:
         return {
             "n": int(self.entropies.size),
             "size": self.size,
-            "high_mean": encode(self.high_mean),
-            "low_mean": encode(self.low_mean),
+            "high_mean": plain(self.high_mean),
+            "low_mean": plain(self.low_mean),
             "high": self.high.tolist(),
             "low": self.low.tolist(),
         }
 
     def plot(self, ax: Any = None) -> Any:
         """Draw all entropies in order, with the two subsets marked."""
-        from .charts import entropy_ranks
-
-        return entropy_ranks(self, ax)
+        return charts.entropy_ranks(self, ax)
 
     def __repr__(self) -> str:
         return (

@@ -11,26 +11,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from .. import problems
 from ..documents import as_json
-from ..files import write_atomically
+from ..files import write_figure, write_text
 from ..problems import Problem
+from ..terminal import UsageError, console, fail, progress
 from . import contenders, figures, report
 from .contenders import Contender
 from .ratios import Newton, fitted_newton_ratios
 from .run import Study, Tick, run_study, runs_of, usual_tol
 
 DTYPES = ("float64", "float32")
-
-
-class UsageError(ValueError):
-    """What the user asked for does not exist or does not fit together."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("minimize")(minimize)
 
 
 def minimize(
@@ -64,19 +57,21 @@ def minimize(
     """Minimise a test problem with PSGD beside BFGS, L-BFGS-B, Newton-CG and gradient descent.
 
     Counts gradients and Hessian-vector products alike for all, prints a table, writes minimize.json and
-    minimize.png. Ctrl-C stops and writes what there is (exit status 130).
+    minimize.png. Ctrl-C stops and writes the results so far (exit status 130).
     """
     if list_:
         typer.echo(listing())
         return
+    # check the options
     try:
         chosen = {**parsed(option or []), **({} if n is None else {"n": n})}
         made, competing = prepared(problem, chosen, preconditioner, dtype, seeds, maxiter, tol)
         folder = _folder(out)
     except (ValueError, TypeError, OSError) as error:
-        _fail(str(error), 2)
+        fail("minimize", str(error))
     except ImportError as error:
-        _fail(str(error), 1)
+        fail("minimize", str(error), 1)
+    # run all contenders
     every = list(range(seeds))
     with _progress(made, competing, every, maxiter, shown=not (quiet or json_)) as tick:
         study = run_study(
@@ -91,13 +86,13 @@ def minimize(
     content = report.document(
         study, command=["psgd", *sys.argv[1:]], seeds=every, options=chosen, newton=newton
     )
+    # write the files, numbers first, then print
     text = as_json(content)
     try:
-        write_atomically(folder / "minimize.json", lambda file: file.write(text.encode("utf-8")))
-        figure = figures.draw(study)
-        write_atomically(folder / "minimize.png", lambda file: figure.savefig(file, format="png", dpi=150))
+        write_text(folder / "minimize.json", text)
+        write_figure(folder / "minimize.png", figures.draw(study), dpi=150)
     except OSError as error:
-        _fail(f"cannot write to {folder}: {error}", 1)
+        fail("minimize", f"cannot write to {folder}: {error}", 1)
     if json_:
         typer.echo(text, nl=False)
     elif not quiet:
@@ -119,12 +114,12 @@ def listing() -> str:
 
 
 def parsed(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return options from ``key=value``: values are Python literals, anything else is text.
+    """Return options parsed from ``key=value``: values are Python literals, or else text.
 
     Raises
     ------
     ValueError
-        For one without "=" or without a key.
+        If a pair lacks "=" or a key.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -147,14 +142,14 @@ def prepared(
     maxiter: int,
     tol: float | None,
 ) -> tuple[Problem, list[Contender]]:
-    """Return the problem and who competes on it.
+    """Return the problem and the contenders.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        For anything that does not fit.
+        If the options are invalid or do not fit together.
     ImportError
-        If the problem needs a package that is not there.
+        If the problem needs a package that is not installed.
     """
     if name is None:
         raise UsageError("`PROBLEM` must be given; `psgd minimize --list` lists them")
@@ -183,34 +178,26 @@ def _newton(problem: Problem) -> Newton | str:
 
 
 def _print(study: Study, newton: Newton | str | None, ratios: bool, folder: Path) -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(report.table(study))
+    terminal = console(160)
+    terminal.print(report.table(study))
     if ratios:
         for line in report.ratio_lines(study, newton):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     if study.interrupted:
-        console.print("Interrupted: this is what there was until then.")
-    console.print(f"Wrote {folder / 'minimize.json'} and {folder / 'minimize.png'}", highlight=False)
+        terminal.print("Interrupted: these are the results so far.")
+    terminal.print(f"Wrote {folder / 'minimize.json'} and {folder / 'minimize.png'}", highlight=False)
 
 
 @contextlib.contextmanager
 def _progress(
     problem: Problem, competing: Sequence[Contender], seeds: Sequence[int], maxiter: int, *, shown: bool
 ) -> Iterator[Tick]:
-    """Yield what to call in each iteration; it moves a bar on the terminal, if there is one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
+    """Yield a function to call in each iteration; it moves a progress bar if there is a terminal."""
     order = [(c.name, seed) for c in competing for seed in runs_of(c, problem, seeds)]
     place = {run: i for i, run in enumerate(order)}
     done = dict.fromkeys(order, 0)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
+    with progress(*columns, shown=shown) as bar:
         task = bar.add_task(problem.name, total=len(order) * maxiter)
 
         def tick(contender: Contender, seed: int) -> None:
@@ -220,9 +207,3 @@ def _progress(
             bar.update(task, completed=at, description=f"{contender.label}, seed {seed}")
 
         yield tick
-
-
-def _fail(message: str, status: int) -> Any:
-    """Print one line and end."""
-    typer.echo(f"psgd minimize: {' '.join(message.split())}", err=True)
-    raise typer.Exit(status)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import psgd_core as psgd
-from psgd_core import PermutationSubgroup
 
+from ..kinds import Size, offered
 from ..problems import Problem
 from .counting import Counter
 
@@ -28,12 +28,12 @@ class Limits(NamedTuple):
     tick: Callable[[], None] = lambda: None  # called once per iteration
 
     def stop(self, counter: Counter) -> bool:
-        """Return whether to stop; to be asked once per iteration."""
+        """Return whether to stop; call it once per iteration."""
         self.tick()
         return counter.best <= self.level or counter.settled
 
     def status(self, counter: Counter, otherwise: str) -> str:
-        """Return how a run ended: what it reached counts, whatever stopped it."""
+        """Return how a run ended: reaching the level counts, whatever stopped it."""
         if counter.best <= self.level:
             return "reached"
         return "settled" if counter.settled else otherwise
@@ -50,7 +50,7 @@ class End(NamedTuple):
 
 @dataclass(frozen=True)
 class Contender:
-    """A minimiser, as the tables and figures name it.
+    """A minimiser with its names.
 
     Parameters
     ----------
@@ -74,35 +74,11 @@ class Contender:
 # -- PSGD ------------------------------------------------------------------------------------------------
 
 
-class Choice(NamedTuple):
-    """A preconditioner by name."""
+PRECONDITIONERS = offered("minimize")
+"""By name."""
 
-    label: Callable[[int], str]
-    make: Callable[[int], psgd.Preconditioner]
-    fits: Callable[[int], bool]
-    rule: str  # what n must be
-
-
-def _rank(n: int) -> int:
-    return min(10, n - 1)
-
-
-PRECONDITIONERS: dict[str, Choice] = {
-    "dense": Choice(lambda n: "Dense", lambda n: psgd.Dense(), lambda n: True, "any n"),
-    "sparse-neighbours": Choice(
-        lambda n: "Sparse(neighbours)",
-        lambda n: psgd.Sparse(PermutationSubgroup.neighbour_swap(n)),
-        lambda n: n % 2 == 0,
-        "an even n",
-    ),
-    "xmat": Choice(lambda n: "XMat", lambda n: psgd.XMat(), lambda n: n >= 2, "n >= 2"),
-    "butterfly": Choice(lambda n: "Butterfly", lambda n: psgd.Butterfly(), lambda n: n % 2 == 0, "an even n"),
-    "lowrank": Choice(
-        lambda n: f"LowRank({_rank(n)})", lambda n: psgd.LowRank(_rank(n)), lambda n: n >= 2, "n >= 2"
-    ),
-    "diagonal": Choice(lambda n: "Diagonal", lambda n: psgd.Diagonal(), lambda n: True, "any n"),
-}
-"""By name; `sparse-neighbours` swaps the variables 2i and 2i + 1, `lowrank` has rank 10, or n - 1 if less."""
+RANK = 10
+"""Of `lowrank`, or n - 1 if that is less."""
 
 SMALL = 500
 """The largest n for which `dense` is in the default set."""
@@ -126,23 +102,24 @@ def preconditioned(name: str, n: int) -> Contender:
     Raises
     ------
     ValueError
-        If there is none of that name, or n does not suit it.
+        If the name is unknown, or it does not exist for n.
     """
     if name not in PRECONDITIONERS:
         raise ValueError(
             f"`--preconditioner` must be one of {', '.join(PRECONDITIONERS)}, got {name!r}; "
             "choose one of these"
         )
-    choice = PRECONDITIONERS[name]
-    if not choice.fits(n):
-        raise ValueError(f"`--preconditioner {name}` needs {choice.rule}, got n = {n}; choose another")
-    preconditioner = choice.make(n)
+    kind = PRECONDITIONERS[name]
+    if not kind.fits(n):
+        raise ValueError(f"`--preconditioner {name}` needs {kind.rule}, got n = {n}; choose another")
+    size = Size(n, min(RANK, n - 1))
+    preconditioner = kind.make(size)
 
     def run(counter: Counter, limits: Limits, seed: int) -> End:
         return _psgd(preconditioner, counter, limits, seed)
 
     about = "psgd.minimize, preset 'deterministic' ('stochastic' where there is noise), exact Hvps"
-    return Contender(name, f"PSGD, {choice.label(n)}", run, True, about)
+    return Contender(name, f"PSGD, {kind.named(size)}", run, True, about)
 
 
 def _psgd(preconditioner: psgd.Preconditioner, counter: Counter, limits: Limits, seed: int) -> End:
@@ -176,11 +153,11 @@ _TIGHT: dict[str, dict[str, Any]] = {
     "L-BFGS-B": {"gtol": 0.0, "ftol": 0.0, "maxfun": 10**9, "maxls": 50},
     "Newton-CG": {"xtol": 0.0},
 }
-"""Options that leave the stop to the target."""
+"""Tolerances so tight that only the target stops a run."""
 
 
 def scipy_method(method: str) -> Contender:
-    """Return one of SciPy's methods, with gradients (and products) given and its tolerances at 0."""
+    """Return one of SciPy's methods, with exact gradients (and products) and the tightest tolerances."""
 
     def run(counter: Counter, limits: Limits, seed: int) -> End:
         from scipy.optimize import minimize
@@ -206,7 +183,7 @@ def scipy_method(method: str) -> Contender:
 
 
 def default_stop(problem: Problem) -> tuple[float, int]:
-    """Return the loss at which L-BFGS-B stops by SciPy's own tolerances, and the gradients it took."""
+    """Return the loss at which L-BFGS-B stops with SciPy's default tolerances, and its count of gradients."""
     from scipy.optimize import minimize
 
     counter = Counter(problem)
@@ -232,7 +209,7 @@ RATES = (1.9, 1.0, 0.5, 0.2, 0.1, 0.03, 0.01)
 
 
 def gradient_descent() -> Contender:
-    """Return ``x <- x - lr g`` with the best lr of a grid; the tuning costs it nothing.
+    """Return ``x <- x - lr g`` with the best lr of a grid; tuning is not counted.
 
     Each lr of `RATES` gets a quarter of the iterations, and the best the whole run. An iteration is one
     gradient, so it is given twice `maxiter`: as many gradient-equivalents as PSGD has. On stochastic
@@ -293,5 +270,5 @@ def _curvature(problem: Problem, rounds: int = 30) -> float:
 
 
 def others() -> list[Contender]:
-    """Return what PSGD is compared with."""
+    """Return the minimisers that PSGD is compared with."""
     return [*(scipy_method(method) for method in _TIGHT), gradient_descent()]

@@ -1,4 +1,4 @@
-"""One counter for all contenders: what they evaluate of a problem, and how low they got with it.
+"""One counter for all contenders: what they evaluate, and the lowest value they reach.
 
 The unit is the *gradient-equivalent*: a gradient is one, a Hessian-vector product is one (by reverse over
 reverse, or as a difference of gradients, it costs about as much), values are counted on their own and cost
@@ -17,10 +17,10 @@ import numpy as np
 from ..problems import Problem
 
 COLUMNS = ("gradient_equivalents", "nfev", "njev", "nhev", "seconds", "fun")
-"""What a trace holds: `fun` is the lowest value so far."""
+"""Columns of a trace: `fun` is the lowest value so far."""
 
 PATIENCE = 50
-"""Values without progress beyond rounding after which a run has settled."""
+"""Number of values without progress beyond rounding after which a run has settled."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Counter:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing but rounding was gained of late, where no known minimum says when to stop.
+        """Whether recent progress is rounding only, on problems whose minimum is not known.
 
         Never on a stochastic problem.
         """
@@ -121,7 +121,7 @@ class Counter:
         return self._sample
 
     def _note(self, f: float) -> None:
-        """Add a point to the trace; where nothing new was evaluated since the last one, in its place."""
+        """Add a point to the trace, or replace the last one if nothing was evaluated since."""
         self.final = f
         row = (
             self.equivalents, self.nfev, self.njev, self.nhev, self.seconds, min(f, self.best)
@@ -132,7 +132,7 @@ class Counter:
 
 
 def reached(trace: dict[str, list], level: float) -> int | None:
-    """Return the gradient-equivalents with which a trace got to `level` or below, None if it did not."""
+    """Return the gradient-equivalents a trace took to reach `level`, None if it did not."""
     for spent, f in zip(trace["gradient_equivalents"], trace["fun"], strict=True):
         if f <= level:
             return int(spent)

@@ -13,7 +13,7 @@ from .run import Line, Study
 
 GREY = ("#000000", "#555555", "#7f7f7f", "#a0a0a0")
 DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-"""For the others."""
+"""Dashes of the other minimisers."""
 
 
 def draw(study: Study) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import psgd_core as psgd
 from psgd_core.preconditioners.normalizers import Sample
 
+from ..arrays import to_host
 from ..problems import Problem
 
 LARGEST = 100
@@ -50,22 +51,23 @@ def fitted_newton_ratios(
     distance : float
         |x_0 - x*|.
     iterations : int
-        At most; ends where the error is down to rounding.
+        At most; stops early where the error is down to rounding.
     pairs : int
-        For each fit: more than enough, it ends when 50 pairs no longer bring P nearer to ``H^{-1}``.
+        At most, for each fit; it ends when 50 pairs no longer bring P nearer to ``H^{-1}``.
     seed : int
-        Of the direction and the probes.
+        Of the direction of the start and of the probes.
 
     Raises
     ------
     ValueError
-        If the problem does not allow it.
+        If the problem is not of this kind.
     """
     if problem.solution is None or problem.stochastic or problem.n > LARGEST:
         raise ValueError(
             f"the ratios of fitted steps need a deterministic problem with a known solution and n <= "
             f"{LARGEST}, which {problem.name!r} (n = {problem.n}) is not; take rosenbrock"
         )
+    # start at the given distance from the solution
     rng = np.random.default_rng(seed)
     solution = np.asarray(problem.solution, dtype=np.float64)
     minimum = float(problem.value(problem.solution))
@@ -73,6 +75,7 @@ def fitted_newton_ratios(
     x = solution + distance * direction / np.linalg.norm(direction)
     dense = psgd.Dense(normalizer=Sample())
     state = dense.init(problem.n, x)
+    # a fit to convergence before each step
     newton = Newton([], [], [], [])
     for _ in range(iterations + 1):
         newton.errors.append(float(np.linalg.norm(x - solution)))
@@ -81,7 +84,7 @@ def fitted_newton_ratios(
             break
         state, defect = _fitted(problem, x, dense, state, rng, pairs)
         newton.defects.append(defect)
-        x = x - dense.precondition(state, problem.gradient(x))
+        x = x - to_host(dense.precondition(state, problem.gradient(x)))
     e = newton.errors
     newton.ratios.extend(b / a**2 for a, b in itertools.pairwise(e))
     return newton
@@ -94,7 +97,7 @@ def _fitted(
     hessian, eye = np.asarray(problem.hessian(x)), np.eye(problem.n)
 
     def defect(state: Any) -> float:
-        return float(np.linalg.norm(dense.matrix(state) @ hessian - eye))
+        return float(np.linalg.norm(to_host(dense.matrix(state)) @ hessian - eye))
 
     best, held = defect(state), state
     for _ in range(0, pairs, 50):

@@ -46,7 +46,7 @@ def table(study: Study) -> Table:
 
 
 def headline(study: Study) -> str:
-    """Return what was compared on what."""
+    """Return the problem in words."""
     problem = study.problem
     kind = "stochastic" if problem.stochastic else "deterministic"
     return f"{problem.name}, n = {problem.n}, {kind}, {problem.start.dtype}"
@@ -86,7 +86,7 @@ def _cells(study: Study, line: Line) -> list[str]:
 
 
 def _spread(found: Spread, runs: int) -> str:
-    """Return median [low, high], and how many of the runs got there, if not all."""
+    """Return median [low, high], and how many of the runs reached it if not all did."""
     if found.runs == 0:
         return "–"
     text = f"{found.median:g}"
@@ -127,7 +127,7 @@ def document(
     options: dict[str, Any],
     newton: Newton | str | None,
 ) -> dict[str, Any]:
-    """Return everything about a study, as JSON holds it: numbers that are not finite become null."""
+    """Return everything about a study in JSON's types; numbers that are not finite become null."""
     problem = study.problem
     content: dict[str, Any] = {
         "schema": SCHEMA,

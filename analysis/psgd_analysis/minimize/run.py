@@ -1,4 +1,4 @@
-"""All contenders on one problem: run, counted, stopped cleanly, summed up."""
+"""Running all contenders on one problem, with their evaluations counted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
 
 
 class Spread(NamedTuple):
-    """Median and range over the runs that have the number, and how many there are."""
+    """Median and range over the runs that have the number, and how many do."""
 
     median: float
     low: float
@@ -50,7 +50,7 @@ class Spread(NamedTuple):
 
 @dataclass
 class Study:
-    """What was run, and what came of it.
+    """The results of all contenders on a problem.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Study:
         return min(found, default=math.nan)
 
     def to_level(self, line: Line, level: float) -> Spread:
-        """Return the gradient-equivalents with which the runs of a line got to a value."""
+        """Return the gradient-equivalents that the runs of a line took to reach a value."""
         spent = [reached(o.counter.trace, level) for o in line.outcomes]
         return spread([s for s in spent if s is not None])
 
@@ -120,7 +120,7 @@ def run_study(
     maxiter: int,
     tick: Tick = lambda contender, seed: None,
 ) -> Study:
-    """Return all runs; those so far, the last one cut short, if there is a KeyboardInterrupt.
+    """Return all runs; after a KeyboardInterrupt those so far, the last one cut short.
 
     A contender without randomness runs once on a deterministic problem, with the first seed.
     """
@@ -146,7 +146,7 @@ def runs_of(contender: Contender, problem: Problem, seeds: Sequence[int]) -> lis
 
 
 def _run(contender: Contender, line: Line, problem: Problem, seed: int, limits: Limits, tick: Tick) -> None:
-    """Add one run to a line, as far as it came."""
+    """Add one run to a line, complete or interrupted."""
     outcome = Outcome(seed, Counter(problem, np.random.default_rng([seed, 2])))
 
     def count() -> None:

@@ -1,4 +1,4 @@
-"""What every test function offers: value, gradient, exact Hessian-vector product, start and known minimum.
+"""The interface of all test functions: value, gradient, exact Hessian-vector product, start and minimum.
 
 A problem is a value: a frozen object whose methods are pure functions of x (and of an explicit sample, if
 the function is stochastic), analytic and written against the array API, so they run on whatever library
@@ -20,7 +20,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put_index
+from ..arrays import Array, put_index
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

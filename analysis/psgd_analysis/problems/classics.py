@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, require_choice, require_count
+from ..arrays import Array, put
+from ..checks import require_choice, require_count
 from .least_squares import Blocks, LeastSquares, Residual
 
 TAU = 2.0 * math.pi

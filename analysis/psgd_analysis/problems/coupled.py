@@ -1,4 +1,4 @@
-"""Test functions in which every variable meets every other one, or its neighbours, for any n.
+"""Test functions that couple every variable with all others, or with its neighbours, for any n.
 
 From Moré, Garbow, Hillstrom (ACM TOMS 7(1), 1981; numbers in brackets are theirs). Where all variables meet
 in one sum, the Hessian is a diagonal plus a matrix of rank one or two: dense, but cheap to multiply with, and
@@ -13,7 +13,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, require_count
+from ..arrays import Array, put
+from ..checks import require_count
 from .base import Problem
 from .least_squares import LeastSquares, Residual, Windows
 

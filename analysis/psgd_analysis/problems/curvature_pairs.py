@@ -14,7 +14,8 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, require_choice, require_count
+from ..arrays import Array, put
+from ..checks import require_choice, require_count
 from .spectra import haar
 
 PROBES = ("gaussian", "rademacher", "orthogonal")

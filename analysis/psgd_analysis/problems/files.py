@@ -1,7 +1,7 @@
 """Reading a user's own Hessian, and image data in the IDX format.
 
-Files are data from anywhere: nothing is unpickled, sizes are checked before memory is taken where the format
-tells them, and whatever is wrong comes out as one `ValueError` whose one sentence begins with the path.
+Files are untrusted: nothing is unpickled, sizes are checked before memory is allocated where the format gives
+them, and every error becomes a `ValueError` of one sentence that begins with the path.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 
 from psgd_core.checkpoint.replacing import irregular
 
-from ._host import Array, put
-from ._matrix_market import read_matrix_market
-from ._npz import INFLATION, Wrong, read_npy, read_npz
+from ..arrays import Array, put
+from .matrix_market import read_matrix_market
+from .npz import INFLATION, Wrong, read_npy, read_npz
 
 MAX_SIZE = 32_768
 """Largest n that `load_hessian` reads: a dense float64 matrix of 8 GiB."""
@@ -91,7 +91,7 @@ def load_hessian(
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
         raise ValueError(f"{path}: does not fit into memory; give a smaller matrix") from error
-    except Exception as error:  # the readers raise whatever the bytes lead them into
+    except Exception as error:  # readers raise all kinds of exceptions on malformed bytes
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{path}: is not a valid {ending} file ({reason})") from error
     return placed
@@ -143,7 +143,7 @@ def _npz(path: Path, key: str | None) -> np.ndarray:
 
 
 def _mtx(opener: Callable[..., Any], inflation: int) -> Callable[[Path, str | None], np.ndarray]:
-    """Return the reader of a text whose bytes stand for at most so many."""
+    """Return the reader of a text that expands by at most this factor."""
 
     def read(path: Path, key: str | None) -> np.ndarray:
         with opener(path, "rb") as file:

@@ -13,12 +13,13 @@ library, dtype and device of ``like`` (NumPy float64 without it). Cost O(n^3) at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ._host import Array, put, require_choice, require_count
-from .spectra import haar, random_signs, spectrum
+from ..arrays import Array, put
+from ..checks import require_choice, require_count
+from .spectra import Shape, haar, random_signs, spectrum
 
 
 class LowRankTarget(NamedTuple):
@@ -35,7 +36,7 @@ def dense(
     kappa: float,
     rng: np.random.Generator,
     *,
-    kind: str = "log",
+    kind: Shape = "log",
     indefinite: bool = False,
     like: Array | None = None,
 ) -> Array:
@@ -54,7 +55,7 @@ def in_group(
     kappa: float,
     rng: np.random.Generator,
     *,
-    kind: str = "log",
+    kind: Shape = "log",
     indefinite: bool = False,
     like: Array | None = None,
 ) -> Array:
@@ -95,6 +96,7 @@ def in_group(
     order = np.lexsort((priority, place))
     dealt = np.empty(n)
     dealt[order] = spectrum(n, kappa, rng, kind=kind)
+    # fill in the blocks
     h = np.zeros((n, n))
     start = 0
     for index in orbits:
@@ -115,7 +117,7 @@ def low_rank_target(
     kappa: float,
     rng: np.random.Generator,
     *,
-    diagonal: str = "right",
+    diagonal: Literal["right", "left"] = "right",
     like: Array | None = None,
 ) -> LowRankTarget:
     """Return a positive definite H whose inverse is exactly ``Q^T Q`` for a low-rank Q of section D or E.1.
@@ -138,6 +140,7 @@ def low_rank_target(
     require_choice("diagonal", diagonal, ("right", "left"))
     if require_count("r", r, 0) >= require_count("n", n):
         raise ValueError(f"`r` must be below `n`, {n}, got {r}; lower it")
+    # the factors, of a size that gives H its condition number
     d = rng.permutation(np.sqrt(spectrum(n, float(kappa) ** (0.5 if r else 1.0), rng)))
     u, v = haar(n, rng, r), haar(n, rng, r)
 
@@ -177,7 +180,7 @@ def two_tails(
     Parameters
     ----------
     leading, trailing : int
-        How many eigenvalues of |H| above and below the bulk; together at most n.
+        Numbers of eigenvalues of |H| above and below the bulk; together at most n.
     gap : float
         How far the outermost are from the bulk, above 1.
     rho : float
@@ -203,6 +206,7 @@ def two_tails(
         raise ValueError(f"`gap` must be finite and above 1, got {gap!r}; raise it")
     if not (np.isfinite(rho) and rho > 0):
         raise ValueError(f"`rho` must be finite and positive, got {rho!r}; raise it")
+    # H: the bulk, with other eigenvalues on random directions
     up = float(gap) ** (np.arange(1, leading + 1) / max(leading, 1))
     down = float(gap) ** (-np.arange(1, trailing + 1) / max(trailing, 1))
     basis = haar(n, rng, tails)
@@ -210,6 +214,7 @@ def two_tails(
     signs = random_signs(tails, rng) if indefinite and tails else np.ones(tails)
     hessian = np.eye(n) + (basis * (signs * magnitudes - 1.0)) @ basis.T
 
+    # Q: a column per pair of directions, one of either tail
     rank = max(leading, trailing)
     u, v = np.zeros((n, rank)), np.zeros((n, rank))
     sigma = 1.0 / np.sqrt(magnitudes)

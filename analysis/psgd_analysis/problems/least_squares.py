@@ -1,4 +1,4 @@
-"""Sums of squares ``f(x) = Σ r_i(x)^2`` of residuals that each see a few variables.
+"""Sums of squares ``f(x) = Σ r_i(x)^2`` of residuals that depend on a few variables each.
 
 A function is written down once, as its residuals with their first and second derivatives, in the letters of
 the literature; value, gradient and exact Hessian-vector product follow:
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
-from ._host import Array
+from ..arrays import Array
 from .base import Problem
 
 
@@ -33,14 +33,14 @@ class Residual(NamedTuple):
 
 
 class Layout(Protocol):
-    """Which variables go together, axis 0 of an array into p arrays and its adjoint."""
+    """How variables are grouped: a map of axis 0 of an array to p arrays, and its adjoint."""
 
     def split(self, x: Array) -> list[Array]:
         """Return the p arrays of shape (copies, ...) that x of shape (n, ...) holds."""
         ...
 
     def join(self, parts: list[Array]) -> Array:
-        """Return the adjoint of `split`: what each variable gets, summed over where it occurs."""
+        """Return the adjoint of `split`: sums over all occurrences of each variable."""
         ...
 
 

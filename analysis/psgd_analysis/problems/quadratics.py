@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import array_api_compat
 import numpy as np
 
+from ..arrays import Array, put
+from ..checks import require_choice, require_count
 from . import hessians
-from ._host import Array, put, require_choice, require_count
 from .base import Problem
+from .spectra import Shape
 
 
 class QuadraticSample(NamedTuple):
@@ -81,8 +83,8 @@ def quadratic(
     n: int = 100,
     kappa: float = 1e3,
     *,
-    kind: str = "log",
-    mixing: str = "haar",
+    kind: Shape = "log",
+    mixing: Literal["haar", "reflections"] = "haar",
     gradient_noise: float = 0.0,
     hessian_noise: float = 0.0,
     rng: np.random.Generator | int = 0,

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..arrays import Array
 from . import coupled, quadratics, softmax, tensors, valleys
-from ._host import Array
 from .base import Problem
 from .classics import TABLE, more_garbow_hillstrom
 

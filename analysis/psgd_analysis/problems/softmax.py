@@ -16,7 +16,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, put_index, require_count
+from ..arrays import Array, put, put_index
+from ..checks import require_count
 from .base import Problem
 from .files import read_idx
 

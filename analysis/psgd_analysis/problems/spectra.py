@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 
-from ._host import require_choice, require_count
+from ..checks import require_choice, require_count
 
-KINDS = ("log", "linear", "power", "clustered", "two_tails", "random")
+Shape = Literal["log", "linear", "power", "clustered", "two_tails", "random"]
+KINDS: tuple[str, ...] = get_args(Shape)
 """Shapes of spectra that `spectrum` knows."""
 
 
 def spectrum(
-    n: int, kappa: float, rng: np.random.Generator, *, kind: str = "log", indefinite: bool = False
+    n: int, kappa: float, rng: np.random.Generator, *, kind: Shape = "log", indefinite: bool = False
 ) -> np.ndarray:
     """Return n eigenvalues, ascending in magnitude, with condition number `kappa` and geometric mean 1.
 

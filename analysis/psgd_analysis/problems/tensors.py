@@ -16,11 +16,12 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._host import Array, put, require_count
+from ..arrays import Array, put
+from ..checks import require_count
 from .base import Problem
 
 _MODES = ((0, 1, 2), (1, 0, 2), (2, 0, 1))
-"""The mode a matricisation has in its rows, then the other two."""
+"""For each mode, the axes of its matricisation: the mode, then the other two."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -66,6 +67,7 @@ class TensorRank(Problem):
     def _hvp(self, x: Array, v: Array, sample: Any) -> Array:
         xp = array_api_compat.array_namespace(x)
         factors, moves = self._factors(x), self._factors(v.T)
+        # change of the tensor along each direction, then the product rule by mode
         residual = self._residual(factors)
         change = sum(_outer_sum(factors, mode, moves[mode]) for mode in range(3))  # (k, I, J, K)
         parts = []

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._host import Array, put, require_count
+from ..arrays import Array, put
+from ..checks import require_count
 from .least_squares import Blocks, LeastSquares, Residual, Windows
 
 

@@ -1,7 +1,7 @@
-"""Spectra of Hessians, of fitted preconditioners, and of what the ones make of the others.
+"""Spectra of Hessians, of fitted preconditioners, and of preconditioned Hessians.
 
-A Hessian comes from a matrix, a file, an Hvp function, a problem, a PyTorch loss or a JAX function, and is
-then one thing, a `HessianOperator`; so is a preconditioned one::
+A Hessian comes from a matrix, a file, an Hvp function, a problem, a PyTorch loss or a JAX function, and
+becomes a `HessianOperator`, as does a preconditioned one::
 
     from psgd_analysis import spectrum
 

@@ -7,11 +7,14 @@ curves differ, the nodes are too few.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from .recurrence import Rule
+
+Scale = Literal["linear", "log"]
+"""The axis of a density: λ, or log10 |λ|."""
 
 _UNRESOLVED = 0.02
 """Truncation error, integrated over t, that the automatic width aims at: 2 % of all eigenvalues."""
@@ -32,7 +35,7 @@ class Nodes(NamedTuple):
 
 
 def floor_of(gauss: Rule, anti: Rule, zero: float) -> float:
-    """Return the ``|λ|`` below which the rules do not tell where on a logarithmic scale eigenvalues lie.
+    """Return the ``|λ|`` below which the rules do not resolve eigenvalues on a logarithmic scale.
 
     The node nearest to 0 is located if the other rule has it too; if not, eigenvalues may be anywhere
     between 0 and the two.
@@ -49,8 +52,8 @@ def floor_of(gauss: Rule, anti: Rule, zero: float) -> float:
     return float(floor)
 
 
-def place(rule: Rule, scale: str, zero: float) -> Nodes:
-    """Return the nodes on the axis of the density; zeros, to rounding, have no place on a logarithmic one."""
+def place(rule: Rule, scale: Scale, zero: float) -> Nodes:
+    """Return the nodes on the axis of the density; a logarithmic one leaves out zeros to rounding."""
     if scale == "linear":
         return Nodes(rule.nodes, rule.weights, rule.nodes < 0)
     seen = np.abs(rule.nodes) > zero
@@ -78,7 +81,7 @@ def _gaussian(distance: np.ndarray, width: float) -> np.ndarray:
     return np.exp(-0.5 * (distance / width) ** 2) / (width * np.sqrt(2 * np.pi))
 
 
-def smoothed(eigenvalues: np.ndarray, grid: np.ndarray, width: float, scale: str = "linear") -> np.ndarray:
+def smoothed(eigenvalues: np.ndarray, grid: np.ndarray, width: float, scale: Scale = "linear") -> np.ndarray:
     """Return the exact density of known eigenvalues, broadened in the same way: what `density` estimates.
 
     On a logarithmic scale zeros are left out (they count in n).

@@ -1,4 +1,4 @@
-"""The checks that several studies make, each with its one-sentence error."""
+"""Checks of arguments that several studies of spectra share, each with a one-sentence error."""
 
 from __future__ import annotations
 
@@ -9,24 +9,6 @@ import array_api_compat
 import numpy as np
 
 from psgd_core import PermutationSubgroup
-
-
-def require_rng(rng: np.random.Generator | None) -> np.random.Generator:
-    """Return `rng`, or raise TypeError unless it is a numpy.random.Generator."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"`rng` must be a numpy.random.Generator, got {type(rng).__name__}; "
-            "make one with numpy.random.default_rng(seed)"
-        )
-    return rng
-
-
-def require_count(name: str, count: Any, least: int = 1, most: int | None = None) -> None:
-    """Raise ValueError unless `count` is an int of at least `least` and at most `most`."""
-    inside = isinstance(count, int | np.integer) and not isinstance(count, bool) and count >= least
-    if not inside or (most is not None and count > most):
-        rule = f"of at least {least}" if most is None else f"between {least} and {most}"
-        raise ValueError(f"`{name}` must be an int {rule}, got {count!r}; choose one")
 
 
 def require_invertible(name: str, values: np.ndarray, unit: float) -> None:
@@ -52,14 +34,14 @@ def require_subgroup(name: str, subgroup: PermutationSubgroup, n: int) -> None:
 
 
 def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
-    """Return products of which the first is asked for twice, and must be the same but for rounding.
+    """Return products that are repeatable: the first is computed twice and must agree to rounding.
 
-    Where JAX traces them there are no numbers to look at.
+    Products that JAX traces are not checked.
 
     Raises
     ------
     ValueError
-        In the first product, if it is another the second time.
+        By the first product, if it differs the second time.
     """
     looked = False
 
@@ -69,7 +51,7 @@ def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]
         if not looked and v.shape[1] > 0 and not _is_traced(out):
             xp = array_api_compat.array_namespace(out)
             again, first = product(v[:, :1]), out[:, :1]
-            if bool(xp.all(xp.isfinite(first) & xp.isfinite(again))):  # else it is said where it matters
+            if bool(xp.all(xp.isfinite(first) & xp.isfinite(again))):  # otherwise reported where it matters
                 off, size = (float(xp.max(xp.abs(x))) for x in (again - first, first))
                 if off > float(xp.finfo(out.dtype).eps) ** 0.5 * size:
                     raise ValueError(
@@ -83,7 +65,7 @@ def repeatable(product: Callable[[Any], Any], name: str) -> Callable[[Any], Any]
 
 
 def _is_traced(x: Any) -> bool:
-    """Whether it stands for an array while JAX traces a function."""
+    """Return whether x is a tracer of JAX."""
     if not array_api_compat.is_jax_array(x):
         return False
     import jax

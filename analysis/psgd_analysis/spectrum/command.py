@@ -12,17 +12,19 @@ import numpy as np
 import typer
 
 from .. import problems
-from ..files import write_atomically
+from ..arrays import to_host
+from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
 from ..problems.spectra import haar
+from ..terminal import fail
 from . import report
 from .exact import damped, eigenvalues
-from .operators import HessianOperator, from_matrix, to_host
+from .operators import HessianOperator, from_matrix
 from .sources import from_file, from_problem
 from .table import Result
 
 BUILT_IN = ("two_tails", "dense", "indefinite", "outliers")
-"""Matrices made for looking at spectra; the problems of `psgd_analysis.problems` come besides."""
+"""Matrices made for looking at spectra, offered besides the problems of `psgd_analysis.problems`."""
 
 
 def spectrum(
@@ -54,7 +56,7 @@ def spectrum(
     dense_limit: Annotated[
         int, typer.Option(help="Above this n, the density only, from products alone.")
     ] = report.DENSE_LIMIT,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for spectrum.png and spectrum.json.")] = Path(),
     json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the tables.")] = False,
 ) -> None:
@@ -108,25 +110,21 @@ def spectrum(
         about["interrupted"] = interrupted
         text = report.document(results, about)
         figure = report.draw(results, exact)
-        write_atomically(out / "spectrum.png", lambda file: figure.savefig(file, format="png", dpi=120))
-        write_atomically(out / "spectrum.json", lambda file: file.write(text.encode()))
+        write_figure(out / "spectrum.png", figure, dpi=120)
+        write_text(out / "spectrum.json", text)
     except typer.Exit:
         raise
     except OSError as error:
-        _fail(f"`--out {out}` cannot be written ({error.strerror or error})")
+        fail("spectrum", f"`--out {out}` cannot be written ({error.strerror or error})")
     except (ValueError, TypeError, RuntimeError) as error:
-        _fail(str(error).replace("study `damped(hessian, λ)` in its place", "give `--damping`, such as 1e-6"))
+        advice = "study `damped(hessian, λ)` in its place", "give `--damping`, such as 1e-6"
+        fail("spectrum", str(error).replace(*advice))
     if json:
         typer.echo(text, nl=False)
     else:
         typer.echo(f"wrote {out / 'spectrum.png'} and {out / 'spectrum.json'}")
     if interrupted:
         raise typer.Exit(130)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("spectrum")(spectrum)
 
 
 def _operator(
@@ -185,7 +183,7 @@ def _require(ok: bool, name: str, rule: str, got: Any) -> None:
 
 
 def _command(given: dict[str, Any]) -> str:
-    """Return the command line that does the same again, with every option spelt out."""
+    """Return the command line that reproduces the run, with every option spelt out."""
     words = ["psgd", "spectrum"]
     if given["problem"] is not None:
         words.append(given["problem"])
@@ -196,8 +194,3 @@ def _command(given: dict[str, Any]) -> str:
         elif name != "problem" and value is not None:
             words += [option, str(value)]
     return shlex.join(words)
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"psgd spectrum: {message}", err=True)
-    raise typer.Exit(2)

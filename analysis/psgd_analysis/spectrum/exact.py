@@ -20,10 +20,10 @@ import numpy as np
 
 import psgd_core as psgd
 
+from ..arrays import Array, rounding, to_host
+from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
-from .checks import require_count, require_rng
 from .operators import (
-    Array,
     HessianOperator,
     as_operator,
     from_matrix,
@@ -31,8 +31,6 @@ from .operators import (
     preconditioned,
     preconditioner_operator,
     require_finite,
-    rounding,
-    to_host,
 )
 from .results import Comparison, Eigenvalues, Extremes
 
@@ -56,7 +54,7 @@ def damped(hessian: HessianOperator | Array, damping: float) -> HessianOperator:
     """Return H with its eigenvalues λ replaced by ``±sqrt(λ^2 + damping^2)``, signs kept; O(n^3).
 
     Zeros, to rounding, become +damping. The square is ``M = H^2 + damping^2 I``, the criterion's M for a
-    preconditioner fitted with that damping. So a study of it tells what such a preconditioner does, also
+    preconditioner fitted with that damping. A study of it shows what that preconditioner does, also
     where H is singular and ``|H|^{-1}`` does not exist.
     """
     op = as_operator(hessian)
@@ -130,11 +128,13 @@ def extreme_eigenvalues(
     require_rng(rng)
     require_count("k", k, 1, op.n)
     xp = array_api_compat.array_namespace(op.like)
+    # small problems densely, large ones by Lanczos
     if op.n <= max(256, 8 * k):
         w, vectors = xp.linalg.eigh(op.dense())
         low, high = (w[:k], vectors[:, :k]), (w[op.n - k :], vectors[:, op.n - k :])
     else:
         low, high = (_ends(op, rng, k, which, tol, maxiter) for which in ("SA", "LA"))
+    # residuals bound the error of each eigenvalue
     ends = []
     for w, vectors in (low, high):
         residual = op.hvp(vectors) - vectors * w[None, :]
@@ -149,7 +149,7 @@ def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int
     xp, device = array_api_compat.array_namespace(op.like), array_api_compat.device(op.like)
     first = op.hvp(v0)
     require_finite(op.name, first)
-    if not bool(xp.any(first != 0)):  # of a random vector: H = 0, of which ARPACK can make no vectors
+    if not bool(xp.any(first != 0)):  # H = 0, on which ARPACK fails
         zeros = xp.zeros(k, dtype=op.like.dtype, device=device)
         return zeros, xp.eye(op.n, k, dtype=op.like.dtype, device=device)
     matrix = linear_operator(op)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..look import COLORS, LINES, axes
+from .broadening import smoothed
 from .table import number
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MARKERS = "os^Dv*"
 def comparison(result: Comparison, ax: Any = None) -> Any:
     """Draw the sorted ``|λ|`` of H and of each ``P H``, on a logarithmic axis; a flat line is a perfect P.
 
-    Each is divided by its geometric mean: the scale of P is the learning rate's business. Crosses mark
+    Each is divided by its geometric mean: the scale of P belongs to the learning rate. Crosses mark
     negative eigenvalues.
     """
     ax = axes(ax)
@@ -102,8 +103,6 @@ def density(result: Density, ax: Any = None, exact: np.ndarray | None = None) ->
     beside the bulk: its peak is 1. Where outliers lie many bulks away, λ is logarithmic as well, beyond the
     bulk.
     """
-    from .broadening import smoothed
-
     ax = axes(ax)
     log = result.scale == "log"
     unit = 1.0 if log else result.n * result.width * float(np.sqrt(2 * np.pi))

@@ -8,9 +8,10 @@ import numpy as np
 
 import psgd_core as psgd
 
+from ..arrays import Array
+from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
-from .checks import require_count, require_rng
-from .operators import Array, HessianOperator, as_operator
+from .operators import HessianOperator, as_operator
 
 
 def fit(

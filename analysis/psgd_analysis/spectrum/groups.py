@@ -11,6 +11,7 @@ than none at all.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import array_api_compat
@@ -19,18 +20,19 @@ import numpy as np
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup
 
+from ..arrays import Array, rounding, to_host
+from ..kinds import offered
 from .checks import require_invertible, require_subgroup
 from .exact import condition_number, eigenvalues, spread
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from .operators import HessianOperator, as_operator
 from .results import GroupStudy
 
 
 def named_subgroups(n: int, largest: int = 16) -> dict[str, PermutationSubgroup]:
     """Return the subgroups of Theorem 3.1 that have a name and exist at this n, by name.
 
-    The diagonal, the X-matrices, the butterflies, swapped neighbours, cyclic shifts and dihedral groups of
-    every order that divides n, the Klein four-group, and all shifts (GL(n)). Of those with the same orbits
-    the first is kept.
+    Those of `psgd_analysis.kinds`, cyclic shifts and dihedral groups of every order that divides n, and all
+    shifts (GL(n)). Of several with the same orbits the first is kept.
 
     Parameters
     ----------
@@ -38,24 +40,23 @@ def named_subgroups(n: int, largest: int = 16) -> dict[str, PermutationSubgroup]
     largest : int
         Leave out those with larger orbits, other than GL(n).
     """
-    make = PermutationSubgroup
-    found = {"Diagonal": make.trivial(n), "XMat": make.flip(n)}
-    if n % 2 == 0:
-        found |= {
-            "Butterfly": make.half_shift(n),
-            "neighbour swap": make.neighbour_swap(n),
-            "Klein four": make.klein(n),
-        }
+    # those of the table, then the families, by size
+    found: dict[str, PermutationSubgroup] = {}
+    for name, kind in offered("spectrum").items():
+        if kind.subgroup is not None:
+            with contextlib.suppress(ValueError):  # there is none at this n
+                found[name] = kind.subgroup(n)
     divisors = [d for d in range(3, min(n, largest + 1)) if n % d == 0]
-    found |= {f"cyclic({d})": make.cyclic(n, d) for d in divisors}
-    found |= {f"dihedral({d})": make.dihedral(n, d) for d in divisors}
+    found |= {f"cyclic({d})": PermutationSubgroup.cyclic(n, d) for d in divisors}
+    found |= {f"dihedral({d})": PermutationSubgroup.dihedral(n, d) for d in divisors}
+    # drop large orbits and repetitions
     kept: dict[str, PermutationSubgroup] = {}
     for name, subgroup in found.items():
         small = int(np.max(subgroup.orbit_sizes)) <= largest
         if small and not any(subgroup.same_orbits(other) for other in kept.values()):
             kept[name] = subgroup
     if not any(subgroup.is_transitive for subgroup in kept.values()):
-        kept["GL(n)"] = make.all_shifts(n)
+        kept["GL(n)"] = PermutationSubgroup.all_shifts(n)
     return kept
 
 
@@ -89,6 +90,7 @@ def group_study(
     chosen = named_subgroups(op.n) if subgroups is None else dict(subgroups)
     floor = 2 * float(np.sum(np.abs(w)))
     plain = 2 * float(np.sqrt(op.n * np.sum(w**2)))
+    # a row per group; the first is the best multiple of the identity
     rows = [(condition_number(w), spread(w), plain, 1, 1)]
     for name, subgroup in chosen.items():
         require_subgroup(f"subgroups[{name!r}]", subgroup, op.n)

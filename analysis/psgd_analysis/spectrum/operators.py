@@ -1,8 +1,7 @@
 """Symmetric matrices known by their products: Hessians, ``Q H Q^T``, and a fitted P itself.
 
-Everything in this package asks a Hessian for products with k columns at once and for nothing else, so a
-matrix, an Hvp function, a network's loss and a preconditioned Hessian are the same thing to it: a
-`HessianOperator`.
+This package needs nothing of a Hessian but products with k columns at once, so a matrix, an Hvp function, a
+network's loss and a preconditioned Hessian all become a `HessianOperator`.
 
 ``P H`` is not symmetric, but ``Q H Q^T = Q^{-T} (P H) Q^T`` is, and has the same eigenvalues. That is why
 `preconditioned` makes the latter: its eigenvalues are those of ``P H``, found by methods for symmetric
@@ -20,14 +19,11 @@ import numpy as np
 
 import psgd_core as psgd
 
-from ..problems._host import put
-from .checks import require_count
-
-Array = Any
-"""An array of any library that follows the array API standard."""
+from ..arrays import Array, put, rounding, to_host
+from ..checks import require_count
 
 DENSE_LIMIT = 8192
-"""Largest n that is made a dense matrix of without asking: 512 MiB in float64."""
+"""Largest n for which a dense matrix is formed by default: 512 MiB in float64."""
 
 _CHUNK = 128  # columns of the identity per product
 
@@ -50,7 +46,7 @@ class HessianOperator:
     name : str
         What it is, for titles.
     matrix : array, shape (n, n), or None
-        The matrix itself where it is at hand.
+        The matrix itself if it is known.
     """
 
     n: int
@@ -90,7 +86,7 @@ class HessianOperator:
         return out if v.ndim == 2 else out[:, 0]
 
     def dense(self, limit: int = DENSE_LIMIT) -> Array:
-        """Return the matrix, dense and exactly symmetric, at the cost of n products unless it is at hand.
+        """Return the matrix, dense and exactly symmetric, at the cost of n products unless it is known.
 
         Raises
         ------
@@ -121,7 +117,7 @@ class HessianOperator:
         return (matrix + matrix.T) / 2
 
     def densified(self) -> HessianOperator:
-        """Return the same operator with its matrix at hand: n products now, and none of its own later."""
+        """Return the same operator with its matrix known: n products now, none later."""
         matrix = self.dense()
         return HessianOperator(self.n, self.like, lambda v: matrix @ v, self.name, matrix)
 
@@ -271,18 +267,6 @@ def require_finite(name: str, products: Array) -> None:
     xp = array_api_compat.array_namespace(products)
     if not bool(xp.all(xp.isfinite(products))):
         raise ValueError(f"the products of {name} must be finite, got NaN or Inf; look at the function")
-
-
-def rounding(like: Array) -> float:
-    """Return the rounding unit of the dtype of an array."""
-    return float(array_api_compat.array_namespace(like).finfo(like.dtype).eps)
-
-
-def to_host(x: Array) -> np.ndarray:
-    """Return the values of an array of any library as a NumPy array, of its own dtype."""
-    if array_api_compat.is_cupy_array(x):
-        return x.get()
-    return x.detach().cpu().numpy() if array_api_compat.is_torch_array(x) else np.asarray(x)
 
 
 def _first_float(state: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Which parameters to put together: an order that suits a given subgroup K.
+"""Orders of the parameters that suit a given subgroup K.
 
 An X-matrix joins the parameters i and n-1-i whatever they are. Another order of the parameters joins
 others, and how much that is worth is known exactly: putting i and j in one orbit of two lowers the
@@ -22,15 +22,16 @@ import numpy as np
 
 from psgd_core import PermutationSubgroup
 
+from ..arrays import Array, rounding, to_host
 from .checks import require_invertible, require_subgroup
 from .exact import condition_number
 from .groups import after_group
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from .operators import HessianOperator, as_operator
 from .results import Ordering
 
 
 def best_order(hessian: HessianOperator | Array, subgroup: PermutationSubgroup) -> Ordering:
-    """Return an order of the parameters in which the group of K does well, and how well exactly.
+    """Return an order of the parameters that suits the group of K, with its exact criterion.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def _improved(gain: np.ndarray, places: list[np.ndarray], order: np.ndarray) -> 
     sizes = np.array([len(orbit) for orbit in places])
     choices = _choices(count, largest)
     since = 0
-    while since < len(choices):  # until a whole round has improved nothing
+    while since < len(choices):  # until a whole round brings no improvement
         digit = choices[since % len(choices)] % sizes
         holes = np.array([orbit[d] for orbit, d in zip(places, digit, strict=True)])
         for i, orbit in enumerate(places):

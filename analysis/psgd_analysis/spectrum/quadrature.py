@@ -29,15 +29,16 @@ import warnings
 import array_api_compat
 import numpy as np
 
+from ..arrays import Array, rounding, to_host
+from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
-from .broadening import cells, evaluate, floor_of, grid_for, narrowest, place
-from .checks import require_count, require_rng
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from .broadening import Scale, cells, evaluate, floor_of, grid_for, narrowest, place
+from .operators import HessianOperator, as_operator
 from .recurrence import Rule, gauss_rules, lanczos
 from .results import Density
 
 BASIS_BYTES = 2**30
-"""Vectors are held and reorthogonalised as long as they fit in this much memory, unless told otherwise."""
+"""By default vectors are held and reorthogonalised if they fit in this much memory."""
 
 
 def density(
@@ -46,7 +47,7 @@ def density(
     *,
     probes: int = 10,
     steps: int = 100,
-    scale: str = "linear",
+    scale: Scale = "linear",
     width: float | None = None,
     grid: np.ndarray | None = None,
     confidence: float = 0.95,
@@ -93,6 +94,7 @@ def density(
     """
     op = as_operator(hessian)
     _require(op, rng, probes, steps, scale, width, confidence, batch)
+    # hold all vectors, and run all probes at once, where memory allows it
     steps = min(steps, op.n)
     size = steps * op.n * array_api_compat.array_namespace(op.like).finfo(op.like.dtype).bits // 8
     if reorthogonalize is None:
@@ -101,10 +103,12 @@ def density(
         batch = probes if size * probes <= BASIS_BYTES else 1
     gauss, anti = _all_rules(op, rng, probes, steps, reorthogonalize, batch)
 
+    # what lies below the floor is not resolved, and reported as one fraction
     weighty = gauss.nodes[gauss.weights > 1e-20]  # where a subspace is exhausted, the nodes left over weigh 0
     zero = 8 * rounding(op.like) * float(np.max(np.abs(gauss.nodes)))
     floor = floor_of(gauss, anti, zero) if scale == "log" else zero
     below = float(np.mean(np.sum(gauss.weights * (np.abs(gauss.nodes) <= floor), axis=1)))
+    # the axis of the density: its width and its grid
     a, b = place(gauss, scale, zero), place(anti, scale, zero)
     if width is None:
         width = narrowest(a, b)
@@ -116,6 +120,7 @@ def density(
             f"`scale` must be 'linear' for {op.name}, got 'log', which resolves no |λ| above {floor:.2g}; "
             "or raise `steps`"
         )
+    # the density with both errors
     value, second, truncation, negative = evaluate(a, b, t, width)
     displaced = float(np.sum(cells(t, width) * truncation))
     if displaced > 1:
@@ -125,7 +130,7 @@ def density(
             stacklevel=2,
         )
     lower, upper = _interval(value, second, probes, op.n, confidence)
-    if scale == "log" and floor > zero:  # nothing is known there, and a grid of the caller's may go below
+    if scale == "log" and floor > zero:  # not resolved there, and the caller's grid may go below
         lower, upper = (np.where(t < np.log10(floor), np.nan, x) for x in (lower, upper))
     return Density(
         name=op.name,

@@ -35,11 +35,12 @@ import numpy as np
 
 import psgd_core as psgd
 
-from ..problems._host import put
-from .checks import require_count, require_invertible
+from ..arrays import Array, put, rounding, to_host
+from ..checks import require_count
+from .checks import require_invertible
 from .exact import condition_number, eigenvalues, spread
 from .fitting import fit
-from .operators import Array, HessianOperator, as_operator, preconditioned, rounding, to_host
+from .operators import HessianOperator, as_operator, preconditioned
 from .results import RankStudy
 
 
@@ -80,6 +81,7 @@ def rank_study(
     require_invertible(op.name, w, rounding(op.like))
     h = np.sort(np.abs(w))[::-1]
     floor = 2 * float(np.sum(h))
+    # closed forms for both tails and for one, and online fits
     best = [_after(h, min(r, (op.n + 1) // 2), min(r, op.n // 2)) for r in chosen]
     lifted = [_after(h, 0, r) for r in chosen]
     fitted = [_fitted(op, r, rng, updates, step, probes) if updates else (np.nan,) * 3 for r in chosen]

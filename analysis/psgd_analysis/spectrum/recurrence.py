@@ -20,15 +20,16 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from .checks import require_count
-from .operators import Array, HessianOperator, as_operator, rounding, to_host
+from ..arrays import Array, rounding, to_host
+from ..checks import require_count
+from .operators import HessianOperator, as_operator
 
 _BLOCK = 16  # vectors of the basis per product
 _TERMS = 256  # terms of a sum where float32 is the widest float
 
 
 class Tridiagonal(NamedTuple):
-    """What the recurrence leaves, one row per starting vector."""
+    """The tridiagonal matrices of the recurrence, one row per starting vector."""
 
     alpha: Array  # (k, m): the diagonal of T
     beta: Array  # (k, m): β_1 .. β_{m-1} off the diagonal, and β_m, what is left over
@@ -70,14 +71,17 @@ def lanczos(
     before, beta, scale = xp.zeros_like(q), xp.zeros_like(q[:, 0]), xp.zeros_like(q[:, 0])
     alphas, betas = [], []
     for _ in range(steps):
+        # the three-term recurrence
         w = op.hvp(q.T).T - beta[:, None] * before
         alpha = _dot(xp, w, q)
         w = w - alpha[:, None] * q
+        # twice is enough for orthogonality to rounding
         if basis is not None:
             basis.append(q)
             w = basis.remove(xp, basis.remove(xp, w))
         beta = xp.sqrt(_dot(xp, w, w))
         scale = xp.maximum(scale, xp.maximum(xp.abs(alpha), beta))
+        # an exhausted subspace goes on with zeros, as no branch may depend on numbers
         live = beta > rounding(w) * scale
         beta = xp.where(live, beta, xp.zeros_like(beta))
         before, q = q, w * xp.where(live, 1 / xp.where(live, beta, xp.ones_like(beta)), beta)[:, None]

@@ -9,12 +9,14 @@ import numpy as np
 
 import psgd_core as psgd
 
+from ..arrays import rounding, to_host
 from ..documents import as_json, versions
+from .broadening import Scale
 from .checks import require_invertible
 from .exact import compare, eigenvalues
 from .fitting import fit
 from .groups import group_study, named_subgroups
-from .operators import HessianOperator, rounding, to_host
+from .operators import HessianOperator
 from .ordering import best_order
 from .quadrature import density
 from .ranks import rank_study, usable_ranks
@@ -22,7 +24,7 @@ from .results import Density
 from .table import Result
 
 DENSE_LIMIT = 2048
-"""Largest n for the studies that need all eigenvalues, unless told otherwise: some minutes."""
+"""Default largest n for the studies that need all eigenvalues: some minutes."""
 
 _LARGEST_ORBIT = 8
 
@@ -35,7 +37,7 @@ def studies(
     updates: int,
     probes: int,
     steps: int,
-    scale: str,
+    scale: Scale,
     dense_limit: int = DENSE_LIMIT,
 ) -> Iterator[tuple[str, Result]]:
     """Yield the name and the result of each study, one after the other as they are done.
@@ -43,6 +45,7 @@ def studies(
     Above `dense_limit` only the density, which needs products alone.
     """
     n, small = hessian.n, hessian.n <= dense_limit
+    # check before anything is computed
     if small:
         ranks = usable_ranks(ranks, n)
         hessian = hessian.densified()
@@ -54,10 +57,12 @@ def studies(
         return
     groups = {name: k for name, k in named_subgroups(n, _LARGEST_ORBIT).items() if name != "GL(n)" or n == 1}
     yield "groups", group_study(hessian, groups)
+    # an order of the parameters for XMat
     flip = psgd.PermutationSubgroup.flip(n)
     order = best_order(hessian, flip)
     yield "order_for_xmat", order
     yield "ranks", rank_study(hessian, ranks, rng=np.random.default_rng([seed, 1]), updates=updates)
+    # the best P of some groups, and a fitted one
     best: dict[str, Any] = {
         "Diagonal": psgd.criterion.group_minimizer(matrix, psgd.PermutationSubgroup.trivial(n).orbit_index),
         "XMat": psgd.criterion.group_minimizer(matrix, flip.orbit_index),
@@ -92,7 +97,7 @@ def draw(results: dict[str, Result], exact: np.ndarray | None = None) -> Any:
 
 
 def document(results: dict[str, Result], about: dict[str, Any]) -> str:
-    """Return everything as strictly valid JSON, with what it was made by."""
+    """Return everything as strictly valid JSON, with its origin."""
     content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions()}
     content["studies"] = {name: result.as_dict() for name, result in results.items()}
     return as_json(content)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from . import figures
+from .broadening import Scale
 from .table import Result, Table, number
 
 
@@ -43,8 +45,6 @@ class Eigenvalues(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the eigenvalues over their index, on a logarithmic axis."""
-        from . import figures
-
         return figures.eigenvalues(self, ax)
 
 
@@ -84,8 +84,6 @@ class Extremes(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the eigenvalues over their index, with their error bounds."""
-        from . import figures
-
         return figures.extremes(self, ax)
 
 
@@ -119,8 +117,6 @@ class Comparison(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the sorted ``|λ|`` of all, on a logarithmic axis."""
-        from . import figures
-
         return figures.comparison(self, ax)
 
 
@@ -137,7 +133,7 @@ class Density(Result):
     displaced: float  # `truncation` integrated: the fraction of eigenvalues that may be displaced by it
     negative: np.ndarray  # (points,) the part of the density that belongs to negative eigenvalues
     width: float  # σ of the Gaussian, in units of the grid
-    scale: str  # "linear" or "log"
+    scale: Scale
     confidence: float  # of the interval, at each single point
     below: float  # fraction of eigenvalues with |λ| <= floor
     floor: (
@@ -168,8 +164,6 @@ class Density(Result):
 
     def plot(self, ax: Any = None, exact: np.ndarray | None = None) -> Any:
         """Draw the density with its band, and the exact one of known eigenvalues `exact` beside it."""
-        from . import figures
-
         return figures.density(self, ax, exact)
 
 
@@ -215,8 +209,6 @@ class RankStudy(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the remaining condition numbers over the rank."""
-        from . import figures
-
         return figures.rank_study(self, ax)
 
 
@@ -255,8 +247,6 @@ class GroupStudy(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw what each group leaves as bars."""
-        from . import figures
-
         return figures.group_study(self, ax)
 
 
@@ -286,6 +276,4 @@ class Ordering(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw what the group leaves in the given and in the new order, as bars."""
-        from . import figures
-
         return figures.ordering(self, ax)

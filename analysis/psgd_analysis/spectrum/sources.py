@@ -1,7 +1,7 @@
 """Where Hessians come from: an Hvp function, a file, a problem, a PyTorch loss, a JAX function.
 
 PyTorch and JAX are imported only when their functions are called. Nothing here keeps a graph or fills a
-``.grad``: every product differentiates afresh, and what it built is gone when it returns. Whether a function
+``.grad``: every product differentiates afresh, and frees its graph when it returns. Whether a function
 is the same every time is looked at once, in its first product.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 
 import array_api_compat
 
+from ..arrays import Array
 from ..problems import Problem, load_hessian
 from .checks import repeatable
-from .operators import Array, HessianOperator, from_matrix
+from .operators import HessianOperator, from_matrix
 
 
 def from_hvp(
@@ -115,6 +116,7 @@ def from_torch(
 
     from .stillness import Still
 
+    # the parameters, tied ones once
     module = isinstance(parameters, torch.nn.Module)
     given = parameters.parameters() if module else list(parameters)
     leaves = list(dict.fromkeys(p for p in given if p.requires_grad))

@@ -1,4 +1,4 @@
-"""Evaluations of a PyTorch loss that are all alike, and leave nothing moved."""
+"""Repeatable evaluations of a PyTorch loss that leave generators and buffers unchanged."""
 
 from __future__ import annotations
 

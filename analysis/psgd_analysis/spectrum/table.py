@@ -1,13 +1,13 @@
-"""What all results share: a table as text and HTML, and a form for JSON."""
+"""The base of all results: a table as text and HTML, and a form for JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from typing import Any, NamedTuple
 
 from ..documents import plain
+from ..tables import html_table
 
 
 class Table(NamedTuple):
@@ -19,7 +19,7 @@ class Table(NamedTuple):
 
 
 class Result:
-    """What all results share; each says what its table holds and how it is drawn."""
+    """The base of all results, which define `table` and `plot`."""
 
     def table(self) -> Table:
         """Return the result as a small table of text."""
@@ -49,23 +49,11 @@ class Result:
         return "\n".join([title, *lines])
 
     def _repr_html_(self) -> str:
-        title, header, rows = self.table()
-
-        def line(tag: str, cells: tuple[str, ...]) -> str:
-            aligned = (
-                f'<{tag} style="text-align:{"left" if i == 0 else "right"}">{html.escape(cell)}</{tag}>'
-                for i, cell in enumerate(cells)
-            )
-            return f"<tr>{''.join(aligned)}</tr>"
-
-        body = "".join(line("td", row) for row in rows)
-        head = line("th", header)
-        caption = html.escape(title)
-        return f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
+        return html_table(*self.table())
 
 
 def number(x: float, digits: int = 4) -> str:
-    """Return a number as short text; a dash for what is not there."""
+    """Return a number as short text; a dash for NaN."""
     x = float(x)
     if not math.isfinite(x):
         return "-" if math.isnan(x) else "inf" if x > 0 else "-inf"

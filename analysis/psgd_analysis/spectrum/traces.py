@@ -7,9 +7,10 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
+from ..arrays import Array, to_host
+from ..checks import require_count, require_rng
 from ..problems import probes as draw_probes
-from .checks import require_count, require_rng
-from .operators import Array, HessianOperator, as_operator, to_host
+from .operators import HessianOperator, as_operator
 
 
 class Estimate(NamedTuple):

@@ -1,1 +1,1 @@
-"""`psgd verify`: every preconditioner against its exact target, on built-in Hessians and on one's own."""
+"""`psgd verify`: every preconditioner against its exact target, on built-in Hessians and your own."""

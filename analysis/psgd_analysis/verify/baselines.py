@@ -1,7 +1,7 @@
-"""What one would fit to the same pairs instead: BFGS's inverse update, and the running closed form.
+"""Alternatives fitted to the same pairs: BFGS's inverse update, and the running closed form.
 
 Both have the shape of a preconditioner, ``init / update / matrix / apply`` over an explicit state, and are
-array-API code that traces under `jax.jit`. Neither has a step: `step` is taken and left unused.
+array-API code that traces under `jax.jit`. Neither has a step: the argument `step` is ignored.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import array_api_compat
 
 from psgd_core import convergence
 
-Array = Any
+from ..arrays import Array
 
 
 class Baseline(ABC):
-    """Something that fits P to pairs (v, h), of shape (n,) each.
+    """A method that fits P to pairs (v, h), of shape (n,) each.
 
     Attributes
     ----------
     sees_noise : bool
-        Whether it means ``(H^2 + E[εε^T])^{-1/2}``, or ``|H|^{-1}`` whatever the noise.
+        Whether it aims at ``(H^2 + E[εε^T])^{-1/2}``, or at ``|H|^{-1}`` whatever the noise.
     """
 
     sees_noise: ClassVar[bool]
@@ -103,7 +103,7 @@ class ClosedFormState(NamedTuple):
 class ClosedForm(Baseline):
     """``P = (mean of h h^T)^{-1/2}`` over all pairs so far: the criterion's minimiser, with M estimated.
 
-    It takes ``E[v v^T] = I`` for granted. O(n^2) per update, O(n^3) for P; no P before n pairs.
+    It assumes ``E[v v^T] = I``. O(n^2) per update, O(n^3) for P; no P before n pairs.
     """
 
     sees_noise: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The table of checks: every preconditioner with every Hessian and setting that makes sense for it."""
+"""The table of checks: every preconditioner with every Hessian and setting that suits it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..kinds import ORBIT_CASES
 from .entries import BASES, ENTRIES, Entry
 from .families import FAMILIES, OWN, Family, Situation, situation
 from .settings import SETTINGS
@@ -33,7 +34,7 @@ class Case:
 
 
 class Sizes(NamedTuple):
-    """What the matrices are made with."""
+    """Size, condition number, seed and user's Hessian of the cases."""
 
     n: int | None = None  # None: as usual for the preconditioner
     kappa: float = 100.0
@@ -42,50 +43,25 @@ class Sizes(NamedTuple):
 
 
 CHOSEN = (
-    *(f"{name}/definite/exact" for name, entry in BASES.items() if not entry.free),
+    *(
+        f"{name}/{case}"
+        for name, entry in BASES.items()
+        for case in (*(ORBIT_CASES if entry.kind.orbit else ()), *entry.checked.cases)
+    ),
     "qe-dense/definite/exact",
     "qe-symmetric-dense/definite/exact",
-    "diagonal/indefinite/exact",
-    "xmat/indefinite/exact",
-    "butterfly/indefinite/exact",
-    "sparse-*/indefinite/exact",
-    "dense/indefinite/exact",
-    *(f"{name}/outside/exact" for name in BASES if not name.startswith(("dense", "lowrank"))),
-    "xmat/ill-conditioned/exact",
-    "sparse-klein/noisy/exact",
-    "dense/noisy/exact",
-    "xmat/rosenbrock/exact",
-    "dense/rosenbrock/exact",
-    "lowrank/low-rank/exact",
-    "lowrank-tails/two-tails/exact",
-    "diagonal/*/online/*",
-    "xmat/definite/online/*",
-    "butterfly/definite/online/*",
-    "sparse-klein/definite/online/*",
-    "sparse-s3/definite/online/*",
-    "dense/definite/online/*",
-    "lowrank/low-rank/online/gaussian",
-    "xmat/indefinite/floor/*",
-    "dense/indefinite/floor/*",
-    "dense/noisy/floor/*",
-    "diagonal/outside/outside/*",
-    "xmat/outside/outside/rademacher",
-    "dense/drifting/tracking/*",
-    "kronecker*/kronecker/exact",
     "lyapunov-*/definite/exact",
     "lyapunov-kronecker/kronecker/exact",
     "q0.5eq1.5-dense/definite/exact",
-    "xmat/indefinite/whitening",
-    "kronecker/outside/whitening",
 )
-"""The default run: patterns of case names."""
+"""The default run, as patterns of case names: those of `kinds` in the geometry EQ, and a few in others."""
 
 LOW_RANK_SEEDS = 10
-"""How many Hessians a low-rank preconditioner is fitted to in all; local minima would show in some."""
+"""Number of Hessians that a low-rank preconditioner is fitted to; local minima would show in some."""
 
 
 def situation_of(case: Case, sizes: Sizes) -> Situation:
-    """Return what a case fits.
+    """Return the situation of a case.
 
     Raises
     ------
@@ -111,7 +87,7 @@ def table(
 
 
 def chosen(cases: Iterable[Case]) -> list[Case]:
-    """Return those of the default run."""
+    """Return the cases of the default run."""
     return [case for case in cases if any(fnmatchcase(case.name, pattern) for pattern in CHOSEN)]
 
 
@@ -131,6 +107,6 @@ def _situation(entry: Entry, family: Family, sizes: Sizes, replica: int) -> Situ
     if sizes.hessian is not None and family is OWN:
         n = sizes.hessian.shape[0]
     else:
-        n = entry.usual if sizes.n is None else sizes.n
+        n = entry.checked.usual if sizes.n is None else sizes.n
     own = sizes.hessian if family is OWN else None
     return situation(entry, family, n, sizes.kappa, own, (sizes.seed, replica))

@@ -1,4 +1,4 @@
-"""`psgd verify --compare-geometries`: how far each geometry comes, by updates, by seconds and by precision.
+"""`psgd verify --compare-geometries`: the accuracy of each geometry, by updates, seconds and precision.
 
 One indefinite Hessian of each condition number from 10 to 10^6, its exact expectation in every update,
 `Dense` at 0.9 times the geometry's stable step (`convergence.stable_step`). Distances are measured in float64
@@ -9,7 +9,7 @@ arithmetic is float32, as on hardware that has the type (torch does the rounding
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ import psgd_core as psgd
 from psgd_core import convergence
 from psgd_core.preconditioners.geometries import GEOMETRIES
 
-from ..figures import COLORS
+from ..documents import plain, versions
+from ..look import COLORS, finish
 from ..problems import exact_pairs, hessians
+from .report import DIGITS
 
 KAPPAS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
 PRECISIONS = ("float64", "float32", "bfloat16")
 UPDATES, N, SHARE = 400, 16, 0.9
+YLABEL = "distance to the exact target"
 
 LOOKS: dict[str, dict[str, Any]] = {
     "EQ": {"color": COLORS["black"]},
@@ -67,7 +70,7 @@ def _run(geometry: str, kappa: float, dtype: str, seed: int) -> dict[str, Any]:
     p, step = psgd.Dense(geometry=geometry), SHARE * convergence.stable_step(kappa, geometry)
     state, made, spent = p.init(N, v), 0, 0.0
     distances, seconds = [], []
-    with np.errstate(all="ignore"):  # that some lose a float32 P is what is to be seen
+    with np.errstate(all="ignore"):  # some geometries lose P in float32, which is a result
         for stop in _checkpoints():
             start = time.perf_counter()
             for _ in range(made, stop):
@@ -104,10 +107,28 @@ def _bfloat16(x: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.ascontiguousarray(x)).to(torch.bfloat16).to(torch.float32).numpy()
 
 
+def as_dict(
+    runs: list[dict[str, Any]], seed: int, command: Sequence[str], seconds: float, interrupted: bool
+) -> dict[str, Any]:
+    """Return everything in JSON's types; numbers that are not finite become None."""
+    data = {
+        "schema": 1,
+        "program": "psgd verify --compare-geometries",
+        "command": list(command),
+        "versions": versions(),
+        "seed": seed,
+        "settings": {"n": N, "share of the stable step": SHARE},
+        "seconds": seconds,
+        "interrupted": interrupted,
+        "runs": runs,
+    }
+    return plain(data, DIGITS)
+
+
 # -- the figure ------------------------------------------------------------------------------------------
 
 
-def page(runs: list[dict[str, Any]], caption: str) -> Any:
+def page(runs: list[dict[str, Any]], seed: int) -> Any:
     """Return a matplotlib `Figure`: a row per precision; by updates, by seconds, over condition numbers."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -124,6 +145,10 @@ def page(runs: list[dict[str, Any]], caption: str) -> Any:
         _ends(row[3], mine, f"{dtype}: after {UPDATES} updates")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
+    caption = (
+        f"psgd verify --compare-geometries: Dense, n = {N}, exact expectation of an indefinite H, "
+        f"{SHARE} times the stable step, seed {seed}"
+    )
     figure.suptitle(caption, fontsize=11, x=0.01, ha="left")
     return figure
 
@@ -132,7 +157,7 @@ def _curves(ax: Any, runs: list[dict[str, Any]], kappa: float, across: str, titl
     for run in runs:
         if run["kappa"] == kappa:
             ax.loglog(run[across], run["distance"], label=run["geometry"], **_look(run["geometry"]))
-    _finish(ax, title, across)
+    finish(ax, title, across, YLABEL)
 
 
 def _ends(ax: Any, runs: list[dict[str, Any]], title: str) -> None:
@@ -140,18 +165,8 @@ def _ends(ax: Any, runs: list[dict[str, Any]], title: str) -> None:
         mine = [run for run in runs if run["geometry"] == geometry]
         ends = [run["distance"][-1] for run in mine]
         ax.loglog([run["kappa"] for run in mine], ends, marker="o", markersize=3.5, **_look(geometry))
-    _finish(ax, title, "condition number κ")
+    finish(ax, title, "condition number κ", YLABEL)
 
 
 def _look(geometry: str) -> dict[str, Any]:
     return {"linewidth": 1.4} | LOOKS[geometry]
-
-
-def _finish(ax: Any, title: str, xlabel: str) -> None:
-    ax.set_title(title, fontsize=10, loc="left")
-    ax.set_xlabel(xlabel, fontsize=9)
-    ax.set_ylabel("distance to the exact target", fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", color="0.93", linewidth=0.7)
-    ax.set_axisbelow(True)

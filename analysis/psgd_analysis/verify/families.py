@@ -15,6 +15,7 @@ import numpy as np
 import psgd_core as psgd
 from psgd_core import convergence
 
+from ..arrays import to_host
 from ..problems import hessians, rosenbrock_pairs
 from ..problems.spectra import haar
 from .entries import Entry
@@ -23,7 +24,7 @@ Orbits = Sequence[np.ndarray]
 
 
 class Instance(NamedTuple):
-    """What the pairs are drawn from: host arrays in float64."""
+    """What pairs are drawn from: host arrays in float64."""
 
     hessian: np.ndarray  # (n, n)
     noise_root: np.ndarray | None = None  # N, (n, n): h = H v + N w
@@ -36,7 +37,7 @@ class Instance(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a family is asked for."""
+    """What a family makes a Hessian for."""
 
     entry: Entry
     n: int
@@ -56,7 +57,7 @@ class Family:
     make : callable
         ``make(made, rng)`` returns an `Instance`.
     suits : callable
-        ``suits(entry, n)``: whether it makes sense at all for a preconditioner of that size.
+        ``suits(entry, n)``: whether it suits a preconditioner of that size.
     place : "inside", "outside" or "any"
         Listed only where H lies inside (outside) the group.
     """
@@ -69,7 +70,7 @@ class Family:
 
 
 class Situation(NamedTuple):
-    """What is to be fitted by what, and what theory needs to know of it."""
+    """A preconditioner with a Hessian, and what theory needs to know of them."""
 
     entry: Entry
     family: Family
@@ -103,10 +104,12 @@ def situation(
     n = entry.size(n) if hessian is None else n
     if not entry.fits(n) or not family.suits(entry, n):
         return None
+    # make the Hessian
     orbits = entry.orbits(n)
     kappa = min(kappa, entry.kappa_limit)
     made = Made(entry, n, orbits, kappa, hessian)
     instance = family.make(made, np.random.default_rng(seed))
+    # find out whether it lies in the group, and the target
     eigenvalues = np.linalg.eigvalsh(instance.hessian)
     product = entry.minimizer(n, instance.hessian, instance.noise)
     if product is None:
@@ -121,11 +124,12 @@ def situation(
     else:
         whole, aim = True, convergence.target_at(product)
     definite = bool(np.min(eigenvalues) > _rounding(eigenvalues))
-    return Situation(entry, family, n, instance, None if whole else orbits, aim.spectra, inside, definite)
+    spectra = tuple(map(to_host, aim.spectra))
+    return Situation(entry, family, n, instance, None if whole else orbits, spectra, inside, definite)
 
 
 def _rounding(eigenvalues: np.ndarray) -> float:
-    """Return the size up to which an eigenvalue may be rounding alone, its sign an accident."""
+    """Return the size up to which an eigenvalue may be rounding only, of accidental sign."""
     return eigenvalues.size * 2.0**-52 * float(np.max(np.abs(eigenvalues)))
 
 
@@ -272,13 +276,13 @@ FAMILIES = {
             "low-rank",
             "|H|^{-1} = Q^T Q of rank 2 plus diagonal exactly",
             _low_rank,
-            lambda entry, n: entry.low_rank and entry.rank == 2,
+            lambda entry, n: entry.low_rank and entry.checked.rank == 2,
         ),
         Family(
             "two-tails",
             "one leading and one trailing eigenvalue, Theorem 3.2",
             _two_tails,
-            lambda entry, n: entry.low_rank and entry.rank == 1,
+            lambda entry, n: entry.low_rank and entry.checked.rank == 1,
         ),
     )
 }

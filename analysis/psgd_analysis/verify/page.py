@@ -1,4 +1,4 @@
-"""The figure of a check: a panel per question, those that the run has an answer to."""
+"""The figure of a check: a panel per question that the run answers."""
 
 from __future__ import annotations
 
@@ -19,26 +19,13 @@ from .entries import BASES, ENTRIES
 from .report import RIVALS, compared
 from .run import Options, Outcome
 from .settings import SAMPLE, TARGET_GAP
+from .stops import cut
 
 LOOKS: dict[str, dict[str, Any]] = {
-    "diagonal": {"color": COLORS["black"], "marker": "o"},
-    "xmat": {"color": COLORS["blue"], "marker": "s"},
-    "butterfly": {"color": COLORS["sky"], "marker": "^"},
-    "sparse-klein": {"color": COLORS["green"], "marker": "D"},
-    "sparse-s3": {"color": COLORS["orange"], "marker": "v"},
-    "sparse-dihedral": {"color": COLORS["purple"], "marker": "P"},
-    "sparse-odd-flip": {"color": COLORS["grey"], "marker": "X"},
-    "dense": {"color": COLORS["vermilion"], "marker": "h"},
-    "kronecker": {"color": COLORS["orange"], "marker": "H"},
-    "kronecker-mixed": {"color": COLORS["orange"], "marker": "8"},
-    "lowrank": {"color": COLORS["wine"], "marker": "*"},
-    "lowrank-left": {"color": COLORS["purple"], "marker": "*"},
-    "lowrank-tails": {"color": COLORS["blue"], "marker": "*"},
+    name: {"color": entry.kind.color, "marker": entry.kind.marker if name in BASES else "<"}
+    for name, entry in ENTRIES.items()
 }
 """Colour and marker of each preconditioner."""
-LOOKS |= {
-    name: LOOKS[base] | {"marker": "<"} for name in ENTRIES for base in LOOKS if name.endswith("-" + base)
-}
 
 RIVAL_LOOKS: dict[str, dict[str, Any]] = {
     "PSGD": {"color": COLORS["blue"], "linewidth": 2.0},
@@ -47,11 +34,11 @@ RIVAL_LOOKS: dict[str, dict[str, Any]] = {
 }
 
 Panel = Callable[[Any], Any]
-"""Draws on the axes it is given."""
+"""Draws on the given axes."""
 
 
 def page(outcomes: Sequence[Outcome], options: Options, caption: str) -> Any:
-    """Return a matplotlib `Figure` of its own: no backend is chosen, no window opened."""
+    """Return a matplotlib `Figure`, without choosing a backend or opening a window."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -81,7 +68,8 @@ def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
             for outcome in outcomes
             if outcome.case.setting == "exact"
             and outcome.case.problem in problems
-            and outcome.case.preconditioner not in ("butterfly", "sparse-odd-flip", "qe-symmetric-dense")
+            and ENTRIES[outcome.case.preconditioner].checked.in_figure
+            and outcome.case.preconditioner != "qe-symmetric-dense"
             and outcome.traces
         ]
         if shown:
@@ -107,14 +95,10 @@ def _draw_exact(ax: Any, *, shown: Sequence[Outcome], first: str, what: str) -> 
 
 
 def _above(trace: Trace, floor: float = 1e-13) -> Trace:
-    """Return the trace up to a little after it came to rounding: what follows is a flat line."""
+    """Return the trace up to shortly after it reached rounding: what follows is a flat line."""
     d = np.asarray(trace.distance)
     below = np.nonzero(d < floor)[0]
-    stop = int(below[0]) + 3 if below.size else d.size
-    cut = Trace(trace.name)
-    for i in range(min(stop, d.size)):
-        cut.record(trace.updates[i], distance=trace.distance[i], gap=trace.gap[i])
-    return cut
+    return cut(trace, int(below[0]) + 3 if below.size else d.size)
 
 
 def _rates(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:

@@ -1,6 +1,6 @@
 """Running many cases, one after another or in several processes, until done or interrupted.
 
-Whatever was finished when Ctrl-C came is kept: processes are asked to stop, and do at their next checkpoint.
+Cases finished before Ctrl-C are kept: processes are asked to stop, and do so at their next checkpoint.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .cases import Case
 from .run import Interrupted, Options, Outcome, failed, planned, run_case
 
 Show = Callable[[int, str], None]
-"""Called often with the number of updates that are done, and with the name of a case just finished or ''."""
+"""Called often with the number of updates done, and the name of a case just finished or ''."""
 
 
 GRACE = 5.0
-"""Seconds that processes have to come to their next checkpoint when they are asked to stop."""
+"""Seconds that processes get to reach their next checkpoint when asked to stop."""
 
 
 class Results(NamedTuple):
@@ -48,14 +48,14 @@ def run_all(
 ) -> Results:
     """Return the outcomes of all cases, or of those so far if there is a KeyboardInterrupt.
 
-    A case that raises an exception, or whose process dies, is one that failed.
+    A case that raises an exception, or whose process dies, has failed.
 
     Parameters
     ----------
     jobs : int
         Processes; with 1 everything runs in this one.
     lengths : dict, optional
-        `length` of each case, where it is known already.
+        `length` of each case, if known already.
     """
     lengths = lengths or {case: length(case, options) for case in cases}
     run = _in_turn if jobs == 1 or len(cases) < 2 else _side_by_side
@@ -93,6 +93,7 @@ def _side_by_side(
     lengths: dict[Case, int],
     found: dict[Case, Outcome],
 ) -> None:
+    # what the processes share with this one
     context = multiprocessing.get_context("spawn")
     # without locks: a process that is killed while it holds one would leave all others waiting
     made, stop = context.RawArray("q", len(cases)), context.RawValue("b", 0)
@@ -104,6 +105,7 @@ def _side_by_side(
         )
         futures: dict[Future[Outcome], Case] = {}
         try:
+            # hand out all cases, and collect them as they finish
             with held_back():
                 for i, case in sorted(enumerate(cases), key=lambda pair: -lengths[pair[1]]):
                     futures[pool.submit(_work, i, case, options)] = case  # the longest do not come last
@@ -117,6 +119,7 @@ def _side_by_side(
                     show(sum(made) + spare, case.name)
                 show(sum(made) + spare, "")
         finally:
+            # ask the processes to stop, end those that do not, and keep what they finished
             stop.value = 1
             if wait([future for future in futures if not future.cancel()], timeout=GRACE).not_done:
                 for child in set(multiprocessing.active_children()) - set(others):
@@ -140,7 +143,7 @@ def _attempt(case: Case, options: Options, tick: Callable[[int], None]) -> Outco
     except Interrupted:
         raise
     except Exception as error:
-        if noted():  # extensions make others of a KeyboardInterrupt
+        if noted():  # extensions turn a KeyboardInterrupt into other exceptions
             raise KeyboardInterrupt from error
         return failed(case, error)
 
@@ -151,14 +154,14 @@ _shared: dict[str, Any] = {}
 
 
 def _start(made: Any, stop: Any) -> None:
-    """Leave Ctrl-C to the parent, end with it, and keep what is shared with it."""
+    """Ignore Ctrl-C, end with the parent, and keep what is shared with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     _shared.update(made=made, stop=stop)
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone, however that came."""
+    """End this process when its parent is gone, for whatever reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

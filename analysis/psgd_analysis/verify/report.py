@@ -1,4 +1,4 @@
-"""What a check found: a table to read, and data to process."""
+"""The results of a check, as a table to read and as data to process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA = 1
 """Version of the layout of `as_dict`."""
 
 DIGITS = 7
-"""Of floats in JSON."""
+"""Significant digits of floats in JSON."""
 
 WORDS = {
     Status.CONVERGED.name: "to rounding",
@@ -214,11 +214,11 @@ def compared(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
 
 
 def fate(trace: Trace, setting: str, eps: float) -> str:
-    """Return in a word what became of a fit."""
+    """Return the fate of a fit in a word."""
     d = trace.column("distance")
     known = d[np.isfinite(d)]
     if known.size == 0:
-        return "none"  # no P so far: the mean is singular to rounding
+        return "none"  # no P yet: the mean is singular to rounding
     if not np.isfinite(d[-1]):
         return "diverges"
     if setting == "tracking":
@@ -240,7 +240,7 @@ def summary(outcomes: Sequence[Outcome], planned: int, seconds: float, files: Se
 
 
 def legend(outcomes: Iterable[Outcome]) -> str:
-    """Return what the columns mean, and which n it was."""
+    """Return the meaning of the columns, and n."""
     sizes: dict[int, dict[str, None]] = {}
     for outcome in outcomes:
         sizes.setdefault(outcome.n, {})[outcome.label] = None

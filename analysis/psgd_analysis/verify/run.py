@@ -12,8 +12,8 @@ import numpy as np
 from psgd_core import convergence
 from psgd_core.convergence import Trace, Verdict, fit_rate
 
+from ..backends import Backend
 from ..problems import exact_pairs, hessians, pairs
-from .backends import Backend
 from .baselines import Baseline
 from .cases import Case, Sizes, situation_of
 from .entries import ENTRIES
@@ -27,7 +27,7 @@ Tick = Callable[[int], None]
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop."""
+    """A stop was asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Options:
 
     @property
     def asked(self) -> Asked:
-        """What concerns the settings."""
+        """The options that concern the settings."""
         return Asked(self.steps, self.step, self.backend.eps)
 
 
 @dataclass
 class Outcome:
-    """What came of a case."""
+    """The result of a case."""
 
     case: Case
     n: int
@@ -123,7 +123,7 @@ class Source:
 
 
 def planned(case: Case, options: Options) -> Plan:
-    """Return what a case will do."""
+    """Return the plan of a case."""
     return SETTINGS[case.setting].plan(situation_of(case, options.sizes), options.asked, case.probe)
 
 
@@ -136,6 +136,7 @@ def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) ->
         If `tick` does.
     """
     start = time.perf_counter()
+    # the judged run first: those beside are as long
     with options.backend.active():
         situation = situation_of(case, options.sizes)
         plan = SETTINGS[case.setting].plan(situation, options.asked, case.probe)
@@ -179,7 +180,7 @@ def fit(
     target = _target(situation, run.fitter, source, backend)
     trace, made = Trace(run.label), 0
     updates = run.updates if most is None else most
-    # That the others overflow is what is to be seen; of PSGD a warning would be a finding.
+    # baselines may overflow, which is a result; a warning from PSGD would be a defect
     quiet: Any = {"over": "ignore", "invalid": "ignore"} if isinstance(run.fitter, Baseline) else {}
     with np.errstate(**quiet):
         _record(trace, 0, run, backend.measure(run.fitter, state, eye, target))
@@ -198,9 +199,9 @@ def fit(
 
 
 def _target(situation: Situation, fitter: Any, source: Source, backend: Backend) -> convergence.Target:
-    """Return what is aimed at: by PSGD the minimiser over its group, by the others over GL(n).
+    """Return the target of a fit: for PSGD the minimiser over its group, for the others over GL(n).
 
-    BFGS means the inverse of H, whatever the noise.
+    BFGS aims at the inverse of H, whatever the noise.
     """
     instance = situation.instance
     orbits = None if isinstance(fitter, Baseline) else situation.orbits

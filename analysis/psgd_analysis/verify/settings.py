@@ -95,9 +95,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a case does: the run that is judged, those beside it, and what theory says.
+    """What a case does: the run that is judged, those beside it, and theory's prediction.
 
-    `expect` gets the traces of all runs by label: what is expected may be relative to one beside.
+    `expect` gets the traces of all runs by label, as expectations may be relative to a run beside.
     """
 
     judged: Run
@@ -111,7 +111,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Setting:
-    """How pairs come, where that makes sense, and what a case is then to do.
+    """How pairs come, in which situations, and what a case then does.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class Setting:
 
 
 def _patient(fitter: Any, asked: Asked, step: float, updates: int, bound: float) -> Run:
-    """Return a run whose rate no theory predicts: until it is well below the bound."""
+    """Return a run whose rate no theory predicts; it ends well below the bound."""
     stops = () if asked.steps else (Below(bound / 100), Settled(bound))
     every = max(1, min(100, updates // 100))
     return Run("PSGD", fitter, Steps(asked.step or step), updates, every, stops)
@@ -146,7 +146,7 @@ def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     entry, bound = situation.entry, rounding(situation, asked)
     p = entry.make(situation.n)
     if entry.free:
-        updates = asked.steps or entry.patience
+        updates = asked.steps or entry.checked.patience
         step = 0.5 if entry.low_rank else 0.9 * entry.largest_step(situation.kappa)
         run = _patient(p, asked, step, updates, bound)
         return Plan(run, (), lambda traces: LinearDescent(bound))
@@ -155,7 +155,7 @@ def _exact(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     updates, every = lengths(asked, predicted)
     bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
-    # far from the minimiser N is far from what it is there under all geometries but EQ, and remembered
+    # in all geometries but EQ, N is another far from the minimiser, and the normaliser remembers it
     short = entry.geometry != "EQ" and needed(asked, predicted) < 3 * MEMORY
     rate = None if uneven(situation) or short or not measurable(asked, predicted) else predicted
     expected = LinearDescent(bound, rate, tolerance(0.25, asked, predicted))
@@ -182,7 +182,7 @@ def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     entry, bound = situation.entry, rounding(situation, asked)
     p = entry.make(situation.n)
     if entry.free:
-        updates = asked.steps or entry.patience
+        updates = asked.steps or entry.checked.patience
         run = _patient(p, asked, 0.2, updates, bound)
         return Plan(run, _baselines(run), lambda traces: LinearDescent(bound), probe=probe)
     step = asked.step or (0.5 if situation.largest_orbit > 1 else 0.05)
@@ -190,7 +190,7 @@ def _online(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     updates, every = lengths(asked, predicted)
     bound = reachable(bound, predicted, updates)
     run = Run("PSGD", p, Steps(step), updates, every, () if asked.steps else (Settled(bound),))
-    # The slowest orbit's own luck stays in the mean over a run of this length.
+    # the slowest orbit's own luck does not average out over a run of this length
     rate = None if uneven(situation) or not measurable(asked, predicted) else predicted
     expected = LinearDescent(bound, rate, tolerance(0.4, asked, predicted))
     return Plan(run, _baselines(run), lambda traces: expected, rate=rate, probe=probe)
@@ -222,7 +222,7 @@ def _floor(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     assert probe is not None
     s = situation.largest_orbit
     annealed, constant = _annealed(situation, asked, 2000 + 250 * s, probe)
-    # An average over t samples of s (s + 1) / 2 unknowns per orbit is known to (s + 1) / t or so.
+    # t samples determine s (s + 1) / 2 unknowns per orbit to about (s + 1) / t
     bound = 4 * (s + 1) / annealed.updates
     return Plan(
         annealed,
@@ -238,9 +238,9 @@ def _outside(situation: Situation, asked: Asked, probe: str | None) -> Plan:
     s, gaussian = situation.largest_orbit, probe == "gaussian"
     updates = (1100 * (s + 3) if gaussian else 800 * (s + 2)) * (s + 1)
     annealed, constant = _annealed(situation, asked, updates, probe, 0.7 * TARGET_GAP)
-    # By its symmetry a Gaussian pair hides the bias within single orbits: one step for all shows it.
+    # a Gaussian pair, by its symmetry, hides the bias within single orbits: one step for all shows it
     changes = {"normalizer": Sample()} | ({"steps": "group"} if gaussian else {})
-    own = replace(annealed, label=SAMPLE, fitter=situation.entry.variant(situation.n, **changes), stops=())
+    own = replace(annealed, label=SAMPLE, fitter=situation.entry.make(situation.n, **changes), stops=())
     return Plan(
         annealed,
         (constant, own),

@@ -1,4 +1,4 @@
-"""When a run may end before its time, and what of its curve counts as the way down."""
+"""When a run may end early, and which part of its curve is the descent."""
 
 from __future__ import annotations
 
@@ -56,10 +56,15 @@ def descent(trace: Trace) -> Trace:
     reached = next((i for i, x in enumerate(d) if x <= threshold), None)
     if reached is None or reached < 3 or not d[0] > 100 * threshold:
         return trace
-    way = Trace(trace.name)
-    for i in range(reached + 1):
-        way.record(trace.updates[i], distance=d[i], gap=trace.gap[i])
-    return way
+    return cut(trace, reached + 1)
+
+
+def cut(trace: Trace, records: int) -> Trace:
+    """Return the first records of a trace, without residuals and steps."""
+    beginning = Trace(trace.name)
+    for updates, distance, gap in zip(trace.updates[:records], trace.distance, trace.gap, strict=False):
+        beginning.record(updates, distance=distance, gap=gap)
+    return beginning
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What theory predicts of a run: how exact it can become, at which rate, how long that takes."""
+"""Theory's predictions of a run: its accuracy, its rate and its length."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..problems import probes
 from .families import Situation
 
 LONGEST = 100_000
-"""Updates that a run may take of its own accord."""
+"""Most updates of a run whose length is not given."""
 
 MEMORY = 100
-"""For about how many updates the default normaliser remembers the start, and makes steps smaller by it."""
+"""Updates for which the default normaliser remembers the start, and steps are smaller."""
 
 FEWEST = 20
-"""Updates from 1 to rounding below which the second order has as much say as the first."""
+"""Updates from 1 to rounding below which second-order terms matter as much as first-order ones."""
 
 UNEVEN = 1100.0
-"""Quotient of the orbits' scales beyond which they are uneven: not 1,000, as many a kappa is to rounding."""
+"""Ratio of the orbits' scales above which they are uneven; a little above 1,000, a usual kappa."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user fixed, None where theory decides, and the rounding unit."""
+    """The user's choices, None where theory decides, and the rounding unit."""
 
     steps: int | None = None
     step: float | None = None
@@ -80,12 +80,12 @@ def lengths(asked: Asked, rate: float) -> tuple[int, int]:
 
 
 def tolerance(base: float, asked: Asked, rate: float) -> float:
-    """Return how much slower than `rate` a fit may be: more, the more of it the normaliser remembers."""
+    """Return how much slower than `rate` a fit may be: more if the normaliser remembers much of the run."""
     return base + 0.25 * min(1.0, MEMORY / min(needed(asked, rate), asked.steps or LONGEST))
 
 
 def needed(asked: Asked, rate: float) -> float:
-    """Return how many updates take the error from 1 to rounding, at a rate; some, if it never gets there."""
+    """Return how many updates take the error from 1 to rounding at a rate; 1000 at a rate of 0."""
     return max(1.0, math.log(1 / asked.eps) / rate) if rate > 0 else 1000.0
 
 

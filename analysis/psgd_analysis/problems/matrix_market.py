@@ -1,8 +1,8 @@
-"""Matrix Market files, read as data that may be wrong.
+"""Untrusted Matrix Market files.
 
-SciPy's reader takes a number as far as it goes ("1,5" is 1, "2.0D+03" is 2), and believes the sizes in the
-header. Here every line is matched whole, and what the header promises is compared with the length of the
-file. The text is read in pieces, so that a compressed file takes no more memory than the matrix.
+SciPy's reader parses the beginning of a malformed number ("1,5" is 1, "2.0D+03" is 2), and trusts the sizes
+in the header. Here every line is matched as a whole, and the header is compared with the length of the file.
+The text is read in pieces, so that a compressed file takes no more memory than the matrix.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from ._npz import Check, Wrong, require_entries
+from .npz import Check, Wrong, require_entries
 
 _INTEGER = rb"[+-]?\d+"
 _REAL = rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan|Inf|NaN|INF|NAN|infinity|Infinity)"
@@ -24,7 +24,7 @@ _PIECE = 2**20
 """Bytes read at once, and the longest line."""
 
 _SPACIOUS = 200
-"""Bytes per entry, on average, beyond which a file holds something else."""
+"""Bytes per entry, on average, above which a file is rejected."""
 
 
 def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray:
@@ -35,9 +35,9 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
     file : binary file
         Of the text.
     length : int
-        Bytes of text that there can be.
+        Most bytes of text.
     check : callable
-        Raises unless a shape is that of a matrix to be read.
+        Raises unless the shape is acceptable.
     """
     pieces = _Pieces(file)
     array, number, symmetric = _banner(pieces.line())
@@ -61,7 +61,7 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
 
 
 def _banner(line: bytes) -> tuple[bool, bytes, bool]:
-    """Return whether all entries are there, what a number looks like (b"" if none is), and the symmetry."""
+    """Return whether the layout is dense, the pattern of numbers (b"" for none), and the symmetry."""
     words = line.lower().split()
     if len(words) != 5 or words[0] not in (b"%%matrixmarket", b"%matrixmarket") or words[1] != b"matrix":
         raise _invalid(f"it begins with {_shown(line)}")
@@ -103,7 +103,7 @@ class _Pieces:
                 raise _invalid(f"it holds far more than its {count} entries")
             if newline:
                 yield whole
-        if rest:  # of "0.5" cut short may be left "0."
+        if rest:  # "0.5" cut short may read "0."
             raise _invalid("its last line has no end, so that it may be cut short")
 
 
@@ -127,7 +127,7 @@ def _matches(blocks: Iterator[bytes], line: bytes, count: int) -> Iterator[list]
 
 
 def _array(blocks: Iterator[bytes], n: int, count: int, number: bytes, symmetric: bool) -> np.ndarray:
-    """Return a matrix whose columns follow each other, of a symmetric one the parts below the diagonal."""
+    """Return a matrix stored by columns; of a symmetric one only the lower triangle is stored."""
     x, at = np.empty(count), 0
     for found in _matches(blocks, rb"(" + number + rb")", count):
         x[at : at + len(found)] = _floats(found)
@@ -142,7 +142,7 @@ def _array(blocks: Iterator[bytes], n: int, count: int, number: bytes, symmetric
 
 
 def _coordinate(blocks: Iterator[bytes], n: int, count: int, number: bytes, symmetric: bool) -> np.ndarray:
-    """Return a matrix whose entries come with their row and column; those that are not given are 0."""
+    """Return a matrix stored as entries with row and column; missing entries are 0."""
     h, given = np.zeros((n, n)), np.zeros((n, n), dtype=bool)
     line = rb"(\d{1,18})[ \t]+(\d{1,18})" + (rb"[ \t]+(" + number + rb")" if number else b"")
     for found in _matches(blocks, line, count):

@@ -1,4 +1,4 @@
-"""The array libraries that a check runs on: how to start one, and how to make many updates on it quickly.
+"""The array libraries that the commands run on: how to start one, and how to make many updates quickly.
 
 Pairs are drawn on the host and handed over a segment at a time, so every library fits the same numbers. On
 JAX a segment is one `jax.lax.scan` under `jax.jit`; elsewhere it is a loop.
@@ -17,7 +17,7 @@ import numpy as np
 
 from psgd_core import convergence
 
-Array = Any
+from .arrays import Array
 
 LIBRARIES = {
     "numpy": ("numpy", "numpy"),
@@ -31,7 +31,7 @@ DTYPES = ("float64", "float32")
 
 
 class Unavailable(RuntimeError):
-    """A library that is not installed, or has no device to run on; one sentence."""
+    """A library is not installed, or has no device; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Backend:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Hold what the library needs to be told; here alone JAX computes in float64."""
+        """Set what the library needs: JAX computes in float64 only within this context."""
         if self.name != "jax":
             yield
             return

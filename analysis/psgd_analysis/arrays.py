@@ -1,10 +1,7 @@
-"""From any array library to the host: numbers per example, checked; and how results are shown."""
+"""Arrays of any library to the host and back: numbers are drawn and reported in NumPy, computed anywhere."""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,18 +27,60 @@ def namespace(**arrays: Any) -> ModuleType:
         raise TypeError(f"all arrays must come from one library, got {listed}; convert them first") from None
 
 
+def rounding(like: Array) -> float:
+    """Return the rounding unit of the dtype of an array."""
+    return float(array_api_compat.array_namespace(like).finfo(like.dtype).eps)
+
+
+# -- to a library ----------------------------------------------------------------------------------------
+
+
+def put(x: Any, like: Any) -> Array:
+    """Return the host array `x` as floats on the library, dtype and device of `like`.
+
+    ``like=None`` means NumPy in float64. The result never shares memory with `x`.
+
+    Raises
+    ------
+    TypeError
+        If `like` is neither None nor a float32 or float64 array.
+    """
+    host = np.array(x, dtype=np.float64)
+    if like is None:
+        return host
+    if not array_api_compat.is_array_api_obj(like):
+        raise TypeError(
+            f"`like` must be an array (NumPy, CuPy, PyTorch, JAX, ...) or None, got {type(like).__name__}; "
+            "pass an array of the library, dtype and device that the result should have"
+        )
+    xp = array_api_compat.array_namespace(like)
+    if like.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"`like` must be float32 or float64, got {like.dtype}; convert it with `astype`")
+    return xp.asarray(host, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def put_index(x: Any, like: Array | None) -> Array:
+    """Return the host integers `x` as int32 (JAX has no int64 by default), on the device of `like`."""
+    host = np.array(x, dtype=np.int32)
+    if like is None:
+        return host
+    xp = array_api_compat.array_namespace(like)
+    return xp.asarray(host, dtype=xp.int32, device=array_api_compat.device(like))
+
+
+# -- to the host -----------------------------------------------------------------------------------------
+
+
 def detached(x: Array) -> Array:
-    """Return a PyTorch tensor without its history of derivatives; any other array as it is."""
+    """Return a PyTorch tensor without its autograd history; any other array as it is."""
     return x.detach() if array_api_compat.is_torch_array(x) else x
 
 
 def to_host(x: Any) -> np.ndarray:
-    """Return an array of any library, or what NumPy makes one of, as a NumPy array: the only copy home."""
+    """Return an array of any library, or anything array-like, as a NumPy array of its own dtype."""
     if array_api_compat.is_torch_array(x):
-        x = detached(x).cpu()
-    elif array_api_compat.is_cupy_array(x):
-        x = x.get()
-    return np.asarray(x)
+        return detached(x).cpu().numpy()
+    return x.get() if array_api_compat.is_cupy_array(x) else np.asarray(x)
 
 
 def per_example(name: str, x: Any, *, infinite: bool = False) -> np.ndarray:
@@ -74,42 +113,7 @@ _INF_HINT = "scores of examples never learned have finite stand-ins in `Forgetti
 
 
 def frozen(x: np.ndarray) -> np.ndarray:
-    """Return a read-only view of `x`, for results that are values."""
+    """Return a read-only view of `x`."""
     view = x.view()
     view.flags.writeable = False
     return view
-
-
-# -- showing ---------------------------------------------------------------------------------------------
-
-
-def encode(x: float | None) -> float | None:
-    """Return a float as JSON has it: None where it is not finite."""
-    return float(x) if x is not None and math.isfinite(x) else None
-
-
-def short(x: float | None, digits: int = 3) -> str:
-    """Return a number as people read it; a dash for what is not there."""
-    return "–" if x is None or math.isnan(x) else f"{x:.{digits}g}"
-
-
-def percent(part: float, whole: float) -> str:
-    """Return a share in per cent, a dash of nothing."""
-    return f"{100 * part / whole:.1f} %" if whole else "–"
-
-
-def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a small HTML table: first column left, all others right; everything escaped."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        styled = (
-            f'<{tag} style="text-align:{"right" if i else "left"}">{html.escape(cell)}</{tag}>'
-            for i, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(styled)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
-    return (
-        f"<table><caption>{html.escape(caption)}</caption>"
-        f"<thead>{row(header, 'th')}</thead><tbody>{body}</tbody></table>"
-    )

@@ -1,4 +1,4 @@
-"""What every peer is: a name, what it has, and how to set it up; and what those of torch share."""
+"""The interface of all peers, and what those written in torch or JAX share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .libraries import Library
 
 
 class Peer(ABC):
-    """Somebody else's preconditioners.
+    """Another project's preconditioners.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Peer(ABC):
     package : str
         Its distribution, for the version; "" if it has none.
     kinds : tuple of str
-        The preconditioners that it has, of `costs.KINDS`.
+        The preconditioners that it offers, of `costs.KINDS`.
     """
 
     name: ClassVar[str]
@@ -32,7 +32,7 @@ class Peer(ABC):
     kinds: ClassVar[tuple[str, ...]]
 
     def within(self) -> Any:
-        """Return the context that its calls are made in: none."""
+        """Return the context for its calls, which does nothing."""
         return contextlib.nullcontext()
 
     def set_up(self, setting: Setting) -> Calls:
@@ -52,7 +52,7 @@ class Peer(ABC):
 
     @abstractmethod
     def _calls(self, setting: Setting) -> Calls:
-        """Return the calls for a kind that it has."""
+        """Return the calls for a kind that it offers."""
 
     def _missing(self, error: Exception) -> str:
         root = self.package.replace("-", "_") or self.name
@@ -62,7 +62,7 @@ class Peer(ABC):
 
 
 def plain_message(error: BaseException) -> str:
-    """Return an error's first line without paths of this machine."""
+    """Return an error's first line without local paths."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"\s*\((/|[A-Za-z]:\\)[^)]*\)|(?<!\w)/[\w.+@-]+(/[\w.+@-]+)+", "", line)
 
@@ -75,6 +75,7 @@ def torch_pair(setting: Setting) -> tuple[Any, Library, list[Any]]:
 
 
 def in_torch(setting: Setting, library: Library, state: list[Any], update: Any, precondition: Any) -> Calls:
+    """Return the calls of functions that update a state of tensors in place."""
     return Calls(
         update,
         precondition,

@@ -1,4 +1,4 @@
-"""What a measurement ran on: processor, memory, threads, versions. No host names, no paths."""
+"""The machine that a command runs on: processor, memory, threads, versions; no host names or paths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("numba", "torch", "jax", "jaxlib", "cupy-cuda12x", "cupy-cuda13x")
-"""Whose versions matter to every measurement, besides NumPy's and SciPy's."""
+"""Packages whose versions matter to every measurement, besides NumPy and SciPy."""
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "XLA_FLAGS")
-"""Environment variables that decide on threads."""
+"""Environment variables that set the number of threads."""
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def available_cores() -> int:
 
 
 def memory() -> int | None:
-    """Return the bytes of memory the machine has, where the system tells."""
+    """Return the bytes of memory of the machine, or None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -69,9 +69,9 @@ def gpu() -> str | None:
 
 
 def set_threads(count: int) -> None:
-    """Give every library that can be told so this many threads, loaded or still to be loaded."""
+    """Set the number of threads of every library that allows it, loaded or not."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(count)  # read by what is loaded from now on
+        os.environ[name] = str(count)  # read by libraries that are loaded later
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
     with contextlib.suppress(ImportError):
@@ -82,7 +82,7 @@ def set_threads(count: int) -> None:
 
 
 def threads() -> dict[str, Any]:
-    """Return how many threads each library uses, as far as it tells, and what the environment says."""
+    """Return how many threads each library reports, and the environment's settings."""
     found: dict[str, Any] = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if "torch" in sys.modules:
         found["torch"] = sys.modules["torch"].get_num_threads()

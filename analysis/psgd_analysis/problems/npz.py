@@ -1,7 +1,7 @@
-"""Arrays in `.npy` and `.npz` files, and SciPy's sparse matrices in them, read as data that may be wrong.
+"""Arrays in untrusted `.npy` and `.npz` files, and SciPy's sparse matrices in them.
 
-An array's header is compared with the length of what follows it before memory is taken, and the parts of a
-sparse matrix with each other before any of them is followed.
+An array's header is compared with the length of its data before memory is allocated, and the parts of a
+sparse matrix with each other before any of them is used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ INFLATION = 1040
 """Bytes that one compressed byte can stand for at most, in zip and gzip files."""
 
 Check = Callable[[tuple[int, ...]], None]
-"""Raises unless a shape is that of a matrix to be read."""
+"""Raises unless a shape is acceptable."""
 
 
 class Wrong(ValueError):
-    """What is wrong, as the end of a sentence that begins with the path."""
+    """An error, as the end of a sentence that begins with the path."""
 
 
 _WIDTHS = {(1, 0): 2, (2, 0): 4}
@@ -134,7 +134,7 @@ class _Members:
 def _header(stream: IO[bytes]) -> Header:
     """Return the header of an array, leaving the stream at its data."""
     version = np.lib.format.read_magic(stream)
-    if version not in _WIDTHS:  # (3, 0) is for names of fields, which numbers have not
+    if version not in _WIDTHS:  # (3, 0) is for names of fields, which plain numbers lack
         raise ValueError(f"version {version} of the format, which no numbers have")
     words = stream.read(_WIDTHS[version])
     length = int.from_bytes(words, "little")
@@ -143,7 +143,7 @@ def _header(stream: IO[bytes]) -> Header:
     text = io.BytesIO(words + stream.read(length))
     try:
         shape, fortran, dtype = _PARSERS[version](text)
-    except Exception as error:  # the parser's own, among them MemoryError for many signs in a row
+    except Exception as error:  # among them MemoryError for many signs in a row
         raise ValueError("its header is not one that NumPy writes") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
@@ -176,7 +176,7 @@ def _require_numbers(dtype: np.dtype) -> None:
 
 
 def _sparse(members: _Members, check: Check) -> np.ndarray:
-    """Return the matrix of `scipy.sparse.save_npz`; what is given twice is added up, as SciPy does."""
+    """Return the matrix of `scipy.sparse.save_npz`; duplicate entries are added, as SciPy does."""
     shape = members.header("shape")
     _require(shape.dtype.kind in "iu" and shape.shape == (2,), "its 'shape' is not two integers")
     rows, columns = (int(size) for size in members.read("shape"))
@@ -192,7 +192,7 @@ def _sparse(members: _Members, check: Check) -> np.ndarray:
     i, j, x = layouts[word](members, rows)
     require_entries(rows, x.size)
     h = np.zeros((rows, rows))
-    with np.errstate(all="ignore"):  # infinite ones are found later
+    with np.errstate(all="ignore"):  # infinite entries are reported later
         np.add.at(h, (j, i) if word == "csc" else (i, j), x)
     return h
 
@@ -264,7 +264,7 @@ def _require(ok: bool, what: str) -> None:
 def require_entries(n: int, entries: int) -> None:
     """Raise where a large matrix has so few entries that most of its rows are zero.
 
-    A dense matrix of n rows is made of it, so that a file of no size could ask for any amount of memory.
+    It becomes a dense matrix, so that a tiny file could otherwise require any amount of memory.
     """
     if n > 1024 and 2 * entries < n:
         raise Wrong(f"has {entries} entries for {n} rows, so that some rows are zero; leave those out")

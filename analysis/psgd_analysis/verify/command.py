@@ -1,9 +1,8 @@
-"""`psgd verify`."""
+"""``psgd verify``: the command line of the checks."""
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,22 +13,23 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..documents import as_json, plain, versions
-from ..files import write_atomically
+from ..backends import DTYPES, LIBRARIES, Backend, Unavailable
+from ..documents import as_json
+from ..files import write_atomically, write_figure, write_text
 from ..interrupts import until_interrupted
+from ..machine import available_cores
 from ..problems import load_hessian
-from ..verify import comparison, report
-from ..verify.backends import DTYPES, LIBRARIES, Backend, Unavailable
-from ..verify.cases import Case, Sizes, chosen, table
-from ..verify.entries import ENTRIES
-from ..verify.families import FAMILIES, OWN
-from ..verify.page import page
-from ..verify.pool import Results, length, run_all
-from ..verify.run import Options
-from ..verify.settings import SETTINGS
+from ..terminal import console, progress
+from . import comparison, report
+from .cases import Case, Sizes, chosen, table
+from .entries import ENTRIES
+from .families import FAMILIES, OWN
+from .page import page
+from .pool import Results, length, run_all
+from .run import Options
+from .settings import SETTINGS
 
 BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str)  # type: ignore[misc]
 DtypeName = Enum("DtypeName", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
@@ -41,7 +41,8 @@ GEOMETRIES_PNG, GEOMETRIES_JSON = "geometries.png", "geometries.json"
 def verify(
     context: typer.Context,
     preconditioner: Annotated[
-        list[str] | None, typer.Option("--preconditioner", "-p", help="Which; repeatable. See --list.")
+        list[str] | None,
+        typer.Option("--preconditioner", "-p", help="Which preconditioners; repeatable. See --list."),
     ] = None,
     problem: Annotated[
         list[str] | None, typer.Option("--problem", help="Which Hessians; repeatable. See --list.")
@@ -54,22 +55,27 @@ def verify(
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=2, max=2048, help="Parameters. Usually 16, and 20 for low rank.")
+        int | None,
+        typer.Option(
+            "--n", min=2, max=2048, help="Number of parameters. By default 16, and 20 for low rank."
+        ),
     ] = None,
     kappa: Annotated[float, typer.Option(min=1.0, help="Condition number of built-in Hessians.")] = 100.0,
     dtype: Annotated[DtypeName, typer.Option(help="Float type.")] = DtypeName.float64,  # type: ignore[attr-defined]
     backend: Annotated[BackendName, typer.Option(help="Array library.")] = BackendName.numpy,  # type: ignore[attr-defined]
     steps: Annotated[
-        int | None, typer.Option(min=10, help="Updates of every run. Otherwise as many as theory says.")
+        int | None, typer.Option(min=10, help="Updates of every run. By default as many as theory predicts.")
     ] = None,
     step: Annotated[
         float | None,
-        typer.Option(help="Step, in (0, 1); the first one where it is annealed. Otherwise by setting."),
+        typer.Option(
+            help="Step, in (0, 1); the first one where it is annealed. By default set by the setting."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of Hessians and probes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of Hessians and probes.")] = 0,
     out: Annotated[Path, typer.Option(help=f"Folder for {PNG} and {JSON}.")] = Path(),
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Otherwise one per core on numpy, and 1 elsewhere.")
+        int | None, typer.Option(min=1, help="Processes. By default one per core on numpy, and 1 elsewhere.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
     everything: Annotated[
@@ -80,7 +86,7 @@ def verify(
         bool,
         typer.Option(
             "--compare-geometries",
-            help=f"Instead: how far each geometry comes, into {GEOMETRIES_PNG} and {GEOMETRIES_JSON}.",
+            help=f"Compare the accuracy of all geometries instead: {GEOMETRIES_PNG} and {GEOMETRIES_JSON}.",
         ),
     ] = False,
 ) -> int:
@@ -89,7 +95,7 @@ def verify(
     Fits each one on Hessians whose |H|^{-1}, or best approximation in the group, is known; measures the
     affine-invariant distance to it; fits the rate; and judges it by what theory predicts, with BFGS and the
     running closed form beside. By default a chosen subset in under a minute; naming preconditioners or
-    problems runs all that there is of them.
+    problems runs all their checks.
     """
     if step is not None and not 0 < step < 1:
         raise typer.BadParameter(
@@ -100,6 +106,7 @@ def verify(
         return _compare_geometries(seed, out, ["psgd", *(context.obj or ())])
     if not math.isfinite(kappa):
         raise typer.BadParameter(f"must be finite, got {kappa}", param_hint="--kappa")
+    # which cases
     library = Backend(backend.value, dtype.value)
     sizes = Sizes(n, kappa, seed, _own(hessian, key))
     preconditioners = _names("--preconditioner", preconditioner, ENTRIES)
@@ -118,13 +125,14 @@ def verify(
     if listing:
         _list(cases)
         return 0
+    # whether they can be run, and the results written
     try:
         library.require()
     except Unavailable as error:
         raise typer.BadParameter(str(error), param_hint="--backend") from error
     _require_folder(out)
     options = Options(sizes, library, steps, step)
-    jobs = jobs or (min(_cores(), 8) if library.name == "numpy" else 1)
+    jobs = jobs or (min(available_cores(), 8) if library.name == "numpy" else 1)
     return _verify(cases, options, jobs, out, json, ["psgd", *(context.obj or ())])
 
 
@@ -134,6 +142,7 @@ def _verify(
     start = time.perf_counter()
     results = _run(cases, options, jobs)
     seconds = time.perf_counter() - start
+    # write the files, then print
     outcomes = results.outcomes
     data = report.as_dict(outcomes, options, command, seconds, results.interrupted)
     text = as_json(data)
@@ -146,7 +155,7 @@ def _verify(
     caption = (
         f"psgd verify, {', '.join(where)}: {sum(o.passed for o in outcomes)} of {len(outcomes)} checks passed"
     )
-    written = _write(out, text, lambda: page(outcomes, options, caption) if outcomes else None)
+    written = _write(out / JSON, text, lambda: page(outcomes, options, caption) if outcomes else None)
     if json:
         sys.stdout.write(text)
     else:
@@ -161,38 +170,15 @@ def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
     runs: list[dict[str, Any]] = []
 
     def work() -> None:
-        with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task("geometries", total=len(planned))
-            for run in comparison.compare(seed, lambda: progress.advance(bar)):
+        with progress(*_COLUMNS) as bar:
+            task = bar.add_task("geometries", total=len(planned))
+            for run in comparison.compare(seed, lambda: bar.advance(task)):
                 runs.append(run)
 
     interrupted = until_interrupted(work)
     seconds = time.perf_counter() - start
-    data = plain(
-        {
-            "schema": 1,
-            "program": "psgd verify --compare-geometries",
-            "command": list(command),
-            "versions": versions(),
-            "seed": seed,
-            "settings": {"n": comparison.N, "share of the stable step": comparison.SHARE},
-            "seconds": seconds,
-            "interrupted": interrupted,
-            "runs": runs,
-        },
-        digits=report.DIGITS,
-    )
-    text = as_json(data)
-    write_atomically(out / GEOMETRIES_JSON, lambda file: file.write(text.encode("utf-8")))
-    caption = (
-        f"psgd verify --compare-geometries: Dense, n = {comparison.N}, exact expectation of an indefinite H, "
-        f"{comparison.SHARE} times the stable step, seed {seed}"
-    )
-    written = [str(out / GEOMETRIES_JSON)]
-    if runs:
-        figure = comparison.page(runs, caption)
-        write_atomically(out / GEOMETRIES_PNG, lambda file: figure.savefig(file, format="png"))
-        written.insert(0, str(out / GEOMETRIES_PNG))
+    text = as_json(comparison.as_dict(runs, seed, command, seconds, interrupted))
+    written = _write(out / GEOMETRIES_JSON, text, lambda: comparison.page(runs, seed) if runs else None)
     print(f"{len(runs)} runs in {seconds:.0f} s; {', '.join(written)}")
     return 130 if interrupted else 0
 
@@ -208,46 +194,47 @@ _COLUMNS = (
 
 def _run(cases: Sequence[Case], options: Options, jobs: int) -> Results:
     """Run the cases behind a progress bar on stderr."""
-    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as progress:
+    with progress(*_COLUMNS) as bar:
         lengths = {case: length(case, options) for case in cases}
-        bar = progress.add_task(f"0 of {len(cases)} checks", total=sum(lengths.values()))
+        task = bar.add_task(f"0 of {len(cases)} checks", total=sum(lengths.values()))
         finished = 0
 
         def show(done: int, name: str) -> None:
             nonlocal finished
             finished += bool(name)
-            progress.update(bar, completed=done, description=f"{finished} of {len(cases)} checks")
+            bar.update(task, completed=done, description=f"{finished} of {len(cases)} checks")
 
         return run_all(cases, options, jobs, show, lengths)
 
 
-def _write(out: Path, text: str, draw: Callable[[], Any]) -> list[str]:
-    """Write both files, the numbers first, and return their names."""
-    written = [str(out / JSON)]
-    write_atomically(out / JSON, lambda file: file.write(text.encode("utf-8")))
+def _write(path: Path, text: str, draw: Callable[[], Any]) -> list[str]:
+    """Write the numbers, then the figure beside them if there is one, and return the names of the files."""
+    write_text(path, text)
     figure = draw()
-    if figure is not None:
-        write_atomically(out / PNG, lambda file: figure.savefig(file, format="png"))
-        written.insert(0, str(out / PNG))
-    return written
+    if figure is None:
+        return [str(path)]
+    write_figure(path.with_suffix(".png"), figure)
+    return [str(path.with_suffix(".png")), str(path)]
 
 
 def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Sequence[str], eps: float) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    unicode = (console.encoding or "").lower().startswith("utf")
-    console.print(report.table(outcomes, unicode))
-    console.print()
+    terminal = console(100, highlight=False)
+    unicode = (terminal.encoding or "").lower().startswith("utf")
+    terminal.print(report.table(outcomes, unicode))
+    terminal.print()
     for more in (report.floors(outcomes), report.contests(outcomes, eps)):
         if more is not None:
-            console.print(more)
-            console.print()
-    console.print(report.legend(outcomes), style="dim", soft_wrap=True)
+            terminal.print(more)
+            terminal.print()
+    terminal.print(report.legend(outcomes), style="dim", soft_wrap=True)
     for outcome in outcomes:
         if not outcome.passed:
-            console.print(f"{outcome.case.name}: {outcome.reason}", style="red", markup=False, soft_wrap=True)
+            terminal.print(
+                f"{outcome.case.name}: {outcome.reason}", style="red", markup=False, soft_wrap=True
+            )
     good = len(outcomes) == planned and all(outcome.passed for outcome in outcomes)
     line = report.summary(outcomes, planned, seconds, written)
-    console.print(line, style="bold green" if good else "bold red", markup=False, soft_wrap=True)
+    terminal.print(line, style="bold green" if good else "bold red", markup=False, soft_wrap=True)
 
 
 def _list(cases: Sequence[Case]) -> None:
@@ -306,10 +293,3 @@ def _require_folder(out: Path) -> None:
         raise typer.BadParameter(
             f"{out}: cannot be written to ({error.strerror or error})", param_hint="--out"
         ) from error
-
-
-def _cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

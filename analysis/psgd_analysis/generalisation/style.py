@@ -1,4 +1,4 @@
-"""What the figures of generalisation share besides the common look."""
+"""The style shared by the figures of generalisation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLORS = (*look.LINES, look.COLORS["black"])
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 COUNTS_MAP = "cividis"
-"""For numbers of examples: perceptually even, and the same to colour-blind readers."""
+"""Colour map for numbers of examples: perceptually uniform, also to colour-blind readers."""
 
 NEVER = "never\nlearned"
 
@@ -32,7 +32,7 @@ def styled(results: Mapping[str, T]) -> Iterator[tuple[str, T, dict[str, Any]]]:
 
 
 def finish(ax: Any, title: str, xlabel: str, ylabel: str, legend: bool = False) -> Any:
-    """Set title and labels, take away what carries no information, and return the axes."""
+    """Set title and labels, remove needless lines, and return the axes."""
     ax.set_title(title, fontsize=10.5, loc="left")
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
@@ -44,12 +44,12 @@ def finish(ax: Any, title: str, xlabel: str, ylabel: str, legend: bool = False) 
 
 
 def size_text(count: int) -> str:
-    """Return a number of examples with thousands apart."""
+    """Return a number of examples with its thousands separated."""
     return f"{count:,}".replace(",", "\u2009")
 
 
 def signed(x: float, digits: int = 2) -> str:
-    """Return a number with a typographic minus, and none on what rounds to zero."""
+    """Return a number with a typographic minus, but never minus zero."""
     return f"{round(float(x), digits) + 0.0:.{digits}f}".replace("-", "−")
 
 

@@ -1,0 +1,259 @@
+"""The preconditioners that the commands offer, a row for each with all that the commands need.
+
+A new group is one new row. `psgd verify` then checks it, `psgd minimize` and `psgd bench` take its name after
+``-p``, and `psgd spectrum` says what the best P of its group leaves of a spectrum.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import psgd_core as psgd
+from psgd_core import PermutationSubgroup
+
+from .look import COLORS
+
+Command = Literal["minimize", "bench", "spectrum"]
+
+ORBIT_CASES = ("definite/exact", "indefinite/exact", "outside/exact")
+"""What the default run of `psgd verify` checks of every group with an `orbit`."""
+
+
+class Size(NamedTuple):
+    """What a preconditioner is made for."""
+
+    n: int
+    rank: int = 0  # of low-rank ones
+    shape: tuple[int, ...] = ()  # of the tensor of Kronecker products
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How `psgd verify` checks a preconditioner.
+
+    Parameters
+    ----------
+    name : str
+        On the command line.
+    cases : tuple of str
+        What the default run checks, besides `ORBIT_CASES` of groups with an `orbit`: patterns of
+        ``problem/setting`` or ``problem/setting/probe``.
+    rank : int
+        Of a low-rank one.
+    least, usual : int
+        The smallest n, and the n it is checked at unless another one is asked for.
+    patience : int
+        Updates within which one whose rate no theory predicts must have converged.
+    geometries : bool
+        Whether it is checked in all geometries.
+    in_figure : bool
+        Whether it has a curve of its own among the exact expectations.
+    """
+
+    name: str
+    cases: tuple[str, ...] = ()
+    rank: int = 0
+    least: int = 1
+    usual: int = 16
+    patience: int = 20_000
+    geometries: bool = False
+    in_figure: bool = True
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A preconditioner, where it exists, and what the commands call it.
+
+    Parameters
+    ----------
+    label : str
+        In tables and figures; "{rank}" and "{shape}" stand for those of the `Size`.
+    make : callable
+        ``make(size)`` returns the preconditioner.
+    color, marker : str
+        In figures.
+    verify : Checked, optional
+        How it is verified. None: not at all.
+    minimize, bench, spectrum : str, optional
+        What these commands call it. None: they do not offer it.
+    multiple, offset, least : int
+        n must be at least `least`, and a multiple of `multiple`, plus `offset`.
+    orbit : int, optional
+        Of a group of Theorem 3.1 other than GL(n), the size of its orbits; what is left over of n are orbits
+        of size 1.
+    subgroup : callable, optional
+        Of a group of Theorem 3.1, ``subgroup(n)`` returns K.
+    """
+
+    label: str
+    make: Callable[[Size], psgd.Preconditioner]
+    color: str
+    marker: str
+    verify: Checked | None = None
+    minimize: str | None = None
+    bench: str | None = None
+    spectrum: str | None = None
+    multiple: int = 1
+    offset: int = 0
+    least: int = 1
+    orbit: int | None = None
+    subgroup: Callable[[int], PermutationSubgroup] | None = None
+
+    def fits(self, n: int) -> bool:
+        """Return whether it exists for n."""
+        return n >= self.least and (n - self.offset) % self.multiple == 0
+
+    @property
+    def rule(self) -> str:
+        """What n must be, in words."""
+        if self.multiple == 2:
+            return "an odd n" if self.offset else "an even n"
+        if self.multiple > 1:
+            return f"n divisible by {self.multiple}"
+        return f"n >= {self.least}" if self.least > 1 else "any n"
+
+    def named(self, size: Size) -> str:
+        """Return the label at a size."""
+        return self.label.format(rank=size.rank, shape="x".join(map(str, size.shape)))
+
+    @property
+    def indexed(self) -> bool:
+        """Whether it is a `Sparse`, which reads a gather index."""
+        return isinstance(self.make(Size(self.smallest, 1, (1,))), psgd.Sparse)
+
+    @property
+    def smallest(self) -> int:
+        """The smallest n that it exists for."""
+        return next(n for n in itertools.count(1) if self.fits(n))
+
+
+def offered(command: Command) -> dict[str, Kind]:
+    """Return the preconditioners that a command offers, by the names it has for them."""
+    return {name: kind for kind in KINDS if (name := getattr(kind, command)) is not None}
+
+
+def _group(
+    label: str,
+    subgroup: Callable[[int], PermutationSubgroup],
+    orbit: int,
+    color: str,
+    marker: str,
+    own: Callable[[], psgd.Preconditioner] | None = None,
+    **more: Any,
+) -> Kind:
+    """Return the row of a group of Theorem 3.1: of its `own` class, or of `Sparse` over the subgroup."""
+
+    def make(size: Size) -> psgd.Preconditioner:
+        return psgd.Sparse(subgroup(size.n)) if own is None else own()
+
+    return Kind(label, make, COLORS[color], marker, orbit=orbit, subgroup=subgroup, **more)
+
+
+def _s3(n: int) -> PermutationSubgroup:
+    """Return all permutations of three blocks."""
+    return PermutationSubgroup.on_blocks(n, ((1, 0, 2), (1, 2, 0)))
+
+
+def _cyclic(n: int) -> PermutationSubgroup:
+    return PermutationSubgroup.cyclic(n, 4)
+
+
+def _dihedral(n: int) -> PermutationSubgroup:
+    return PermutationSubgroup.dihedral(n, 4)
+
+
+def _rectangle(n: int) -> tuple[int, int]:
+    """Return (s, n / s) with the largest s up to the root of n."""
+    s = next(s for s in range(int(n**0.5), 0, -1) if n % s == 0)
+    return s, n // s
+
+
+GROUPS = (
+    _group(
+        "Diagonal", PermutationSubgroup.trivial, 1, "black", "o", psgd.Diagonal,
+        verify=Checked("diagonal", ("*/online/*", "outside/outside/*")),
+        minimize="diagonal", bench="diagonal", spectrum="Diagonal",
+    ),
+    _group(
+        "XMat", PermutationSubgroup.flip, 2, "blue", "s", psgd.XMat, least=2,
+        verify=Checked(
+            "xmat",
+            ("ill-conditioned/exact", "rosenbrock/exact", "definite/online/*", "indefinite/floor/*",
+             "outside/outside/rademacher", "indefinite/whitening"),
+            geometries=True,
+        ),
+        minimize="xmat", bench="xmat", spectrum="XMat",
+    ),
+    _group(
+        "Butterfly", PermutationSubgroup.half_shift, 2, "sky", "^", psgd.Butterfly, multiple=2,
+        verify=Checked("butterfly", ("definite/online/*",), in_figure=False),
+        minimize="butterfly", bench="butterfly", spectrum="Butterfly",
+    ),
+    _group(
+        "Sparse(neighbours)", PermutationSubgroup.neighbour_swap, 2, "purple", "p", multiple=2,
+        minimize="sparse-neighbours", spectrum="neighbour swap",
+    ),
+    _group(
+        "Sparse(Klein)", PermutationSubgroup.klein, 4, "green", "D", multiple=4,
+        verify=Checked("sparse-klein", ("noisy/exact", "definite/online/*"), geometries=True),
+        bench="klein", spectrum="Klein four",
+    ),
+    _group("Sparse(cyclic 4)", _cyclic, 4, "green", "d", multiple=4, bench="cyclic"),
+    _group(
+        "Sparse(S3)", _s3, 3, "orange", "v", multiple=3,
+        verify=Checked("sparse-s3", ("definite/online/*",)),
+    ),
+    _group("Sparse(dihedral)", _dihedral, 8, "purple", "P", multiple=8, verify=Checked("sparse-dihedral")),
+    _group(
+        "Sparse(odd flip)", PermutationSubgroup.flip, 2, "grey", "X", multiple=2, offset=1, least=3,
+        verify=Checked("sparse-odd-flip", in_figure=False),
+    ),
+)  # fmt: skip
+"""The groups of Theorem 3.1 with small orbits."""
+
+KINDS = (
+    *GROUPS,
+    Kind(
+        "Dense", lambda size: psgd.Dense(), COLORS["vermilion"], "h",
+        verify=Checked(
+            "dense",
+            ("definite/exact", "indefinite/exact", "noisy/exact", "rosenbrock/exact", "definite/online/*",
+             "indefinite/floor/*", "noisy/floor/*", "drifting/tracking/*"),
+            geometries=True,
+        ),
+        minimize="dense", bench="dense",
+    ),
+    Kind(
+        "Kronecker", lambda size: psgd.Kronecker(_rectangle(size.n), "dense"), COLORS["orange"], "H",
+        verify=Checked(
+            "kronecker", ("outside/exact", "kronecker/exact", "outside/whitening"),
+            least=4, patience=2000, geometries=True,
+        ),
+    ),
+    Kind(
+        "Kronecker(dense, diagonal)",
+        lambda size: psgd.Kronecker(_rectangle(size.n), ("triangular", "diagonal")), COLORS["orange"], "8",
+        verify=Checked("kronecker-mixed", ("outside/exact", "kronecker/exact"), least=4, patience=6000),
+    ),
+    Kind(
+        "Kronecker({shape})", lambda size: psgd.Kronecker(size.shape), COLORS["orange"], "H",
+        bench="kronecker",
+    ),
+    Kind(
+        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["wine"], "*", least=2,
+        verify=Checked("lowrank", ("low-rank/exact", "low-rank/online/gaussian"), rank=2, least=4, usual=20),
+        minimize="lowrank", bench="lowrank",
+    ),
+    Kind(
+        "LowRank({rank}), left", lambda size: psgd.LowRank(size.rank, diagonal="left"), COLORS["purple"], "*",
+        verify=Checked("lowrank-left", rank=2, least=4, usual=20, patience=60_000),
+    ),
+    Kind(
+        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["blue"], "*",
+        verify=Checked("lowrank-tails", ("two-tails/exact",), rank=1, least=4, usual=20),
+    ),
+)  # fmt: skip
+"""In the order that tables have them."""
