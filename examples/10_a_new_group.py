@@ -59,7 +59,7 @@ class TriangularState(NamedTuple):
 # - how to fit (`_fit`). With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is
 #   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The
 #   move `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
-# - how `Q` acts.
+# - how `Q` acts (`_act`), and its determinant (`log_det`).
 #
 # The normaliser makes N from the sum of the Frobenius norms of `a a^T` and `b b^T`. This sum bounds the
 # norm of the gradient, projected or not, so with a step below 1 the diagonal of `I - step G / N` stays
@@ -113,21 +113,9 @@ class Triangular(psgd.Preconditioner):
         new = state._replace(q=q - rate * (xp.tril(aa - bb) @ q), held=held)
         return Fitted(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
 
-    def apply(self, state, x):
-        self._require_vectors(state, x=x)
-        return state.q @ x
-
-    def apply_transpose(self, state, x):
-        self._require_vectors(state, x=x)
-        return state.q.T @ x
-
-    def solve(self, state, x):
-        self._require_vectors(state, x=x)
-        return solve(state.q, x)
-
-    def solve_transpose(self, state, x):
-        self._require_vectors(state, x=x)
-        return solve(state.q.T, x)
+    def _act(self, state, x, verb):
+        q = state.q.T if verb.endswith("transpose") else state.q
+        return q @ x if verb.startswith("apply") else namespace(q).linalg.solve(q, x)
 
     def log_det(self, state):
         self._require_state(state)
@@ -136,7 +124,7 @@ class Triangular(psgd.Preconditioner):
 
 
 # %% [markdown]
-# Three small functions that it uses. (`psgd_core.arrays` has `namespace`, which tells the library of an
+# Two small functions that it uses. (`psgd_core.arrays` has `namespace`, which tells the library of an
 # array, and `device_of`, which leaves it to JAX where to put an array that is not tied to a device.)
 
 
@@ -153,12 +141,6 @@ def norm(x):
     unit = xp.max(xp.abs(x))
     unit = xp.where(unit > 0, unit, xp.ones_like(unit))
     return unit * xp.linalg.vector_norm(x / unit)
-
-
-def solve(q, x):
-    """The solution of ``q y = x``, for x of shape (n,) or (n, k)."""
-    xp = namespace(q)
-    return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
 
 
 # %% [markdown]
