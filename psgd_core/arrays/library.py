@@ -156,11 +156,12 @@ def followed() -> bool:
     """Return whether what happens to PyTorch's tensors is compiled, recorded or transformed."""
     import torch
 
+    jit: Any = torch.jit
     return torch.compiler.is_compiling() or (
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or jit.is_tracing()
     )
 
 

@@ -3,13 +3,15 @@
 from . import normalizers
 from .base import Preconditioner
 from .blocks import Blocks, BlocksState
-from .counters import Counters, Fitted
+from .counters import Counters, Fitted, Given
+from .geometries import GEOMETRIES, Geometry, GeometryName
 from .kronecker import Kronecker, KroneckerState
 from .low_rank import LowRank, LowRankState
 from .orbit import OrbitPreconditioner, OrbitState
 from .sparse import Butterfly, Dense, Diagonal, Sparse, XMat
 
 __all__ = [
+    "GEOMETRIES",
     "Blocks",
     "BlocksState",
     "Butterfly",
@@ -17,6 +19,9 @@ __all__ = [
     "Dense",
     "Diagonal",
     "Fitted",
+    "Geometry",
+    "GeometryName",
+    "Given",
     "Kronecker",
     "KroneckerState",
     "LowRank",

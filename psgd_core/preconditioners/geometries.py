@@ -276,7 +276,7 @@ GeometryName = Literal[
     "EQ", "QE", "QE-symmetric", "QEQ", "Q0.5EQ1.5", "QUAD", "QEP", "QUAD4P", "PRO4P", "Lyapunov"
 ]
 
-GEOMETRIES: dict[str, Geometry] = {
+GEOMETRIES: dict[GeometryName, Geometry] = {
     "EQ": EQ(),
     "QE": QE(),
     "QE-symmetric": QE(symmetric=True),

@@ -16,7 +16,7 @@ import numpy as np
 
 import psgd_core as psgd
 from psgd_core import convergence
-from psgd_core.preconditioners.geometries import GEOMETRIES
+from psgd_core.preconditioners import GEOMETRIES, GeometryName
 
 from ..documents import plain, versions
 from ..look import COLORS, finish
@@ -45,7 +45,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 Tick = Callable[[], None]
 
 
-def cases() -> Iterator[tuple[str, float, str]]:
+def cases() -> Iterator[tuple[GeometryName, float, str]]:
     """Return (geometry, kappa, precision) of all runs; without torch there is no bfloat16."""
     import importlib.util
 
@@ -60,11 +60,11 @@ def compare(seed: int, tick: Tick = lambda: None) -> Iterator[dict[str, Any]]:
         tick()
 
 
-def _run(geometry: str, kappa: float, dtype: str, seed: int) -> dict[str, Any]:
+def _run(geometry: GeometryName, kappa: float, dtype: str, seed: int) -> dict[str, Any]:
     hessian = hessians.dense(N, kappa, np.random.default_rng(seed), indefinite=True)
     hessian = hessian / kappa**0.5  # eigenvalues on both sides of 1
     target, pair = convergence.target(hessian), exact_pairs(hessian)
-    kept: Callable[[np.ndarray], np.ndarray] = _bfloat16 if dtype == "bfloat16" else lambda x: x
+    kept: Callable[[Any], Any] = _bfloat16 if dtype == "bfloat16" else lambda x: x
     work = "float64" if dtype == "float64" else "float32"
     v, h = kept(pair.v.astype(work)), kept(pair.h.astype(work))
     p, step = psgd.Dense(geometry=geometry), SHARE * convergence.stable_step(kappa, geometry)
@@ -78,9 +78,9 @@ def _run(geometry: str, kappa: float, dtype: str, seed: int) -> dict[str, Any]:
                 state = state._replace(q=state.q._replace(blocks=tuple(map(kept, state.q.blocks))))
             spent, made = spent + time.perf_counter() - start, stop
             wide = state._replace(
-                q=state.q._replace(blocks=tuple(b.astype("float64") for b in state.q.blocks)),
-                held=tuple(x.astype("float64") for x in state.held),
-                damping=state.damping.astype("float64"),
+                q=state.q._replace(blocks=tuple(np.asarray(b, "float64") for b in state.q.blocks)),
+                held=tuple(np.asarray(x, "float64") for x in state.held),
+                damping=np.asarray(state.damping, "float64"),
             )
             distances.append(float(convergence.distance(p.apply(wide, np.eye(N)), target)))
             seconds.append(spent)

@@ -9,8 +9,7 @@ import numpy as np
 
 import psgd_core as psgd
 from psgd_core.convergence import stable_step
-from psgd_core.preconditioners import OrbitPreconditioner
-from psgd_core.preconditioners.geometries import GEOMETRIES
+from psgd_core.preconditioners import GEOMETRIES, GeometryName, OrbitPreconditioner
 
 from ..arrays import to_host
 from ..kinds import KINDS, Checked, Kind, Size
@@ -35,7 +34,7 @@ class Entry:
 
     kind: Kind
     checked: Checked
-    geometry: str = "EQ"
+    geometry: GeometryName = "EQ"
     settings: tuple[str, ...] = ()
     kappa_limit: float = np.inf
 
@@ -106,8 +105,10 @@ class Entry:
         p = self.make(n)
         if not isinstance(p, psgd.Kronecker):
             return None
-        kinds = tuple("diagonal" if kind == "diagonal" else "dense" for kind in p.kinds)
-        return to_host(psgd.criterion.kronecker_minimizer(hessian, p.shape, kinds, noise))
+        kinds: list[Literal["dense", "diagonal"]] = [
+            "diagonal" if kind == "diagonal" else "dense" for kind in p.kinds
+        ]
+        return to_host(psgd.criterion.kronecker_minimizer(hessian, p.shape, tuple(kinds), noise))
 
     def largest_step(self, kappa: float) -> float:
         """Return the step below which the geometry is stable, on the condition number of an orbit."""
@@ -120,7 +121,7 @@ BASES = {
 """In the geometry EQ, by name."""
 
 
-def _in_geometry(base: Entry, geometry: str) -> Entry:
+def _in_geometry(base: Entry, geometry: GeometryName) -> Entry:
     """Return the preconditioner in another geometry, on condition numbers that leave it a usable step."""
     limit = 100.0 if stable_step(100.0, geometry) > 0.1 else 10.0
     return replace(base, geometry=geometry, settings=("exact", "whitening"), kappa_limit=limit)
