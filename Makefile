@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 VERIFY ?=
 TESTS ?=
 
-.PHONY: help verify test docs lint types clean
+.PHONY: help verify test docs lint types hooks clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -47,6 +47,10 @@ lint: $(VENV)/.test-$(KEY)  ## ruff: style, imports, docstrings
 
 types: $(VENV)/.test-$(KEY)  ## mypy, strict for the core
 	$(BIN)/mypy --strict psgd_core && $(BIN)/mypy
+
+hooks: $(VENV)/.test-$(KEY)  ## git hooks: lint and types before a commit, tests before a push
+	$(BIN)/python -m pip install -q "pre-commit>=3.5"
+	$(BIN)/pre-commit install
 
 clean:           ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build docs/gallery

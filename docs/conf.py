@@ -20,6 +20,7 @@ extensions = [
     "sphinx_design",
     "api_pages",
     "example_gallery",
+    "house_picture",
     "mathml",
 ]
 exclude_patterns = ["_build", "_ext", "gallery/files", "**.ipynb_checkpoints"]
@@ -27,7 +28,7 @@ nitpicky = True
 
 # -- pages -----------------------------------------------------------------------------------------------
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "tasklist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # `example_gallery` executes the examples itself
 nb_output_stderr = "remove"

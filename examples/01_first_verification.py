@@ -1,10 +1,10 @@
 # %% [markdown]
 # # A first verification
 #
-# PSGD fits `P = Q^T Q` to pairs of a random probe `v` and its Hessian-vector product `h = H v`. It should
+# PSGD fits `P = Q^T Q` to pairs of a random probe `v` and its Hessian-vector product `h = H v`. `P` should
 # converge to `|H|^{-1}`, the inverse of the *absolute* Hessian (the same eigenvectors, absolute
-# eigenvalues), whether `H` is definite or not. Where `H` is known so is that target, and we can measure how
-# far away the fit is.
+# eigenvalues), whether `H` is definite or not. If `H` is known, so is this target, and we can measure the
+# distance of the fit from it.
 
 # %%
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ indefinite = problems.hessians.dense(n, kappa, np.random.default_rng(0), indefin
 print("eigenvalues of the indefinite one:", np.linalg.eigvalsh(indefinite).round(2))
 
 # %% [markdown]
-# The target comes from the eigenvalues of `H`; let us not take it on trust.
+# The target is computed from the eigenvalues of `H`. Let us check it.
 
 # %%
 target = convergence.target(indefinite)
@@ -30,14 +30,14 @@ assert np.allclose(target.minimizer, (vectors / abs(w)) @ vectors.T)
 # %% [markdown]
 # ## Fit, and measure
 #
-# `Dense` is the group GL(n), all invertible matrices: the one in which every `|H|^{-1}` can be reached. The
-# error is the affine-invariant distance of `P` from the target: the typical relative error of `P` in any
-# direction.
+# `Dense` is the group GL(n) of all invertible matrices, in which every `|H|^{-1}` can be reached. The
+# error is the affine-invariant distance of `P` from the target: the typical relative error of `P` over all
+# directions.
 
 
 # %%
 def fit(hessian, draw, step, updates):
-    """Fit Dense on the pairs that `draw` gives; return the distances from the target at checkpoints."""
+    """Fit Dense on pairs from `draw`; return the distances from the target at checkpoints."""
     p, goal, trace = psgd.Dense(), convergence.target(hessian), convergence.Trace()
     state = p.init(len(hessian), like=hessian)
     for t in range(updates):
@@ -65,11 +65,11 @@ def online(hessian):
 # %% [markdown]
 # Four runs of `Dense`:
 #
-# 1. on *exact expectations*, for the indefinite Hessian. Theory gives the rate, about `2 step / κ` per
+# 1. on *exact expectations*, for the indefinite Hessian. Theory predicts the rate: about `2 step / κ` per
 #    update;
-# 2. *online*, one probe per update, for the definite Hessian;
-# 3. the same for the indefinite one;
-# 4. and again with a step that falls to zero.
+# 2. *online*, with one probe per update, for the definite Hessian;
+# 3. online, for the indefinite one;
+# 4. the same, with a step that falls to zero.
 
 # %%
 step = 0.5
@@ -85,9 +85,9 @@ for name, d in final.items():
     print(f"{name:20} {traces[name].updates[-1]} updates, distance {d:.1e}")
 
 # %% [markdown]
-# The first two end at rounding. In the third the samples disagree at the target: `a = Q h` and `b = Q^{-T}
-# v` have the same covariance there, but are not the same vectors if `H` is indefinite. So a constant step
-# leaves a floor, and an annealed one brings it down.
+# The first two end at rounding error. In the third, single samples disagree at the target: there `a = Q h`
+# and `b = Q^{-T} v` have the same covariance, but they are not the same vectors if `H` is indefinite. So a
+# constant step leaves an error floor, and annealing the step brings it down.
 
 # %%
 assert final["exact, indefinite"] < 1e-12
@@ -117,5 +117,5 @@ figures.convergence(
 plt.show()
 
 # %% [markdown]
-# `psgd verify` does this for every preconditioner, in the group and outside it, with noise, with rivals
-# beside, and says whether each did what theory expects.
+# `psgd verify` does this for every preconditioner, inside and outside the group, with and without noise,
+# compares it with other methods, and says whether each run did what theory predicts.

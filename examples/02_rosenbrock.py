@@ -2,8 +2,8 @@
 # # Rosenbrock's valley with every group
 #
 # Rosenbrock's function has a narrow, curved valley: its Hessian has condition number 2508 at the minimum,
-# and is indefinite above the parabola. PSGD steps by `x - lr P g`, with `P` fitted along the way to the
-# inverse *absolute* Hessian. How far that gets depends on the group that `P` is allowed on.
+# and is indefinite above the parabola. PSGD steps to `x - lr P g`, and on the way fits `P` to the
+# inverse of the *absolute* Hessian. How well this works depends on the group of `Q`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -16,8 +16,8 @@ from psgd_analysis import figures, problems
 # %% [markdown]
 # ## Two variables
 #
-# `psgd.minimize` is called as SciPy's `minimize` is, and answers as that does. A callback collects the
-# points on the way. Up to 300 steps each, with all settings left alone:
+# `psgd.minimize` is called like SciPy's `minimize`, and returns the same kind of result. A callback
+# collects the points on the way. Up to 300 steps each, with default settings:
 
 
 # %%
@@ -44,17 +44,17 @@ for name, p in {"Dense": psgd.Dense(), "LowRank(1)": psgd.LowRank(1), "Diagonal"
     print(f"{name:11} f = {result.fun:8.1e} after {result.nit:3} steps. {result.message}")
 
 # %% [markdown]
-# On two variables GL(2), the X-matrices and the butterflies are one group, so `Dense` stands for all three.
-# It is at the minimum to rounding. A diagonal `P` cannot turn towards the valley's direction and creeps
-# along it. `LowRank(1)` is in between: it can hold the right `P`, but here it moves a diagonal and two
-# vectors to follow a Hessian that changes at every step, where `Dense` moves one matrix.
+# With two variables GL(2), the X-matrices and the butterflies are the same group, so `Dense` stands for all
+# three. It reaches the minimum to rounding. A diagonal `P` cannot rotate into the direction of the valley,
+# and creeps along it. `LowRank(1)` is in between: it can represent the right `P`, but it has to move a
+# diagonal and two vectors to follow a Hessian that changes in every step, while `Dense` moves one matrix.
 
 # %%
 assert final["Dense"] < 1e-15 < final["LowRank(1)"] < final["Diagonal"]
 
 # %% [markdown]
-# The paths, beside SciPy's BFGS. A smooth function of two variables without noise is BFGS's home ground,
-# and it needs fewer evaluations here; what PSGD adds comes below, and with noise.
+# The paths, with that of SciPy's BFGS. A smooth function of two variables without noise is what BFGS is
+# best at, and it needs fewer evaluations here. PSGD has advantages on the next problem, and with noise.
 
 # %%
 points = [plane.start]
@@ -75,9 +75,9 @@ plt.show()
 # ## A hundred variables, in pairs
 #
 # Fifty such valleys side by side: the Hessian has a 2 x 2 block for each pair `{2i, 2i + 1}`. The group of
-# Theorem 3.1 whose permutations swap those neighbours holds it, so each pair is fitted as if it were alone.
-# The X-matrices and the butterflies pair other variables: they can do no more here than a diagonal. GL(100)
-# holds the Hessian too, but has ten thousand numbers to learn from 100 numbers a step.
+# Theorem 3.1 whose permutations swap these neighbours contains it, so each pair is fitted as if it were
+# alone. The X-matrices and the butterflies pair other variables, and can do no more here than a diagonal.
+# GL(100) contains the Hessian too, but has to learn ten thousand numbers from 100 numbers per step.
 
 # %%
 pairs = problems.rosenbrock_pairs(100)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Both tails of a spectrum
 #
-# Hessians of real problems often have a bulk of similar eigenvalues, a few very large and a few very small
-# ones. `P = ρI + U U^T` can only lift eigenvalues above ρ, so it reaches one of the two tails. `Q = ρ(I + U
-# V^T)`, with as many columns, reaches both (Theorem 3.2). How much is that worth?
+# Hessians of real problems often have many similar eigenvalues, a few that are much larger and a few that
+# are much smaller. `P = ρI + U U^T` can only lift eigenvalues above ρ, so it corrects one of the two tails.
+# `Q = ρ(I + U V^T)`, with as many columns, corrects both (Theorem 3.2). How much is that worth?
 
 # %%
 import matplotlib.pyplot as plt
@@ -20,8 +20,8 @@ print(f"n = {len(w)}: {w[:3].round(3)} ... {w[-3:].round(3)}, κ = {w[-1] / w[0]
 # %% [markdown]
 # ## Look at the spectrum
 #
-# By stochastic Lanczos quadrature, from products `H v` alone, with error bars. Here the eigenvalues are
-# known, so the exact density can be drawn beside it.
+# The spectral density is estimated by stochastic Lanczos quadrature, from products `H v` alone, with error
+# bars. Here the eigenvalues are known, so we can draw the exact density for comparison.
 
 # %%
 density = spectrum.density(H, rng, scale="log", width=0.03)
@@ -34,8 +34,8 @@ plt.show()
 # %% [markdown]
 # ## What rank r can do
 #
-# The best that each form can make of this spectrum is known in closed form. `LowRank(r)` is fitted online
-# besides, for a thousand updates of 8 probes.
+# The best result that each form can reach for this spectrum is known in closed form. To compare,
+# `LowRank(r)` is fitted online, with a thousand updates of 8 probes.
 
 # %%
 study = spectrum.rank_study(H, (0, 1, 2, 4), rng=rng, updates=1000, step=0.5)
@@ -46,8 +46,9 @@ study.plot()
 plt.show()
 
 # %% [markdown]
-# Rank 2 in the form `ρ(I + U V^T)` takes two eigenvalues off *either* tail: nothing is left. In the form
-# `ρI + U U^T` the two large ones stay, whatever the rank. The fitted preconditioner finds the former.
+# With rank 2, the form `ρ(I + U V^T)` removes two eigenvalues from *each* tail: nothing is left. With the
+# form `ρI + U U^T`, the two large ones stay, whatever the rank. The fitted preconditioner reaches the
+# closed form.
 
 # %%
 r2 = list(study.ranks).index(2)
@@ -58,8 +59,8 @@ assert study.fitted_condition[r2] < 1.1
 # %% [markdown]
 # ## Before and after
 #
-# The same comparison for preconditioners that are fitted to the Hessian: a diagonal cannot turn towards the
-# tails' directions, rank 1 removes one eigenvalue from each end, rank 2 all.
+# Now compare preconditioners that are fitted to the Hessian. A diagonal cannot rotate into the directions
+# of the tails, rank 1 removes one eigenvalue from each end, and rank 2 removes all four.
 
 # %%
 fitted = {}

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Choosing K
 #
-# The groups of Theorem 3.1 differ in their permutation subgroup K alone, and of K only the *orbits* matter:
-# up to a permutation the group is the product of GL(|O|) over the orbits O. So the best `P` that each K
-# allows is known in closed form, one small inverse root per orbit, for any Hessian. K can be chosen before
+# The groups of Theorem 3.1 differ only in their permutation subgroup K, and only the *orbits* of K matter:
+# up to a permutation, the group is the product of GL(|O|) over the orbits O. So for any Hessian the best
+# `P` that K allows is known in closed form, one small inverse root per orbit. K can be chosen before
 # anything is fitted.
 
 # %%
@@ -15,8 +15,8 @@ from psgd_analysis import problems, spectrum
 from psgd_core import PermutationSubgroup, convergence, criterion, schedules
 
 # %% [markdown]
-# A Hessian with structure that is not visible at once: parameters couple in fours, weakly to all others,
-# and they have been shuffled. It is indefinite.
+# A Hessian whose structure is hidden: parameters are coupled in fours, and weakly to all others, and they
+# have been shuffled. It is indefinite.
 
 # %%
 rng = np.random.default_rng(0)
@@ -30,8 +30,8 @@ H = (blocks + 0.01 * coupling)[np.ix_(shuffle, shuffle)]
 # %% [markdown]
 # ## The study
 #
-# What the exact minimiser over each group leaves: the condition number of `P H`, and in brackets the
-# criterion over its minimum on all of GL(n), which is 1 where the group holds `|H|^{-1}`.
+# For the exact minimiser over each group, the study gives the condition number of `P H` and, in brackets,
+# the criterion divided by its minimum over GL(n), which is 1 if the group contains `|H|^{-1}`.
 
 # %%
 study = spectrum.group_study(H)
@@ -42,8 +42,8 @@ study.plot()
 plt.show()
 
 # %% [markdown]
-# Nothing with a name does well, apart from GL(n): the parameters are in the wrong order. `best_order` looks
-# for a better one, for orbits of four.
+# Except for GL(n), none of the named groups does well, because the parameters are in the wrong order.
+# `best_order` searches for a better order, here for orbits of four.
 
 # %%
 order = spectrum.best_order(H, fours)
@@ -65,9 +65,9 @@ assert found == {frozenset(orbit.tolist()) for orbit in fours.orbit_index[0].T} 
 # %% [markdown]
 # ## Fit it
 #
-# `Sparse(K)` stores and moves 4 x 4 blocks, where `Dense` has a 32 x 32 matrix. The Hessian lies outside
-# the group (by its weak coupling) and is indefinite, so samples disagree at the minimiser and the step has
-# to be annealed. The target is the closed form that the study used.
+# `Sparse(K)` stores and moves 4 x 4 blocks, while `Dense` has a 32 x 32 matrix. The Hessian is outside
+# the group (because of its weak coupling) and indefinite, so samples disagree at the minimiser and the step
+# has to be annealed. The target is the closed form that the study used.
 
 # %%
 p = psgd.Sparse(K)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Noise damps itself
 #
-# In training the products `h = H v + ε` are noisy, because each comes from a sample. PSGD does not average
-# the noise away: it converges to `P = (H^2 + E[ε ε^T])^{-1/2}`. Where the curvature is below the noise `P`
-# stops growing, with no damping to be set.
+# In training, the products `h = H v + ε` are noisy, because each comes from a sample. PSGD does not average
+# the noise away: it converges to `P = (H^2 + E[ε ε^T])^{-1/2}`. Where the curvature is smaller than the
+# noise, `P` stops growing, and no damping has to be chosen.
 
 # %%
 import matplotlib.pyplot as plt
@@ -36,7 +36,7 @@ def fit(sigma, updates=3000):
 fits = {sigma: fit(sigma) for sigma in (1.0, 0.25)}
 
 # %% [markdown]
-# In the eigenbasis of `H` the limit is `1/sqrt(λ^2 + σ^2)`. The fits are on it.
+# In the eigenbasis of `H` the limit is `1/sqrt(λ^2 + σ^2)`. The fits agree with it.
 
 # %%
 vectors = np.linalg.eigh(H)[1]
@@ -66,8 +66,8 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# At the minimiser `P E[h h^T] P = E[v v^T]`: preconditioned, the noisy products are white, which
-# generalises Newton's method (appendix A). For the exact minimiser the residual is rounding.
+# At the minimiser, `P E[h h^T] P = E[v v^T]`: the preconditioned noisy products are white, which
+# generalises Newton's method (appendix A). For the exact minimiser the residual is at rounding level.
 
 # %%
 M = criterion.second_moment(H, 0.25**2 * np.eye(n))

@@ -3,7 +3,7 @@
 #
 # What does the Hessian of a trained network look like, and how many columns does a preconditioner need for
 # it? The network here has 218 parameters, so that every answer can be checked against the dense matrix.
-# Nothing below needs that matrix but the checks and the closed forms. Needs PyTorch.
+# Only the checks and the closed forms need that matrix. This example needs PyTorch.
 
 # %%
 import matplotlib.pyplot as plt
@@ -16,7 +16,7 @@ rng = np.random.default_rng(0)
 torch.manual_seed(0)
 
 # %% [markdown]
-# Two spirals, and a network with two hidden layers, trained until it tells them apart.
+# The data are two spirals. A network with two hidden layers is trained until it separates them.
 
 # %%
 m = 300
@@ -48,9 +48,9 @@ assert accuracy > 0.99
 # %% [markdown]
 # ## The spectrum, from products alone
 #
-# `from_torch` makes the Hessian of a loss into an operator; a product differentiates twice. The density
-# comes from 6 probes of 40 products each. Most eigenvalues are next to zero, a few are not, and some are
-# negative.
+# `from_torch` makes an operator from the Hessian of a loss; each product differentiates twice. The density
+# is estimated from 6 probes with 40 products each. Most eigenvalues are close to zero, a few are not, and
+# some are negative.
 
 # %%
 H = spectrum.from_torch(loss, net, name="the network")
@@ -61,7 +61,7 @@ density
 w = np.linalg.eigvalsh(H.dense().numpy())  # for comparison: 218 products
 print(f"{np.sum(abs(w) > 0.01)} of {len(w)} eigenvalues beyond 0.01, {np.sum(w < 0)} negative")
 assert np.sum(abs(w) > 0.01) < 20
-assert abs(density.extremes[1] - w[-1]) < 1e-6 * w[-1]  # the largest one is found as it is
+assert abs(density.extremes[1] - w[-1]) < 1e-6 * w[-1]  # the largest one is found accurately
 
 density.plot(exact=w)
 plt.show()
@@ -69,10 +69,10 @@ plt.show()
 # %% [markdown]
 # ## How many columns
 #
-# `|H|^{-1}` does not exist where eigenvalues vanish: a damping says below which curvature we do not care.
-# With 0.01, what is left to correct are the eigenvalues above it: one tail, the upper one. It is the one
-# that `ρI + U U^T` cannot reach, with any rank: that form only lifts. `LowRank(r)` is fitted online beside
-# the closed forms.
+# `|H|^{-1}` does not exist if eigenvalues vanish, so we add a damping: curvature below it does not matter.
+# With 0.01, only the eigenvalues above it remain to be corrected: one tail, the upper one. The form
+# `ρI + U U^T` cannot correct it, whatever the rank, because it can only lift eigenvalues of `P`. To compare
+# with the closed forms, `LowRank(r)` is fitted online.
 
 # %%
 study = spectrum.rank_study(
@@ -86,16 +86,16 @@ plt.show()
 
 # %%
 kappa = study.condition_number
-assert np.allclose(study.one_tail_condition, kappa)  # one tail: the wrong one
+assert np.allclose(study.one_tail_condition, kappa)  # this form reaches the wrong tail
 assert study.best_condition[-1] < 0.1 * kappa
 assert study.fitted_condition[-1] < 0.2 * kappa
 assert study.fitted_criterion[-1] < 1.02  # 1: all that any preconditioner can do
 
 # %% [markdown]
-# By the criterion, ten columns fitted online are within 2 % of the best `P` there is. The diagonal that
-# comes with them does something as well: rank 0 has a lower criterion fitted than the closed form with a
-# single ρ, although its condition number is worse. The criterion is what fitting minimises; see the group
-# study in *Choosing K*.
+# By the criterion, ten columns fitted online are within 2 % of the best possible `P`. The diagonal of
+# `LowRank` helps as well: with rank 0, the fit has a lower criterion than the closed form, which has a
+# single ρ, although its condition number is worse. Fitting minimises the criterion, not the condition
+# number; see the group study in *Choosing K*.
 
 # %%
 assert study.fitted_criterion[0] < study.best_criterion[0]

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Embedding: SciPy
 #
-# PSGD as a `method=` of `scipy.optimize.minimize`, and a fitted preconditioner as the `M` of SciPy's linear
-# solvers.
+# PSGD can be a `method=` of `scipy.optimize.minimize`, and a fitted preconditioner can be the `M` of
+# SciPy's linear solvers.
 
 # %%
 import numpy as np
@@ -16,7 +16,7 @@ from psgd_core.adapters.scipy import as_linear_operator, psgd_method
 # %% [markdown]
 # ## Minimise
 #
-# Everything is given as for SciPy's own methods. Settings go into `options`.
+# The arguments are those of SciPy's own methods. Settings go into `options`.
 
 # %%
 result = minimize(
@@ -45,9 +45,9 @@ assert np.linalg.cond(left) < 1e-2 * np.linalg.cond(rosen_hess(result.x))
 # %% [markdown]
 # ## Precondition a solver
 #
-# A symmetric system of 400 unknowns with a badly scaled diagonal and a coupling of each unknown with its
-# mirror image: the pattern of the X-matrices. `P` is fitted on products `A v` alone, and then serves as
-# many right-hand sides as we like.
+# This is a symmetric system of 400 unknowns with a badly scaled diagonal, in which each unknown is coupled
+# with its mirror image: the pattern of the X-matrices. `P` is fitted on products `A v` alone, and can then
+# be used for any number of right-hand sides.
 
 # %%
 rng = np.random.default_rng(0)

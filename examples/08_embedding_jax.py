@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Embedding: JAX
 #
-# Preconditioners are pure functions over an explicit state, a NamedTuple of arrays and so a pytree. They
-# run on JAX arrays as they are, under `jit`, `scan` and `vmap`; and there are optax transformations ready
-# made. Needs JAX and optax.
+# The methods of preconditioners are pure functions over an explicit state, which is a NamedTuple of arrays
+# and so a pytree. They run on JAX arrays as they are, under `jit`, `scan` and `vmap`. There are also
+# ready-made optax transformations. This example needs JAX and optax.
 
 # %%
 import jax
@@ -17,8 +17,8 @@ from psgd_core.adapters import jax as adapter
 # %% [markdown]
 # ## Fit under `scan`
 #
-# A whole fit as one compiled program: probes from a key, products with a matrix that only the closure
-# knows.
+# A whole fit is one compiled program. Probes are drawn from a key, and only the function `one` knows the
+# matrix.
 
 # %%
 n = 12
@@ -56,8 +56,8 @@ assert jnp.max(errors) < 1e-3
 # %% [markdown]
 # ## The whole step under `jit`
 #
-# `PSGD` is the iteration one step at a time. Parameters may be a pytree; `jax.grad` and a
-# forward-over-reverse product give it what it asks for. Here it trains a small network on a curve, with
+# `PSGD` is the iteration, one step at a time. Parameters can be a pytree. It needs gradients (`jax.grad`)
+# and Hessian-vector products (forward over reverse). Here it fits a small network to a curve, with
 # `LowRank`.
 
 # %%
@@ -109,7 +109,7 @@ def train(params, steps):
 print(f"{size} parameters: loss {loss(params):.4f} before, {losses[-1]:.2e} after 1000 steps")
 
 # %% [markdown]
-# Gradient descent for comparison, twice as many steps (it needs no products), with the best of four
+# For comparison, gradient descent with twice as many steps (it needs no products) and the best of four
 # learning rates:
 
 
@@ -128,10 +128,10 @@ assert float(losses[-1]) < 0.1 * plain
 # %% [markdown]
 # ## With optax
 #
-# `psgd` is a gradient transformation like any other. By default each leaf has a preconditioner of its own,
-# sharded where the leaf is sharded; a network as small as this one can afford a single P for all of them,
-# which sees how leaves depend on each other. `value_grad_hvp` gives all that a step asks of the loss, on one
-# sample.
+# `psgd` is a gradient transformation like any other. By default each leaf has its own preconditioner,
+# sharded like the leaf. A network as small as this one can afford a single P for all leaves, which also
+# captures how leaves depend on each other. `value_grad_hvp` computes everything that a step needs from the
+# loss, on one sample.
 
 # %%
 ready = adapter.psgd(0.5, psgd.LowRank(10), step=0.3, momentum=0.0, clip=1.0, per_leaf=False)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Embedding: PyTorch
 #
-# The mathematics runs on tensors as they are: probes, products and gradients go in as tensors, on whatever
-# device, and what comes out lives there too. So PSGD fits into a training loop of one's own, and there is an
-# optimiser ready made. Needs PyTorch.
+# The mathematics runs on tensors as they are: probes, products and gradients are passed as tensors on any
+# device, and results are on the same device. So PSGD fits into a training loop of your own. There is also a
+# ready-made optimiser. This example needs PyTorch.
 
 # %%
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ torch.manual_seed(0)
 # %% [markdown]
 # ## Fit on tensors
 #
-# A preconditioner takes dtype and device from `like`.
+# A state takes its dtype and device from `like`.
 
 # %%
 n = 64
@@ -39,12 +39,12 @@ print(f"eigenvalues of P H between {w.min():.9f} and {w.max():.9f}; P is a {type
 assert torch.max(torch.abs(w - 1)) < 1e-8
 
 # %% [markdown]
-# ## A training loop of one's own
+# ## A training loop of your own
 #
-# The gradient with `create_graph=True`, differentiated once more along a probe, is the Hessian-vector
-# product, on the same minibatch. `PSGD.update` does the rest: it fits `P` on the pair, clips `P g` and
-# moves. `stochastic` gives settings for functions with noise; `due` says when `P` is to be fitted, in fewer
-# and fewer steps.
+# Take the gradient with `create_graph=True` and differentiate it once more along a probe: this is the
+# Hessian-vector product, on the same minibatch. `PSGD.update` does the rest: it fits `P` on the pair, clips
+# `P g` and moves. `stochastic` returns settings for noisy functions; `due` says in which steps `P` is to be
+# fitted, which become fewer and fewer.
 
 # %%
 x = torch.linspace(-2, 2, 512)[:, None]
@@ -89,11 +89,11 @@ assert losses[-1] < 0.02 * losses[0]
 assert fits < 0.5 * steps
 
 # %% [markdown]
-# ## The same, ready made
+# ## The same, with the optimiser
 #
-# `PSGD` is a `torch.optim.Optimizer`, with parameter groups, `state_dict` and schedulers. It takes the
-# closure itself, because products want the loss before anybody differentiated it: no `zero_grad`, no
-# `backward`.
+# `PSGD` is a `torch.optim.Optimizer`, with parameter groups, `state_dict` and schedulers. `step` takes a
+# closure that returns the undifferentiated loss, because products are made from it: there is no `zero_grad`
+# and no `backward`.
 
 # %%
 torch.manual_seed(0)

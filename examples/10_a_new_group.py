@@ -2,12 +2,12 @@
 # # A new group in one file
 #
 # A preconditioner is a Lie group plus one fitting rule. This page adds a group that the package does not
-# have, the lower triangular matrices, from an empty file to a verified fit. The result has the same verbs
-# as all others and works wherever they do.
+# have, the lower triangular matrices, from an empty file to a verified fit. The result has the same methods
+# as all other preconditioners, and works wherever they do.
 #
 # Why this group? Every positive definite `P` is `Q^T Q` for exactly one lower triangular `Q` with a
-# positive diagonal. So it can hold every `|H|^{-1}`, as GL(n) can, but `Q` has no rotation left: it
-# converges as a point, and not only `P`.
+# positive diagonal. So, like GL(n), the group can represent every `|H|^{-1}`. But `Q` has no freedom to
+# rotate, so `Q` itself converges, and not only `P`.
 
 # %%
 import importlib.util
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-import array_api_compat
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.linalg
@@ -23,14 +22,15 @@ import scipy.linalg
 import psgd_core as psgd
 from psgd_analysis import figures, problems
 from psgd_core import convergence
+from psgd_core.arrays.library import device_of, namespace
 from psgd_core.preconditioners import Fitted
 
 # %% [markdown]
 # ## The state
 #
-# A NamedTuple of arrays, which makes it a JAX pytree and lets `psgd.save` write it: what is special here,
-# then `held`, what the normaliser holds, then the counters, which are the base class's
-# (`psgd_core.preconditioners.Counters` says what they are).
+# The state is a NamedTuple of arrays, so it is a JAX pytree and `psgd.save` can write it. First come the
+# fields that are special to the group, then `held`, which belongs to the normaliser, then the counters,
+# which belong to the base class (`psgd_core.preconditioners.Counters` describes them).
 
 
 # %%
@@ -49,27 +49,29 @@ class TriangularState(NamedTuple):
 # %% [markdown]
 # ## The preconditioner
 #
-# A frozen dataclass without arrays. The base class checks arguments and pairs, sets the scale, damps,
-# counts, and supplies `init`, `update`, `precondition`, `matrix`, `criterion` and `check`. What is left to
-# say is what is special here:
+# A frozen dataclass without arrays. The base class supplies `init`, `update`, `precondition`, `matrix`,
+# `criterion` and `check`. In an update it checks the pair, says whether the scale is due and how large the
+# damping is, keeps the old state if the pair is unusable, and counts. What remains is special to the group:
 #
-# - how to start, and what a multiple of `Q` is;
-# - how to fit. With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is `a a^T - b b^T`
-#   (eq. (11)), projected on the group's Lie algebra: here, its lower triangle. The move `Q <- (I - step G /
-#   N) Q` stays in the group, as a product of lower triangular matrices;
-# - how `Q` acts.
+# - how to start (`_start`), and what a multiple of `Q` is (`_scaled`);
+# - which dtypes and shapes its arrays have (`_form`): it is given those of the state at hand, and returns n
+#   and those that they should be;
+# - how to fit (`_fit`). With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is
+#   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The
+#   move `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
+# - how `Q` acts (`_act`), and its determinant (`log_det`).
 #
-# `N` comes from the normaliser, which is told the sum of the Frobenius norms of `a a^T` and `b b^T`. It
-# bounds the norm of the gradient, projected or not, so with `step` below 1 the diagonal of `I - step G / N`
-# stays positive. All of it is in units of the largest entry, so that no square overflows. The code asks the
-# array library for what it needs, in the words of the array API standard, and never for a value: so it
-# also runs on PyTorch tensors, on CuPy arrays, and under `jax.jit`.
+# The normaliser makes N from the sum of the Frobenius norms of `a a^T` and `b b^T`. This sum bounds the
+# norm of the gradient, projected or not, so with a step below 1 the diagonal of `I - step G / N` stays
+# positive. Everything is in units of the largest entry, so that no square overflows. The code uses only
+# functions of the array API standard, and never looks at a value. So it also runs on PyTorch tensors, on
+# CuPy arrays, and under `jax.jit`.
 
 
 # %%
 @dataclass(frozen=True)
 class Triangular(psgd.Preconditioner):
-    """Q lower triangular; its limit is ``|H|^{-1}``, and Q the one triangular factor of it."""
+    """Q lower triangular. P tends to ``|H|^{-1}``, and Q to its unique triangular factor."""
 
     damping: float | None = None
     normalizer: psgd.normalizers.Normalizer = field(default_factory=psgd.normalizers.Running)
@@ -77,61 +79,65 @@ class Triangular(psgd.Preconditioner):
     state_type = TriangularState
 
     def _start(self, n, like, rng):
-        xp, device = array_api_compat.array_namespace(like), array_api_compat.device(like)
-        return xp.eye(n, dtype=like.dtype, device=device), xp.zeros((), dtype=like.dtype, device=device)
+        xp = namespace(like)
+        return identity(n, like), xp.zeros((), dtype=like.dtype, device=device_of(like))
 
     def _scaled(self, state, scale):
         return state._replace(q=state.q * scale)
 
-    def _fit(self, state, v, h, damping, due, step):
-        xp, (n, k), q = array_api_compat.array_namespace(h), h.shape, state.q
-        if v is None:  # whitening: the mean of v v^T is I
-            v = k**0.5 * xp.eye(n, dtype=h.dtype, device=array_api_compat.device(h))
-        h = h + damping * xp.where(h < 0, -xp.ones_like(h), xp.ones_like(h))
-        a, b = q @ h, xp.linalg.solve(xp.matrix_transpose(q), v)
-        # the pair that sets the scale: c Q has the least criterion for c^4 = |b|^2 / |a|^2
-        length_a, length_b = norm(xp, a), norm(xp, b)
-        one = xp.ones_like(length_a)
-        scale = xp.where(due, (length_b / xp.where(due, length_a, one)) ** 0.5, one)
-        q, a, b = q * scale, a * scale, b / scale
-        # the generator over unit^2, and its bound
+    def _form(self, own, real):
+        (_, (n, _)), _ = own
+        return n, ((real, (n, n)), (real, ()))
+
+    def _fit(self, state, given):
+        xp, (n, k), q = namespace(state.q), given.h.shape, state.q
+        # without v, n probes whose mean v v^T is I; the damping as n more products, in expectation
+        one = identity(n, q)
+        v = k**0.5 * one if given.v is None else given.v
+        h = xp.concat([given.h, k**0.5 * given.damping * one], axis=1)
+        a, b = q @ h, xp.linalg.solve(q.T, v)
+        # the pair that sets the scale: the criterion at c Q is least for c^4 = |b|^2 / |a|^2
+        length_a, length_b = norm(a), norm(b)
+        scale = xp.ones_like(length_a)
+        if given.due is not None:
+            scale = (xp.where(given.due, length_b, scale) / xp.where(given.due, length_a, scale)) ** 0.5
+            q, a, b = q * scale, a * scale, b / scale
+        # the generator in units of unit^2, and its size
         unit = xp.maximum(xp.max(xp.abs(a)), xp.max(xp.abs(b)))
+        unit = xp.where(unit > 0, unit, xp.ones_like(unit))
         a, b = a / unit, b / unit
-        aa, bb = a @ xp.matrix_transpose(a) / k, b @ xp.matrix_transpose(b) / k
+        aa, bb = a @ a.T / k, b @ b.T / k
         size = unit * (xp.linalg.matrix_norm(aa) + xp.linalg.matrix_norm(bb)) ** 0.5
-        bound, held = self.normalizer.scale(state.held, size, step)
-        # the move
-        moved = q - step * (unit / bound) ** 2 * (xp.tril(aa - bb) @ q)
-        new = state._replace(q=moved, held=held)
+        # ask the normaliser, and move
+        rate, held = self.normalizer.rate(state.held, size, unit, given.step)
+        new = state._replace(q=q - rate * (xp.tril(aa - bb) @ q), held=held)
         return Fitted(new, moved=xp.isfinite(size), growth=scale**2, sizes=(length_a, length_b))
 
-    def _size(self, state):
-        return state.q.shape[0]
-
-    def apply(self, state, x):
-        return state.q @ x
-
-    def apply_transpose(self, state, x):
-        return state.q.T @ x
-
-    def solve(self, state, x):
-        return self._solve(state.q, x)
-
-    def solve_transpose(self, state, x):
-        return self._solve(state.q.T, x)
+    def _act(self, state, x, verb):
+        q = state.q.T if verb.endswith("transpose") else state.q
+        return q @ x if verb.startswith("apply") else namespace(q).linalg.solve(q, x)
 
     def log_det(self, state):
-        xp = array_api_compat.array_namespace(state.q)
+        self._require_state(state)
+        xp = namespace(state.q)
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(state.q)))
 
-    @staticmethod
-    def _solve(q, x):
-        xp = array_api_compat.array_namespace(q)
-        return xp.linalg.solve(q, x) if x.ndim == 2 else xp.linalg.solve(q, x[:, None])[:, 0]
+
+# %% [markdown]
+# Two small functions that it uses. (`psgd_core.arrays` has `namespace`, which tells the library of an
+# array, and `device_of`, which leaves it to JAX where to put an array that is not tied to a device.)
 
 
-def norm(xp, x):
+# %%
+def identity(n, like):
+    """The identity matrix, on the library, dtype and device of `like`."""
+    xp = namespace(like)
+    return xp.eye(n, dtype=like.dtype, device=device_of(like))
+
+
+def norm(x):
     """The Euclidean norm of all entries, without overflow."""
+    xp = namespace(x)
     unit = xp.max(xp.abs(x))
     unit = xp.where(unit > 0, unit, xp.ones_like(unit))
     return unit * xp.linalg.vector_norm(x / unit)
@@ -140,7 +146,7 @@ def norm(xp, x):
 # %% [markdown]
 # ## Is it what it says?
 #
-# First the verbs, against dense matrices, after some updates:
+# First we check the methods against dense matrices, after some updates:
 
 # %%
 rng = np.random.default_rng(0)
@@ -161,9 +167,9 @@ assert np.isclose(p.log_det(state), np.linalg.slogdet(p.matrix(state))[1])
 p.check(state)
 
 # %% [markdown]
-# Then the fit, on exact expectations (n orthogonal probes in one update), for an indefinite Hessian. `P`
-# goes to `|H|^{-1}` at a constant rate, and `Q` to its triangular factor, which SciPy's Cholesky gives
-# after turning the matrix around.
+# Then we check the fit, on exact expectations (n orthogonal probes in one update), for an indefinite
+# Hessian. `P` goes to `|H|^{-1}` at a constant rate, and `Q` to its triangular factor, which SciPy's
+# Cholesky gives after reversing the rows and columns.
 
 # %%
 target = convergence.target(H)
@@ -194,7 +200,7 @@ ax.set_ylabel("error")
 plt.show()
 
 # %% [markdown]
-# Other libraries, where they are installed, give the same, JAX also compiled:
+# Other libraries give the same result, if they are installed, JAX also compiled:
 
 # %%
 start, (v, h) = p.init(n, like=H.astype("float32")), problems.pairs(H, rng)
@@ -214,7 +220,7 @@ for name in ("torch", "jax"):
     assert np.allclose(np.asarray(there.q), expected, atol=1e-6)
 
 # %% [markdown]
-# And it works in the loop like any other:
+# And it works in `minimize` like any other:
 
 # %%
 plane = problems.rosenbrock()
@@ -227,5 +233,5 @@ assert np.allclose(result.x, 1)
 
 # %% [markdown]
 # To bring a group into the package, put it into a file of `psgd_core/preconditioners/`, export it, and add
-# a row to the table in `tests/registry.py`: that row buys every property that the others are tested for, on
-# every array library.
+# a row to the table in `tests/registry.py`. With that row, every property test runs on it, on every array
+# library. This example is in the table as well.

@@ -6,7 +6,10 @@ purpose: JAX compiles once per shape.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -85,7 +88,19 @@ class Row:
         return getattr(self.preconditioner, "geometry", "none")
 
 
+def example(number: str, heading: str) -> ModuleType:
+    """What an example defines before a heading, as a module: its classes can be pickled like any other."""
+    path = next((Path(__file__).parents[1] / "examples").glob(f"{number}_*.py"))
+    source, found, _ = path.read_text(encoding="utf-8").partition(f"# %% [markdown]\n# ## {heading}")
+    assert found, f"{path.name} has no heading {heading!r}"
+    module = ModuleType(f"example_{number}")
+    sys.modules[module.__name__] = module
+    exec(compile(source, str(path), "exec"), module.__dict__)
+    return module
+
+
 S_3 = GROUPS["S_3 on three blocks"]
+Triangular = example("10", "Is it what it says?").Triangular
 
 PRECONDITIONERS = {
     "Diagonal": Row(psgd.Diagonal(), core=True),
@@ -125,6 +140,7 @@ PRECONDITIONERS = {
     "LowRank, left, Gradient": Row(
         psgd.LowRank(rank=2, diagonal="left", normalizer=normalizers.Gradient(), damping=0)
     ),
+    "Triangular, of the examples": Row(Triangular(), core=True),
 }
 """Preconditioners by name."""
 

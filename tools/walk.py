@@ -1,9 +1,9 @@
-"""How far a pair walks: calls, functions, files and changes of file of one update, plain and by kernels.
+"""How far a pair walks: calls, functions, files and changes of file in one update, plain and with kernels.
 
     python tools/walk.py            # a table
     python tools/walk.py XMat       # every call of one plain update, indented
 
-Only functions of psgd_core count. The update traced is the third: the scale is set, everything is compiled.
+Only functions of psgd_core count. The third update is traced: the scale is set then, and everything compiled.
 """
 
 from __future__ import annotations
@@ -85,7 +85,12 @@ def row(name: str, calls: list[tuple[str, str, int]]) -> str:
 
 def main(argv: list[str]) -> None:
     """Print the table, or the calls of one update."""
-    kinds = {"XMat": psgd.XMat(), "LowRank": psgd.LowRank(5), "Kronecker": psgd.Kronecker((8, 8))}
+    kinds = {
+        "XMat": psgd.XMat(),
+        "LowRank": psgd.LowRank(5),
+        "LowRank, left": psgd.LowRank(5, diagonal="left"),
+        "Kronecker": psgd.Kronecker((8, 8)),
+    }
     if argv:
         with psgd.kernels.off():
             for file, name, depth in walk(updates(kinds[argv[0]])):
@@ -94,9 +99,13 @@ def main(argv: list[str]) -> None:
     print(f"{'one update of':24} {'calls':>6} {'functions':>10} {'files':>6} {'changes':>8}")
     for name, p in kinds.items():
         with psgd.kernels.off():
-            print(row(f"{name}, plain", walk(updates(p))))
-        if psgd.kernels.available() and name != "Kronecker":
-            print(row(f"{name}, kernels", walk(updates(p))))
+            plain = walk(updates(p))
+        print(row(f"{name}, plain", plain))
+        if not psgd.kernels.available():
+            continue
+        calls = walk(updates(p))
+        if len(calls) < len(plain):  # otherwise there are none for it, and it took the plain way
+            print(row(f"{name}, kernels", calls))
     with contextlib.suppress(ImportError):
         print(row("PyTorch step, XMat", walk(torch_step())))
 

@@ -88,8 +88,8 @@ def index(cards: list[str]) -> str:
     return "\n\n".join(
         [
             "# Gallery",
-            "Every example is a script, a notebook and a page of this site. What they say is asserted in "
-            "them, the pictures are their own, and the test suite runs them all.",
+            "Every example is a script, a notebook and a page of this site. Its claims are asserted in its "
+            "code, its figures come from running it, and the test suite runs all of them.",
             ":::::{grid} 1 1 2 2\n:gutter: 3\n",
             *cards,
             ":::::",
