@@ -13,7 +13,8 @@ executed: there is no pickle, and classes are found among those already loaded, 
 made to deceive can hold wrong numbers, no more.
 """
 
+from . import replacing
 from .archive import inspect, load, save
 from .file import CheckpointError
 
-__all__ = ["CheckpointError", "inspect", "load", "save"]
+__all__ = ["CheckpointError", "inspect", "load", "replacing", "save"]
