@@ -13,7 +13,8 @@ executed: there is no pickle, and classes are looked up among those already load
 worst, a forged file holds wrong numbers.
 """
 
+from . import replacing
 from .archive import inspect, load, save
 from .file import CheckpointError
 
-__all__ = ["CheckpointError", "inspect", "load", "save"]
+__all__ = ["CheckpointError", "inspect", "load", "replacing", "save"]
