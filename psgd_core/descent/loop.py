@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat
 import numpy as np
@@ -18,6 +18,7 @@ from ..curvature import Functions
 from ..schedules import value_at
 from .clips import Point
 from .inputs import Function, Objective
+from .progress import Progress
 from .psgd import PSGD, PSGDState
 
 if TYPE_CHECKING:
@@ -35,18 +36,6 @@ MESSAGES = {
 
 COLUMNS = ("nit", "fun", "grad", "lr", "step", "nfev", "njev", "nhev")
 """What `history` holds."""
-
-
-class Progress(NamedTuple):
-    """Where a run stands: what `minimize(resume=...)` goes on from, as if it had not stopped."""
-
-    x: Array  # (n,) the next point to evaluate
-    state: PSGDState
-    nit: int
-    nfev: int
-    njev: int
-    nhev: int
-    best: Point | None = None  # the last point with finite value and gradient; None before the first
 
 
 @dataclass

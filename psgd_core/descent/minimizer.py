@@ -19,8 +19,9 @@ from ..preconditioners.placement import placed
 from ..schedules import Schedule
 from .clips import Clip
 from .inputs import Function, Objective, parameters
-from .loop import Progress, Run
+from .loop import Run
 from .presets import deterministic, stochastic
+from .progress import Progress
 from .psgd import PSGD
 
 if TYPE_CHECKING:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from ..arrays.trees import Tree
-from .loop import Progress
+from .progress import Progress
 from .psgd import PSGD
 
+if TYPE_CHECKING:
+    OptimizeResult = dict[str, Any]  # SciPy's has no types
+else:
+    from scipy.optimize import OptimizeResult
 
-class MinimizeResult(OptimizeResult):  # type: ignore[misc]
+
+class MinimizeResult(OptimizeResult):
     """A `scipy.optimize.OptimizeResult` whose entries type checkers know."""
 
     x: Tree
