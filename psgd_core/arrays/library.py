@@ -15,7 +15,7 @@ import numpy as np
 from .protocols import Array as Array  # noqa: PLC0414
 from .protocols import Namespace as Namespace  # noqa: PLC0414
 
-namespace = cast("Callable[..., Namespace]", array_api_compat.array_namespace)
+namespace: Callable[..., Namespace] = cast("Any", array_api_compat.array_namespace)
 """Return the array API namespace of arrays of one library; numbers and None among them are passed over."""
 
 

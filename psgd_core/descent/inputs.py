@@ -158,15 +158,16 @@ class Objective:
                 "write or derive the gradient"
             )
         # on vectors
-        self.x, self.layout = x, layout
-        self.counts = {"nfev": 0, "njev": 0, "nhev": 0}
+        self.x: Array = x
+        self.layout: Structure = layout
+        self.counts: dict[str, int] = {"nfev": 0, "njev": 0, "nhev": 0}
         value = None if fun is None or together else self._counted(fun, self._number, "nfev")
         both = self._counted(fun, self._pair, "nfev", "njev") if together else None
         if hvp is not None:
             hvp = self._counted(hvp, partial(self._vector, "hvp"), "nhev", points=2)
         elif hess is not None:
             hvp = partial(self._times, product_with(hess))
-        self.functions = Functions(
+        self.functions: Functions = Functions(
             gradient=(
                 self._counted(grad, partial(self._vector, "grad"), "njev")
                 if both is None

@@ -57,10 +57,10 @@ class Run:
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
 
     def __post_init__(self) -> None:
-        self.x = self.objective.x
-        self.asked = self.sample is None or self.tol > 0
+        self.x: Array = self.objective.x
+        self.asked: bool = self.sample is None or self.tol > 0
         functions = self.objective.functions
-        self.has_value = functions.value is not None or functions.both is not None
+        self.has_value: bool = functions.value is not None or functions.both is not None
         self._observe, self._advance = _compiled(self.x, self.optimizer)
 
     def start(self, resume: Progress | None) -> None:

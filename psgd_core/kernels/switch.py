@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -13,7 +13,7 @@ _on: ContextVar[bool] = ContextVar(
     "psgd_core.kernels", default=os.environ.get("PSGD_KERNELS", "auto") != "off"
 )
 
-switched_on = _on.get
+switched_on: Callable[[], bool] = _on.get
 """Return whether kernels are switched on here."""
 
 

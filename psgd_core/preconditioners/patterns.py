@@ -91,10 +91,21 @@ class DenseFactor(Factor):
         return geometry.retract(q[:, :, None])[:, :, 0]
 
 
-class TriangularFactor(DenseFactor):
-    """Upper triangular matrices."""
+class PatternFactor(DenseFactor):
+    """Matrices with zeros outside a pattern, in the geometry "EQ"."""
 
     any_geometry: ClassVar[bool] = False
+
+    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
+        """Return ``Q - mu pattern(E) Q``."""
+        if isinstance(e, Grams):
+            return super().moved(geometry, q, e, mu)
+        return q - mu * self.product(e.matrix()[:, :, 0], q)
+
+
+class TriangularFactor(PatternFactor):
+    """Upper triangular matrices."""
+
     enough: ClassVar[int] = 4
 
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
@@ -118,23 +129,13 @@ class TriangularFactor(DenseFactor):
         xp = namespace(q)
         return xp.sum(xp.log(xp.abs(xp.linalg.diagonal(q))))
 
-    def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
-        """Return ``Q - mu pattern(E) Q``."""
-        if isinstance(e, Grams):
-            return super().moved(geometry, q, e, mu)
-        return q - mu * self.product(e.matrix()[:, :, 0], q)
-
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``."""
         return triangular.compose(namespace(e).triu(e), q)
 
 
-class AffineFactor(TriangularFactor):
+class AffineFactor(PatternFactor):
     """Matrices whose last row has its diagonal entry alone: affine maps of [x; 1]."""
-
-    enough: ClassVar[int] = 1
-    apply, apply_transpose = DenseFactor.apply, DenseFactor.apply_transpose
-    solve, solve_transpose, log_det = DenseFactor.solve, DenseFactor.solve_transpose, DenseFactor.log_det
 
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``: E without the last row's other entries."""

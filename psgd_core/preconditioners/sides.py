@@ -65,8 +65,10 @@ class Sides:
     """
 
     def __init__(self, a: Array, b: Array, *, fixed: bool = False) -> None:
-        self.a, self.b, self.fixed = a, b, fixed
-        self.largest = largest(a), largest(b)
+        self.a: Array = a
+        self.b: Array = b
+        self.fixed: bool = fixed
+        self.largest: tuple[Array, Array] = largest(a), largest(b)
         least = namespace(a).finfo(self.largest[0].dtype).smallest_normal
         self._least = float(least)  # makes a divisor of 0
         self.scale: Array | None = None  # a factor of a and a divisor of b that is not in them yet

@@ -47,7 +47,9 @@ class Engine:
             )
         if name == "cupy" and find_spec("cupy") is None:
             raise ImportError("CuPy is not installed; pip install cupy-cuda12x or cupy-cuda13x")
-        self.name, self.device, self.options = name, device, options
+        self.name: EngineName = name
+        self.device: torch.device = device
+        self.options: dict[str, Any] | None = options
 
     def inward(self, x: Any) -> Array:
         """Return a tensor as an array of the engine, in the same memory."""

@@ -30,7 +30,7 @@ class Flat:
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
-        self.params = list(params)
+        self.params: list[Tensor] = list(params)
         for p in self.params:
             require_parameter(p)
             if is_lazy(p):
@@ -40,12 +40,12 @@ class Flat:
             raise ValueError(
                 f"`params` must be on one device, got {', '.join(devices)}; group them by device"
             )
-        self.sizes = [p.numel() for p in self.params]
-        self.n = sum(self.sizes)
+        self.sizes: list[int] = [p.numel() for p in self.params]
+        self.n: int = sum(self.sizes)
         wide = any(p.dtype == torch.float64 for p in self.params)
-        self.dtype = torch.float64 if wide else torch.float32
-        self.device = self.params[0].device
-        self.rounds = any(p.dtype != self.dtype for p in self.params)
+        self.dtype: torch.dtype = torch.float64 if wide else torch.float32
+        self.device: torch.device = self.params[0].device
+        self.rounds: bool = any(p.dtype != self.dtype for p in self.params)
 
     def vector(self, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """Return tensors in the shapes of the parameters (by default these) as a vector; None becomes zeros.

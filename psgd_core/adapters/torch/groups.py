@@ -118,13 +118,13 @@ class Mover:
         engine: EngineName,
         options: dict[str, Any] | None,
     ) -> None:
-        self.key = _key(group, flat)
-        self.engine = Engine(engine, flat.device, options)
+        self.key: tuple[Any, ...] = _key(group, flat)
+        self.engine: Engine = Engine(engine, flat.device, options)
         # schedules that follow the group; compiled updates see tensors change in place
         self.now: dict[str, Any] = {"lr": 0.0, "step": 0.0}
         if options is not None:
             self.now = {name: torch.zeros((), dtype=flat.dtype, device=flat.device) for name in self.now}
-        self.loop = _loop(group, source, lambda t: self.now["lr"], lambda t: self.now["step"])
+        self.loop: Loop = _loop(group, source, lambda t: self.now["lr"], lambda t: self.now["step"])
         self.advance: Callable[..., tuple[Array, Any]] = self.engine.advance(self.loop)
 
     def fits(self, group: dict[str, Any], flat: Flat) -> bool:

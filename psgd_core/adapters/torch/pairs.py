@@ -81,7 +81,8 @@ class Oracle:
     """
 
     def __init__(self, source: Source, process_group: Any) -> None:
-        self.source, self.process_group = source, process_group
+        self.source: Source = source
+        self.process_group: Any = process_group
         self.looked: Looked = set()
 
     def ask(

@@ -26,10 +26,12 @@ class Snapshot:
     """
 
     def __init__(self, params: Sequence[Tensor], *, generators: bool = True) -> None:
-        self.grads = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in params]
-        self.host = torch.get_rng_state() if generators else None
+        self.grads: list[tuple[Tensor, Tensor | None, Tensor | None]] = [
+            (p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in params
+        ]
+        self.host: Tensor | None = torch.get_rng_state() if generators else None
         devices = {p.device for p in params if p.device.type == "cuda"} if generators else ()
-        self.cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
+        self.cuda: dict[torch.device, Tensor] = {d: torch.cuda.get_rng_state(d) for d in devices}
 
     def restore(self) -> None:
         """Put everything back."""

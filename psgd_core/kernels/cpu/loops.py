@@ -29,6 +29,10 @@ SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 """Of sums, which the compiler may reorder into vector instructions: the order is always the same."""
 
 
+Compiled = Callable[..., Any]
+"""What numba makes of a function."""
+
+
 def for_one_and_all(function: Callable[..., T]) -> tuple[Callable[..., T], Callable[..., T]]:
     """Return the function compiled for one thread, and for all of them.
 

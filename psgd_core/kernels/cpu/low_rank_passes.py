@@ -15,7 +15,18 @@ import numpy as np
 from numba import prange
 
 from .compile import njit
-from .loops import OPTIONS, SUMS, copy, divide, for_one_and_all, multiply, multiply_by, raise_to, scale
+from .loops import (
+    OPTIONS,
+    SUMS,
+    Compiled,
+    copy,
+    divide,
+    for_one_and_all,
+    multiply,
+    multiply_by,
+    raise_to,
+    scale,
+)
 
 TILE = 512
 """Columns at a time: for r = 10 their rows take 90 kB in float64."""
@@ -276,6 +287,12 @@ def _write(
             copy(out_d[start:stop], b)
 
 
+gram: Compiled
+gram_parallel: Compiled
 gram, gram_parallel = for_one_and_all(_gram)
+numerator: Compiled
+numerator_parallel: Compiled
 numerator, numerator_parallel = for_one_and_all(_numerator)
+write: Compiled
+write_parallel: Compiled
 write, write_parallel = for_one_and_all(_write)

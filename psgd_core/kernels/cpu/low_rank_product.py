@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from .compile import njit
-from .loops import SUMS, copy, for_one_and_all, multiply_by
+from .loops import SUMS, Compiled, copy, for_one_and_all, multiply_by
 from .low_rank_passes import PARTS, TILE, add_rows, part, parts
 
 __all__ = ["finish", "finish_parallel", "middle", "middle_parallel", "parts", "project", "project_parallel"]
@@ -94,6 +94,12 @@ def _finish(v: np.ndarray, d: np.ndarray, first: bool, w: np.ndarray, out: np.nd
             copy(out[start:stop], x)
 
 
+project: Compiled
+project_parallel: Compiled
 project, project_parallel = for_one_and_all(_project)
+middle: Compiled
+middle_parallel: Compiled
 middle, middle_parallel = for_one_and_all(_middle)
+finish: Compiled
+finish_parallel: Compiled
 finish, finish_parallel = for_one_and_all(_finish)

@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from .compile import njit
-from .loops import OPTIONS, copy, for_one_and_all, multiply, scale
+from .loops import OPTIONS, Compiled, copy, for_one_and_all, multiply, scale
 from .members import fetch, put
 from .orbit_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
 
@@ -53,6 +53,8 @@ def _usable(v: np.ndarray, h: np.ndarray, bits: np.ndarray) -> int:
     return 2 if most_h > 0 else 1
 
 
+usable: Compiled
+usable_parallel: Compiled
 usable, usable_parallel = for_one_and_all(_usable)
 
 
@@ -194,5 +196,9 @@ def _precondition(
             put(out, layout, order, start, count, low, high, x)
 
 
+update: Compiled
+update_parallel: Compiled
 update, update_parallel = for_one_and_all(_update)
+precondition: Compiled
+precondition_parallel: Compiled
 precondition, precondition_parallel = for_one_and_all(_precondition)
