@@ -1,8 +1,8 @@
 """Learning rates and step sizes that change over the iterations: exponentially, by cosine, in stages.
 
-A schedule is any callable of the iteration t = 0, 1, ...: t is an int, or inside the loop a 0-d float array,
-and the schedules here return what they got (so they trace under ``jax.jit``). They are frozen and hashable;
-numbers stand for themselves wherever a schedule is expected, also inside another one::
+A schedule is any callable of the iteration t = 0, 1, ...: t is an int, or a 0-d float array inside the loop,
+and the schedules here return an array for an array (so they trace under ``jax.jit``). They are frozen and
+hashable. Wherever a schedule is expected, a number stands for a constant one, also inside another schedule::
 
     WarmUp(Cosine(1.0, over=1000), over=50)
 """
@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
-from .arrays.library import Array, namespace
-from .arrays.numbers import as_float, real, shown, whole
+from .arrays.arguments import as_float, described, keep, require_count, require_number
+from .arrays.library import Array, is_array, namespace
 
 Schedule = float | Callable[[Any], Any]
 """A number, or a callable of the iteration."""
@@ -34,17 +33,19 @@ def value_at(schedule: Schedule, t: int | Array) -> float | Array:
     """
     if not callable(schedule):
         return schedule
-    value = schedule(t)
-    if array_api_compat.is_array_api_obj(value) and value.ndim == 0:
+    value: Array = schedule(t)
+    if is_array(value) and value.ndim == 0:
         return value
     found = as_float(value)
-    if found is not None:
-        return found
-    raise TypeError(f"a schedule must return a number or a 0-d array, got {shown(value)}; see {schedule!r}")
+    if found is None:
+        raise TypeError(
+            f"a schedule must return a number or a 0-d array, got {described(value)}; see {schedule!r}"
+        )
+    return found
 
 
-def require_schedule(name: str, schedule: Schedule, low: float, high: float) -> Schedule:
-    """Return a callable as it is, and a number strictly between `low` and `high` as a float.
+def require_schedule(name: str, schedule: Schedule, within: str) -> Schedule:
+    """Return a callable unchanged, and a number inside the interval `within`, such as "(0, 1)", as a float.
 
     Raises
     ------
@@ -53,25 +54,22 @@ def require_schedule(name: str, schedule: Schedule, low: float, high: float) -> 
     """
     if callable(schedule) and not isinstance(schedule, type):
         return schedule
-    found = as_float(schedule)
-    if found is None:
+    if as_float(schedule) is None:
         raise TypeError(
-            f"`{name}` must be a number or a callable of the iteration, got {shown(schedule)}; "
+            f"`{name}` must be a number or a callable of the iteration, got {described(schedule)}; "
             "see psgd_core.schedules"
         )
-    if not low < found < high:
-        raise ValueError(f"`{name}` must lie in ({low:g}, {high:g}), got {found}; choose one inside")
-    return found
+    return require_number(name, schedule, within, "choose one inside")
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value always."""
+    """The same value at all iterations."""
 
     value: float
 
     def __post_init__(self) -> None:
-        _keep_real(self, "value", "(-inf, inf)", "it is the value always")
+        keep(self, value=_finite("value", self.value))
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
@@ -87,13 +85,17 @@ class Exponential:
     over: int
 
     def __post_init__(self) -> None:
-        _keep_over(self)
-        for name in ("start", "end"):
-            _keep_real(self, name, "(0, inf)", "use Cosine to reach 0")
+        keep(
+            self,
+            start=require_number("start", self.start, "(0, inf)", "use Cosine to start from 0"),
+            end=require_number("end", self.end, "(0, inf)", "use Cosine to reach 0"),
+            over=_iterations(self.over),
+        )
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
-        return self.start * _namespace(t).exp(math.log(self.end / self.start) * _progress(t, self.over))
+        progress = _progress(t, self.over)
+        return self.start * namespace(progress).exp(math.log(self.end / self.start) * progress)
 
 
 @dataclass(frozen=True)
@@ -105,97 +107,92 @@ class Cosine:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _keep_over(self)
-        for name in ("start", "end"):
-            _keep_real(self, name, "(-inf, inf)", "it is a value of the schedule")
+        keep(
+            self,
+            start=_finite("start", self.start),
+            over=_iterations(self.over),
+            end=_finite("end", self.end),
+        )
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
-        wave = _namespace(t).cos(math.pi * _progress(t, self.over))
-        return self.end + (self.start - self.end) * (0.5 + 0.5 * wave)
+        progress = _progress(t, self.over)
+        return self.end + (self.start - self.end) * (0.5 + 0.5 * namespace(progress).cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
 class Staged:
-    """``values[i]`` from iteration ``at[i - 1]`` on: one value more than there are changes."""
+    """``values[i]`` from iteration ``at[i - 1]`` on; there is one value more than there are changes."""
 
     values: tuple[float, ...]
     at: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        given = _several("values", self.values)
-        values = tuple(real("values", value, "(-inf, inf)", "they are numbers") for value in given)
-        at = tuple(whole("at", t, 0, "it holds iterations") for t in _several("at", self.at))
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "at", at)
-        if len(self.values) != len(self.at) + 1:
+        values = tuple(_finite("values", value) for value in _elements("values", self.values))
+        at = tuple(require_count("at", t, "it holds iterations", 0) for t in _elements("at", self.at))
+        if len(values) != len(at) + 1:
             raise ValueError(
-                f"`values` must hold one value more than `at`, got {len(self.values)} values for "
-                f"{len(self.at)} changes; the first value holds before the first change"
+                f"`values` must hold one value more than `at`, got {len(values)} values for {len(at)} "
+                "changes; the first value holds before the first change"
             )
-        if list(self.at) != sorted(set(self.at)):
-            raise ValueError(f"`at` must ascend, got {self.at}; sort the iterations")
+        if list(at) != sorted(set(at)):
+            raise ValueError(f"`at` must ascend, got {at}; sort the iterations")
+        keep(self, values=values, at=at)
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
-        xp = _namespace(t)
-        now = _float(t)
+        now = _as_float(t)
+        xp = namespace(now)
         value = 0 * now + self.values[0]
         for change, after in zip(self.at, self.values[1:], strict=True):
             value = xp.where(now >= change, 0 * now + after, value)
-        return value if array_api_compat.is_array_api_obj(t) else float(value)
+        return value if is_array(t) else float(value)
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Another schedule times ``min(1, (t + 1) / over)``: it rises linearly, from 1 / over and not from 0."""
+    """Another schedule times ``min(1, (t + 1) / over)``: a linear rise that starts at 1 / over, not at 0."""
 
     schedule: Schedule
     over: int
 
     def __post_init__(self) -> None:
-        _keep_over(self)
-        kept = require_schedule("schedule", self.schedule, -math.inf, math.inf)
-        object.__setattr__(self, "schedule", kept)
+        keep(
+            self,
+            schedule=require_schedule("schedule", self.schedule, "(-inf, inf)"),
+            over=_iterations(self.over),
+        )
 
     def __call__(self, t: int | Array) -> float | Array:
         """Return the value at iteration t."""
         return value_at(self.schedule, t) * _progress(t + 1, self.over)
 
 
-def _keep_real(schedule: Any, name: str, within: str, hint: str) -> None:
-    object.__setattr__(schedule, name, real(name, getattr(schedule, name), within, hint))
+def _finite(name: str, value: Any) -> float:
+    return require_number(name, value, "(-inf, inf)", "values of a schedule are finite")
 
 
-def _keep_over(schedule: Any) -> None:
-    object.__setattr__(schedule, "over", whole("over", schedule.over, 1, "it is a number of iterations"))
+def _iterations(over: Any) -> int:
+    return require_count("over", over, "it is a number of iterations")
 
 
-def _several(name: str, given: Any) -> list[Any]:
+def _elements(name: str, given: Any) -> list[Any]:
     """Return the elements of a tuple, list or array of shape (m,)."""
-    one_row = array_api_compat.is_array_api_obj(given) and given.ndim == 1
-    if not one_row and not isinstance(given, tuple | list):
-        raise TypeError(f"`{name}` must be a tuple of numbers, got {shown(given)}; give it in brackets")
+    if not isinstance(given, tuple | list) and not (is_array(given) and given.ndim == 1):
+        raise TypeError(f"`{name}` must be a tuple of numbers, got {described(given)}; give it in brackets")
     return [given[i] for i in range(len(given))]
 
 
-def _namespace(t: int | Array) -> Any:
-    return namespace(t) if array_api_compat.is_array_api_obj(t) else np
+def _as_float(t: int | Array) -> Array:
+    """Return t as a float: NumPy's for an int; integer arrays in float32, which counts to 2^24."""
+    now: Any = t if is_array(t) else np.float64(t)
+    xp = namespace(now)
+    found: Array = now if xp.isdtype(now.dtype, "real floating") else xp.astype(now, xp.float32)
+    return found
 
 
-def _float(t: int | Array) -> Any:
-    """Return t as a float; integer arrays in float32, which counts to 2^24."""
-    if not array_api_compat.is_array_api_obj(t):
-        return np.float64(t)
-    xp = namespace(t)
-    kept: Any = t
-    return kept if xp.isdtype(kept.dtype, "real floating") else xp.astype(kept, xp.float32)
-
-
-def _progress(t: int | Array, over: int) -> Any:
+def _progress(t: int | Array, over: int) -> Array:
     """Return t / over, at most 1."""
-    now = _float(t)
-    if isinstance(now, np.float64) and not array_api_compat.is_array_api_obj(t):
-        return min(now / over, np.float64(1.0))
-    xp = _namespace(t)
+    now = _as_float(t)
+    xp = namespace(now)
     return xp.minimum(now / over, xp.ones_like(now))

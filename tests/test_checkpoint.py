@@ -365,7 +365,7 @@ def test_cut_short_anywhere(saved, tmp_path):
     path = tmp_path / "cut.npz"
     for size in [*range(0, len(raw), 10), len(raw) - 1]:
         path.write_bytes(raw[:size])
-        refused(path, "cut short" if size >= 49 else "lost its beginning")
+        refused(path, "truncated" if size >= 49 else "lost its beginning")
         assert path.read_bytes() == raw[:size]
 
 

@@ -275,7 +275,7 @@ def test_names_that_are_no_files_are_refused(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("metadata", [{1: "a", "1": "b"}, {"x": [{None: 2}]}, {"x": ({True: 3},)}])
 def test_keys_of_metadata_that_json_would_change_are_refused(tmp_path, metadata):
-    with pytest.raises(TypeError, match=r"`metadata` must be JSON .* is no str"):
+    with pytest.raises(TypeError, match=r"`metadata` must be JSON .* is not a str"):
         save(tmp_path / "x.npz", np.zeros(1), metadata=metadata)
     assert os.listdir(tmp_path) == []
 
@@ -309,5 +309,5 @@ def test_traced_and_deleted_jax_arrays_are_refused(tmp_path):
     gone = jax.numpy.ones(2)
     gone.delete()
     for call in (lambda: jax.jit(traced)(jax.numpy.ones(2)), lambda: traced(gone)):
-        with pytest.raises(TypeError, match=r"`state\.x` must be a dense array whose values are at hand"):
+        with pytest.raises(TypeError, match=r"`state\.x` must be a dense array with concrete values"):
             call()

@@ -11,7 +11,7 @@ from psgd_core.descent import clips
 
 
 def clipped(lengths, factor, decay):
-    """Return what `Running` leaves of steps of these lengths, from its definition: no recurrence."""
+    """Return what `AdaptiveNorm` leaves of steps of these lengths, from its definition: no recurrence."""
     held = []
     for t, length in enumerate(lengths):
         weights = decay ** np.arange(t - 1, -1, -1.0)
@@ -24,7 +24,7 @@ def clipped(lengths, factor, decay):
 def test_running_clip_is_the_mean_of_all_it_let_pass(backend, factor, decay):
     """Of steps of every size, zero among the first: bounded by `factor` times their weighted mean so far."""
     lengths = [0.0, 3.0, 1.0, 8.0, 0.0, 0.5, 0.4, 40.0, 40.0, 40.0, 0.01, 2.0, 7.0]
-    clip, one = clips.Running(factor, decay), backend.asarray(np.array([0.6, -0.8]))
+    clip, one = clips.AdaptiveNorm(factor, decay), backend.asarray(np.array([0.6, -0.8]))
     memory, got = clip.init(one), []
     for length in lengths:
         move, memory = clip.limit(memory, length * one)
@@ -34,7 +34,7 @@ def test_running_clip_is_the_mean_of_all_it_let_pass(backend, factor, decay):
 
 def test_running_clip_remembers_no_step_that_was_not_made():
     """A gradient that is not finite is no step of length 0: the next one is bounded as if it had not been."""
-    opt, x, one = PSGD(psgd.Diagonal(), clip=clips.Running()), np.zeros(1), np.ones(1)
+    opt, x, one = PSGD(psgd.Diagonal(), clip=clips.AdaptiveNorm()), np.zeros(1), np.ones(1)
     state = opt.init(x, scale=1.0)
     for g in (1.0, 2.0, 1.5):
         _, state = opt.update(state, x, g * one)

@@ -362,14 +362,14 @@ def test_sparse_tensors(torch):
 
 
 def test_traced_values(jax):
-    with pytest.raises(TypeError, match=r"got one being traced; hand it over outside `jax.jit`"):
+    with pytest.raises(TypeError, match=r"got a traced one; share it outside `jax.jit`"):
         jax.jit(to_numpy)(jax.numpy.ones(3))
 
 
 @pytest.mark.parametrize("x", [[1.0, 2.0], 3.0, None, "x", np.ones(3).__dlpack__()])
 def test_what_is_no_array(x):
     with pytest.raises(
-        TypeError, match=r"`x` must be an array with `__dlpack__`.*hand over the array itself"
+        TypeError, match=r"`x` must be an array with `__dlpack__`.*pass the array itself"
     ):
         to_numpy(x)
 

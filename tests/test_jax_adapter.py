@@ -113,7 +113,7 @@ def test_products_with_aux(params):
     ("preconditioner", "settings"),
     [
         (psgd.Diagonal(), {"step": 0.5}),
-        (psgd.LowRank(2), {"momentum": 0.8, "clip": clips.Running()}),
+        (psgd.LowRank(2), {"momentum": 0.8, "clip": clips.AdaptiveNorm()}),
         (psgd.XMat(), {"clip": (clips.Norm(0.4), clips.Elements(0.1)), "momentum": 0.5}),
         (psgd.Dense(), {"step": psgd.schedules.Exponential(0.9, 0.1, over=10)}),
     ],
@@ -148,7 +148,7 @@ def test_one_leaf_is_the_core(x64, preconditioner, settings):
 
 
 def test_all_leaves_in_one_vector_are_the_core(params):
-    core = psgd.PSGD(psgd.XMat(), lr=0.1, momentum=0.9, clip=clips.Running())
+    core = psgd.PSGD(psgd.XMat(), lr=0.1, momentum=0.9, clip=clips.AdaptiveNorm())
     optimizer = adapter.psgd(0.1, psgd.XMat(), per_leaf=False)
     ask = jax.jit(adapter.value_grad_hvp(loss))
     x, state, ours = PARAMS, core.init(PARAMS), optimizer.init(params)
@@ -422,7 +422,7 @@ def test_float64_beside_float32(x64):
 
 
 def test_what_is_not_finite_moves_nothing(params):
-    optimizer = adapter.scale_by_psgd(psgd.Diagonal(), momentum=0.9, clip=clips.Running())
+    optimizer = adapter.scale_by_psgd(psgd.Diagonal(), momentum=0.9, clip=clips.AdaptiveNorm())
     good = jax.tree.map(jnp.ones_like, params)
     _, state = optimizer.update(good, optimizer.init(params), hvp=good, probe=good)
     bad = {**good, "b": good["b"] * jnp.nan}  # one leaf spoils the step for all
@@ -468,10 +468,10 @@ def test_numpy_engine_reads_in_place():
     engine, n = engine_named("numpy"), 1_000_000
     x = jnp.arange(n, dtype="float32")
     tracemalloc.start()
-    view = engine.bring(x)
+    view = engine.inward(x)
     assert tracemalloc.get_traced_memory()[1] < 10_000
     assert view.__array_interface__["data"][0] == x.unsafe_buffer_pointer()
-    given = engine.give(view)  # one copy, to memory that starts where JAX wants it, which JAX then keeps
+    given = engine.outward(view)  # one copy, to memory that starts where JAX wants it, which JAX then keeps
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 4 * n <= peak < 4 * n + 20_000
@@ -481,7 +481,7 @@ def test_numpy_engine_reads_in_place():
 def test_numpy_engine_does_not_trace(params):
     optimizer = adapter.psgd(0.1, engine="numpy")
     state = optimizer.init(params)
-    with pytest.raises(TypeError, match=r"got one being traced; hand it over outside `jax.jit`"):
+    with pytest.raises(TypeError, match=r"got a traced one; share it outside `jax.jit`"):
         jax.jit(lambda g: optimizer.update(g, state, params))(params)
 
 
@@ -498,7 +498,7 @@ def test_numpy_engine_does_not_trace(params):
         ({"clip": "tight"}, "`clip` must be a Clip"),
         ({"every": 0}, "`every` must be a positive int"),
         ({"probability": 2.0}, "`probability` must lie in"),
-        ({"engine": "numba"}, "`engine` must be 'jax', 'numpy' or 'cupy', got 'numba'"),
+        ({"engine": "numba"}, "`engine` must be one of 'jax', 'numpy', 'cupy', got 'numba'"),
     ],
 )
 def test_bad_settings(settings, match):
@@ -510,7 +510,7 @@ def test_a_clip_that_is_nobodys(params):
     class Own(clips.Clip):
         pass
 
-    with pytest.raises(ValueError, match=r"made of Norm, Running and Elements .*; pass per_leaf=False"):
+    with pytest.raises(ValueError, match=r"made of Norm, AdaptiveNorm and Elements .*; pass per_leaf=False"):
         adapter.scale_by_psgd(clip=Own())
     adapter.scale_by_psgd(clip=Own(), per_leaf=False)
 
@@ -522,7 +522,7 @@ def test_a_clip_that_is_nobodys(params):
         ({"i": np.arange(3)}, r"`params\['i'\]` must be an array of real floats, got int64; optax.masked"),
         ({"c": np.ones(2, complex)}, "must be an array of real floats, got complex128"),
         ([1.0], r"`params\[0\]` must be an array of real floats, got float"),
-        ({"e": np.zeros((0, 3), "float32")}, r"`params\['e'\]` must hold at least one parameter, got shape"),
+        ({"e": np.zeros((0, 3), "float32")}, r"`params\['e'\]` must not be empty, got"),
     ],
 )
 def test_bad_parameters(tree, match):
@@ -549,11 +549,22 @@ def test_bad_pairs(params):
         optimizer.update(params, state, hvp=params)
 
 
+def test_gradients_under_other_keys(params):
+    """As many leaves of the same sizes, so that nothing else would tell."""
+    optimizer = adapter.scale_by_psgd()
+    state = optimizer.init(params)
+    other = {f"{key}_": x for key, x in params.items()}
+    with pytest.raises(
+        ValueError, match="`updates` must have the structure of the parameters that `init` saw"
+    ):
+        optimizer.update(other, state)
+
+
 def test_bad_losses(params):
     with pytest.raises(TypeError, match="`loss` must be callable"):
         adapter.value_grad_hvp(3.0)
     for k in (0, 1.5, True):
-        with pytest.raises(ValueError, match="`k` must be a positive int or None"):
+        with pytest.raises(ValueError, match="`k` must be a positive int, got"):
             adapter.value_grad_hvp(loss, k=k)(params, jax.random.key(0), BATCH)
 
 

@@ -222,7 +222,7 @@ def test_the_loop_of_ones_own(backend):
     rude = cv.Functions(gradient=gradient, value=tame.value, hvp=hvp)
     start = np.array([3.0, -2.0, 5.0])
     for source in (cv.Exact(), cv.Forward(), cv.Secant(reuse=True), cv.Whitening()):
-        for clip in (clips.TrustRadius(), clips.Running(), None):
+        for clip in (clips.TrustRadius(), clips.AdaptiveNorm(), None):
             opt = psgd.PSGD(psgd.Dense(), lr=0.4, step_size=0.5, momentum=0.5, clip=clip, source=source)
             ends = []
             for functions in (tame, rude):

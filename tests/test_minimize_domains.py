@@ -86,7 +86,7 @@ def outside(value, what):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("what", [math.inf, math.nan, -math.inf])
-@pytest.mark.parametrize("clip", [{}, {"clip": None}, {"clip": clips.Running()}], ids=str)
+@pytest.mark.parametrize("clip", [{}, {"clip": None}, {"clip": clips.AdaptiveNorm()}], ids=str)
 @pytest.mark.parametrize("source", [cv.Exact(), cv.Forward(), cv.Central()], ids=lambda s: type(s).__name__)
 def test_steps_out_of_the_domain_are_shortened(problem, what, clip, source):
     value = outside(problem.value, what)
@@ -109,7 +109,7 @@ def test_through_scipy_as_bfgs(problem):
 
 def test_some_points_were_outside():
     """The tests above would pass of themselves if no step ever left the domain."""
-    for clip in ({}, {"clip": None}, {"clip": clips.Running()}):
+    for clip in ({}, {"clip": None}, {"clip": clips.AdaptiveNorm()}):
         result = psgd.minimize(LogBarrier.value, LogBarrier.start, grad=LogBarrier.gradient, **clip)
         assert int(result.progress.state.skipped) > 3
 
@@ -205,7 +205,7 @@ def test_no_good_sample_is_no_success():
     np.testing.assert_array_equal(result.x, 1.0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"clip": None}, {"clip": clips.Running()}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"clip": None}, {"clip": clips.AdaptiveNorm()}], ids=str)
 @pytest.mark.parametrize("cut", range(1, 9))
 def test_a_resumed_run_repeats_a_whole_one_also_outside(settings, cut):
     run = {"grad": LogBarrier.gradient, "hvp": LogBarrier.hvp, "tol": 0.0, **settings}

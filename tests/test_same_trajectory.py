@@ -16,7 +16,7 @@ from psgd_core.curvature import Functions, Probes
 from psgd_core.descent import clips
 
 STEPS, TOLERANCE = 200, 1e-6
-SETTINGS = {"step": 0.3, "momentum": 0.5, "clip": clips.Running()}
+SETTINGS = {"step": 0.3, "momentum": 0.5, "clip": clips.AdaptiveNorm()}
 
 
 @dataclass(frozen=True)

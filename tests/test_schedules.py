@@ -52,7 +52,7 @@ def test_value_at_takes_numbers_and_any_callable():
         (lambda: sc.WarmUp(1.0, over=2.5), "`over` must be a positive int"),
         (lambda: sc.Staged((1.0, 0.1), at=(3, 7)), "one value more"),
         (lambda: sc.Staged((1.0, 0.1, 0.2), at=(7, 3)), "must ascend"),
-        (lambda: sc.require_schedule("lr", 2.0, 0.0, 1.0), r"`lr` must lie in \(0, 1\), got 2.0"),
+        (lambda: sc.require_schedule("lr", 2.0, "(0, 1)"), r"`lr` must lie in \(0, 1\), got 2.0"),
     ],
 )
 def test_bad_values(make, match):
@@ -62,4 +62,4 @@ def test_bad_values(make, match):
 
 def test_no_schedule():
     with pytest.raises(TypeError, match="`lr` must be a number or a callable"):
-        sc.require_schedule("lr", "fast", 0.0, 1.0)
+        sc.require_schedule("lr", "fast", "(0, 1)")

@@ -70,7 +70,7 @@ class Run:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"clip": clips.Running(), "step": psgd.schedules.Exponential(0.9, 0.1, over=30)},
+        {"clip": clips.AdaptiveNorm(), "step": psgd.schedules.Exponential(0.9, 0.1, over=30)},
         {"clip": clips.TrustRadius(), "momentum": 0},
         {"clip": (clips.Elements(1.0), clips.Norm(2.0)), "curvature": "whitening", "lr": 0.02},
         {"clip": 0.5, "probes": psgd.curvature.Gaussian(2)},
@@ -160,7 +160,7 @@ def test_settings_that_are_numbers_are_taken_over_with_their_state(settings):
         ({"version": 99}, "version 1 or older, got 99"),
         ({"dtype": torch.float64}, "saved as torch.float64 of shape .* here"),
         (
-            {"clip": clips.Running(3.0)},
+            {"clip": clips.AdaptiveNorm(3.0)},
             r"`clip of group 0` must be the one that was saved, .* factor = 3.0, got 2.0 here",
         ),
         (

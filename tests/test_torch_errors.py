@@ -28,13 +28,13 @@ def parameter(*shape, **kwargs):
         ({"step": 1.0}, ValueError, r"`step` must lie in \(0, 1\), got 1.0"),
         ({"momentum": 1.0}, ValueError, r"`momentum` must lie in \[0, 1\)"),
         ({"weight_decay": -1}, ValueError, "`weight_decay` must be finite and not negative"),
-        ({"decay": "l1"}, ValueError, "`decay` must be 'decoupled' or 'l2'"),
+        ({"decay": "l1"}, ValueError, "`decay` must be one of 'decoupled', 'l2'"),
         ({"clip": -1.0}, ValueError, "`size` must be positive"),
         ({"clip": "norm"}, TypeError, "`clip` must be a Clip"),
         ({"preconditioner": "xmat"}, TypeError, "`preconditioner` must be a Preconditioner"),
         ({"curvature": "hessian"}, ValueError, "`curvature` must be one of .*'hvp'.* got 'hessian'"),
         ({"curvature": Secant()}, ValueError, "`curvature` must be one of"),
-        ({"update_probability": 0.0}, ValueError, r"`update_probability` must lie in \(0, 1\)"),
+        ({"update_probability": 0.0}, ValueError, r"`update_probability` must lie in \(0, 1\]"),
         ({"engine": "jax"}, ValueError, "`engine` must be one of .* got 'jax'"),
         ({"engine": "numpy", "compile": True}, ValueError, "`compile` must be False for engine 'numpy'"),
         ({"probes": 3}, TypeError, "`probes` must be Probes"),
@@ -49,7 +49,7 @@ def test_settings(settings, error, message):
 
 @pytest.mark.parametrize("name", ["curvature", "engine", "rng", "update_probability"])
 def test_what_holds_for_all_groups_is_refused_in_one(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got it in a parameter group"):
+    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got it in a group"):
         PSGD([{"params": [parameter()], name: "hvp"}])
 
 
@@ -73,7 +73,7 @@ def test_parameters(p, message):
 def test_a_group_on_several_devices():
     optimizer = PSGD([parameter(), torch.nn.Parameter(torch.ones(2, device="meta"))])
     with pytest.raises(
-        ValueError, match="`params` must be on one device, got cpu, meta; make a parameter group"
+        ValueError, match="`params` must be on one device, got cpu, meta; group them by device"
     ):
         optimizer.step(lambda: torch.zeros(()))
 
@@ -98,7 +98,7 @@ def test_sparse_gradients():
                 lambda: table(torch.tensor([1, 2])).pow(2).sum()
             )
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(TypeError, match="sparse=False in the embedding"):
+    with pytest.raises(TypeError, match="set sparse=False"):
         PSGD(table.parameters(), psgd.Diagonal(), curvature="whitening").step()
 
 
@@ -127,7 +127,7 @@ def test_a_closure_that_calls_backward_where_products_are_wanted():
         loss.backward()
         return loss
 
-    with pytest.raises(ValueError, match="`closure` must return the loss without calling backward"):
+    with pytest.raises(ValueError, match="`closure` must return the undifferentiated loss"):
         PSGD([p], psgd.Diagonal()).step(backward)
 
     def elsewhere():  # differentiated, though no .grad tells
@@ -189,3 +189,29 @@ def test_functions():
     with pytest.raises(ValueError, match=r"`x` must have shape \(4,\), got \(5,\)"):
         f.gradient(torch.ones(5))
     assert torch.all(p == 1)
+
+
+def test_lazy_parameters_must_be_materialised_before_the_first_step():
+    model = torch.nn.LazyLinear(2)
+    optimizer = PSGD(model.parameters())
+    with pytest.raises(
+        ValueError, match="`params` must have shapes, got a lazy parameter; run the model once"
+    ):
+        optimizer.step(lambda: model(torch.ones(1, 3)).pow(2).sum())
+
+
+def test_a_model_converted_after_the_first_step():
+    model = torch.nn.Linear(3, 2)
+    optimizer = PSGD(model.parameters())
+    optimizer.step(lambda: model(torch.ones(1, 3)).pow(2).sum())
+    model.double()
+    with pytest.raises(ValueError, match=r"`params` must keep their dtype, .* float32, got torch.float64"):
+        optimizer.step(lambda: model(torch.ones(1, 3).double()).pow(2).sum())
+
+
+def test_a_group_removed_before_the_first_step():
+    a, b = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimizer = PSGD([{"params": [a]}, {"params": [b]}])
+    optimizer.param_groups.pop()
+    optimizer.step(lambda: torch.sum(a**2))
+    assert not torch.equal(a, b)

@@ -231,7 +231,7 @@ def test_backward_in_a_closure_is_told_where_a_gradient_is_zero():
         return loss
 
     for _ in range(2):
-        with pytest.raises(ValueError, match="must return the loss without calling backward"):
+        with pytest.raises(ValueError, match="must return the undifferentiated loss"):
             optimizer.step(closure)
 
 
@@ -255,7 +255,7 @@ def test_a_trainers_closure_trains_as_its_loss_does_or_is_one_sentence(curvature
         optimizer = PSGD(model.parameters(), psgd.XMat(), curvature=curvature, lr=0.02)
         closure = (lambda m=model: error(m(X))) if plain else lightning(optimizer, model)
         if curvature == "hvp" and not plain:
-            with pytest.raises(ValueError, match="must return the loss without calling backward"):
+            with pytest.raises(ValueError, match="must return the undifferentiated loss"):
                 optimizer.step(closure)
             assert torch.equal(end(model), end(network()))
             return

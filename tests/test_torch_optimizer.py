@@ -15,8 +15,8 @@ import psgd_core as psgd
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from psgd_core.adapters.torch import PSGD, functions  # noqa: E402
-from psgd_core.adapters.torch.chance import toss  # noqa: E402
 from psgd_core.adapters.torch.engines import Engine  # noqa: E402
+from psgd_core.adapters.torch.pairs import toss  # noqa: E402
 from psgd_core.curvature import Central, Gaussian, Rademacher, Whitening  # noqa: E402
 from psgd_core.descent import clips  # noqa: E402
 
@@ -171,7 +171,7 @@ def test_engines_follow_the_same_trajectory(p, rng):
     x, state = np.array([-1.0, 1.0] * (N // 2)), None
     from scipy.optimize import rosen_der, rosen_hess_prod
 
-    loop = psgd.PSGD(preconditioner=p, lr=0.1, step_size=0.1, momentum=0.5, clip=clips.Running())
+    loop = psgd.PSGD(preconditioner=p, lr=0.1, step_size=0.1, momentum=0.5, clip=clips.AdaptiveNorm())
     state, path = loop.init(x), []
     for v, e in zip(probes, noise, strict=True):
         x, state = loop.update(state, x, rosen_der(x) + e, pair=(v, rosen_hess_prod(x, v)))

@@ -243,5 +243,5 @@ def test_two_parameters_in_one_memory_are_refused():
     a = nn.Parameter(torch.ones(4))
     b = nn.Parameter(a.data)
     for make in (PSGD, lambda params: functions(lambda: a @ b, params)):
-        with pytest.raises(ValueError, match="`params` must have memory of their own, got two"):
+        with pytest.raises(ValueError, match="`params` must not share memory, got two"):
             make([a, b])

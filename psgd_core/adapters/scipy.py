@@ -23,20 +23,23 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import array_api_compat
 import numpy as np
-from scipy.optimize import HessianUpdateStrategy, OptimizeResult, OptimizeWarning
+from scipy.optimize import HessianUpdateStrategy, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator
 
+from ..arrays.arguments import described, require_choice
 from ..arrays.library import device_of, namespace, to_host
-from ..arrays.numbers import shown
 from ..curvature import Central, Forward
 from ..descent import minimize
+from ..descent.inputs import Function
+from ..descent.result import MinimizeResult
 from ..preconditioners import Preconditioner
 
 Which = Literal["P", "P_inverse", "Q", "Q_inverse"]
+"""What a `LinearOperator` multiplies with."""
 
 _VERBS = {
     "P": (("apply", "apply_transpose"), ("apply", "apply_transpose")),
@@ -46,7 +49,7 @@ _VERBS = {
 }
 """The verbs that make each operator, and its transpose, in the order in which they act."""
 
-_SOURCES = {"2-point": Forward, "3-point": Central}
+Differences = Literal["2-point", "3-point"]
 """SciPy's names for differences of gradients."""
 
 _OPTIONS = frozenset(inspect.signature(minimize).parameters) - {
@@ -56,7 +59,7 @@ _OPTIONS = frozenset(inspect.signature(minimize).parameters) - {
 
 
 def as_linear_operator(
-    preconditioner: Preconditioner, state: Any, which: Which = "P", *, via_host: bool = False
+    preconditioner: Preconditioner[Any], state: Any, which: Which = "P", *, via_host: bool = False
 ) -> LinearOperator:
     """Return a fitted preconditioner as a `scipy.sparse.linalg.LinearOperator`.
 
@@ -68,50 +71,40 @@ def as_linear_operator(
         P = Q^T Q approximates ``|A|^{-1}`` and is symmetric positive definite: the ``M`` of `cg`, `minres`
         and `lobpcg`. P_inverse approximates ``|A|``. ``Q A Q^T`` is the symmetrically preconditioned A.
     via_host : bool
-        A state of another library or on another device than NumPy's is refused without this; with it, each
-        vector is copied to the state's device and the product back.
+        Allow a state that is not NumPy's: each vector is copied to the state's device, and the product back.
 
     Returns
     -------
     LinearOperator, shape (n, n)
-        With the dtype of the state; vectors of other dtypes are converted to it. It has matvec, rmatvec,
-        matmat, rmatmat, ``.T``, ``.H``, and holds on to `state`. A product costs what the verbs of the
-        preconditioner cost.
+        In the dtype of the state, to which vectors are converted. It has matvec, rmatvec, matmat, rmatmat,
+        ``.T``, ``.H``, and keeps a reference to `state`. A product costs what the preconditioner's verbs
+        cost.
 
     Raises
     ------
     TypeError
-        If `preconditioner` is none, or the state is not NumPy's and `via_host` is False.
+        If `preconditioner` is not one, or the state is not NumPy's and `via_host` is False.
     ValueError
         For an unknown `which`.
     """
     if not isinstance(preconditioner, Preconditioner):
-        raise TypeError(
-            f"`preconditioner` must be a Preconditioner such as psgd_core.XMat(), got {shown(preconditioner)}"
-        )
-    if not isinstance(which, str) or which not in _VERBS:
-        raise ValueError(f"`which` must be one of {list(_VERBS)}, got {shown(which)}")
+        raise TypeError(f"`preconditioner` must be a Preconditioner, got {described(preconditioner)}")
+    require_choice("which", which, get_args(Which))
     like = preconditioner.like(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
         raise TypeError(
             f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "
             "via_host=True to copy every vector to its device and back"
         )
-    xp, device, dtype = (
-        namespace(like),
-        device_of(like),
-        to_host(like).dtype,
-    )
+    xp, device, dtype = namespace(like), device_of(like), to_host(like).dtype
 
     def product(verbs: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
         def multiply(x: np.ndarray) -> np.ndarray:
             if np.ma.isMaskedArray(x) or x.dtype.kind not in "biufc":
-                raise TypeError(
-                    f"`x` must be an array of numbers, got {shown(x)}; fill what is masked, or convert it"
-                )
+                raise TypeError(f"`x` must be an array of numbers, got {described(x)}; convert it")
             if np.iscomplexobj(x):
                 return multiply(x.real) + 1j * multiply(x.imag)
-            # other libraries may share the buffer, which may be read-only, and solvers go on writing to it
+            # a copy for other libraries: they may share the buffer, which solvers go on writing to
             x = np.asarray(x).astype(dtype, copy=not array_api_compat.is_numpy_array(like))
             y = xp.asarray(x, device=device)
             for verb in verbs:
@@ -129,24 +122,24 @@ def as_linear_operator(
 
 
 def psgd_method(
-    fun: Callable,
+    fun: Function,
     x0: Any,
-    args: tuple = (),
+    args: tuple[Any, ...] = (),
     *,
-    jac: Callable | None = None,
+    jac: Function | None = None,
     hess: Any = None,
-    hessp: Callable | None = None,
+    hessp: Function | None = None,
     bounds: None = None,
     constraints: Any = (),
-    callback: Callable | None = None,
+    callback: Function | None = None,
     disp: bool = False,
     gtol: float | None = None,
     tol: float | None = None,
     **options: Any,
-) -> OptimizeResult:
+) -> MinimizeResult:
     """Minimise by PSGD: the ``method=`` of `scipy.optimize.minimize`.
 
-    Everything is given as for SciPy's own methods. Settings go into ``options``, or are bound beforehand::
+    Arguments are those of SciPy's own methods. Settings go into ``options``, or are bound beforehand::
 
         minimize(f, x0, jac=g, hessp=hp, method=psgd_method, options={"preconditioner": XMat()})
         minimize(f, x0, jac=g, hessp=hp, method=functools.partial(psgd_method, preconditioner=XMat()))
@@ -156,17 +149,17 @@ def psgd_method(
     fun, x0, args
         As in SciPy.
     jac : callable or True
-        The gradient; PSGD cannot do without.
+        The gradient, which PSGD needs.
     hessp, hess
         Hessian-vector product ``hessp(x, v, *args)``; or the Hessian: ``hess(x, *args)``, a matrix, a sparse
         matrix, a LinearOperator; or "2-point", "3-point" for forward or central differences of gradients.
-        Where both are given `hessp` is ignored, as in SciPy. Without either, forward differences.
+        If both are given, `hessp` is ignored, as in SciPy. Without either, forward differences.
     bounds, constraints
         PSGD has none: anything else is refused.
     callback : callable
         ``callback(intermediate_result)`` by that name, or ``callback(xk)``; may raise StopIteration.
     tol, gtol : float
-        Stop when ``max|gradient| <= tol``; one name for the other.
+        Stop when ``max|gradient| <= tol``; `tol` goes before `gtol`.
     **options
         maxiter, disp, gtol, and the settings of `psgd_core.minimize`: preset, preconditioner, lr, step,
         momentum, clip, weight_decay, source, probes, every, probability, sample, rng, nonfinite, resume.
@@ -174,23 +167,21 @@ def psgd_method(
 
     Returns
     -------
-    OptimizeResult
+    MinimizeResult
         That of `psgd_core.minimize`, and ``hess_inv``, the fitted P as a LinearOperator.
 
     Raises
     ------
     TypeError, ValueError
-        For what PSGD cannot do, and as `psgd_core.minimize`.
+        For bounds, constraints and the like, and as `psgd_core.minimize`.
     """
     if not callable(jac):
         raise ValueError(
-            f"`jac` must be callable, or True for a `fun` that returns (value, gradient), got {shown(jac)}; "
-            "PSGD needs gradients: write or derive one"
+            "`jac` must be callable, or True for a `fun` that returns (value, gradient), got "
+            f"{described(jac)}; PSGD needs gradients: write or derive one"
         )
     if bounds is not None:
-        raise ValueError(
-            "`bounds` must be None: PSGD has no bounds; transform the variables, or use L-BFGS-B"
-        )
+        raise ValueError("`bounds` must be None: PSGD has no bounds; use L-BFGS-B, or transform x")
     if constraints is not None and not (isinstance(constraints, list | tuple) and len(constraints) == 0):
         raise ValueError("`constraints` must be empty: PSGD has none; add a penalty, or use SLSQP")
     if isinstance(hess, HessianUpdateStrategy):
@@ -199,9 +190,8 @@ def psgd_method(
             "PSGD fits its own approximation"
         )
     if isinstance(hess, str):
-        if hess not in _SOURCES:
-            raise ValueError(f"`hess` must be a callable, a matrix, or one of {list(_SOURCES)}, got {hess!r}")
-        options.setdefault("source", _SOURCES[hess]())
+        require_choice("hess", hess, get_args(Differences), "or give a callable or a matrix")
+        options.setdefault("source", Forward() if hess == "2-point" else Central())
         hess = None
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:

@@ -139,6 +139,12 @@ def scalar_of(name: str, value: Any, like: Array) -> float | Array:
     return xp.astype(value, real, copy=False)
 
 
+def keep(config: Any, **settings: Any) -> None:
+    """Set fields of a frozen dataclass to what they were checked and converted to in ``__post_init__``."""
+    for name, value in settings.items():
+        object.__setattr__(config, name, value)
+
+
 def described(value: Any) -> str:
     """Return what a message shows of a wrong value: the start of its repr, of an array the shape."""
     kind = type(value).__name__

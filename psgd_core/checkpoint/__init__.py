@@ -1,19 +1,20 @@
-"""States on disk: one file, no pickle, written at once or not at all, and checked to the last bit.
+"""States on disk: one file, no pickle, written atomically, and verified to the last bit.
 
-A state is whatever nests NamedTuples, tuples, lists and dicts around arrays of any library; None, bool, int,
+A state is any nesting of NamedTuples, tuples, lists and dicts of arrays of any library; None, bool, int,
 float and str may stand beside them (so ``rng.bit_generator.state`` of a NumPy generator is one too)::
 
     psgd_core.save("run.npz", state, config=p)
     state = psgd_core.load("run.npz", like=p.init(n, like=x), config=p)
 
-Arrays come back bit for bit: a run resumed from them on the same library goes on as if it had not stopped.
+Arrays are restored bit for bit: a run resumed from them on the same library equals an uninterrupted one.
 
 The checksum in the file protects against accidents; it is not a signature. But nothing in a file is ever
-executed: there is no pickle, and classes are found among those already loaded, never imported by name. A file
-made to deceive can hold wrong numbers, no more.
+executed: there is no pickle, and classes are looked up among those already loaded, never imported by name. At
+worst, a forged file holds wrong numbers.
 """
 
+from . import replacing
 from .archive import inspect, load, save
 from .file import CheckpointError
 
-__all__ = ["CheckpointError", "inspect", "load", "save"]
+__all__ = ["CheckpointError", "inspect", "load", "replacing", "save"]

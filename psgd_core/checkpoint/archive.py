@@ -13,19 +13,20 @@ import numpy as np
 from ..arrays.library import Array
 from .file import CheckpointError, Stored, opened, write
 from .fingerprint import Misfit, compare, fingerprint, is_fingerprint
+from .replacing import StrPath
 from .stored import DTYPES, described, moved, packed
 
 _VALUES = (type(None), bool, int, float, str)
 
 _DEEPEST = 100
-"""Levels of nesting; Python's stack holds them wherever `load` is called from."""
+"""Levels of nesting, few enough for Python's stack wherever `load` is called."""
 
 _LONGEST = 8192
-"""Bits of an int; Python takes some 14,000 at most from a text."""
+"""Bits of an int; Python reads at most some 14,000 from a text."""
 
 
 def save(
-    path: str | os.PathLike,
+    path: StrPath,
     state: Any,
     *,
     config: Any = None,
@@ -36,14 +37,14 @@ def save(
     Parameters
     ----------
     path : path
-        Taken as it is, no suffix is added. Its folder must exist. A file that is there is replaced and keeps
-        its mode; of a link, the file that it leads to; anything else (a FIFO, a device) is refused.
+        No suffix is added. Its folder must exist. An existing file is replaced and keeps its mode; of a link,
+        the target is replaced; anything else (a FIFO, a device) is refused.
     state : nested NamedTuples, tuples, lists, dicts (with str keys) of arrays
         Also None, bool, int, float, str. Arrays of any library and device; waits for the device.
     config : dataclass instance, optional
-        What the state belongs to: a preconditioner, or the descent. `load` can then tell it from another.
+        What the state belongs to: a preconditioner, or the descent. `load` can then compare it.
     metadata : dict, optional
-        Whatever JSON can hold, with str keys; `inspect` gives it back, tuples as lists.
+        Anything that JSON can hold, with str keys; `inspect` returns it, tuples as lists.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def save(
     OSError
         If the file cannot be written.
     ValueError
-        If `path` is no name of a file.
+        If `path` is not the name of a file.
     """
     leaves: list[tuple[str, Array]] = []
     header = {
@@ -70,7 +71,7 @@ def save(
     write(path, header, (packed(*leaf) for leaf in leaves))
 
 
-def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> Any:
+def load(path: StrPath, like: Any = None, *, config: Any = None) -> Any:
     """Return the state that `save` wrote.
 
     Parameters
@@ -78,9 +79,9 @@ def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> An
     path : path
     like : state or array, optional
         A state of the same structure, such as ``p.init(n, like=x)``: classes, names, shapes and dtypes are
-        compared, and every array comes back on the library and device of its counterpart. Or one float
-        array: a state of psgd_core's own classes, of its dtype, comes back on its library and device. Or
-        nothing: on NumPy.
+        compared, and every array is returned on the library and device of its counterpart. Or one float
+        array: a state of psgd_core's own classes is returned in its dtype, on its library and device. Without
+        it, arrays are NumPy's.
     config : dataclass instance, optional
         Must equal the one that was saved.
 
@@ -109,8 +110,8 @@ def load(path: str | os.PathLike, like: Any = None, *, config: Any = None) -> An
             raise CheckpointError(f"{os.fspath(path)!r} does not fit: {error}") from None
 
 
-def inspect(path: str | os.PathLike) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, after checking that it is whole.
+def inspect(path: StrPath) -> dict[str, Any]:
+    """Return the description that a checkpoint holds of itself, after verifying the file.
 
     Returns
     -------
@@ -124,11 +125,11 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _require_text_keys(metadata: Any) -> None:
-    """Raise where JSON would make another key of one, and perhaps one of two."""
+    """Raise for keys that JSON would convert to text, where two may become one."""
     if isinstance(metadata, dict):
         for key, value in metadata.items():
             if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} is no str")
+                raise TypeError(f"the key {key!r} is not a str")
             _require_text_keys(value)
     elif isinstance(metadata, list | tuple):
         for value in metadata:
@@ -151,18 +152,14 @@ def _parts(tree: Any) -> tuple[str, str, dict[str, Any]] | None:
 
 
 def _describe(name: str, tree: Any, leaves: list[tuple[str, Array]], depth: int = 0) -> dict[str, Any]:
-    """Return `tree` as JSON, its arrays as their place in `leaves`."""
+    """Return `tree` as JSON, with arrays replaced by their index in `leaves`."""
     if depth > _DEEPEST:
-        raise TypeError(
-            f"`state` must nest at most {_DEEPEST} deep, got more; does a part of it hold itself?"
-        )
+        raise TypeError(f"`state` must nest at most {_DEEPEST} deep, got more; does a part hold itself?")
     if array_api_compat.is_array_api_obj(tree):
         leaves.append((name, tree))
         return {"array": len(leaves) - 1, **described(name, tree)}
     if type(tree) is int and tree.bit_length() > _LONGEST:
-        raise TypeError(
-            f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; store it as text"
-        )
+        raise TypeError(f"`{name}` must have at most {_LONGEST} bits, got {tree.bit_length()}; use text")
     if type(tree) in _VALUES:
         return {"value": tree}
     found = _parts(tree)
@@ -180,7 +177,7 @@ def _describe(name: str, tree: Any, leaves: list[tuple[str, Array]], depth: int 
 
 
 class _Free(NamedTuple):
-    """A template that leaves the structure open, and says where arrays go."""
+    """A template for any structure, which sets where arrays go."""
 
     target: Array  # sets library and device
     dtype: Any  # that floats must have; None: any
@@ -216,7 +213,7 @@ def _build(name: str, spec: dict[str, Any], like: Any, read: Callable[[int], np.
 
 
 def _own_class(name: str, spec: dict[str, Any]) -> Any:
-    """Return the class that the file names: a built-in container, or a loaded NamedTuple of psgd_core."""
+    """Return the class that the file names: a built-in container, or a NamedTuple of psgd_core."""
     for cls in (tuple, list, dict):
         if spec["kind"] == cls.__name__:
             return cls
@@ -240,11 +237,11 @@ def _misfit(name: str, what: str, like: Any) -> Misfit:
 
 
 def _arrays(
-    path: str | os.PathLike, header: dict[str, Any], stored: Sequence[Stored]
+    path: StrPath, header: dict[str, Any], stored: Sequence[Stored]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the (dtype, shape) of all arrays by name, after checking that the header is one of `save`.
+    """Return the (dtype, shape) of all arrays by name, after verifying that `save` wrote the header.
 
-    Each array that is there belongs to one place of the structure, in their order, and is what that says.
+    Each stored array must belong to one place of the structure, in order, and fit what that says.
     """
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
 
@@ -282,7 +279,7 @@ def _arrays(
         walk("state", header["structure"], 0)
         require(len(found) == len(stored), f"it names {len(found)} arrays of {len(stored)}")
         require(is_fingerprint(header["config"]), "its configuration is none")
-    except Exception as error:  # whatever its contents lead into
+    except Exception as error:  # a forged header may cause any
         raise CheckpointError(
             f"{os.fspath(path)!r} has a header that `save` did not write: {str(error)[:200]!r}; do not use it"
         ) from error

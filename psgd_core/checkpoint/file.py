@@ -2,11 +2,11 @@
 
 The file is an uncompressed npz, readable by ``numpy.load``. Its first entry, `MARKER`, holds the header as
 bytes; entries ``0, 1, ...`` are the arrays. The zip comment at its end is the SHA-256 of everything before
-it, so that a byte changed anywhere is noticed before anything is interpreted. No clock goes into the file:
-the same content gives the same bytes.
+it, so that any changed byte is noticed before anything is interpreted. The file holds no time stamp: the same
+content gives the same bytes.
 
-The checksum is no signature, so what a file says of itself is looked at before it is followed: an entry takes
-the bytes that it has in the file and no more memory than that, whatever was written into its header.
+The checksum is not a signature, so headers are verified before they are used: an entry takes no more memory
+than it has bytes in the file, whatever its header says.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .replacing import irregular, named, replacing
+from .replacing import StrPath, irregular, named, replacing
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
 VERSION = 1
-"""Version of the file's layout; newer ones are refused."""
+"""Version of the file's layout; newer versions are refused."""
 
 MARKER = "psgd_checkpoint"
 """Name of the first entry: it tells a checkpoint from any other npz."""
@@ -38,18 +38,18 @@ _DIGITS = 64
 
 
 class CheckpointError(ValueError):
-    """A file that is not a whole, unchanged checkpoint, or does not hold what was asked for."""
+    """A file that is not a complete, unchanged checkpoint, or does not hold what was asked for."""
 
 
 class Stored(NamedTuple):
-    """What an array's entry says of it."""
+    """Dtype and shape of an array, from its entry."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
 
-def write(path: str | os.PathLike, header: dict[str, Any], arrays: Iterable[np.ndarray]) -> None:
-    """Write header and arrays in the place of `path`; if anything goes wrong, `path` stays as it was.
+def write(path: StrPath, header: dict[str, Any], arrays: Iterable[np.ndarray]) -> None:
+    """Write header and arrays to `path`; if anything goes wrong, `path` stays as it was.
 
     Raises
     ------
@@ -74,9 +74,9 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: Iterable[np.n
 
 @contextlib.contextmanager
 def opened(
-    path: str | os.PathLike,
+    path: StrPath,
 ) -> Iterator[tuple[dict[str, Any], Sequence[Stored], Callable[[int], np.ndarray]]]:
-    """Yield the header, what arrays there are, and a function that reads array i, all of it checked.
+    """Yield the header, the arrays' dtypes and shapes, and a function that reads array i, all verified.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def opened(
     where = os.fspath(path)
     named(path)
     found = irregular(path)
-    if found not in (None, "a directory"):  # which has an error of its own
+    if found not in (None, "a directory"):  # `open` refuses that itself
         raise CheckpointError(f"{where!r} is {found}, not a file; give one that psgd_core.save wrote")
     with open(path, "rb") as file:
         if not file.read(_NAME_AT + len(_NAME)).endswith(_NAME):
@@ -102,7 +102,7 @@ def opened(
         file.seek(max(0, size - len(_COMMENT) - _DIGITS))
         if file.read() != _COMMENT + _checksum(file):
             raise CheckpointError(
-                f"{where!r} is damaged, cut short or changed: its checksum does not match; use another copy"
+                f"{where!r} is damaged, truncated or changed: its checksum does not match; use another copy"
             )
         file.seek(0)
         with _forgery(where), ZipFile(file) as archive:
@@ -126,7 +126,7 @@ def opened(
 
 @contextlib.contextmanager
 def _forgery(where: Any) -> Iterator[None]:
-    """Make any exception one that names the file: its checksum is right, so `write` did not write it."""
+    """Turn any exception into one that names the file: the checksum is right, but `write` did not make it."""
     try:
         yield
     except Exception as error:
@@ -137,7 +137,7 @@ def _forgery(where: Any) -> Iterator[None]:
 
 
 def _stored(archive: ZipFile, size: int) -> list[Stored]:
-    """Return what each array is, after comparing every length with what is there."""
+    """Return dtype and shape of each array, after comparing all lengths with those in the file."""
     from zipfile import ZIP_STORED
 
     entries = archive.infolist()
@@ -177,7 +177,7 @@ def _read(archive: ZipFile, name: str) -> np.ndarray:
 
 
 def _write_entry(archive: ZipFile, name: str, x: np.ndarray) -> None:
-    # stored as it is, with the date 1980: `open` asks no clock
+    # uncompressed, and with the date 1980: `open` takes no time stamp
     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
         np.lib.format.write_array(entry, x, version=(1, 0), allow_pickle=False)
 

@@ -1,4 +1,4 @@
-"""A configuration as text, to tell whether a saved state belongs to it."""
+"""Configurations as text, to compare that of a saved state with another."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-_LONG = 200  # characters of a configuration's field, beyond which its checksum stands for it
+_LONG = 200  # characters of a field, beyond which its checksum is kept instead
 
 
 class Misfit(ValueError):
-    """The file and what `load` was given do not fit together; `load` adds the file's name."""
+    """The file does not fit what `load` was given; `load` adds the file's name."""
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
-    """Return the class of a dataclass and its fields as text, or as a checksum of it where it is long."""
+    """Return the class of a dataclass and its fields, as text or, where that is long, as its checksum."""
     if not is_dataclass(config) or isinstance(config, type):
         raise TypeError(
             f"`config` must be a dataclass instance such as psgd_core.XMat(), got {config!r}; "
@@ -28,7 +28,7 @@ def fingerprint(config: Any) -> dict[str, Any]:
 
 
 def is_fingerprint(x: Any) -> bool:
-    """Return whether this is what `fingerprint` returns, or None."""
+    """Return whether this is None or has the form of a `fingerprint`."""
     if x is None:
         return True
     if type(x) is not dict or set(x) != {"class", "fields"} or type(x["fields"]) is not dict:
@@ -37,7 +37,7 @@ def is_fingerprint(x: Any) -> bool:
 
 
 def text_of(x: Any) -> str:
-    """Return all of `x` as text: a `repr` that neither abbreviates nor shows an address."""
+    """Return `x` as text: a `repr` that neither abbreviates nor shows an address."""
     if is_dataclass(x) and not isinstance(x, type):
         parts = ", ".join(f"{field.name}={text_of(getattr(x, field.name))}" for field in fields(x))
         return f"{type(x).__name__}({parts})"

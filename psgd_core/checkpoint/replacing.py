@@ -1,8 +1,8 @@
-"""Files that are either there in full or not at all, whatever becomes of who writes them.
+"""Files that are replaced as a whole or not at all, even if the writer is killed.
 
 A new file is written beside the old one and takes its place when it is complete. Its writer holds a lock on
-it, which the system gives back when the writer is killed: so the next writer to the same place can tell a
-file that was left over from one that is being written, and removes it.
+it, which the system releases when the writer is killed: so the next writer to the same place can tell a
+left-over file from one that is being written, and removes it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ try:
 except ImportError:  # Windows, which does not remove files that are open
     fcntl = None  # type: ignore[assignment]
 
+StrPath = str | os.PathLike[str]
+"""The name of a file."""
+
 _DAY = 86_400.0
-"""Seconds after which a left-over file of another machine is removed: its locks may not be seen from here."""
+"""Seconds after which another machine's left-over file is removed: its locks may be invisible here."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -32,8 +35,8 @@ _KINDS = {
 }
 
 
-def named(path: str | os.PathLike) -> str:
-    """Return `path` as text if it can be the name of a file, else raise; nothing is looked up."""
+def named(path: StrPath) -> str:
+    """Return `path` as text if it can be the name of a file, else raise ValueError; no file is accessed."""
     text = os.fsdecode(path)
     separators = (os.sep, os.altsep) if os.altsep else (os.sep,)
     if not text or text.endswith(separators) or "\0" in text:
@@ -41,10 +44,10 @@ def named(path: str | os.PathLike) -> str:
     return text
 
 
-def irregular(path: str | os.PathLike) -> str | None:
-    """Return what `path` is, links followed, such as "a FIFO"; None for a regular file, or none at all.
+def irregular(path: StrPath) -> str | None:
+    """Return what `path` is, following links, such as "a FIFO"; None for a regular or missing file.
 
-    It is asked before a file is opened: opening a FIFO waits, and opening a device may do anything.
+    To be checked before a file is opened: opening a FIFO waits, and opening a device may do anything.
     """
     try:
         mode = os.stat(path).st_mode
@@ -54,19 +57,20 @@ def irregular(path: str | os.PathLike) -> str | None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Yield a new file that takes the place of `path` at the end, or vanishes if anything goes wrong.
+def replacing(path: StrPath) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` at the end, or is removed if anything goes wrong.
 
-    A link stays a link: what it leads to is replaced. The mode of what is replaced is kept; a file that was
-    not there gets the usual one.
+    A link stays a link: its target is replaced. The mode of a replaced file is kept; a new file gets the
+    default mode.
 
     Raises
     ------
     OSError
-        If `path` is there but no regular file, or cannot be written.
+        If `path` exists but is not a regular file, or cannot be written.
     ValueError
-        If it is no name of a file: empty, or with a separator at its end.
+        If it is not the name of a file: empty, or with a separator at its end.
     """
+    # where?
     name = named(path)
     found = irregular(name)
     if found is not None:
@@ -75,10 +79,11 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
-            f"`path` must lie in an existing folder, got {path!r}; make the folder with os.makedirs"
+            f"`path` must lie in an existing folder, got {path!r}; make it with os.makedirs"
         )
     place = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
     prefix, mode = os.path.join(folder, f".psgd-{place}-"), _mode(path)
+    # write beside it, then replace it
     file, temporary = _new(prefix + _machine(), mode)
     try:
         _remove_left_over(prefix, temporary)
@@ -91,13 +96,13 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             if fcntl is not None:
                 os.replace(temporary, path)  # while it is locked
         if fcntl is None:
-            os.replace(temporary, path)  # Windows moves no open file
+            os.replace(temporary, path)  # Windows does not move open files
     except BaseException:
         file.close()
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    # the new name too, where the system can synchronise a folder
+    # synchronise the new name as well, where the system can
     with contextlib.suppress(OSError, AttributeError):
         descriptor = os.open(folder, os.O_DIRECTORY)
         try:
@@ -119,7 +124,7 @@ def _mode(path: str) -> int | None:
 
 
 def _new(prefix: str, mode: int | None) -> tuple[BinaryIO, str]:
-    """Return a new file, locked, and its name; a private one if it takes the place of another."""
+    """Return a new file, locked, and its name; private to the user if it is to replace another."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
         name = f"{prefix}-{os.urandom(6).hex()}.tmp"
@@ -127,22 +132,22 @@ def _new(prefix: str, mode: int | None) -> tuple[BinaryIO, str]:
         _lock(file, wait=True)
         if fcntl is None or os.fstat(file.fileno()).st_nlink:
             return file, name
-        file.close()  # another writer took it for a left-over one before it was locked
+        file.close()  # another writer took it for left over before it was locked
 
 
 def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock a file and return whether it is ours; not on systems that have no locks."""
+    """Lock a file, where the system has locks; return whether it worked."""
     if fcntl is None:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # another's, or the file system has none
+    except OSError:  # locked by another, or the file system has no locks
         return False
     return True
 
 
 def _remove_left_over(prefix: str, own: str) -> None:
-    """Remove what writers to the same place that were killed have left; `own` is not one."""
+    """Remove what killed writers to the same place have left, except `own`."""
     folder, beginning = os.path.split(prefix)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         now = os.stat(own).st_mtime  # by the clock of the file system
@@ -157,6 +162,6 @@ def _remove_left_over(prefix: str, own: str) -> None:
                 if fcntl is None:
                     os.unlink(entry.path)
                     continue
-                with open(entry.path, "r+b") as file:  # over NFS only what is open for writing can be locked
+                with open(entry.path, "r+b") as file:  # over NFS, only files open for writing can be locked
                     if _lock(file, wait=False):
                         os.unlink(entry.path)

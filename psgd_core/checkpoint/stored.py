@@ -1,4 +1,4 @@
-"""Arrays of any library on their way to a file and back: bit for bit, in the order of their memory."""
+"""Arrays of any library converted for a file and back: bit for bit, in the order of their memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = {"bool", "float32", "float64", "complex64", "complex128"} | {
 
 
 def described(name: str, x: Array) -> dict[str, Any]:
-    """Return dtype, shape and order of the axes of an array that a file can hold, else raise TypeError."""
+    """Return dtype, shape and order of axes of an array, or raise TypeError if a file cannot hold it."""
     require_arrays(**{name: x})  # masks would be lost
     dtype = _dtype_name(x.dtype)
     if dtype not in DTYPES:
@@ -32,9 +32,9 @@ def described(name: str, x: Array) -> dict[str, Any]:
 
 
 def packed(name: str, x: Array) -> np.ndarray:
-    """Return `x` on the host, its axes in the order of the memory."""
+    """Return `x` on the host, with its axes in the order of the memory."""
     try:
-        if array_api_compat.is_torch_array(x):  # what is still to be done to the memory
+        if array_api_compat.is_torch_array(x):  # apply what PyTorch does lazily
             x = x.resolve_conj().resolve_neg()
         return to_host(namespace(x).permute_dims(x, tuple(_axis_order(x))))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -44,7 +44,7 @@ def packed(name: str, x: Array) -> np.ndarray:
 def moved(name: str, x: np.ndarray, order: list[int], target: Array, dtype: Any) -> Array:
     """Return `x` as it was before `packed`, on the library and device of `target`.
 
-    In `dtype`, or its own for None; every value is kept.
+    In `dtype`, or its own for None; no value is changed.
     """
     xp, device = namespace(target), device_of(target)
     if dtype is None:
@@ -76,8 +76,8 @@ def _axis_order(x: Array) -> list[int]:
 def _unreadable(name: str, error: Exception) -> TypeError:
     reason = str(error).strip().split("\n")[0]
     return TypeError(
-        f"`{name}` must be a dense array whose values are at hand, got {reason!r}; "
-        "take it out of what traces it, or make it dense"
+        f"`{name}` must be a dense array with concrete values, got {reason!r}; "
+        "save it outside of traced functions, or make it dense"
     )
 
 

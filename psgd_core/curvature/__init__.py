@@ -1,14 +1,14 @@
-"""Where curvature pairs (v, h) come from: h = H v, or what stands for it.
+"""Where curvature pairs (v, h) come from: h = H v, or a substitute.
 
 A *source* is a small frozen object with one verb, ``source.pairs(functions, x, g, v) -> (v, h)``: `Exact`
-asks the user's Hessian-vector product, `Forward` and `Central` difference gradients along v, `Secant`
-differences them along the steps actually taken, as BFGS does, and `Whitening` puts the gradient itself in h's
-place. `Functions` holds what the user gives. A stochastic function takes its sample there, once per step::
+calls the user's Hessian-vector product, `Forward` and `Central` difference gradients along v, `Secant`
+differences them along the steps actually taken, as BFGS does, and `Whitening` takes the gradient itself for
+h. `Functions` holds the user's functions. Stochastic functions get their sample there, once per step::
 
     here = functions.at(sample)  # value, gradient and hvp, all of the same sample
     v, h = source.pairs(here, x, here.gradient(x), probes.draw(rng, x))
 
-so the two gradients of a difference cannot but share it. *Probes* v come from an explicit generator:
+so that both gradients of a difference share it. *Probes* v come from an explicit generator:
 `Gaussian`, `Rademacher`, or `Orthogonal` blocks, k at a time.
 """
 

@@ -1,8 +1,8 @@
 """The functions that a user gives, all of one sample at a time.
 
-They may write into the arrays they get, and may return the same buffer each time, as with SciPy:
-`Functions.gradient_at`, `value_and_gradient` and `products` hand out copies and keep copies, and all here ask
-through them. JAX's arrays cannot be written to, and are not copied.
+They may write into the arrays they get, and may return the same buffer each time, as with SciPy. So
+everything here calls them through `Functions.gradient_at`, `value_and_gradient` and `products`, which pass
+copies in and keep copies of what comes out. JAX's arrays are immutable and not copied.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 import array_api_compat
 
-from ..arrays.library import Array, namespace, require_alike
-from ..arrays.numbers import shown
+from ..arrays.arguments import described
+from ..arrays.library import Array, is_array, namespace, require_alike
 from ..arrays.trees import owned, require_plain
 
 
 @dataclass(frozen=True)
 class Functions:
-    """A function to minimise: its gradient, and what else is known of it.
+    """A function to minimise: its gradient, and optionally its value and its Hessian.
 
-    Each takes x, of shape (n,), and then whatever `at` binds: a sample is handed to all of them as it is.
+    Each takes x, of shape (n,), and then whatever `at` binds: all of them get the same sample.
 
     Attributes
     ----------
@@ -48,20 +48,18 @@ class Functions:
         for name in ("gradient", "value", "hvp", "both"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name == "gradient"):
-                raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function of x")
+                raise TypeError(f"`{name}` must be callable, got {described(function)}; pass a function of x")
 
     def at(self, *bound: Any) -> Functions:
-        """Return the functions of x (and v) alone, with a sample, or any arguments, bound to all of them."""
+        """Return functions of x (and v) only, with a sample, or any arguments, bound to all of them."""
         if not bound:
             return self
-        gradient, value, hvp, both = self.gradient, self.value, self.hvp, self.both
-        return replace(
-            self,
-            gradient=lambda x: gradient(x, *bound),
-            value=None if value is None else lambda x: value(x, *bound),
-            hvp=None if hvp is None else lambda x, v: hvp(x, v, *bound),
-            both=None if both is None else lambda x: both(x, *bound),
-        )
+
+        def with_bound(function: Any) -> Any:
+            return None if function is None else lambda *points: function(*points, *bound)
+
+        names = ("gradient", "value", "hvp", "both")
+        return replace(self, **{name: with_bound(getattr(self, name)) for name in names})
 
     def gradient_at(self, x: Array) -> Array:
         """Return the gradient at x."""
@@ -101,28 +99,26 @@ def pair_of(name: str, found: Any) -> tuple[Any, Any]:
         If it gave something else.
     """
     if not isinstance(found, tuple | list) or len(found) != 2:
-        raise TypeError(f"`{name}` must return (value, gradient), got {shown(found)}; return the two")
+        raise TypeError(f"`{name}` must return (value, gradient), got {described(found)}; return the two")
     return found[0], found[1]
 
 
 def _number(name: str, found: Any) -> Any:
-    """Return the value that a function returned, a copy where it is an array."""
+    """Return a copy of the value that a function returned."""
     require_plain(name, found)
     return owned(found)
 
 
 def _kept(name: str, found: Array, like: Array) -> Array:
-    """Return a copy of what a function returned, which must be an array as `like`."""
-    if not array_api_compat.is_array_api_obj(found):
-        raise TypeError(f"`{name}` must return an array of shape {tuple(like.shape)}, got {shown(found)}")
+    """Return a copy of what a function returned, which must be an array like `like`."""
+    if not is_array(found):
+        raise TypeError(f"`{name}` must return an array of shape {tuple(like.shape)}, got {described(found)}")
     require_plain(name, found)
     if tuple(found.shape) != tuple(like.shape):
-        raise ValueError(
-            f"`{name}` must return shape {tuple(like.shape)}, got {tuple(found.shape)}; "
-            "one number for each parameter"
-        )
+        raise ValueError(f"`{name}` must return shape {tuple(like.shape)}, got {tuple(found.shape)}, like x")
     require_alike(name, found, "x", like)
-    return owned(found)
+    copy: Array = owned(found)
+    return copy
 
 
 def product_with(hessian: Any) -> Callable[..., Array]:
@@ -139,7 +135,7 @@ def product_with(hessian: Any) -> Callable[..., Array]:
     if callable(hessian):
         return lambda x, v, *bound: _times(hessian(x, *bound), v)
     raise TypeError(
-        f"`hessian` must be a matrix, a LinearOperator or a callable giving one, got {shown(hessian)}; "
+        f"`hessian` must be a matrix, a LinearOperator or a callable giving one, got {described(hessian)}; "
         "give a Hessian-vector product as `hvp`"
     )
 
@@ -148,15 +144,14 @@ def _times(hessian: Any, v: Array) -> Array:
     """Return the product of a matrix or operator (n, n) with v."""
     if not hasattr(hessian, "__matmul__"):
         raise TypeError(
-            f"`hessian` must be or return a matrix or a LinearOperator, got {shown(hessian)}; "
+            f"`hessian` must be or return a matrix or a LinearOperator, got {described(hessian)}; "
             "convert it with the `asarray` of your array library"
         )
     require_plain("hessian", hessian)
     shape, n = tuple(getattr(hessian, "shape", (v.shape[0],) * 2)), v.shape[0]
     if shape != (n, n):
-        raise ValueError(
-            f"`hessian` must have shape ({n}, {n}), got {shape}; one row and column for each parameter"
-        )
-    if array_api_compat.is_array_api_obj(hessian) and not array_api_compat.is_numpy_array(hessian):
+        raise ValueError(f"`hessian` must have shape ({n}, {n}), got {shape}; x has {n} elements")
+    if is_array(hessian) and not array_api_compat.is_numpy_array(hessian):
         require_alike("hessian", hessian, "x", v)
-    return hessian @ v
+    h: Array = hessian @ v
+    return h

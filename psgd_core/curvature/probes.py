@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from ..arrays.arguments import keep, require_count
 from ..arrays.draws import normal
 from ..arrays.library import Array, namespace, require_arrays, require_float
 from ..arrays.matrices import eye
-from ..arrays.numbers import whole
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 
@@ -26,7 +26,7 @@ class Probes(ABC):
     k: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", whole("k", self.k, 1, "it is the number of probes"))
+        keep(self, k=require_count("k", self.k, "it is the number of probes"))
 
     def draw(self, rng: Any, like: Array) -> Array:
         """Return k probes, (n,) for k = 1 and (n, k) otherwise, of the kind of `like`, a vector (n,).
@@ -60,7 +60,7 @@ class Gaussian(Probes):
 class Rademacher(Probes):
     """Random signs: no variance in v, so best for `Diagonal`, where ``v_i^2 = 1`` is all that P^{-1} sees.
 
-    They span fewer directions: in small groups other than the diagonal they fit more slowly.
+    They span fewer directions, so that small groups other than the diagonal fit more slowly.
     """
 
     def _draw(self, rng: Any, like: Array) -> Array:
@@ -73,36 +73,35 @@ class Rademacher(Probes):
 class Orthogonal(Probes):
     """sqrt(n) times k orthonormal columns, uniformly distributed; with k = n ``mean(v v^T) = I`` exactly.
 
-    Costs O(n k^2). From the QR factors of a Gaussian block, with R's diagonal made positive.
+    Made from the QR factors of a Gaussian block, with R's diagonal made positive: O(n k^2).
     """
 
     def _draw(self, rng: Any, like: Array) -> Array:
         n = like.shape[0]
         if self.k > n:
-            raise ValueError(
-                f"`k` must be at most n = {n} for orthogonal probes, got {self.k}; "
-                "there are no more directions"
-            )
+            raise ValueError(f"`k` must be at most n = {n} for orthogonal probes, got {self.k}; take fewer")
         xp = namespace(like)
         q, r = xp.linalg.qr(normal(rng, (n, self.k), like), mode="reduced")
         diagonal = xp.linalg.diagonal(r)
         one = xp.ones_like(diagonal)
-        return n**0.5 * q * xp.where(diagonal < 0, -one, one)[None, :]
+        v: Array = n**0.5 * q * xp.where(diagonal < 0, -one, one)[None, :]
+        return v
 
 
-def basis(preconditioner: Preconditioner, state: Any) -> Array:
+def basis(preconditioner: Preconditioner[Any], state: Any) -> Array:
     """Return fixed probes (n, k) over which the mean of ``v v^T`` is I *exactly*, as the group sees it.
 
     On a group of Theorem 3.1 only the blocks of ``v v^T`` on K's orbits enter an update, so as many probes
     do as the largest orbit has members: 1 for `Diagonal`, 2 for `XMat`, n for `Dense`. Probe j is sqrt(k) on
     the j-th member of each orbit. Any other group takes sqrt(n) I, n probes.
 
-    With `Whitening` this is whitening with v integrated out, ``E[v v^T] = I``: the update of a single v
-    cannot express it except for `Diagonal`, because ``b b^T`` has rank one.
+    With `Whitening` this is whitening with v integrated out, ``E[v v^T] = I``, which no single v can express
+    except for `Diagonal`, because ``b b^T`` has rank one.
     """
     if not isinstance(preconditioner, OrbitPreconditioner):
         n = preconditioner.size(state)
-        return n**0.5 * eye(n, preconditioner.like(state))
+        length: float = n**0.5
+        return length * eye(n, preconditioner.like(state))
     group, q = preconditioner.group, state.q
     xp = namespace(*q.blocks)
     k = max(block.shape[0] for block in q.blocks)

@@ -6,19 +6,20 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from ..arrays.arguments import keep, require_number
 from ..arrays.library import Array, device_of, eps, namespace
-from ..arrays.numbers import real
+from ..arrays.sums import unit_of
 from ..arrays.trees import owned
 from .functions import Functions
 
 
 class Source(ABC):
-    """Where pairs come from. Stateless but for `Secant`, which remembers the point before."""
+    """Where pairs come from. All are stateless except `Secant`, which remembers the previous point."""
 
     of_momentum: bool = False
-    """Whether the loop hands the momentum to `pairs` in place of the gradient."""
+    """Whether the loop passes the momentum to `pairs` in place of the gradient."""
     at_trial: ClassVar[bool] = False
-    """Whether it wants the last point evaluated, even if the loop goes back to the one before."""
+    """Whether `pairs` gets the last point evaluated, even if the loop goes back to an earlier one."""
 
     @property
     def needs_probes(self) -> bool:
@@ -27,7 +28,7 @@ class Source(ABC):
 
     @abstractmethod
     def pairs(
-        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+        self, functions: Functions, x: Array, g: Array, v: Any, memory: Any = ()
     ) -> tuple[Array | None, Array]:
         """Return (v, h), both of the shape of `v`.
 
@@ -38,9 +39,9 @@ class Source(ABC):
         x, g : array, shape (n,)
             The point, and the gradient there on the same sample.
         v : array, shape (n,) or (n, k)
-            The probes. The returned v is the one that h belongs to, which may differ.
+            The probes; None if not needed. The returned v is the one that h belongs to, which may differ.
         memory : NamedTuple
-            What `init` or `remember` returned.
+            From `init` or `remember`.
         """
 
     def init(self, functions: Functions | None, x: Array, v: Array | None) -> Any:
@@ -64,75 +65,68 @@ class Exact(Source):
 
 
 @dataclass(frozen=True)
-class _Difference(Source):
-    """What the differences share.
+class Difference(Source):
+    """Differences of gradients along v, one probe at a time.
 
     Parameters
     ----------
     typical : float
-        The size that parameters have besides what |x| tells: the step at x = 0. 1 by default; give the scale
-        of yours if it is far from that.
+        The typical size of a parameter, added to that of x: it sets the step near x = 0. Set it if your
+        parameters are far from size 1.
     """
 
     typical: float = 1.0
 
     def __post_init__(self) -> None:
-        typical = real("typical", self.typical, "(0, inf)", "it is a parameter's size")
-        object.__setattr__(self, "typical", typical)
-
-    def _step(self, x: Array, v: Array, power: float) -> Array:
-        """Return ``eps^power (typical + rms(x)) / rms(v)``, with 0 for v = 0."""
-        xp = namespace(x, v)
-        size_v = _rms(xp, v)
-        safe = xp.where(size_v > 0, size_v, xp.ones_like(size_v))
-        return eps(x) ** power * (self.typical + _rms(xp, x)) / safe
-
-
-@dataclass(frozen=True)
-class Forward(_Difference):
-    """``(g(x + δv) - g(x)) / δ`` with ``δ = eps^{1/2} (typical + rms x) / rms v``; one gradient per probe.
-
-    The error is ``δ |f'''[v, v]| / 2`` from truncation plus ``2 eta |g| / δ`` from rounding, where eta, a few
-    eps, is the relative error of a gradient: both of order ``eps^{1/2}``, 1e-8 in float64 and 3e-4 in
-    float32. The v returned is ``((x + δv) - x) / δ`` as rounded, so the rounding of x + δv is no error at
-    all.
-    """
+        keep(self, typical=require_number("typical", self.typical, "(0, inf)", "it is a parameter's size"))
 
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
     ) -> tuple[Array, Array]:
         """Return (v, h)."""
-        return _columns(lambda column: self._pair(functions, x, g, column), v)
+        if v.ndim == 1:
+            return self._pair(functions, x, g, v)
+        found = [self._pair(functions, x, g, v[:, i]) for i in range(v.shape[1])]
+        xp = namespace(v)
+        return xp.stack([p[0] for p in found], axis=1), xp.stack([p[1] for p in found], axis=1)
+
+    @abstractmethod
+    def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        """Return (v, h) for one probe."""
+
+
+@dataclass(frozen=True)
+class Forward(Difference):
+    """``(g(x + δv) - g(x)) / δ`` with ``δ = eps^{1/2} (typical + rms x) / rms v``; one gradient per probe.
+
+    The error is ``δ |f'''[v, v]| / 2`` from truncation plus ``2 eta |g| / δ`` from rounding, where eta, a few
+    eps, is the relative error of a gradient: both of order ``eps^{1/2}``, 1e-8 in float64 and 3e-4 in
+    float32. The v returned is ``((x + δv) - x) / δ`` as rounded, so the rounding of x + δv causes no error.
+    """
 
     def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        delta = self._step(x, v, 1 / 2)
+        delta = _step(x, v, 1 / 2, self.typical)
         ahead = x + delta * v
         return (ahead - x) / delta, (functions.gradient_at(ahead) - g) / delta
 
 
 @dataclass(frozen=True)
-class Central(_Difference):
+class Central(Difference):
     """``(g(x + δv) - g(x - δv)) / 2δ``, ``δ = eps^{1/3} (typical + rms x) / rms v``; 2 gradients per probe.
 
     The error is ``δ^2 |f''''[v, v, v]| / 6`` from truncation plus ``eta |g| / δ`` from rounding: both of
-    order ``eps^{2/3}``, 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding alone.
+    order ``eps^{2/3}``, 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding only.
     """
 
-    def pairs(
-        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
-    ) -> tuple[Array, Array]:
-        """Return (v, h)."""
-        return _columns(lambda column: self._pair(functions, x, column), v)
-
-    def _pair(self, functions: Functions, x: Array, v: Array) -> tuple[Array, Array]:
-        delta = self._step(x, v, 1 / 3)
+    def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        delta = _step(x, v, 1 / 3, self.typical)
         ahead, behind = x + delta * v, x - delta * v
         h = (functions.gradient_at(ahead) - functions.gradient_at(behind)) / (2 * delta)
         return (ahead - behind) / (2 * delta), h
 
 
 class Previous(NamedTuple):
-    """The point before, for `Secant`."""
+    """The previous point, for `Secant`."""
 
     x: Array  # (n,)
     g: Array  # (n,) its gradient, on the sample of its own step
@@ -142,17 +136,17 @@ class Previous(NamedTuple):
 class Secant(Source):
     """Differences along the steps taken, as BFGS: ``s = x_{t+1} - x_t``, ``y = g_{t+1} - g_t`` on one sample.
 
-    Scaled to ``|v| = sqrt(n)``; the probes drawn serve for the first pair alone. A step within
+    Scaled to ``|v| = sqrt(n)``; the probes serve for the first pair only. A step within
     ``eps^{2/3} |x|`` is rounding more than curvature: its v is 0, and `update` leaves it out.
 
-    Successive steps explore what the descent does, not all directions: P is fitted to the Hessian as seen
-    along the way, with ``E[v v^T]`` far from I. It needs no product and no second gradient where the function
-    is deterministic, and in return more iterations than probes take.
+    Successive steps explore the directions of the descent only: P is fitted to the Hessian as seen along the
+    way, with ``E[v v^T]`` far from I. That needs no product, and no second gradient where the function is
+    deterministic, but more iterations than with probes.
 
     Parameters
     ----------
     reuse : bool
-        Take the gradient at x_t from the step before: right for deterministic functions alone, and free. By
+        Take the gradient at x_t from the previous step: free, but right for deterministic functions only. By
         default it is evaluated again, on the present sample.
     """
 
@@ -167,12 +161,9 @@ class Secant(Source):
     def init(self, functions: Functions | None, x: Array, v: Array | None) -> Previous:
         """Return a point near x, a forward difference's, for the first pair; one gradient."""
         if functions is None or v is None:
-            raise ValueError(
-                "`functions` and `v` must be given to start with Secant, got None; "
-                "it needs a first difference"
-            )
+            raise ValueError("`functions` and `v` must be given to start with Secant, got None")
         v = v if v.ndim == 1 else v[:, 0]
-        near = x + Forward()._step(x, v, 1 / 2) * v
+        near = x + _step(x, v, 1 / 2) * v
         return Previous(near, functions.gradient_at(near))
 
     def pairs(
@@ -182,8 +173,8 @@ class Secant(Source):
         xp = namespace(x)
         before = memory.g if self.reuse else functions.gradient_at(memory.x)
         s, y = x - memory.x, g - before
-        size = _rms(xp, s)
-        far = size > eps(x) ** (2 / 3) * _rms(xp, x)
+        size = _rms(s)
+        far = size > eps(x) ** (2 / 3) * _rms(x)
         one = xp.where(far, size, xp.ones_like(size))
         return xp.where(far, s / one, xp.zeros_like(s)), xp.where(far, y / one, xp.zeros_like(y))
 
@@ -197,9 +188,9 @@ class Whitening(Source):
     """h = g, or the momentum: P converges to ``E[g g^T]^{-1/2}``, and P g is white. No product is needed.
 
     The probe has no part in g, so it may be integrated out: then v is None, and `update` takes
-    ``E[v v^T] = I`` in its place, at the cost of no variance (`LowRank` alone cannot; n `basis` probes do
-    it there). With k random probes h is ``(sqrt(k) g, 0, ..., 0)``, so that the mean of ``h h^T`` is
-    ``g g^T`` for any k.
+    ``E[v v^T] = I`` in its place, without variance (except for `LowRank`, which needs n `basis` probes for
+    that). With k random probes h is ``(sqrt(k) g, 0, ..., 0)``, so that the mean of ``h h^T`` is ``g g^T``
+    for any k.
 
     Parameters
     ----------
@@ -226,21 +217,19 @@ class Whitening(Source):
         if v.ndim == 1:
             return v, g
         xp, k = namespace(g), v.shape[1]
-        first = xp.arange(k, device=device_of(g)) == 0
+        first = xp.arange(k, device=device_of(g)) < 1
         return v, k**0.5 * g[:, None] * xp.astype(first, g.dtype)[None, :]
 
 
-def _columns(pair: Any, v: Array) -> tuple[Array, Array]:
-    """Return pairs for each column of v."""
-    if v.ndim == 1:
-        return pair(v)
-    xp = namespace(v)
-    found = [pair(v[:, i]) for i in range(v.shape[1])]
-    return xp.stack([p[0] for p in found], axis=1), xp.stack([p[1] for p in found], axis=1)
+def _step(x: Array, v: Array, power: float, typical: float = 1.0) -> Array:
+    """Return ``eps^power (typical + rms(x)) / rms(v)``, with 1 for rms(v) = 0."""
+    size = _rms(v)
+    relative: float = eps(x) ** power
+    safe = namespace(v).where(size > 0, size, namespace(v).ones_like(size))
+    return relative * (typical + _rms(x)) / safe
 
 
-def _rms(xp: Any, x: Array) -> Array:
+def _rms(x: Array) -> Array:
     """Return the root mean square of all elements, without overflow."""
-    largest = xp.max(xp.abs(x))
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    xp, unit = namespace(x), unit_of(x)
     return unit * xp.sqrt(xp.mean((x / unit) ** 2))

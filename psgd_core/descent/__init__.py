@@ -2,14 +2,17 @@
 
 from . import clips
 from .clips import Clip, TrustRadius
-from .minimizer import minimize
+from .minimizer import Nonfinite, Preset, minimize
 from .presets import deterministic, stochastic
-from .psgd import PSGD, PSGDState
+from .psgd import PSGD, Decay, PSGDState
 
 __all__ = [
     "PSGD",
     "Clip",
+    "Decay",
+    "Nonfinite",
     "PSGDState",
+    "Preset",
     "TrustRadius",
     "clips",
     "deterministic",

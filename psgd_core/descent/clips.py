@@ -1,17 +1,20 @@
 """How far one step may go: (1) rests on a quadratic model that holds near x only (section 4).
 
-A clip limits ``P g``. `Norm` and `Elements` have fixed limits, which fit problems of one scale; `Running` and
-`TrustRadius` find theirs, so that rescaling x or f changes nothing. A tuple of clips applies one after
-another. Clips are frozen and hashable; what they learn is in a memory that goes in and out.
+A clip limits ``P g``. `Norm` and `Elements` have fixed limits, which fit problems of one scale;
+`AdaptiveNorm` and `TrustRadius` find theirs, so that rescaling x or f changes nothing. A tuple of clips
+applies one after another. Clips are frozen and hashable; what they learn is in a memory, passed in and
+returned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from ..arrays.arguments import as_float, described, keep, require_number
 from ..arrays.library import Array, device_of, eps, namespace
-from ..arrays.numbers import real, shown
+from ..arrays.sums import norm
 from ..arrays.trees import owned, where
 
 
@@ -27,7 +30,7 @@ class Clip:
     """A limit on ``P g``; this one has none."""
 
     needs_value: ClassVar[bool] = False
-    """Whether the function's values are asked for, and compared: then they must be of one function."""
+    """Whether it compares the function's values: these must then be of one deterministic function."""
 
     def init(self, x: Array) -> Any:
         """Return the memory to start with."""
@@ -42,38 +45,59 @@ class Clip:
 
     def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
         """Return (the move within its limit, memory)."""
+        (move,), memory = self.limit_parts(memory, [move])
         return move, memory
+
+    def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
+        """Return (the parts of one move within its limit, memory), for a move kept as several vectors."""
+        return list(parts), memory
+
+
+class NormClip(Clip):
+    """A limit on ``|P g|`` that keeps the direction; a subclass says how long the move may be."""
+
+    def bound(self, memory: Any, length: Array) -> tuple[Array, Any]:
+        """Return (the length that a move of this length, 0-d, is cut down to, memory)."""
+        raise NotImplementedError
+
+    def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
+        """Return (the parts of one move within its limit, memory); the norm is that of all of them."""
+        xp = namespace(*parts)
+        length = xp.astype(norm(*parts), parts[0].dtype, copy=False)
+        allowed, memory = self.bound(memory, length)
+        over, one = length > allowed, xp.ones_like(length)
+        ratio = xp.where(over, allowed / xp.where(over, length, one), one)
+        return [part * xp.astype(ratio, part.dtype, copy=False) for part in parts], memory
 
 
 @dataclass(frozen=True)
-class _Fixed(Clip):
-    """What the fixed limits share."""
+class Norm(NormClip):
+    """``|P g| <= size``, the direction kept: the paper's clip."""
 
     size: float
 
     def __post_init__(self) -> None:
-        _keep(self, "size", "(0, inf]", "leave the clip out to have no limit")
+        keep(self, size=_size(self.size))
+
+    def bound(self, memory: Any, length: Array) -> tuple[Array, Any]:
+        """Return (the length that a move of this length, 0-d, is cut down to, memory)."""
+        return namespace(length).minimum(length, 0 * length + self.size), memory
 
 
 @dataclass(frozen=True)
-class Norm(_Fixed):
-    """``|P g| <= size``, the direction kept: the paper's clip."""
-
-    def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
-        """Return (the move within its limit, memory)."""
-        length = norm(move)
-        return move * _shrink(length, 0 * length + self.size), memory
-
-
-@dataclass(frozen=True)
-class Elements(_Fixed):
+class Elements(Clip):
     """``|(P g)_i| <= size`` for each element."""
 
-    def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
-        """Return (the move within its limit, memory)."""
-        xp = namespace(move)
-        bound = xp.full_like(move, self.size)
-        return xp.minimum(xp.maximum(move, -bound), bound), memory
+    size: float
+
+    def __post_init__(self) -> None:
+        keep(self, size=_size(self.size))
+
+    def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
+        """Return (the parts of one move within its limit, memory)."""
+        xp, size = namespace(*parts), self.size
+        bounds = [xp.full_like(part, size) for part in parts]
+        return [xp.minimum(xp.maximum(x, -b), b) for x, b in zip(parts, bounds, strict=True)], memory
 
 
 @dataclass(frozen=True)
@@ -82,17 +106,17 @@ class Chain(Clip):
 
     clips: tuple[Clip, ...]
 
-    @property
-    def needs_value(self) -> bool:  # type: ignore[override]
-        """Whether one of them asks for the function's values."""
-        return any(clip.needs_value for clip in self.clips)
-
     def __post_init__(self) -> None:
         if not isinstance(self.clips, tuple):
-            raise TypeError(f"`clips` must be a tuple of Clips, got {shown(self.clips)}; (clip,) holds one")
+            raise TypeError(f"`clips` must be a tuple of Clips, got {described(self.clips)}")
         for clip in self.clips:
             if not isinstance(clip, Clip):
-                raise TypeError(f"`clip` must hold Clips alone, got {clip!r}; see psgd_core.descent.clips")
+                raise TypeError(f"`clip` must hold Clips only, got {described(clip)}; a number is Norm(size)")
+
+    @property
+    def needs_value(self) -> bool:  # type: ignore[override]
+        """Whether one of the clips compares the function's values."""
+        return any(clip.needs_value for clip in self.clips)
 
     def init(self, x: Array) -> Any:
         """Return the memory to start with."""
@@ -100,35 +124,39 @@ class Chain(Clip):
 
     def judge(self, memory: Any, here: Point, usable: Array) -> tuple[Point, Array, Any]:
         """Return (where to step from, whether it is usable, memory)."""
-        after = []
-        for clip, held in zip(self.clips, memory, strict=True):
-            here, usable, new = clip.judge(held, here, usable)
-            after.append(new)
-        return here, usable, tuple(after)
+        return self._through("judge", memory, here, usable)
 
     def limit(self, memory: Any, move: Array) -> tuple[Array, Any]:
         """Return (the move within its limit, memory)."""
+        return self._through("limit", memory, move)
+
+    def limit_parts(self, memory: Any, parts: Sequence[Array]) -> tuple[list[Array], Any]:
+        """Return (the parts of one move within its limit, memory)."""
+        return self._through("limit_parts", memory, list(parts))
+
+    def _through(self, verb: str, memory: Any, *values: Any) -> tuple[Any, ...]:
+        """Return values after a verb of all clips, one after another, and the memory."""
         after = []
         for clip, held in zip(self.clips, memory, strict=True):
-            move, new = clip.limit(held, move)
+            *values, new = getattr(clip, verb)(held, *values)
             after.append(new)
-        return move, tuple(after)
+        return *values, tuple(after)
 
 
-class RunningMemory(NamedTuple):
-    """Memory of `Running`."""
+class AdaptiveNormMemory(NamedTuple):
+    """Memory of `AdaptiveNorm`."""
 
     size: Array  # 0-d: mean of |P g| after clipping
     weight: Array  # 0-d: its weight, 1 - decay^t
 
 
 @dataclass(frozen=True)
-class Running(Clip):
+class AdaptiveNorm(NormClip):
     """``|P g| <= factor`` times its own running mean: for stochastic functions.
 
-    A single outlier, of the gradient or of a P not fitted yet, moves x no farther than `factor` usual steps.
-    The mean is of sizes *after* clipping, so it grows by at most ``(1 - decay)(factor - 1)`` per step,
-    whatever comes, and follows slowly what lasts.
+    A single outlier, of the gradient or of a P that is not fitted yet, moves x no farther than `factor` usual
+    steps. The mean is of lengths *after* clipping, so each step multiplies it by at most
+    ``1 + (1 - decay)(factor - 1)``, and it follows lasting changes slowly.
 
     Parameters
     ----------
@@ -142,25 +170,26 @@ class Running(Clip):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        _keep(self, "factor", "(1, inf)", "2 allows twice the usual size")
-        _keep(self, "decay", "[0, 1)", "0.9 averages ten steps")
+        keep(
+            self,
+            factor=require_number("factor", self.factor, "(1, inf)", "2 allows twice the usual size"),
+            decay=require_number("decay", self.decay, "[0, 1)", "0.9 averages ten steps"),
+        )
 
-    def init(self, x: Array) -> RunningMemory:
+    def init(self, x: Array) -> AdaptiveNormMemory:
         """Return the memory to start with."""
         xp = namespace(x)
-        return RunningMemory(xp.zeros_like(x[0]), xp.zeros_like(x[0]))
+        return AdaptiveNormMemory(xp.zeros_like(x[0]), xp.zeros_like(x[0]))
 
-    def limit(self, memory: RunningMemory, move: Array) -> tuple[Array, RunningMemory]:
-        """Return (the move within its limit, memory)."""
-        xp = namespace(move)
-        length, started = norm(move), memory.weight > 0
+    def bound(self, memory: AdaptiveNormMemory, length: Array) -> tuple[Array, AdaptiveNormMemory]:
+        """Return (the length that a move of this length, 0-d, is cut down to, memory)."""
+        xp, started = namespace(length), memory.weight > 0
         mean = memory.size / xp.where(started, memory.weight, xp.ones_like(length))
-        held = xp.minimum(length, xp.where(started & (mean > 0), self.factor * mean, length))
-        after = RunningMemory(
-            self.decay * memory.size + (1 - self.decay) * held,
+        allowed = xp.minimum(length, xp.where(started & (mean > 0), self.factor * mean, length))
+        return allowed, AdaptiveNormMemory(
+            self.decay * memory.size + (1 - self.decay) * allowed,
             self.decay * memory.weight + (1 - self.decay),
         )
-        return move * _shrink(length, held), after
 
 
 class TrustMemory(NamedTuple):
@@ -169,18 +198,18 @@ class TrustMemory(NamedTuple):
     best: Point  # the last point kept
     radius: Array  # 0-d: limit of |P g|; 0 before the first step
     length: Array  # 0-d: |P g| of the last step, after clipping
-    bound: Array  # 0-d bool: the limit was reached
+    bound: Array  # 0-d bool: the last step reached the limit
     rejected: Array  # 0-d int32: steps taken back
 
 
 @dataclass(frozen=True)
-class TrustRadius(Clip):
+class TrustRadius(NormClip):
     """A radius that doubles after steps that reached it and lowered f, and halves below those that raised f.
 
-    A step that raised f (or led to where it is not finite) is taken back: P is fitted once more where x was,
-    and a shorter step follows. No constants of scale: the first radius is ``|P g|`` with P scaled by the
-    first pair, a length in units of x. f may rise by ``slack`` rounding units, so that the last digits do not
-    stall. The comparison needs values of one deterministic function.
+    A step that raised f, or led to a point where f is not finite, is taken back: P is fitted once more at the
+    old x, and a shorter step follows. There are no constants of scale: the first radius is ``|P g|`` with P
+    scaled by the first pair, a length in units of x. f may rise by ``slack`` rounding units, so that the last
+    digits do not stall. The comparison needs values of one deterministic function.
 
     Parameters
     ----------
@@ -196,9 +225,12 @@ class TrustRadius(Clip):
     needs_value: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _keep(self, "shrink", "(0, 1)", "0.5 halves the radius")
-        _keep(self, "grow", "[1, inf)", "2 doubles the radius")
-        _keep(self, "slack", "[0, inf)", "0 allows no rise at all")
+        keep(
+            self,
+            shrink=require_number("shrink", self.shrink, "(0, 1)", "0.5 halves the radius"),
+            grow=require_number("grow", self.grow, "[1, inf)", "2 doubles the radius"),
+            slack=require_number("slack", self.slack, "[0, inf)", "0 allows no rise at all"),
+        )
 
     def init(self, x: Array) -> TrustMemory:
         """Return the memory to start with."""
@@ -218,42 +250,38 @@ class TrustRadius(Clip):
         best = memory.best
         known = xp.isfinite(best.value)
         allowed = xp.abs(xp.where(known, best.value, xp.zeros_like(best.value)))
-        keep = usable & ((here.value <= best.value + self.slack * eps(here.x) * allowed) | ~known)
+        no_worse = here.value <= best.value + self.slack * eps(here.x) * allowed
+        kept = usable & (no_worse | xp.logical_not(known))
         wider = xp.where(memory.bound, self.grow * memory.radius, memory.radius)
-        best = where(keep, owned(here), best)
+        best = where(kept, owned(here), best)
         after = memory._replace(
             best=best,
-            radius=xp.where(keep, wider, self.shrink * memory.length),
-            rejected=memory.rejected + xp.astype(~keep, xp.int32),
+            radius=xp.where(kept, wider, self.shrink * memory.length),
+            rejected=memory.rejected + xp.astype(xp.logical_not(kept), xp.int32),
         )
-        return best, keep | known, after
+        return best, kept | known, after
 
-    def limit(self, memory: TrustMemory, move: Array) -> tuple[Array, TrustMemory]:
-        """Return (the move within its limit, memory)."""
-        xp = namespace(move)
-        length = norm(move)
+    def bound(self, memory: TrustMemory, length: Array) -> tuple[Array, TrustMemory]:
+        """Return (the length that a move of this length, 0-d, is cut down to, memory)."""
+        xp = namespace(length)
         radius = xp.where(memory.radius > 0, memory.radius, length)
-        held = xp.minimum(length, radius)
-        # `length` again unless clipped, so a step of the limit's own size counts as having reached it
-        after = memory._replace(radius=radius, length=held, bound=length >= radius)
-        return move * _shrink(length, held), after
+        allowed = xp.minimum(length, radius)
+        # a step as long as the radius counts as having reached it
+        return allowed, memory._replace(radius=radius, length=allowed, bound=length >= radius)
 
 
-def _keep(clip: Clip, name: str, within: str, hint: str) -> None:
-    object.__setattr__(clip, name, real(name, getattr(clip, name), within, hint))
+def as_clip(clip: Any) -> Clip:
+    """Return a setting `clip` as one Clip: None has no limit, a number is a `Norm`, a tuple a `Chain`."""
+    if clip is None:
+        return Chain(())
+    if isinstance(clip, tuple | list):
+        return Chain(tuple(clip))
+    if as_float(clip) is not None:
+        return Norm(clip)
+    if not isinstance(clip, Clip):
+        raise TypeError(f"`clip` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
+    return clip
 
 
-def norm(x: Array) -> Array:
-    """Return |x| without overflow, a 0-d array of the dtype of x."""
-    xp = namespace(x)
-    largest = xp.max(xp.abs(x))
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    return unit * xp.sqrt(xp.sum((x / unit) ** 2))
-
-
-def _shrink(length: Array, limit: Array) -> Array:
-    """Return the factor that brings `length` down to `limit`, 1 if it is below."""
-    xp = namespace(length)
-    over = length > limit
-    one = xp.ones_like(length)
-    return xp.where(over, limit / xp.where(over, length, one), one)
+def _size(size: float) -> float:
+    return require_number("size", size, "(0, inf]", "leave the clip out to have no limit")

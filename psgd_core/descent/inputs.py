@@ -1,168 +1,248 @@
-"""What the user gave to `minimize`, as counted functions of vectors."""
+"""What users give to `PSGD` and `minimize`, as the loop works with it: vectors, and functions of vectors."""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
 from ..arrays import trees
-from ..arrays.library import Array, namespace, require_alike
-from ..arrays.numbers import shown
+from ..arrays.arguments import as_float, described, require_number
+from ..arrays.library import Array, device_of, is_array, namespace, require_alike, require_arrays
 from ..arrays.trees import Structure, Tree, owned
 from ..curvature import Functions, product_with
 from ..curvature.functions import pair_of
-from .doors import value_like
+from ..schedules import Schedule, value_at
+
+Function = Callable[..., Any]
+"""A user's function of x: what it returns is checked when it is called."""
 
 
-@dataclass
-class Counted:
-    """The user's functions on vectors, and how often each was evaluated."""
+# -- for one step --------------------------------------------------------------------------------------------
 
-    functions: Functions
-    nfev: int = 0
-    njev: int = 0
-    nhev: int = 0
+
+def rate(name: str, schedule: Schedule, t: Any, x: Array) -> float | Array:
+    """Return the value of a schedule at t as a number, or as an array in the dtype of x, which sets it."""
+    value: Any = value_at(schedule, t)
+    if not is_array(value) or array_api_compat.is_numpy_array(value):
+        return require_number(name, value, "(-inf, inf)", "it is what the schedule returned")
+    return require_arrays(**{"x": x, name: value}).astype(value, x.dtype)
+
+
+def value_like(value: Any, like: Array, name: str = "value") -> Array:
+    """Return the value of a function as a 0-d array like another; NaN for None."""
+    if value is None:
+        return like * float("nan")
+    xp, single = namespace(like), is_array(value) and math.prod(value.shape) == 1
+    if is_array(value) and not array_api_compat.is_numpy_array(value):
+        require_arrays(**{"x": like, name: value})
+        if single and not xp.isdtype(value.dtype, "complex floating"):
+            return xp.astype(xp.reshape(value, ()), like.dtype)
+    found = as_float(value.reshape(()) if single else value)
+    if found is None:
+        raise TypeError(f"`{name}` must be a real number, got {described(value)}; sum over the elements")
+    return xp.asarray(found, dtype=like.dtype, device=device_of(like))
+
+
+def flag_of(name: str, flag: Any) -> bool | Array:
+    """Return a bool, or a 0-d array of bool as it is, without reading its value."""
+    if isinstance(flag, bool | np.bool_):
+        return bool(flag)
+    found: Array = flag
+    if is_array(flag) and flag.ndim == 0 and namespace(flag).isdtype(flag.dtype, "bool"):
+        return found
+    raise TypeError(f"`{name}` must be a bool or a 0-d array of bool, got {described(flag)}; compare first")
+
+
+def require_state(state: Any) -> None:
+    """Raise TypeError unless `state` is one of `PSGD`."""
+    if not hasattr(state, "preconditioner") or not isinstance(state, tuple):
+        raise TypeError(f"`state` must be a PSGDState, got {described(state)}; start from `init`")
+
+
+def vectors(layout: Structure, tree: Tree, name: str) -> Array:
+    """Return probes or products as vectors: (n,) or (n, k) as they are, trees flattened."""
+    found: Array = tree
+    if is_array(tree) and tree.ndim > 0 and tree.shape[0] == layout.size:
+        return found
+    return layout.flatten(tree, name)
+
+
+def on_vectors(functions: Functions, layout: Structure) -> Functions:
+    """Return functions of vectors from functions of trees."""
+    if layout.is_vector:
+        return functions
+
+    def wrapped(function: Any, finish: Function) -> Any:
+        return None if function is None else lambda *at: finish(function(*map(layout.unflatten, at)))
+
+    def flat_pair(found: Any) -> tuple[Any, Array]:
+        f, g = pair_of("both", found)
+        return f, layout.flatten(g, "g")
+
+    return Functions(
+        gradient=wrapped(functions.gradient, lambda g: layout.flatten(g, "g")),
+        value=wrapped(functions.value, lambda f: f),
+        hvp=wrapped(functions.hvp, lambda h: layout.flatten(h, "h")),
+        both=wrapped(functions.both, flat_pair),
+    )
+
+
+# -- for `minimize` ------------------------------------------------------------------------------------------
 
 
 def parameters(x0: Any) -> tuple[Array, Structure]:
-    """Return x0 as a vector of its own and its structure; plain numbers become a NumPy array, as in SciPy."""
+    """Return a copy of x0 as a vector, and its structure; plain numbers become a NumPy array, as in SciPy."""
     counts = type(x0) is np.ndarray and x0.dtype.kind in "iub"
-    if counts or _is_number(x0) or (isinstance(x0, list | tuple) and _are_numbers(x0)):
+    if counts or _are_numbers(x0):
         try:
             x0 = np.asarray(x0, dtype=np.float64)
         except (ValueError, OverflowError):
-            raise ValueError(
-                f"`x0` must hold numbers in rows of one length, got {shown(x0)}; or arrays, for a tree"
-            ) from None
+            raise ValueError(f"`x0` must hold numbers in rows of one length, got {described(x0)}") from None
     layout = trees.structure(x0, "x0")
-    return owned(_detached(layout.flatten(x0, "x0"))), layout
+    x: Array = owned(_detached(layout.flatten(x0, "x0")))
+    return x, layout
 
 
-def counted(
-    layout: Structure,
-    like: Array,
-    fun: Callable | None,
-    grad: Callable | None,
-    jac: Callable | bool | None,
-    hvp: Callable | None,
-    hess: Any,
-) -> Counted:
-    """Return the user's functions, counting, after checking which are there.
+class Objective:
+    """The user's functions of trees as functions of vectors, and how often each was evaluated.
+
+    Parameters
+    ----------
+    x : array, shape (n,)
+        Where to start; sets library, dtype and device of what the functions return.
+    layout : Structure
+        Of the tree that x is a vector of.
+    fun, grad, jac, hvp, hess
+        As `minimize` takes them.
 
     Raises
     ------
     TypeError, ValueError
         If the gradient is missing or given twice, or something is not callable.
     """
-    together = isinstance(jac, bool | np.bool_) and bool(jac)
-    if grad is not None and (together or callable(jac)):
-        raise ValueError("`grad` and `jac` must not both be given; they are the same, drop one")
-    if hvp is not None and hess is not None:
-        raise ValueError("`hvp` and `hess` must not both be given; drop one")
-    grad = jac if callable(jac) else grad
-    if not (jac is None or isinstance(jac, bool | np.bool_) or callable(jac)):
-        raise TypeError(f"`jac` must be callable, or True for a `fun` that returns both, got {shown(jac)}")
-    for name, function in (("fun", fun), ("grad", grad), ("hvp", hvp)):
-        if function is not None and not callable(function):
-            raise TypeError(f"`{name}` must be callable, got {shown(function)}; pass a function")
-    if together and fun is None:
-        raise ValueError("`fun` must be given with jac=True, got None; it returns value and gradient")
-    if grad is None and not together:
-        raise ValueError(
-            "`grad` must be given, or jac=True for a `fun` that returns (value, gradient), got None; "
-            "write or derive the gradient"
+
+    def __init__(
+        self,
+        x: Array,
+        layout: Structure,
+        fun: Function | None,
+        grad: Function | None,
+        jac: Function | bool | None,
+        hvp: Function | None,
+        hess: Any,
+    ) -> None:
+        # which are given?
+        flag = isinstance(jac, bool | np.bool_)
+        together = flag and bool(jac)
+        if not (jac is None or flag or callable(jac)):
+            raise TypeError(f"`jac` must be callable, or True if `fun` returns both, got {described(jac)}")
+        if grad is not None and (together or callable(jac)):
+            raise ValueError("`grad` and `jac` must not both be given; they are the same, drop one")
+        if hvp is not None and hess is not None:
+            raise ValueError("`hvp` and `hess` must not both be given; drop one")
+        grad = jac if callable(jac) else grad
+        for name, function in (("fun", fun), ("grad", grad), ("hvp", hvp)):
+            if function is not None and not callable(function):
+                raise TypeError(f"`{name}` must be callable, got {described(function)}; pass a function")
+        if together and fun is None:
+            raise ValueError("`fun` must be given with jac=True, got None; it returns value and gradient")
+        if grad is None and not together:
+            raise ValueError(
+                "`grad` must be given, or jac=True for a `fun` that returns (value, gradient), got None; "
+                "write or derive the gradient"
+            )
+        # on vectors
+        self.x, self.layout = x, layout
+        self.counts = {"nfev": 0, "njev": 0, "nhev": 0}
+        value = None if fun is None or together else self._counted(fun, self._number, "nfev")
+        both = self._counted(fun, self._pair, "nfev", "njev") if together else None
+        if hvp is not None:
+            hvp = self._counted(hvp, partial(self._vector, "hvp"), "nhev", points=2)
+        elif hess is not None:
+            hvp = partial(self._times, product_with(hess))
+        self.functions = Functions(
+            gradient=(
+                self._counted(grad, partial(self._vector, "grad"), "njev")
+                if both is None
+                else lambda x, *bound: both(x, *bound)[1]
+            ),
+            value=value,
+            hvp=hvp,
+            both=both,
+            batched=hess is not None,
         )
-    times = None if hess is None else product_with(hess)
-    found = Counted(Functions(gradient=lambda x: x))
 
-    def value(x: Array, *bound: Any) -> Array:
-        assert fun is not None
-        found.nfev += 1
-        return _value(fun(layout.unflatten(x), *bound), like)
+    def _counted(self, function: Any, finish: Function, *names: str, points: int = 1) -> Function:
+        """Return a function of trees, the first `points` of its arguments, as one of vectors that counts."""
 
-    def gradient(x: Array, *bound: Any) -> Array:
-        if together:
-            return both(x, *bound)[1]
-        assert grad is not None
-        found.njev += 1
-        return vector(grad(layout.unflatten(x), *bound), layout, like, "grad")
+        def evaluate(*given: Any) -> Any:
+            for name in names:
+                self.counts[name] += 1
+            trees_given = [self.layout.unflatten(x) for x in given[:points]]
+            return finish(function(*trees_given, *given[points:]))
 
-    def both(x: Array, *bound: Any) -> tuple[Array, Array]:
-        assert fun is not None
-        found.nfev += 1
-        found.njev += 1
-        f, g = pair_of("fun", fun(layout.unflatten(x), *bound))
-        return _value(f, like), vector(g, layout, like, "jac")
+        return evaluate
 
-    def product(x: Array, v: Array, *bound: Any) -> Array:
-        found.nhev += 1 if v.ndim == 1 else v.shape[1]
-        if times is not None:
-            shape = tuple(v.shape)
-            h = vector(times(layout.unflatten(x), v, *bound), Structure(None, shape), like, "hess")
-            return namespace(h).reshape(h, shape)
-        assert hvp is not None
-        return vector(hvp(layout.unflatten(x), layout.unflatten(v), *bound), layout, like, "hvp")
+    def _times(self, product: Function, x: Array, v: Array, *bound: Any) -> Array:
+        """Return the product of the Hessian at x with v, (n,) or (n, k)."""
+        self.counts["nhev"] += 1 if v.ndim == 1 else v.shape[1]
+        layout = Structure(None, tuple(v.shape))
+        h = self._vector("hess", product(self.layout.unflatten(x), v, *bound), layout)
+        return namespace(v).reshape(h, layout.shape)
 
-    found.functions = Functions(
-        gradient=gradient,
-        value=None if fun is None or together else value,
-        hvp=None if hvp is None and times is None else product,
-        both=both if together else None,
-        batched=times is not None,
-    )
-    return found
+    def _pair(self, found: Any) -> tuple[Array, Array]:
+        """Return value and gradient as `fun` returned them."""
+        f, g = pair_of("fun", found)
+        return self._number(f), self._vector("jac", g)
 
+    def _number(self, value: Any) -> Array:
+        """Return a value of the function as a 0-d array like x."""
+        if value is None:
+            raise TypeError("`fun` must return a number, got None; return the value")
+        if is_array(value) and math.prod(value.shape) != 1:
+            raise ValueError(f"`fun` must return a scalar, got shape {tuple(value.shape)}; take the sum")
+        return value_like(_detached(value), self.x, "fun")
 
-def vector(tree: Tree, layout: Structure, like: Array, name: str) -> Array:
-    """Return a gradient or product as a vector (n,) like x; for NumPy from anything that `asarray` takes."""
-    if not array_api_compat.is_numpy_array(like):
+    def _vector(self, name: str, tree: Tree, layout: Structure | None = None) -> Array:
+        """Return a gradient or product as a vector like x; for NumPy from anything that `asarray` takes."""
+        layout = layout or self.layout
+        if not array_api_compat.is_numpy_array(self.x):
+            flat = layout.flatten(tree, name)
+            require_alike(name, flat, "x0", self.x)
+            found: Array = _detached(flat)
+            return found
+        if layout.kind is None and not isinstance(tree, np.ndarray):
+            try:
+                tree = np.asarray(tree)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(f"`{name}` must return an array, got {described(tree)}; {error}") from None
+            _require_real(name, tree)
         flat = layout.flatten(tree, name)
-        require_alike(name, flat, "x0", like)
-        return _detached(flat)
-    if layout.kind is None and not isinstance(tree, np.ndarray):
-        try:
-            tree = np.asarray(tree)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"`{name}` must return an array, got {shown(tree)}; {error}") from None
-        _require_real(name, tree)
-    flat = layout.flatten(tree, name)
-    _require_real(name, flat)
-    return flat.astype(like.dtype, copy=False)
+        _require_real(name, flat)
+        return namespace(flat).astype(flat, self.x.dtype, copy=False)
 
 
-def _require_real(name: str, x: np.ndarray) -> None:
+def _require_real(name: str, x: Any) -> None:
     if x.dtype.kind not in "biuf":
-        got = shown(x.item()) if x.dtype.kind == "O" and x.ndim == 0 else f"dtype {x.dtype}"
+        got = described(x.item()) if x.dtype.kind == "O" and x.ndim == 0 else f"dtype {x.dtype}"
         raise TypeError(f"`{name}` must return real numbers, got {got}; return one for each parameter")
 
 
-def _value(value: Any, like: Array) -> Array:
-    """Return what `fun` returned as a 0-d array like x."""
-    if value is None:
-        raise TypeError("`fun` must return a number, got None; return the value")
-    if array_api_compat.is_array_api_obj(value) and math.prod(value.shape) != 1:
-        raise ValueError(f"`fun` must return a scalar, got shape {tuple(value.shape)}; sum over the elements")
-    return value_like(_detached(value), like, "fun")
-
-
 def _detached(x: Any) -> Any:
-    """Return a tensor out of autograd's graph, which a loop would make ever longer; others as they are."""
+    """Return a tensor without its graph, which a loop would make ever longer; anything else unchanged."""
     return x.detach() if array_api_compat.is_torch_array(x) else x
 
 
-def _is_number(x: Any) -> bool:
-    """Whether x is a real number of Python's."""
-    return isinstance(x, numbers.Real) and not isinstance(x, np.generic)
-
-
-def _are_numbers(x: Any) -> bool:
-    """Whether x is a (nested) list or tuple of real numbers, NumPy's among them."""
+def _are_numbers(x: Any, *, top: bool = True) -> bool:
+    """Return whether x is a real number of Python's, or a nested list or tuple of numbers, also NumPy's."""
     if isinstance(x, list | tuple) and not hasattr(x, "_fields") and x:
-        return all(_are_numbers(e) for e in x)
-    return _is_number(x) or (isinstance(x, np.generic) and x.dtype.kind in "biuf")
+        return all(_are_numbers(e, top=False) for e in x)
+    if isinstance(x, np.generic):
+        return not top and x.dtype.kind in "biuf"
+    return isinstance(x, numbers.Real)

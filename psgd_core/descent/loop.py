@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
+from ..arrays.arguments import require_number
 from ..arrays.library import Array, namespace
-from ..arrays.numbers import real
-from ..arrays.trees import Structure, Tree, owned
+from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite
 from ..curvature import Functions
 from ..schedules import value_at
 from .clips import Point
-from .inputs import Counted
+from .inputs import Function, Objective
 from .psgd import PSGD, PSGDState
 
 if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
+    from .result import MinimizeResult
 
 MESSAGES = {
     0: "Optimization terminated successfully: max|gradient| <= {tol:g}.",
@@ -46,9 +46,7 @@ class Progress(NamedTuple):
     nfev: int
     njev: int
     nhev: int
-    best: Point | None = (
-        None  # the last point kept, where value and gradient are finite; None before the first
-    )
+    best: Point | None = None  # the last point with finite value and gradient; None before the first
 
 
 @dataclass
@@ -56,31 +54,31 @@ class Run:
     """The mutable side of `minimize`; all the mathematics is in `PSGD`."""
 
     optimizer: PSGD
-    known: Counted
-    layout: Structure
-    x: Array
-    sample: Callable | None
-    args: tuple
+    objective: Objective
+    sample: Function | None
+    args: tuple[Any, ...]
     rng: int | np.random.Generator
     tol: float
     maxiter: int
     stop_nonfinite: bool
-    has_value: bool
     nit: int = 0
-    state: PSGDState = None  # type: ignore[assignment]
+    state: PSGDState = field(init=False)
+    here: Point = field(init=False)  # where to step from
     best: Point | None = None
-    here: Point = None  # type: ignore[assignment]
-    history: dict[str, list] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
 
     def __post_init__(self) -> None:
+        self.x = self.objective.x
         self.asked = self.sample is None or self.tol > 0
+        functions = self.objective.functions
+        self.has_value = functions.value is not None or functions.both is not None
         self._observe, self._advance = _compiled(self.x, self.optimizer)
 
     def start(self, resume: Progress | None) -> None:
-        """Begin, or go on from where another run stopped."""
+        """Begin, or continue where another run stopped."""
         if resume is not None:
-            known = self.known
-            self.x, self.state, self.nit, known.nfev, known.njev, known.nhev, self.best = resume
+            self.x, self.state, self.nit, *counts, self.best = resume
+            self.objective.counts = dict(zip(self.objective.counts, counts, strict=True))
         elif self.optimizer.source.at_trial:
             generator, functions = self._draw()
             v = self.optimizer.probes.draw(generator, self.x)
@@ -88,67 +86,75 @@ class Run:
         else:
             self.state = self.optimizer.init(self.x)
 
-    def iterate(self, report: Callable | None) -> OptimizeResult:
+    def iterate(self, report: Callable[[Run], object] | None) -> MinimizeResult:
         """Run to the end."""
         first = True
         while True:
+            # evaluate
             generator, functions = self._draw()
             value, g = functions.value_and_gradient(self.x)
-            trial = Point(self.x, g, self.optimizer._value(value, self.x[0]))
+            trial = self.optimizer.point(self.x, g, value)
             what = self._not_finite(trial)
             self.here = trial if self.best is None else self.best
             if what and (self.stop_nonfinite or (self.best is None and self.sample is None)):
                 return self.result(3, what)
             usable, state = self._judge(trial, what)
+            # report
             size = self._record()
             if not first and report is not None:
                 try:
                     report(self)
                 except StopIteration:
                     return self.result(99)
+            # stop?
             if self.asked and usable and size <= self.tol:
                 return self.result(0)
             if self.nit >= self.maxiter:
                 return self.result(3, what) if self.best is None else self.result(1 if self.asked else 4)
+            # fit P, where that is due, and move; from an unusable point, go half-way back to a finite one
             if usable:
-                self._step(trial, usable, state, functions, generator)
+                pair, optimizer = None, self.optimizer
+                if optimizer.due(self.nit, generator):
+                    asked = optimizer.source.needs_probes
+                    v = optimizer.probes.draw(generator, self.x) if asked else None
+                    pair, state = optimizer.ask(state, trial, self.here, functions, v)
+                self.x, self.state = self._advance(state, self.here, usable, pair)
             else:
-                self.x, self.state = self._half_way_back(), state
+                self.x = self.x if self.best is None else 0.5 * self.x + 0.5 * self.best.x
+                self.state = state
             self.nit, first = self.nit + 1, False
             if self.sample is None and self._stuck(trial):
                 return self.result(3, what) if what else self.result(2)
 
-    def result(self, status: int, what: str = "") -> OptimizeResult:
-        """Return what there is."""
-        from scipy.optimize import OptimizeResult
+    def result(self, status: int, what: str = "") -> MinimizeResult:
+        """Return the result as it stands."""
+        from .result import MinimizeResult
 
-        known, here = self.known, self.here
         where = "start where the function and its gradient are finite"
         if self.best is not None:
             where = "x is the last point where both were finite"
-        return OptimizeResult(
+        counts = self.objective.counts
+        return MinimizeResult(
             x=self.point(),
-            fun=float(here.value),
-            jac=self.layout.unflatten(owned(here.g)),
+            fun=float(self.here.value),
+            jac=self.objective.layout.unflatten(owned(self.here.g)),
             nit=self.nit,
-            nfev=known.nfev,
-            njev=known.njev,
-            nhev=known.nhev,
+            **counts,
             success=status in (0, 4),
             status=status,
             message=MESSAGES[status].format(nit=self.nit, tol=self.tol, what=what, where=where),
             state=self.state.preconditioner,
-            progress=Progress(self.x, self.state, self.nit, known.nfev, known.njev, known.nhev, self.best),
+            progress=Progress(self.x, self.state, self.nit, **counts, best=self.best),
             optimizer=self.optimizer,
             history={name: np.asarray(values) for name, values in self.history.items()},
         )
 
     def point(self) -> Tree:
-        """Return x as it stands, in its shape: a copy for whoever asks."""
-        return self.layout.unflatten(owned(self.here.x))
+        """Return a copy of x as it stands, in its shape."""
+        return self.objective.layout.unflatten(owned(self.here.x))
 
-    def so_far(self) -> OptimizeResult:
-        """Return what there is, for a callback: it may keep it, and write into it."""
+    def so_far(self) -> MinimizeResult:
+        """Return a copy of the result as it stands, for a callback to keep, and to write into."""
         found = self.result(1)
         found.progress = owned(found.progress)
         found.state = found.progress.state.preconditioner
@@ -157,35 +163,15 @@ class Run:
     def _judge(self, trial: Point, what: str) -> tuple[Array | bool, PSGDState]:
         """Set `here`, where to step from; return whether it is usable, and the state.
 
-        A clip that compares values goes back itself, with a shorter step. Under any other, a point that is
-        not finite is none to step from, and x goes half-way back to the last one that was.
+        A clip that compares values goes back itself, with a shorter step. With any other, no step starts from
+        a point that is not finite: x goes half-way back to the last one that was.
         """
         state = self.state
-        if what and not self.optimizer._clip.needs_value:
+        if what and not self.optimizer.needs_value:
             return False, state._replace(count=state.count + 1, skipped=state.skipped + 1)
         here, usable, state = self._observe(state, trial)
         self.here = self.best = here
         return usable, state
-
-    def _step(
-        self,
-        trial: Point,
-        usable: Array,
-        state: PSGDState,
-        functions: Functions,
-        generator: np.random.Generator,
-    ) -> None:
-        """Fit P, where that is due, and move."""
-        pair = None
-        if self.optimizer.due(self.nit, generator):
-            asked = self.optimizer.source.needs_probes
-            v = self.optimizer.probes.draw(generator, self.x) if asked else None
-            pair, state = self.optimizer.ask(state, trial, self.here, functions, v)
-        self.x, self.state = self._advance(state, self.here, usable, pair)
-
-    def _half_way_back(self) -> Array:
-        """Return the middle between x and the last finite point; x itself before the first."""
-        return self.x if self.best is None else 0.5 * self.x + 0.5 * self.best.x
 
     def _stuck(self, trial: Point) -> bool:
         """Whether the last step changed nothing, or led back to where it came from."""
@@ -197,17 +183,17 @@ class Run:
         rng = self.rng
         generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng([rng, self.nit])
         bound = () if self.sample is None else (self.sample(generator),)
-        return generator, self.known.functions.at(*bound, *self.args)
+        return generator, self.objective.functions.at(*bound, *self.args)
 
     def _record(self) -> float:
         """Note this iteration; return max|gradient|."""
         xp = namespace(self.x)
-        known, nit, optimizer = self.known, self.nit, self.optimizer
+        nit, optimizer = self.nit, self.optimizer
         size = float(xp.max(xp.abs(self.here.g)))
         hint = f"it is what the schedule returned at iteration {nit}"
-        lr = real("lr", value_at(optimizer.lr, nit), "[0, inf)", hint)
-        step = real("step", value_at(optimizer.step_size, nit), "[0, 1)", hint)
-        row = (nit, float(self.here.value), size, lr, step, known.nfev, known.njev, known.nhev)
+        lr = require_number("lr", value_at(optimizer.lr, nit), "[0, inf)", hint)
+        step = require_number("step", value_at(optimizer.step_size, nit), "[0, 1)", hint)
+        row = (nit, float(self.here.value), size, lr, step, *self.objective.counts.values())
         for name, number in zip(COLUMNS, row, strict=True):
             self.history[name].append(number)
         return size
@@ -219,12 +205,12 @@ class Run:
             return f"`fun` returned {value}"
         if bool(finite(trial.g)):
             return ""
-        wrong = int(xp.sum(xp.astype(~xp.isfinite(trial.g), xp.int32)))
+        wrong = int(xp.sum(xp.astype(xp.logical_not(xp.isfinite(trial.g)), xp.int32)))
         return f"The gradient had {wrong} of {trial.g.shape[0]} elements that were not finite"
 
 
-def _compiled(x: Array, optimizer: PSGD) -> tuple[Callable, Callable]:
-    """Return `observe` and `advance`, compiled for JAX."""
+def _compiled(x: Array, optimizer: PSGD) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return `observe` and `advance`, compiled by JAX for its arrays."""
     if not array_api_compat.is_jax_array(x):
         return optimizer.observe, optimizer.advance
     import jax

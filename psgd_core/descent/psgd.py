@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from ..arrays import trees
+from ..arrays.arguments import described, keep, require_choice, require_count, require_number
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
-from ..arrays.numbers import as_float, real, shown, whole
 from ..arrays.trees import Tree, owned
-from ..arrays.vectors import finite
+from ..arrays.vectors import finite, require_vectors
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
 from ..preconditioners import Dense, Preconditioner
 from ..preconditioners.placement import require_placed
 from ..schedules import Schedule, require_schedule, value_at
-from . import doors
-from .clips import Clip, Point
+from .clips import Clip, Point, as_clip
+from .inputs import flag_of, on_vectors, rate, require_state, value_like, vectors
+
+Decay = Literal["decoupled", "l2"]
+"""How `PSGD` decays weights."""
 
 
 class PSGDState(NamedTuple):
@@ -29,7 +31,7 @@ class PSGDState(NamedTuple):
     clip: Any  # the clip's memory
     source: Any  # the source's memory
     value: Array  # 0-d: the function where the last step started, NaN if not known
-    count: Array  # 0-d int32: steps done
+    count: Array  # type: ignore[assignment]  # 0-d int32: steps done
     skipped: Array  # 0-d int32: steps left out (NaN or Inf in value or gradient)
 
 
@@ -38,10 +40,9 @@ class PSGD:
     """``x <- x - lr P m``, eq. (1), with P fitted on curvature pairs along the way.
 
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
-    ``P m``; move. `update` is that step as a pure function of numbers already at hand, `step` asks the
-    functions for them; both trace under ``jax.jit`` as a whole. Every setting may be left alone;
-    `deterministic` and `stochastic` give settings that belong together. An instance is hashable configuration
-    without arrays.
+    ``P m``; move. `update` is that step as a pure function of gradient and pair, `step` evaluates them by the
+    functions; both trace under ``jax.jit`` as a whole. All settings have defaults; `deterministic` and
+    `stochastic` return settings that belong together. An instance is hashable configuration without arrays.
 
     Parameters
     ----------
@@ -59,25 +60,24 @@ class PSGD:
     weight_decay : float
         w >= 0.
     decay : {"decoupled", "l2"}
-        ``x <- (1 - lr w) x - lr P m``; or g + w x in place of g, which P then sees neither in h nor
-        elsewhere.
+        ``x <- (1 - lr w) x - lr P m``; or g + w x in place of g, which has no part in the pairs.
     source : Source
         Where `step` takes the pairs from.
     probes : Probes
-        What `minimize` draws.
+        How `minimize` draws probes.
     every : int
         P is fitted in each `every`-th step: see `due`.
     probability : float or schedule
         P is fitted with this probability, in (0, 1]: see `due`. The paper takes 0.1.
     """
 
-    preconditioner: Preconditioner = field(default_factory=Dense)
+    preconditioner: Preconditioner[Any] = field(default_factory=Dense)
     lr: Schedule = 1.0
     step_size: Schedule = 0.1
     momentum: float = 0.0
     clip: Clip | tuple[Clip, ...] | float | None = None
     weight_decay: float = 0.0
-    decay: Literal["decoupled", "l2"] = "decoupled"
+    decay: Decay = "decoupled"
     source: Source = field(default_factory=Exact)
     probes: Probes = field(default_factory=Gaussian)
     every: int = 1
@@ -85,28 +85,27 @@ class PSGD:
 
     def __post_init__(self) -> None:
         for name, kind in (("preconditioner", Preconditioner), ("source", Source), ("probes", Probes)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(
-                    f"`{name}` must be a {kind.__name__}, got {shown(getattr(self, name))}; make one of those"
-                )
-        kept: dict[str, Any] = {
-            "lr": require_schedule("lr", self.lr, 0.0, math.inf),
-            "step_size": require_schedule("step_size", self.step_size, 0.0, 1.0),
-            "momentum": real("momentum", self.momentum, "[0, 1)", "0 takes the gradient alone"),
-            "weight_decay": real("weight_decay", self.weight_decay, "[0, inf)", "0 has none"),
-            "every": whole("every", self.every, 1, "1 fits P in every step"),
-            "clip": doors.as_clip(self.clip),
-        }
-        if not isinstance(self.decay, str) or self.decay not in ("decoupled", "l2"):
-            raise ValueError(f"`decay` must be 'decoupled' or 'l2', got {shown(self.decay)}")
-        if as_float(self.probability) == 1:
-            kept["probability"] = 1.0
-        else:
-            kept["probability"] = require_schedule("probability", self.probability, 0.0, 1.0)
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
+            given = getattr(self, name)
+            if not isinstance(given, kind):
+                raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
+        require_choice("decay", self.decay, get_args(Decay))
+        keep(
+            self,
+            lr=require_schedule("lr", self.lr, "(0, inf)"),
+            step_size=require_schedule("step_size", self.step_size, "(0, 1)"),
+            momentum=require_number("momentum", self.momentum, "[0, 1)", "0 takes the gradient alone"),
+            clip=as_clip(self.clip),
+            weight_decay=require_number("weight_decay", self.weight_decay, "[0, inf)", "0 is no decay"),
+            every=require_count("every", self.every, "1 fits P in every step"),
+            probability=require_schedule("probability", self.probability, "(0, 1]"),
+        )
 
-    # -- the loop's three verbs ------------------------------------------------------------------------
+    @property
+    def needs_value(self) -> bool:
+        """Whether the clip compares the function's values."""
+        return self._clip.needs_value
+
+    # -- the loop's verbs ------------------------------------------------------------------------------
 
     def init(
         self,
@@ -133,7 +132,7 @@ class PSGD:
         flat = layout.flatten(x, "x")
         xp, device = namespace(flat), device_of(flat)
         if functions is not None:
-            functions = doors.on_vectors(functions, layout)
+            functions = on_vectors(functions, layout)
         return PSGDState(
             preconditioner=self.preconditioner.init(layout.size, flat, scale=scale, rng=rng),
             momentum=xp.zeros_like(flat) if self.momentum > 0 else (),
@@ -154,7 +153,7 @@ class PSGD:
         value: Array | None = None,
         fit: Array | None = None,
     ) -> tuple[Tree, PSGDState]:
-        """Return (x, state) after one step from numbers at hand; pure, and without asking the device.
+        """Return (x, state) after one step from a gradient and a pair; pure, and never waits for a device.
 
         Parameters
         ----------
@@ -167,25 +166,24 @@ class PSGD:
         value : array, 0-d, optional
             The function at x; `TrustRadius` needs it.
         fit : array, 0-d bool, optional
-            Whether to use the pair, where that is known on the device alone.
+            Whether to use the pair, where only the device knows.
 
         Notes
         -----
         A gradient or value that is not finite moves nothing and is counted in ``state.skipped``.
         """
-        doors.require_state(state)
+        require_state(state)
         layout = trees.structure(x, "x")
         flat, slope = layout.flatten(x, "x"), layout.flatten(g, "g")
         require_alike("g", slope, "x", flat)
-        here, usable, state = self.observe(state, Point(flat, slope, self._value(value, state.value)))
+        here, usable, state = self.observe(state, self.point(flat, slope, value))
         if pair is not None:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise TypeError(f"`pair` must be (v, h), got {shown(pair)}; give the probe and its product")
-            v = None if pair[0] is None else doors.vectors(layout, pair[0], "v")
-            pair = (v, doors.vectors(layout, pair[1], "h"))
-        if fit is not None:
-            fit = doors.as_flag("fit", fit)
-        flat, state = self.advance(state, here, usable, pair, fit)
+                raise TypeError(f"`pair` must be (v, h), got {described(pair)}; v may be None")
+            v = None if pair[0] is None else vectors(layout, pair[0], "v")
+            pair = (v, vectors(layout, pair[1], "h"))
+        flag = None if fit is None else flag_of("fit", fit)
+        flat, state = self.advance(state, here, usable, pair, flag)
         return layout.unflatten(flat), state
 
     def step(
@@ -197,7 +195,7 @@ class PSGD:
         *,
         fit: bool | Array = True,
     ) -> tuple[Tree, PSGDState]:
-        """Return (x, state) after one step: value, gradient and pair are asked for, on the same sample.
+        """Return (x, state) after one step, which evaluates value, gradient and pair, all on the same sample.
 
         Parameters
         ----------
@@ -207,24 +205,27 @@ class PSGD:
             Of this step's sample: ``functions.at(sample)``. They get x in its structure, and v as well.
         v : array, shape (n,) or (n, k), optional
             Probes: ``optimizer.probes.draw(rng, x)`` for x of shape (n,). Only `Secant` and
-            an integrated `Whitening` do without.
+            ``Whitening(integrated=True)`` need none.
         fit : bool or 0-d bool array
-            Whether to fit P in this step. A Python bool saves the pair; an array only decides what is kept.
+            Whether to fit P in this step. A Python False saves evaluating the pair; an array only decides
+            what is kept.
         """
-        doors.require_state(state)
+        require_state(state)
         if not isinstance(functions, Functions):
-            raise TypeError(f"`functions` must be a Functions, got {shown(functions)}; give it the gradient")
+            raise TypeError(f"`functions` must be a Functions, got {described(functions)}; make one")
         layout = trees.structure(x, "x")
-        flat, functions = layout.flatten(x, "x"), doors.on_vectors(functions, layout)
+        flat, functions = layout.flatten(x, "x"), on_vectors(functions, layout)
+        # value and gradient, and where to step from
         value, g = functions.value_and_gradient(flat)
-        trial = Point(flat, g, self._value(value, state.value))
+        trial = self.point(flat, g, value)
         here, usable, state = self.observe(state, trial)
         if v is not None:
-            doors.require_probes(v, flat)
-        pair, fit = None, doors.as_flag("fit", fit)
-        if fit is not False:
+            require_vectors("v", v, layout.size, flat)
+        # the pair, unless it is known not to be used
+        pair, flag = None, flag_of("fit", fit)
+        if flag is not False:
             pair, state = self.ask(state, trial, here, functions, v)
-        flat, state = self.advance(state, here, usable, pair, None if isinstance(fit, bool) else fit)
+        flat, state = self.advance(state, here, usable, pair, flag)
         return layout.unflatten(flat), state
 
     def due(self, iteration: int, rng: Any = None) -> bool:
@@ -235,29 +236,41 @@ class PSGD:
         iteration : int
             0, 1, ...
         rng : numpy.random.Generator
-            Tosses the coin; not asked where `probability` is 1. The first iteration always fits.
+            Tosses the coin, unless `probability` is 1. The first iteration always fits.
         """
-        iteration = whole("iteration", iteration, 0, "count from 0")
+        iteration = require_count("iteration", iteration, "count from 0", 0)
         if iteration % self.every:
             return False
         chance = value_at(self.probability, iteration)
-        chance = real("probability", chance, "[0, inf)", f"it is that of iteration {iteration}")
+        chance = require_number("probability", chance, "[0, inf)", f"it is that of iteration {iteration}")
         if iteration == 0 or chance >= 1:
             return True
         if not isinstance(rng, np.random.Generator):
-            raise TypeError(
-                f"`rng` must be a numpy.random.Generator where `probability` is below 1, got {shown(rng)}; "
-                "make one with numpy.random.default_rng(seed)"
-            )
+            raise TypeError(f"`rng` must be a numpy.random.Generator, got {described(rng)}; it tosses coins")
         return bool(rng.random() < chance)
 
     # -- the parts of a step, on vectors ---------------------------------------------------------------
 
+    def point(self, x: Array, g: Array, value: Any = None) -> Point:
+        """Return a point evaluated, its value as a 0-d array like x; NaN for None.
+
+        Raises
+        ------
+        ValueError
+            If the value is None and the clip compares values.
+        """
+        if value is None and self.needs_value:
+            raise ValueError(
+                "`value` must be given for a clip that compares values, got None; pass the function's "
+                "value, or use clips.AdaptiveNorm"
+            )
+        return Point(x, g, value_like(value, x[0]))
+
     def observe(self, state: PSGDState, trial: Point) -> tuple[Point, Array, PSGDState]:
-        """Return (where to step from, whether it is finite, state), given a point evaluated: vectors only."""
+        """Return (where to step from, whether it is finite, state), given a point evaluated."""
         xp = namespace(trial.x)
         usable, skipped = finite(trial.g), state.skipped
-        if self._clip.needs_value:
+        if self.needs_value:
             usable = usable & xp.isfinite(trial.value)
         if known(usable) is not True:
             skipped = skipped + (1 - xp.astype(usable, xp.int32))
@@ -267,10 +280,10 @@ class PSGD:
     def ask(
         self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
     ) -> tuple[tuple[Array | None, Array], PSGDState]:
-        """Return (pair, state): vectors only."""
+        """Return (pair, state): the pair of the point that the source wants."""
         point = trial if self.source.at_trial else here
         if v is None and self.source.needs_probes:
-            raise ValueError("`v` must be given, got None; draw probes with `optimizer.probes.draw(rng, x)`")
+            raise ValueError("`v` must be given, got None; draw it with `optimizer.probes.draw(rng, x)`")
         g = self._average(state, point.g) if self.source.of_momentum else point.g
         pair = self.source.pairs(functions, point.x, g, v, state.source)
         return pair, state._replace(source=self.source.remember(state.source, point.x, point.g))
@@ -281,29 +294,35 @@ class PSGD:
         here: Point,
         usable: Array,
         pair: tuple[Array | None, Array] | None,
-        fit: Array | None = None,
+        fit: bool | Array | None = None,
     ) -> tuple[Array, PSGDState]:
-        """Return (x, state) after fitting P and moving: vectors only."""
+        """Return (x, state) after fitting P and moving."""
         x, g = here.x, here.g
         xp = namespace(x)
-        t, fitted = 0, state.preconditioner
+        t: Any = 0
         if callable(self.lr) or callable(self.step_size):
             t = xp.astype(state.count, x.dtype)
+        # fit
+        fitted = state.preconditioner
         if pair is not None:
-            fitted = self.preconditioner.update(fitted, *pair, doors.rate("step_size", self.step_size, t, x))
-            fitted = fitted if fit is None else trees.where(fit, fitted, state.preconditioner)
+            fitted = self.preconditioner.update(fitted, *pair, rate("step_size", self.step_size, t, x))
+            if fit is not None and not isinstance(fit, bool):
+                fitted = trees.where(fit, fitted, state.preconditioner)
+        # average
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
         if known(usable) is not True:
             g = xp.where(usable, g, xp.zeros_like(g))
         m = self._average(state, g)
+        # precondition and limit
         move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
-        new = x - doors.rate("lr", self.lr, t, x) * move
+        # move, if everything is finite
+        new = x - rate("lr", self.lr, t, x) * move
         passed = usable & finite(new)
         moved = select(passed, new, x)
-        # not the array that somebody else holds: what comes back may be written to
+        # callers may write to the result: never return the array that was passed in
         return owned(x) if moved is x else moved, state._replace(
             preconditioner=fitted,
             momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
@@ -321,18 +340,9 @@ class PSGD:
         assert isinstance(self.clip, Clip)
         return self.clip
 
-    def _value(self, value: Any, like: Array) -> Array:
-        """Return the function's value as a 0-d array like another; NaN if None."""
-        if value is None and self._clip.needs_value:
-            raise ValueError(
-                "`value` must be given for a clip that compares values, got None; pass the function's "
-                "value, or use clips.Running"
-            )
-        return doors.value_like(value, like)
-
 
 def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
-    """Return the mean of the gradients after g, the one before being `past` and of `count` of them."""
+    """Return the mean of the gradients after g, where `past` is the mean of the `count` before."""
     xp = namespace(g)
     t = xp.astype(count, g.dtype)
     weight = xp.minimum(t / (t + 1), 0 * t + momentum)

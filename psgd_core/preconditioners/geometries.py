@@ -291,7 +291,7 @@ GEOMETRIES: dict[GeometryName, Geometry] = {
 """By name."""
 
 
-def geometry_of(name: str) -> Geometry:
+def geometry_of(name: GeometryName) -> Geometry:
     """Return the geometry of that name, or raise ValueError."""
     require_choice("geometry", name, GEOMETRIES)
     return GEOMETRIES[name]

@@ -1,31 +1,38 @@
-"""Whose arrays the mathematics runs on: JAX's, traced or not, or NumPy's and CuPy's on the same memory."""
+"""Which library computes: JAX, traced or not, or NumPy or CuPy on the memory of JAX's arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import array_api_compat.numpy
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...arrays.arguments import require_choice
 from ...arrays.library import Array
 from ..dlpack import to_cupy, to_jax, to_numpy
+
+EngineName = Literal["jax", "numpy", "cupy"]
+"""The libraries that may compute."""
 
 
 class Engine:
     """JAX itself."""
 
     xp: Any = jnp
+    compiles: ClassVar[bool] = True
+    """Whether updates are compiled."""
 
-    def bring(self, x: jax.Array) -> Array:
-        """Return a JAX array for the engine to read."""
+    def inward(self, x: jax.Array) -> Array:
+        """Return a JAX array as one of the engine, to read."""
         return x
 
-    def give(self, x: Array) -> jax.Array:
-        """Return a new array of the engine to JAX."""
-        return x
+    def outward(self, x: Any) -> jax.Array:
+        """Return a new array of the engine as one of JAX."""
+        found: jax.Array = x
+        return found
 
     def choose(self, due: Any, fit: Callable[[], Any], kept: Any) -> Any:
         """Return ``fit()`` if `due`, which only the device may know, else `kept`; only one is computed."""
@@ -36,13 +43,14 @@ class NumPyEngine(Engine):
     """NumPy, on JAX's memory on the host."""
 
     xp: Any = array_api_compat.numpy
+    compiles = False
 
-    def bring(self, x: jax.Array) -> Array:
+    def inward(self, x: jax.Array) -> Array:
         """Return a read-only view."""
         return to_numpy(x)
 
-    def give(self, x: Array) -> jax.Array:
-        """Return a view of a copy that starts where JAX wants arrays to start: NumPy's seldom do."""
+    def outward(self, x: Any) -> jax.Array:
+        """Return a view of a copy that is aligned as JAX requires: NumPy's own arrays seldom are."""
         room = np.empty(x.nbytes + 64, dtype=np.uint8)
         start = -room.__array_interface__["data"][0] % 64
         aligned = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
@@ -62,22 +70,20 @@ class CuPyEngine(NumPyEngine):
 
         self.xp = cupy
 
-    def bring(self, x: jax.Array) -> Array:
-        """Return a view; nothing here writes to it."""
+    def inward(self, x: jax.Array) -> Array:
+        """Return a view, which the engine does not write to."""
         return to_cupy(x, read_only=True)
 
-    def give(self, x: Array) -> jax.Array:
+    def outward(self, x: Any) -> jax.Array:
         """Return a view."""
         return to_jax(x)
 
 
-def engine_named(name: str) -> Engine:
+def engine_named(name: EngineName) -> Engine:
     """Return the engine of that name."""
-    kinds = {"jax": Engine, "numpy": NumPyEngine, "cupy": CuPyEngine}
-    if name not in kinds:
-        raise ValueError(f"`engine` must be 'jax', 'numpy' or 'cupy', got {name!r}; 'jax' runs under jax.jit")
+    require_choice("engine", name, get_args(EngineName), "'jax' runs under jax.jit")
     try:
-        return kinds[name]()
+        return {"jax": Engine, "numpy": NumPyEngine, "cupy": CuPyEngine}[name]()
     except ImportError as error:
         raise ImportError(
             "`engine` 'cupy' needs CuPy, which is not installed; pip install cupy-cuda12x or cupy-cuda13x"

@@ -8,6 +8,7 @@ times), so these stand in where a leaf is sharded, and only there.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def _split_slices(layout: Layout, x: Array, gather: tuple[Array, ...]) -> tuple[
     for entry in layout:
         size, count, how, start = entry
         if how == "shifted":
-            rows = [x[start + i * count : start + (i + 1) * count, :] for i in range(size)]
+            rows: list[Any] = [x[start + i * count : start + (i + 1) * count, :] for i in range(size)]
             parts.append(jnp.permute_dims(jnp.stack(rows), (0, 2, 1)))
         else:
             parts += split((entry,), x, gather)
@@ -44,7 +45,8 @@ def _join_padded(layout: Layout, parts: tuple[Array, ...], gather: tuple[Array, 
         else:
             entries.append(entry)
             rows.append(part)
-    return _below(*pieces(tuple(entries), tuple(rows)))
+    padded: Array = _below(*pieces(tuple(entries), tuple(rows)))
+    return padded
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,17 @@ class _ShardedButterflyGroup(ButterflyGroup):
 
 @dataclass(frozen=True)
 class _ShardedXMat(XMat):
-    @property
-    def group(self) -> OrbitGroup:
-        """X-shaped matrices."""
-        return _ShardedXMatGroup()
+    group: ClassVar[OrbitGroup] = _ShardedXMatGroup()
+    """X-shaped matrices."""
 
 
 @dataclass(frozen=True)
 class _ShardedButterfly(Butterfly):
-    @property
-    def group(self) -> OrbitGroup:
-        """Butterfly matrices."""
-        return _ShardedButterflyGroup()
+    group: ClassVar[OrbitGroup] = _ShardedButterflyGroup()
+    """Butterfly matrices."""
 
 
-def for_shards(preconditioner: Preconditioner) -> Preconditioner:
+def for_shards(preconditioner: Preconditioner[Any]) -> Preconditioner[Any]:
     """Return the same preconditioner in the form for sharded vectors."""
     for plain, sharded in ((XMat, _ShardedXMat), (Butterfly, _ShardedButterfly)):
         if type(preconditioner) is plain:
@@ -83,11 +81,12 @@ def for_shards(preconditioner: Preconditioner) -> Preconditioner:
     return preconditioner
 
 
-def _below(*pieces: jax.Array) -> jax.Array:
+def _below(*pieces: Any) -> Any:
     """Return (m_i, k) arrays below each other."""
     n, start, padded = sum(piece.shape[0] for piece in pieces), 0, []
     for piece in pieces:
         padded.append(jnp.pad(piece, ((start, n - start - piece.shape[0]), (0, 0))))
         start += piece.shape[0]
     # kept apart: fused into one loop, the sum takes ten times as long on a CPU
-    return sum(jax.lax.optimization_barrier(tuple(padded)), start=jnp.zeros((), padded[0].dtype))
+    barrier: Any = jax.lax.optimization_barrier
+    return sum(barrier(tuple(padded)), start=jnp.zeros((), padded[0].dtype))

@@ -1,7 +1,7 @@
-"""What `optax.masked`, and all that is made of it, keeps from the transformation inside.
+"""What `optax.masked`, and everything built on it, hides from the transformation inside.
 
-It puts empty nodes into the gradients and parameters, and hands products, probes and functions on as they
-are: whole. So a tree fits the gradients if it has anything at all where they have such a node.
+It puts empty nodes into the gradients and parameters, but passes products, probes and functions on unmasked.
+So a tree fits the gradients if it has anything at all where they have such a node.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Outline(NamedTuple):
 
 
 def completed(tree: Tree) -> Tree:
-    """Return `tree` with zeros for what is hidden in it: what users' functions take.
+    """Return `tree` with zeros in place of what is hidden in it, as users' functions take it.
 
-    optax tells nobody below it which shapes it hides. They stand in the trees that it was called with, and
-    are read there: in the variables of the functions that led here.
+    optax does not pass on the shapes that it hides. They are found in the trees that it was called with: in
+    the local variables of the calling functions.
     """
     outline = Outline.of(tree)
     if not any(outline.hidden):
@@ -57,7 +57,7 @@ def completed(tree: Tree) -> Tree:
 
 
 def _whole(tree: Tree, outline: Outline) -> Tree:
-    """Return the nearest tree of a caller that has the leaves of this one, in shape, and hides nothing."""
+    """Return the nearest tree of a caller with leaves of the same shapes that hides nothing."""
     wanted, frame = [_kind(leaf) for leaf in jax.tree.leaves(tree)], sys._getframe(1)
     while frame is not None:
         for value in list(frame.f_locals.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,16 @@ from .hidden import Outline
 from .sharding import Layout, layout_of
 
 Tree = Any
+"""A pytree of arrays."""
+
+Kind: Any = jax.ShapeDtypeStruct
+"""Shape and dtype of a leaf."""
 
 
 class LeafState(NamedTuple):
-    """What is kept for one leaf (or for all of them together): arrays of the engine's library."""
+    """The state of one leaf (or of all of them together): arrays of the engine's library."""
 
-    layout: dict[str, tuple]  # how the leaf becomes a vector: a note of its shards, static
+    layout: dict[str, tuple[()]]  # how the leaf becomes a vector: a note of its shards, static
     preconditioner: Any  # the preconditioner's state
     momentum: Any  # (n,), or () without momentum
 
@@ -46,17 +51,14 @@ class Leaves(NamedTuple):
         leaves = [leaf for _, leaf in found]
         for label, leaf in zip(names, leaves, strict=True):
             dtype = getattr(leaf, "dtype", None)
-            if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 16:
+            if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
                 got = type(leaf).__name__ if dtype is None else dtype
                 raise TypeError(
                     f"`{label}` must be an array of real floats, got {got}; optax.masked leaves out what is "
                     "not, or has less than 16 bits"
                 )
             if leaf.size == 0:
-                raise ValueError(
-                    f"`{label}` must hold at least one parameter, got shape {leaf.shape}; "
-                    "optax.masked leaves it out"
-                )
+                raise ValueError(f"`{label}` must not be empty, got {leaf.shape}; optax.masked leaves it out")
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         return cls(structure, outline, names, shapes, tuple(leaf.dtype for leaf in leaves), apart)
 
@@ -85,45 +87,41 @@ class Leaves(NamedTuple):
         Leaves of 16 bits become float32.
         """
         leaves = jax.tree.leaves(self.cut(tree, name))
-        leads = {tuple(leaf.shape[: leaf.ndim - len(s)]) for leaf, s in zip(leaves, self.shapes, strict=True)}
-        alike = all(
-            leaf.shape[leaf.ndim - len(s) :] == s for leaf, s in zip(leaves, self.shapes, strict=True)
-        )
-        if not alike or len(leads) != 1 or len(next(iter(leads))) > 1:
+        lead = leaves[0].shape[: leaves[0].ndim - len(self.shapes[0])]
+        if len(lead) > 1 or any(x.shape != (*lead, *s) for x, s in zip(leaves, self.shapes, strict=True)):
             shapes = [tuple(leaf.shape) for leaf in leaves]
             raise ValueError(
                 f"`{name}` must have the shapes of the gradients, {list(self.shapes)}, or those with one "
                 f"leading axis of k probes, got {shapes}; make it with value_grad_hvp or draw_probe"
             )
         if any(jnp.iscomplexobj(leaf) for leaf in leaves):
-            raise TypeError(
-                f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; parameters and loss are"
-            )
-        brought = [
-            engine.bring(jnp.asarray(leaf, dtype=wide(dtype)))
-            for leaf, dtype in zip(leaves, self.dtypes, strict=True)
+            raise TypeError(f"`{name}` must be real, got {[str(leaf.dtype) for leaf in leaves]}; as the loss")
+        layouts = layouts if self.apart else [Layout()] * len(leaves)
+        flat = [
+            layout.flatten(engine.inward(jnp.asarray(leaf, dtype=wide(dtype))), len(shape))
+            for leaf, layout, shape, dtype in zip(leaves, layouts, self.shapes, self.dtypes, strict=True)
         ]
-        if self.apart:
-            rows = zip(layouts, brought, self.shapes, strict=True)
-            return [layout.flatten(x, len(shape)) for layout, x, shape in rows]
-        flat = [Layout().flatten(x, len(shape)) for x, shape in zip(brought, self.shapes, strict=True)]
-        return [engine.xp.concat(flat, axis=0)]
+        return flat if self.apart else [engine.xp.concat(flat, axis=0)]
 
     def tree(self, vectors: list[Array], layouts: list[Layout], engine: Engine) -> Tree:
         """Return vectors (n,) as a tree of JAX arrays in the dtypes of the leaves."""
         if not self.apart:
-            parts, start = [], 0
-            for size in self.sizes:
-                parts.append(vectors[0][start : start + size])
-                start += size
-            vectors, layouts = parts, [Layout()] * len(parts)
+            ends = accumulate(self.sizes)
+            vectors = [vectors[0][end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+            layouts = [Layout()] * len(vectors)
         rows = zip(vectors, layouts, self.shapes, self.dtypes, strict=True)
-        leaves = [engine.give(lay.unflatten(v, shape)).astype(dtype) for v, lay, shape, dtype in rows]
+        leaves = [engine.outward(lay.unflatten(v, shape)).astype(dtype) for v, lay, shape, dtype in rows]
         return jax.tree.unflatten(self.structure, leaves)
 
     def states(self, tree: Tree) -> list[LeafState]:
-        """Return what is kept for each vector, of the tree that `with_states` made."""
-        return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, LeafState))
+        """Return the state of each vector, from the tree that `with_states` made for the same structure."""
+        states, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, LeafState))
+        if self.apart and structure != self.structure:
+            raise ValueError(
+                f"`updates` must have the structure of the parameters that `init` saw, {structure}, got "
+                f"{self.structure}; call `init` anew for other parameters"
+            )
+        return states
 
     def with_states(self, states: list[LeafState]) -> Tree:
         """Return the states in place of the leaves, or the one for all of them as it is."""
@@ -136,8 +134,8 @@ class Leaves(NamedTuple):
     def kinds(self) -> list[jax.ShapeDtypeStruct]:
         """Return the shape and dtype of what each state is for."""
         if self.apart or not self.names:
-            return [jax.ShapeDtypeStruct(s, wide(d)) for s, d in zip(self.shapes, self.dtypes, strict=True)]
-        return [jax.ShapeDtypeStruct((sum(self.sizes),), wide(jnp.result_type(*self.dtypes)))]
+            return [Kind(s, wide(d)) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+        return [Kind((sum(self.sizes),), wide(jnp.result_type(*self.dtypes)))]
 
 
 def wide(dtype: Any) -> Any:
@@ -145,6 +143,6 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def each(function: Callable, *lists: list) -> list:
-    """Return ``function`` of the first of each, of the second of each, and so on."""
+def each(function: Callable[..., Any], *lists: list[Any]) -> list[Any]:
+    """Return ``function`` of the first element of each list, of the second, and so on."""
     return [function(*row) for row in zip(*lists, strict=True)]

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ...arrays.arguments import require_count
 from .sharding import place_like
 
 Tree = Any
 
 
 class Products(NamedTuple):
-    """What one step needs of its loss, all on the same sample."""
+    """What a step needs of its loss, all on the same sample."""
 
     value: Any  # the loss; (loss, aux) with has_aux
     grad: Tree
@@ -29,7 +30,7 @@ def value_grad_hvp(
     k: int | None = None,
     sampler: Callable[..., jax.Array] = jax.random.normal,
 ) -> Callable[..., Products]:
-    """Return a function that gives value, gradient, Hessian-vector product and probe of `loss`.
+    """Return a function that evaluates value, gradient, Hessian-vector product and probe of `loss`.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def value_grad_hvp(
     if not callable(loss):
         raise TypeError(f"`loss` must be callable, got {type(loss).__name__}; pass loss(params, *args)")
 
-    def ask(params: Tree, key: jax.Array, *args: Any, **kwargs: Any) -> Products:
+    def evaluate(params: Tree, key: jax.Array, *args: Any, **kwargs: Any) -> Products:
         probe = draw_probe(key, params, k=k, sampler=sampler)
 
         def both(p: Tree) -> tuple[tuple[Any, Tree], Any]:
@@ -68,7 +69,7 @@ def value_grad_hvp(
             value, grad, hvp, aux = jax.vmap(along, out_axes=(None, None, 0, None))(probe)
         return Products((value, aux) if has_aux else value, grad, hvp, probe)
 
-    return ask
+    return evaluate
 
 
 def draw_probe(
@@ -89,17 +90,15 @@ def draw_probe(
     sampler : callable
         ``sampler(key, shape, dtype)``.
     """
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise ValueError(f"`k` must be a positive int or None, got {k!r}; None draws one probe")
+    lead = () if k is None else (require_count("k", k, "None draws one probe"),)
     leaves, structure = jax.tree.flatten(params)
     for leaf in leaves:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"`params` must hold arrays of floats alone, got {dtype or type(leaf).__name__}; "
+                f"`params` must hold arrays of floats only, got {dtype or type(leaf).__name__}; "
                 "leave others out, and let the loss close over them"
             )
-    lead = () if k is None else (k,)
     drawn = [
         place_like(sampler(one, (*lead, *leaf.shape), leaf.dtype), leaf)
         for one, leaf in zip(jax.random.split(key, max(len(leaves), 1)), leaves, strict=False)

@@ -1,8 +1,8 @@
-"""Where the arrays of a sharded leaf lie: its flattening without communication, and its state alike.
+"""Sharded leaves: how they flatten without communication, and where their states lie.
 
 A leaf sharded over its leading axes flattens row by row within each device. Sharded over other axes,
-row-major order would move everything; the vector then runs through the shards one after another, in row-major
-order within each. `Layout` keeps that order, fixed when the state is made.
+row-major order would move everything, so the vector runs through the shards one after another, in row-major
+order within each. `Layout` holds that order, which is fixed when the state is made.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from ...arrays.library import Array, namespace
+
+PartitionSpec: Any = jax.sharding.PartitionSpec
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,18 @@ class Layout:
             flat = xp.permute_dims(xp.reshape(flat, (*self.splits, *local)), order)
         return xp.reshape(flat, shape)
 
-    def note(self) -> dict[str, tuple]:
-        """Return the layout as a pytree without leaves: static under jit, of types that every saver takes."""
+    def note(self) -> dict[str, tuple[()]]:
+        """Return the layout as a pytree without leaves: static under jit, and every saver takes its types."""
         return {"x".join(map(str, self.splits)): ()} if self.splits else {}
 
     @classmethod
-    def noted(cls, note: dict[str, tuple]) -> Layout:
+    def noted(cls, note: dict[str, tuple[()]]) -> Layout:
         """Return the layout of a `note`."""
         return cls(tuple(int(s) for key in note for s in key.split("x")))
 
 
 def sharding_of(x: Any) -> Any:
-    """Return where x lies, as far as that is known: a traced x tells in meshes with explicit axes alone."""
+    """Return the sharding of x if it is known: of a traced x, only on meshes with explicit axes."""
     if isinstance(x, jax.core.Tracer):
         sharding = getattr(jax.typeof(x), "sharding", None) if hasattr(jax, "typeof") else None
         return sharding if sharding is not None and _is_explicit(sharding) else None
@@ -149,8 +151,8 @@ def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
 def _state_shardings(mesh: Any, x: Any, state: Any) -> Any:
     """Return the shardings of a leaf's state: last axes as long as the leaf sharded as it is, others whole.
 
-    An axis whose length the shards do not divide cannot be, and is whole on each device: the pairs of `XMat`
-    and `Butterfly` need n to be a multiple of twice the number of shards.
+    An axis whose length the number of shards does not divide is whole on each device: the pairs of `XMat` and
+    `Butterfly` need n to be a multiple of twice the number of shards.
     """
     shards = layout_of(x).shards
     names = tuple(name for names in _axes(x) for name in names)
@@ -163,7 +165,7 @@ def _state_shardings(mesh: Any, x: Any, state: Any) -> Any:
     return jax.tree.map(one, state)
 
 
-def in_auto_mode(function: Callable, *args: Any) -> Any:
+def in_auto_mode(function: Callable[..., Any], *args: Any) -> Any:
     """Return ``function(first, state, ...)`` whose results lie like its first two arguments.
 
     On meshes with explicit axes the compiler chooses the shardings inside, as it does on others.
@@ -180,14 +182,11 @@ def in_auto_mode(function: Callable, *args: Any) -> Any:
 
 
 def place_like(drawn: jax.Array, leaf: Any) -> jax.Array:
-    """Return `drawn`, of the shape of `leaf` with leading axes or none more, where the leaf lies."""
+    """Return `drawn`, of the shape of `leaf` after any leading axes, on the devices of the leaf."""
     sharding = sharding_of(leaf)
     if not isinstance(sharding, NamedSharding):
         return drawn
     lead = (None,) * (drawn.ndim - leaf.ndim)
-    there = NamedSharding(sharding.mesh, PartitionSpec(*lead, *sharding.spec))
-    return (
-        jax.sharding.reshard(drawn, there)
-        if _is_explicit(sharding)
-        else jax.lax.with_sharding_constraint(drawn, there)
-    )
+    place: Any = jax.sharding.reshard if _is_explicit(sharding) else jax.lax.with_sharding_constraint
+    placed: jax.Array = place(drawn, NamedSharding(sharding.mesh, PartitionSpec(*lead, *sharding.spec)))
+    return placed

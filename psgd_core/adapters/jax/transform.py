@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from ...descent import PSGD, clips
-from ...preconditioners import Preconditioner, XMat
+from ...descent import clips
 from ...schedules import Schedule
-from .clips import require_clip
-from .engines import engine_named
+from .engines import EngineName
 from .rule import Choice, Rule
 
 
@@ -29,9 +26,9 @@ def scale_by_psgd(
     sampler: Callable[..., jax.Array] | None = None,
     scale: float | None = None,
     per_leaf: bool = True,
-    engine: str = "jax",
+    engine: EngineName = "jax",
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the transformation of gradients g into ``P m``, P fitted on curvature pairs along the way.
+    """Return the transformation of gradients g into ``P m``, with P fitted on curvature pairs along the way.
 
     The sign stays: `optax.scale_by_learning_rate` comes after it.
 
@@ -46,7 +43,7 @@ def scale_by_psgd(
         As in `psgd_core.PSGD`. A norm is that of all leaves together. `TrustRadius` is refused: it takes
         steps back.
     key : int or JAX key
-        Draws what is not given; 0 by default. The state holds its data, which any saver takes.
+        Draws probes that are not given, and coins; 0 by default. The state holds its data, as an array.
     sampler : callable
         ``sampler(key, shape, dtype)`` of these probes; `jax.random.normal` by default.
     scale : float, optional
@@ -56,7 +53,7 @@ def scale_by_psgd(
         the curvature between leaves, and gathers sharded ones.
     engine : {"jax", "numpy", "cupy"}
         Outside ``jax.jit``, NumPy or CuPy may do the work, on views of the JAX arrays; the state then holds
-        arrays of theirs.
+        their arrays.
 
     Returns
     -------
@@ -71,35 +68,12 @@ def scale_by_psgd(
     Raises
     ------
     TypeError, ValueError
-        For settings out of range, and for trees that do not fit.
+        For invalid settings, and for trees of another structure.
     """
-    given = XMat() if preconditioner is None else preconditioner
-    if not isinstance(given, Preconditioner) and not callable(given):
-        raise TypeError(
-            "`preconditioner` must be a Preconditioner or a function of a leaf that returns one, "
-            f"got {given!r}; try psgd_core.XMat()"
-        )
-    loop = PSGD(
-        lr=1.0,
-        step_size=_constant(step),
-        momentum=0.0 if isinstance(momentum, jax.Array) else momentum,
-        clip=clip,
-        every=1 if isinstance(every, jax.Array) else every,
-        probability=_constant(probability),
+    rule = Rule(
+        preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
     )
-    require_clip(loop._clip, per_leaf=per_leaf)
-    it = Rule(
-        preconditioner=given,
-        loop=loop,
-        momentum=momentum,
-        every=every,
-        key=_key(key),
-        sampler=sampler or jax.random.normal,
-        scale=scale,
-        per_leaf=per_leaf,
-        engine=engine_named(engine),
-    )
-    return optax.GradientTransformationExtraArgs(it.init, it.update)
+    return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
 
 def psgd(
@@ -108,7 +82,7 @@ def psgd(
     step: Schedule = 0.1,
     *,
     momentum: float = 0.9,
-    clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.Running(),  # noqa: B008 (frozen)
+    clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.AdaptiveNorm(),  # noqa: B008 (frozen)
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     every: int = 1,
@@ -117,7 +91,7 @@ def psgd(
     sampler: Callable[..., jax.Array] | None = None,
     scale: float | None = None,
     per_leaf: bool = True,
-    engine: str = "jax",
+    engine: EngineName = "jax",
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser ``x <- (1 - lr w) x - lr P m``: `scale_by_psgd`, decay, learning rate.
 
@@ -150,23 +124,3 @@ def psgd(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _key(key: Any) -> jax.Array:
-    """Return a JAX key, of a new type, of what stands for one."""
-    key = 0 if key is None else key
-    try:
-        dtype, ndim = jnp.result_type(key), jnp.ndim(key)
-        if ndim == 0 and jnp.issubdtype(dtype, jnp.integer):
-            return jax.random.key(key)
-        typed = key if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-        if typed.ndim == 0:
-            return typed
-    except (AttributeError, TypeError, ValueError):
-        pass
-    raise TypeError(f"`key` must be an int or one JAX key, got {key!r}; pass jax.random.key(0)")
-
-
-def _constant(value: Any) -> Any:
-    """Return a 0-d array, as `optax.inject_hyperparams` makes of numbers, as a schedule."""
-    return (lambda t: value) if isinstance(value, jax.Array) else value

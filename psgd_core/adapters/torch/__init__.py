@@ -1,7 +1,6 @@
 """PSGD as a `torch.optim.Optimizer`; needs PyTorch.
 
-Hessian-vector products want the loss before anybody differentiated it, so the closure returns it and `PSGD`
-does the rest::
+Hessian-vector products need the undifferentiated loss, so the closure returns it and `PSGD` does the rest::
 
     from psgd_core.adapters.torch import PSGD
 
@@ -9,7 +8,7 @@ does the rest::
     for x, y in batches:
         optimizer.step(lambda: loss_function(model(x), y))  # no zero_grad, no backward
 
-Whitening needs gradients only, and is used like any other optimiser::
+Whitening needs only gradients, and is used like any other optimiser::
 
     optimizer = PSGD(model.parameters(), psgd_core.XMat(), lr=1e-3, curvature="whitening")
     for x, y in batches:
@@ -17,8 +16,8 @@ Whitening needs gradients only, and is used like any other optimiser::
         loss_function(model(x), y).backward()
         optimizer.step()
 
-Replicas under `DistributedDataParallel` keep one preconditioner. Its averaging belongs to backward, so where
-the optimiser differentiates it is told whom to average with::
+Replicas under `DistributedDataParallel` keep equal preconditioners. It averages in backward, so where the
+optimiser differentiates instead, it needs the process group to average over::
 
     optimizer = PSGD(model.parameters(), process_group=torch.distributed.group.WORLD)
 """

@@ -1,4 +1,4 @@
-"""Losses differentiated once or twice, with no graph left behind and no ``.grad`` touched."""
+"""Losses differentiated once or twice; no graph is kept, and ``.grad`` is left alone."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .backward import Backward
 from .checkpointing import layers_in_sight, nodes, require_in_sight
 
 Grads = list[Tensor | None]
 """One per parameter, None where the loss does not depend on it."""
 
 Looked = set[tuple[bool, ...]]
-"""Patterns of parameters with gradients, each with whether the graph was that of products."""
+"""Which parameters had gradients, and whether the graph was that of products, in graphs examined before."""
 
 ONCE = (
-    "`closure` must return the loss without calling backward for curvature='hvp', which differentiates it "
-    "twice, got one that was differentiated already; leave backward out of the closure"
+    "`closure` must return the undifferentiated loss for curvature='hvp', which differentiates it twice, got "
+    "one that was differentiated already; leave backward out of the closure"
 )
 
 TWICE = (
@@ -31,7 +30,7 @@ TWICE = (
 
 
 class Found(NamedTuple):
-    """What an evaluation of the loss gave; nothing in it has a graph."""
+    """The results of evaluating the loss; nothing in it has a graph."""
 
     loss: Any
     grads: Grads
@@ -40,14 +39,14 @@ class Found(NamedTuple):
 
 
 def given(params: Sequence[Tensor]) -> Grads:
-    """Return what backward left in ``.grad``; None for parameters that are frozen beside others that are not.
+    """Return what backward left in ``.grad``; None for parameters that are frozen while others are not.
 
     Raises
     ------
     TypeError
         If a gradient is sparse.
     """
-    by_hand = not any(p.requires_grad for p in params)  # gradients that autograd has no part in
+    by_hand = not any(p.requires_grad for p in params)  # gradients without autograd
     return [_dense(p.grad) if p.requires_grad or by_hand else None for p in params]
 
 
@@ -71,33 +70,59 @@ def evaluate(
     once : bool
         Refuse a closure that calls backward; otherwise what it leaves in ``.grad`` is the gradient.
     looked : set
-        Which parameters had gradients when the graph was looked through for what it hides, which takes as
-        long as some operations: it is done, and noted here, for each such pattern once.
+        Patterns of gradients for which the graph was searched for hidden layers. The search takes as long as
+        some operations, so it is done once for each pattern.
     """
     with torch.enable_grad(), layers_in_sight():
-        with Backward(params) as backward:
+        with _noticing_backward(params) as was_called:
             loss = closure()
-        if backward.called():
+        if was_called():
             if once:
                 raise ValueError(ONCE)
             return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False)
         _require_loss(loss)
+        products: list[Grads] = []
         if probes:
             grads, products = _products(loss, params, probes, looked)
         else:
-            grads, products = _gradients(loss, params, looked), []
+            seed = torch.ones_like(loss)
+            grads = _differentiate([loss], params, [seed], create_graph=False, retain_graph=False)
+            _look(loss, grads, looked)
     return Found(loss.detach(), grads, products, True)
 
 
-def _gradients(loss: Tensor, params: Sequence[Tensor], looked: Looked) -> Grads:
-    """Return the gradients of a loss."""
-    grads = _differentiate([loss], params, [torch.ones_like(loss)], create_graph=False, retain_graph=False)
-    _look(loss, grads, looked)
-    return grads
+@contextlib.contextmanager
+def _noticing_backward(params: Sequence[Tensor]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether gradients have arrived in ``.grad``.
+
+    Hooks notice what backward accumulates. A gradient counts as put there by hand if it has changed and is
+    not zero: ``zero_grad(set_to_none=False)`` writes as well.
+    """
+    before = [(p.grad, None if p.grad is None else p.grad._version) for p in params]
+    hooks: list[Any] = []
+    arrived: list[Tensor] = []
+
+    def was_called() -> bool:
+        return bool(arrived) or any(
+            p.grad is not None
+            and (p.grad is not old or p.grad._version != version)
+            and (p.grad.is_sparse or bool((p.grad.detach() != 0).any()))
+            for p, (old, version) in zip(params, before, strict=True)
+        )
+
+    try:
+        for p in params:
+            leaf: Any = p
+            if p.requires_grad and p.is_leaf:
+                hooks.append(leaf.register_post_accumulate_grad_hook(arrived.append))
+        yield was_called
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _look(loss: Tensor, grads: Grads, looked: Looked) -> None:
-    """Raise RuntimeError if a graph hides layers, or where gradients have one, curvature."""
+    """Raise RuntimeError if the graph hides layers, or, where gradients have a graph, curvature."""
     twice = any(g is not None and g.requires_grad for g in grads)
     pattern = (twice, *(g is not None for g in grads))
     if pattern in looked:
@@ -113,10 +138,10 @@ def _products(
 ) -> tuple[Grads, list[Grads]]:
     """Return the gradients of a loss, and its Hessian times each probe.
 
-    Hooks on parameters see and change gradients, as in backward, and no products: those are of the loss.
+    Hooks on parameters see and change gradients, as in backward, but not products, which are of the loss.
     """
-    # Of the seed every gradient is a linear function, so one without a graph was cut from it; and backwards
-    # that are `once_differentiable` leave a node that says so only if what they get requires a gradient.
+    # Every gradient is a linear function of the seed, so one without a graph was cut off; and a backward that
+    # is `once_differentiable` leaves an error node only if its input requires a gradient.
     seed = torch.ones_like(loss, requires_grad=True)
     with _without_hooks(params) as hooks:
         grads = _differentiate([loss], params, [seed], create_graph=True, retain_graph=True)
@@ -133,8 +158,8 @@ def _products(
 
 
 @contextlib.contextmanager
-def _without_hooks(params: Sequence[Tensor]) -> Iterator[list[list[Callable]]]:
-    """Take the hooks off the parameters, and put them back; gives those of each."""
+def _without_hooks(params: Sequence[Tensor]) -> Iterator[list[list[Callable[..., Any]]]]:
+    """Remove the hooks of the parameters, yield those of each, and put them back."""
     held = [(p, p._backward_hooks) for p in params if p.is_leaf and p._backward_hooks]
     listed = [list((p._backward_hooks or {}).values()) if p.is_leaf else [] for p in params]
     try:
@@ -146,7 +171,7 @@ def _without_hooks(params: Sequence[Tensor]) -> Iterator[list[list[Callable]]]:
             p._backward_hooks = hooks
 
 
-def _hooked(g: Tensor, hooks: Sequence[Callable]) -> Tensor | None:
+def _hooked(g: Tensor, hooks: Sequence[Callable[..., Any]]) -> Tensor | None:
     """Return what the hooks of a parameter make of its gradient."""
     for hook in hooks:
         changed = hook(g)
@@ -177,9 +202,7 @@ def _differentiate(
     """Return the gradients of `outputs`, None for parameters that are frozen or not used."""
     wanted = [p for p in params if p.requires_grad]
     if not wanted:
-        raise ValueError(
-            "`params` must hold tensors that require a gradient, got frozen ones only; set requires_grad"
-        )
+        raise ValueError("`params` must hold a tensor that requires a gradient, got frozen ones only")
     try:
         found = torch.autograd.grad(
             outputs,
@@ -201,9 +224,7 @@ def _differentiate(
 
 def _dense(grad: Tensor | None) -> Tensor | None:
     if grad is not None and grad.layout != torch.strided:
-        raise TypeError(
-            f"`params` must have dense gradients, got layout {grad.layout}; use sparse=False in the embedding"
-        )
+        raise TypeError(f"`params` must have dense gradients, got layout {grad.layout}; set sparse=False")
     return grad
 
 
@@ -211,9 +232,7 @@ def _require_loss(loss: Any) -> None:
     if not isinstance(loss, Tensor):
         raise TypeError(f"`closure` must return the loss, a tensor, got {type(loss).__name__}; return it")
     if loss.numel() != 1:
-        raise ValueError(
-            f"`closure` must return a scalar, got shape {tuple(loss.shape)}; take the mean or the sum"
-        )
+        raise ValueError(f"`closure` must return a scalar, got shape {tuple(loss.shape)}; take the mean")
     if loss.is_complex():
         raise TypeError(f"`closure` must return a real loss, got {loss.dtype}; take its real part or its abs")
     if not loss.requires_grad:

@@ -1,7 +1,7 @@
 """Layers behind reentrant checkpointing, which `torch.autograd.grad` does not see.
 
-A reentrant checkpoint is one node of the graph, with edges to its inputs alone: gradients of the parameters
-inside come from a backward of its own. Taken for the whole, the graph says that the loss does not use them.
+A reentrant checkpoint is one node of the graph, with edges to its inputs only: gradients of the parameters
+inside come from its own backward. As far as the graph tells, the loss does not use them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils import checkpoint
 
 _lock = threading.Lock()
-_held: list[Any] = []  # what stood in PyTorch's module, once for each closure that runs
+_held: list[Any] = []  # PyTorch's own function, once for each closure that runs
 
 
 class _InSight:
-    """In place of PyTorch's function for reentrant checkpoints: the same layers, by the other way."""
+    """In place of PyTorch's function for reentrant checkpoints: the same layers, non-reentrant."""
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:
@@ -28,10 +28,7 @@ class _InSight:
 
 @contextlib.contextmanager
 def layers_in_sight() -> Iterator[None]:
-    """Make checkpoints that do not hide their layers, whatever `use_reentrant` says, in all threads.
-
-    They compute the same.
-    """
+    """Make checkpoints non-reentrant whatever `use_reentrant` says, in all threads; they compute the same."""
     with _lock:
         _held.append(checkpoint.CheckpointFunction if not _held else _held[0])
         checkpoint.CheckpointFunction = _InSight  # type: ignore[misc,assignment]
@@ -45,7 +42,7 @@ def layers_in_sight() -> Iterator[None]:
 
 
 def nodes(outputs: Iterable[Tensor | None]) -> Iterator[Any]:
-    """Return the nodes of the graphs that tensors have."""
+    """Yield the nodes of the graphs of tensors."""
     waiting, seen = [x.grad_fn for x in outputs if x is not None], set()
     while waiting:
         node = waiting.pop()
@@ -57,7 +54,7 @@ def nodes(outputs: Iterable[Tensor | None]) -> Iterator[Any]:
 
 
 def require_in_sight(loss: Tensor) -> None:
-    """Raise RuntimeError if the graph of a loss has a reentrant checkpoint, made by other means."""
+    """Raise RuntimeError if the graph of a loss still has a reentrant checkpoint."""
     for node in nodes([loss]):
         if "CheckpointFunction" in node.name():
             raise RuntimeError(

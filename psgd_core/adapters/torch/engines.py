@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from ...curvature import Functions
 from ...descent import PSGD as Loop
 from ...descent.clips import Point
 from .. import dlpack
-from .saved import mapped
 
-ENGINES = ("auto", "torch", "numpy", "cupy")
+EngineName = Literal["auto", "torch", "numpy", "cupy"]
+"""The libraries that may compute; "auto" chooses by device."""
 
 
 class Engine:
-    """The array library of the state, how tensors get there and back, and how an update runs there.
+    """The library of the state's arrays, how tensors are shared with it, and how an update runs there.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Engine:
         For `torch.compile`; None runs without.
     """
 
-    def __init__(self, name: str, device: torch.device, options: dict[str, Any] | None) -> None:
+    def __init__(self, name: EngineName, device: torch.device, options: dict[str, Any] | None) -> None:
         if name == "auto":
             name = "numpy" if device.type == "cpu" and options is None else "torch"
         wanted = {"numpy": "cpu", "cupy": "cuda"}.get(name, device.type)
@@ -49,19 +49,19 @@ class Engine:
             raise ImportError("CuPy is not installed; pip install cupy-cuda12x or cupy-cuda13x")
         self.name, self.device, self.options = name, device, options
 
-    def inward(self, x: Tensor) -> Array:
+    def inward(self, x: Any) -> Array:
         """Return a tensor as an array of the engine, in the same memory."""
-        if self.name == "torch":
-            return x
-        if (
-            self.name == "numpy" and type(x) is Tensor and not x.is_neg()
-        ):  # the hot path: asks for nothing else
-            return x.numpy()
-        return dlpack.convert(x, self.name)
+        found: Array = x
+        if self.name == "numpy":  # on the hot path: no further checks
+            plain = type(x) is Tensor and not x.is_neg()
+            found = x.numpy() if plain else dlpack.to_numpy(found)
+        elif self.name == "cupy":
+            found = dlpack.to_cupy(found)
+        return found
 
-    def outward(self, x: Array) -> Tensor:
-        """Return an array of the engine as a tensor, in the same memory (NumPy's scalars copied)."""
-        if self.name == "torch":
+    def outward(self, x: Any) -> Tensor:
+        """Return an array of the engine as a tensor, in the same memory (NumPy's scalars are copied)."""
+        if isinstance(x, Tensor):
             return x
         if self.name == "numpy" and x.ndim == 0:
             return torch.from_numpy(np.array(x))
@@ -69,28 +69,26 @@ class Engine:
             return torch.from_numpy(x)
         return dlpack.to_torch(x)
 
-    def context(self) -> contextlib.AbstractContextManager:
+    def context(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context to compute in: for CuPy, PyTorch's current stream."""
         if self.name != "cupy":
             return contextlib.nullcontext()
         import cupy
 
-        return cupy.cuda.ExternalStream(torch.cuda.current_stream(self.device).cuda_stream, self.device.index)
-
-    def separate(self, state: Any) -> Any:
-        """Return a state whose arrays are not each other, which a compiled function would take notice of."""
-        return mapped(lambda x: x.clone(), state) if self.name == "torch" else state
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        found: contextlib.AbstractContextManager[Any] = cupy.cuda.ExternalStream(stream, self.device.index)
+        return found
 
     def advance(self, loop: Loop) -> Callable[..., tuple[Array, Any]]:
-        """Return ``(state, x, g, v, h, value) -> (x, state)``, compiled if asked for.
+        """Return ``(state, x, g, v, h, value) -> (x, state)``, compiled if `options` are given.
 
-        Without v, P is not fitted; without h, it follows from g (whitening).
+        Without v, P is not fitted; without h, h follows from g (whitening).
         """
 
         def update(state: Any, x: Array, g: Array, v: Any, h: Any, value: Any) -> tuple[Array, Any]:
             pair = None if v is None else (v, h)
             if v is not None and h is None:
-                here = Point(x, g, x[0])
+                here = Point(x, g, x[0])  # the value has no part in whitening
                 pair, state = loop.ask(state, here, here, Functions(gradient=lambda x: g), v)
             return loop.update(state, x, g, pair=pair, value=value)
 
@@ -104,24 +102,3 @@ class Engine:
                 return compiled(*args)
 
         return quietly
-
-
-class Setting:
-    """A number of a parameter group as a schedule of the loop: what it is now, not at the start."""
-
-    def __init__(self, compiled: bool, like: Any) -> None:
-        self.value: Any = torch.zeros((), dtype=like.dtype, device=like.device) if compiled else 0.0
-        self.compiled = compiled
-
-    def set(self, value: Any) -> None:
-        """Set the number; a tensor is filled in place, so that nothing is compiled anew."""
-        if not self.compiled:
-            self.value = value
-        elif isinstance(value, Tensor):
-            self.value.copy_(value)
-        else:
-            self.value.fill_(value)
-
-    def __call__(self, t: Any) -> Any:
-        """Return the number, whatever the iteration."""
-        return self.value

@@ -26,24 +26,24 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
     Parameters
     ----------
     closure : callable
-        Returns the loss, a scalar, without calling backward. The same function every time: no dropout, a
-        fixed batch.
+        Returns the loss, a scalar, without calling backward. It must be the same function each time: no
+        dropout, a fixed batch.
     params : iterable of tensors, or a module
-        A module stands for its parameters that require a gradient. On one device; tied ones, given twice,
-        count once.
+        A module stands for its parameters that require a gradient. All on one device; tied parameters count
+        once.
 
     Returns
     -------
     Functions
-        Of vectors in the widest of the parameters' dtypes, at least float32; `hvp` takes (n, k) as well and
-        differentiates the loss once for all k. Each call puts its point into the parameters, evaluates, and
-        puts back what was there.
+        Of vectors in the widest of the parameters' dtypes, at least float32; `hvp` also takes (n, k) and
+        evaluates the loss once for all k. Each call writes its point into the parameters, evaluates, and
+        restores them.
 
     Raises
     ------
     TypeError, ValueError
-        If there are no parameters, they are on several devices, complex or sparse; for what `closure` must
-        not return.
+        If there are no parameters, they are on several devices, complex or sparse; or `closure` returns
+        anything but a differentiable scalar.
     """
     if isinstance(params, torch.nn.Module):
         named = once((name, p) for name, p in params.named_parameters() if p.requires_grad)
@@ -56,9 +56,7 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
 
     def at(x: Tensor, columns: list[Tensor]) -> Any:
         if tuple(x.shape) != (flat.n,):
-            raise ValueError(
-                f"`x` must have shape ({flat.n},), got {tuple(x.shape)}; flatten the parameters in order"
-            )
+            raise ValueError(f"`x` must have shape ({flat.n},), got {tuple(x.shape)}; flatten the parameters")
         before, probes = flat.vector(), [flat.parts(column) for column in columns]
         elsewhere = not torch.equal(before, x)
         try:

@@ -1,21 +1,23 @@
-"""A parameter group in motion: its settings, checked; its loop; its engine."""
+"""A parameter group: its settings, checked; its loop; its engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ...arrays.trees import Leaf
-from ...curvature import Source
+from ...arrays.arguments import require_number
+from ...arrays.library import Array
+from ...arrays.trees import Leaf, owned
+from ...curvature import Central, Exact, Forward, Source, Whitening
 from ...descent import PSGD as Loop
 from ...preconditioners import LowRank, Preconditioner
 from ...preconditioners.placement import placed
 from ...schedules import require_schedule, value_at
-from .engines import Engine, Setting
+from .engines import Engine, EngineName
 from .flat import Flat
 
 RANK = 10
@@ -25,31 +27,62 @@ LOOP = ("preconditioner", "momentum", "clip", "weight_decay", "decay")
 """The settings of a group that its loop is built from; `lr` and `step` go into each update."""
 
 
+Curvature = Literal["hvp", "finite_difference", "whitening"]
+"""Names for `curvature`."""
+
+SOURCES: dict[str, Source] = dict(zip(get_args(Curvature), (Exact(), Forward(), Whitening()), strict=True))
+
+SHARED = ("curvature", "update_probability", "engine", "probes", "rng", "process_group", "compile")
+"""Settings for all groups, because the loss is differentiated for all at once."""
+
+
+def source_of(curvature: Any) -> Source:
+    """Return the source that `curvature` names, or is."""
+    source = SOURCES.get(curvature) if isinstance(curvature, str) else curvature
+    if not isinstance(source, Exact | Forward | Central | Whitening):
+        raise ValueError(
+            f"`curvature` must be one of {list(SOURCES)}, or Exact, Forward, Central or Whitening of "
+            f"psgd_core.curvature, got {curvature!r}"
+        )
+    return source
+
+
+def seed_of(rng: Any) -> int:
+    """Return a seed, or that of a generator."""
+    seed = rng.initial_seed() if isinstance(rng, torch.Generator) else rng
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise TypeError(f"`rng` must be an int >= 0 or a torch.Generator, got {rng!r}")
+    return seed
+
+
 def require_settings(settings: dict[str, Any], source: Source) -> None:
-    """Raise TypeError or ValueError unless the settings of a group can be."""
+    """Raise TypeError or ValueError for invalid settings of a group."""
     lr = settings["lr"]
-    if callable(lr) or not isinstance(lr, float | int | Tensor):
-        raise TypeError(f"`lr` must be a number, got {lr!r}; torch.optim.lr_scheduler changes it in time")
-    if not 0 <= lr < float("inf"):
-        raise ValueError(f"`lr` must be finite and not negative, got {lr}; 0 moves nothing")
-    require_schedule("step", settings["step"], 0.0, 1.0)
+    one = lr.reshape(()) if isinstance(lr, Tensor) and lr.numel() == 1 else lr
+    require_number("lr", one, "[0, inf)", "torch.optim.lr_scheduler changes it in time")
+    require_schedule("step", settings["step"], "(0, 1)")
     if settings["preconditioner"] is None:
         settings = settings | {"preconditioner": LowRank(RANK)}
     _loop(settings, source)
 
 
-def settled(group: dict[str, Any]) -> Preconditioner | None:
-    """Return the preconditioner of a group, for its parameters as they come.
+def has_parameters(group: dict[str, Any]) -> bool:
+    """Return whether a group has a parameter, also one that has no shape yet."""
+    return any(is_lazy(p) or p.numel() for p in group["params"])
 
-    `Blocks` are put in their order. By default it is `LowRank` of rank 10, or of the largest that fits; None
-    where parameters have no shape yet.
+
+def settled(group: dict[str, Any]) -> Preconditioner[Any] | None:
+    """Return the preconditioner of a group, `Blocks` in the order of its parameters.
+
+    The default is `LowRank` of rank 10, or of the largest that fits; None where parameters have no shape yet.
 
     Raises
     ------
     ValueError
         If blocks are for other parameters.
     """
-    params, given = group["params"], group["preconditioner"]
+    params = group["params"]
+    given: Preconditioner[Any] | None = group["preconditioner"]
     if any(map(is_lazy, params)):
         return given
     if given is None:
@@ -63,7 +96,7 @@ def _loop(settings: dict[str, Any], source: Source, lr: Any = 1.0, step: Any = 0
 
 
 class Mover:
-    """The loop of a group, made anew where its settings (but lr and step) change.
+    """The loop of a group; a new one is made when the group's settings change (except lr and step).
 
     Parameters
     ----------
@@ -72,31 +105,34 @@ class Mover:
     flat : Flat
         Its parameters.
     source : Source
-    engine : str
+    engine : {"auto", "torch", "numpy", "cupy"}
     options : dict or None
         For `torch.compile`.
     """
 
     def __init__(
-        self, group: dict[str, Any], flat: Flat, source: Source, engine: str, options: dict[str, Any] | None
+        self,
+        group: dict[str, Any],
+        flat: Flat,
+        source: Source,
+        engine: EngineName,
+        options: dict[str, Any] | None,
     ) -> None:
         self.key = _key(group, flat)
         self.engine = Engine(engine, flat.device, options)
-        self.lr, self.step = (Setting(options is not None, flat) for _ in range(2))
-        self.loop = _loop(group, source, self.lr, self.step)
-        self.advance: Callable = self.engine.advance(self.loop)
+        # schedules that follow the group; compiled updates see tensors change in place
+        self.now: dict[str, Any] = {"lr": 0.0, "step": 0.0}
+        if options is not None:
+            self.now = {name: torch.zeros((), dtype=flat.dtype, device=flat.device) for name in self.now}
+        self.loop = _loop(group, source, lambda t: self.now["lr"], lambda t: self.now["step"])
+        self.advance: Callable[..., tuple[Array, Any]] = self.engine.advance(self.loop)
 
     def fits(self, group: dict[str, Any], flat: Flat) -> bool:
         """Return whether this is still the group's."""
         return self.key == _key(group, flat)
 
-    @property
-    def needs_value(self) -> bool:
-        """Whether a clip compares losses."""
-        return self.loop.clip.needs_value  # type: ignore[union-attr]
-
     def start(self, flat: Flat) -> dict[str, Any]:
-        """Return what is held for a group at the start: "loop", the state of the loop.
+        """Return what the optimiser holds for the group at the start: "loop", the state of the loop.
 
         Raises
         ------
@@ -104,7 +140,9 @@ class Mover:
             If the preconditioner is for another number of parameters.
         """
         with self.engine.context():
-            return {"loop": self.engine.separate(self.loop.init(self.engine.inward(flat.vector())))}
+            state = self.loop.init(self.engine.inward(flat.vector()))
+        # compiled updates would depend on which arrays of PyTorch's share memory: none do
+        return {"loop": owned(state) if self.engine.name == "torch" else state}
 
     def moved(
         self,
@@ -117,28 +155,38 @@ class Mover:
         value: Tensor | None,
         iteration: int,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return where the parameters of a group go, (n,), and what is held then; nothing is changed.
+        """Return the new parameters of a group, (n,), and its new state; nothing is changed in place.
 
         Parameters
         ----------
         held : dict
-            What the optimiser holds for the group: "loop", the state of the loop, on the engine's library;
-            "wide", where the parameters are in the state's dtype, if theirs is another.
+            What the optimiser holds for the group: "loop", the state of the loop, in the engine's library;
+            "wide", the parameters in the state's dtype, if theirs is another.
         x, g : tensor, shape (n,)
             The parameters, and the gradient.
         pair : (v, h)
             None for both to leave P alone.
         value : tensor, 0-d
-            The loss, if a clip asks for it.
+            The loss, if a clip compares it.
+
+        Raises
+        ------
+        ValueError
+            If the parameters have another dtype than before.
         """
-        engine = self.engine
+        engine, state = self.engine, held["loop"]
+        before = str(state.value.dtype).rpartition(".")[2]
+        if f"torch.{before}" != str(flat.dtype):
+            raise ValueError(
+                f"`params` must keep their dtype, with a state in {before}, got {flat.dtype}; convert the "
+                "model before making the optimizer"
+            )
         self._set(group, iteration)
-        if "wide" in held:  # what the parameters were rounded from, unless somebody has changed them
+        if "wide" in held:  # what the parameters were rounded from, unless the user changed them
             x = torch.where(flat.rounded(held["wide"]) == x, held["wide"], x)
         if value is not None:
             g = g.clone()  # the clip keeps it, and it may be a view of .grad
         with engine.context():
-            state = held["loop"]
             if self.loop.momentum > 0 and isinstance(state.momentum, tuple):  # it was 0 until now
                 state = state._replace(momentum=engine.inward(torch.zeros_like(x)))
             arrays = [None if a is None else engine.inward(a) for a in (x, g, *pair, value)]
@@ -147,12 +195,17 @@ class Mover:
         return moved, {"loop": state} | ({"wide": moved} if flat.rounds else {})
 
     def _set(self, group: dict[str, Any], iteration: int) -> None:
-        """Take over lr and step as they are now."""
-        lr, step = group["lr"], value_at(group["step"], iteration)
-        self.lr.set(lr if self.engine.name == "torch" else float(lr))
-        require_schedule("step", float(step), 0.0, 1.0)
-        self.step.set(float(step))
+        """Set lr and step to their present values."""
+        lr = group["lr"] if self.engine.name == "torch" else float(group["lr"])
+        step = require_number(
+            "step", value_at(group["step"], iteration), "(0, 1)", "its schedule returned it"
+        )
+        for name, value in (("lr", lr), ("step", step)):
+            if self.engine.options is None:
+                self.now[name] = value
+            else:
+                self.now[name].copy_(torch.as_tensor(value, dtype=self.now[name].dtype))
 
 
-def _key(group: dict[str, Any], flat: Flat) -> tuple:
+def _key(group: dict[str, Any], flat: Flat) -> tuple[Any, ...]:
     return (*(group[name] for name in LOOP), flat.dtype, flat.device)

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from ... import descent
-from ...curvature import Central, Exact, Forward, Gaussian, Probes, Source, Whitening
+from ...arrays.arguments import require_choice
+from ...curvature import Gaussian, Probes, Source, Whitening
 from ...descent import clips
 from ...preconditioners import Preconditioner
 from ...schedules import Schedule, require_schedule, value_at
 from . import pairs, saved
-from .chance import toss
-from .engines import ENGINES
-from .flat import Flat, once, require_parameter
-from .groups import Mover, require_settings, settled
+from .engines import EngineName
+from .flat import Flat, Flats, Vectors, once, require_parameter
+from .groups import SHARED, Curvature, Mover, has_parameters, require_settings, seed_of, settled, source_of
 from .silence import tell
-from .undo import Before, Whole
-
-SOURCES: dict[str, Source] = {"hvp": Exact(), "finite_difference": Forward(), "whitening": Whitening()}
-"""Names for `curvature`."""
-
-SHARED = ("curvature", "update_probability", "engine", "probes", "rng", "process_group", "compile")
-"""What holds for all groups, because the loss is differentiated for all at once."""
+from .undo import Snapshot, all_or_nothing
 
 
 class PSGD(torch.optim.Optimizer):
@@ -40,7 +34,7 @@ class PSGD(torch.optim.Optimizer):
     ----------
     params : iterable of tensors, (name, tensor) pairs, or dicts
         As for every `torch.optim.Optimizer`. Real and dense; each group on one device. Those of 16 bits have
-        float32 state, including a float32 copy that small steps add up in; float64 stays float64.
+        a float32 state, with a float32 copy in which small steps add up; float64 stays float64.
     preconditioner : Preconditioner, per group
         The group that P is fitted on; by default `LowRank(10)`, or the largest rank that fits. `Blocks` are
         put in the order of the parameters.
@@ -56,88 +50,79 @@ class PSGD(torch.optim.Optimizer):
         `psgd_core.descent.clips`; a number limits the norm. `TrustRadius` needs a closure.
     curvature : {"hvp", "finite_difference", "whitening"} or Source
         Where h comes from: the loss differentiated twice; differences of gradients at parameters displaced by
-        a small multiple of v, which evaluates the closure twice (BatchNorm's averages see it twice as well);
-        or h = g, which makes ``P g`` white. Or one of `Exact`, `Forward`, `Central`, `Whitening`.
+        a small multiple of v, which evaluates the closure twice (and updates BatchNorm's averages twice); or
+        h = g, which makes ``P g`` white. Or one of `Exact`, `Forward`, `Central`, `Whitening`.
     update_probability : float or schedule
-        P is fitted with this probability, and in the first step: the paper takes 0.1, which saves the cost of
-        most pairs.
+        P is fitted with this probability, and always in the first step: the paper takes 0.1, which saves the
+        cost of most pairs.
     engine : {"auto", "torch", "numpy", "cupy"}
-        What computes the iteration. NumPy and CuPy work on the memory of PyTorch's gradients, without a copy.
+        The library that computes. NumPy and CuPy work on the memory of PyTorch's gradients, without a copy.
         "auto" takes NumPy on the CPU, PyTorch elsewhere.
     probes : Probes
         How v is drawn; ``Gaussian(k)`` averages k products in one update.
     rng : int or torch.Generator
         Seed, or generator, of the probes. The same on all replicas of a model.
     process_group : torch.distributed.ProcessGroup, optional
-        Gradients and products that are taken here, not by backward, are averaged over it.
-        `DistributedDataParallel` does so in backward only.
+        Over which to average gradients and products that the optimiser evaluates itself:
+        `DistributedDataParallel` averages in backward only.
     compile : bool or dict
-        Run each update through `torch.compile`; a dict has its arguments. Engine "torch" only. Leave
-        `momentum` and `weight_decay` constant then: lr and step alone change without compiling anew.
+        Run each update through `torch.compile`; a dict holds its arguments. Engine "torch" only. Keep
+        `momentum` and `weight_decay` constant then: only lr and step change without compiling anew.
 
     Raises
     ------
     TypeError, ValueError
-        For settings and parameters that cannot be.
+        For invalid settings and parameters.
 
     Notes
     -----
-    - `step` says how a loss is handed in.
+    - `step` describes how to pass the loss.
     - Parameters whose gradient is None are left alone, and have no part in fitting; the first step that fits
-      P warns of them, by name, unless they are frozen. A group's own first step is one that fits P.
-    - A step is done as a whole: whatever is raised in it, the closure's own errors and Ctrl-C, leaves the
-      parameters, ``.grad``, the optimiser and PyTorch's generators as they were.
+      P warns of them, by name, unless they are frozen. A group's own first step always fits P.
+    - A step is done completely or not at all: whatever is raised in it, also the closure's own errors and
+      Ctrl-C, leaves the parameters, ``.grad``, the optimiser and PyTorch's generators as they were.
     - ``torch.utils.checkpoint`` with ``use_reentrant=True``, which hides its layers, runs as with False.
     - A gradient or loss that is not finite moves nothing; `group_state` counts it in ``skipped``.
-    - `state_dict` holds tensors, numbers and texts only (``weights_only=True`` loads it), with the
-      generator's state: a run resumed from it goes on bit for bit. It fits every engine.
+    - `state_dict` holds only tensors, numbers and texts (``weights_only=True`` loads it), with the
+      generator's state: a run resumed from it equals an uninterrupted one bit for bit. Every engine loads it.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        preconditioner: Preconditioner | None = None,
+        preconditioner: Preconditioner[Any] | None = None,
         *,
         lr: float | Tensor | None = None,
         step: Schedule = 0.1,
         momentum: float = 0.9,
-        clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.Running(),  # noqa: B008
+        clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.AdaptiveNorm(),  # noqa: B008
         weight_decay: float = 0.0,
-        decay: str = "decoupled",
-        curvature: str | Source = "hvp",
+        decay: descent.Decay = "decoupled",
+        curvature: Curvature | Source = "hvp",
         update_probability: Schedule = 1.0,
-        engine: str = "auto",
+        engine: EngineName = "auto",
         probes: Probes = Gaussian(),  # noqa: B008
         rng: int | torch.Generator = 0,
         process_group: Any = None,
         compile: bool | dict[str, Any] = False,
     ) -> None:
-        source = SOURCES.get(curvature) if isinstance(curvature, str) else curvature
-        if not isinstance(source, Exact | Forward | Central | Whitening):
-            raise ValueError(
-                f"`curvature` must be one of {list(SOURCES)}, or Exact, Forward, Central or Whitening of "
-                f"psgd_core.curvature, got {curvature!r}"
-            )
-        if engine not in ENGINES:
-            raise ValueError(f"`engine` must be one of {list(ENGINES)}, got {engine!r}")
+        source = source_of(curvature)
+        require_choice("engine", engine, get_args(EngineName))
         if compile is not False and engine not in ("auto", "torch"):
             raise ValueError(f"`compile` must be False for engine {engine!r}, got {compile!r}; use 'torch'")
         if not isinstance(probes, Probes):
             raise TypeError(f"`probes` must be Probes such as psgd_core.curvature.Gaussian(), got {probes!r}")
-        seed = rng.initial_seed() if isinstance(rng, torch.Generator) else rng
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise TypeError(f"`rng` must be an int >= 0 or a torch.Generator, got {rng!r}")
-        if update_probability != 1:
-            require_schedule("update_probability", update_probability, 0.0, 1.0)
+        seed = seed_of(rng)
+        self._probability = require_schedule("update_probability", update_probability, "(0, 1]")
         self._source, self._engine, self._probes = source, engine, probes
-        self._asker, self._probability = pairs.Asker(source, process_group), update_probability
+        self._oracle = pairs.Oracle(source, process_group)
         self._options = {} if compile is True else compile or None
         self._generator = rng if isinstance(rng, torch.Generator) else None
         self._seed = seed
         self._iteration = 0
         self._movers: dict[int, Mover] = {}
-        self._waiting: set[int] = set()  # groups, by index, whose P is due for its first pair
-        self._told: set[int] = set()  # parameters, by id, that had their say in a fitted step
+        self._waiting: set[int] = set()  # groups, by index, that wait for their first pair
+        self._told: set[int] = set()  # parameters, by id, checked for a gradient in a fitted step
         if lr is None:
             lr = 0.01 if isinstance(source, Whitening) else 0.1
         defaults = {
@@ -151,9 +136,7 @@ class PSGD(torch.optim.Optimizer):
         """Add a parameter group; its preconditioner starts in the next step."""
         shared = [name for name in SHARED if name in param_group]
         if shared:
-            raise ValueError(
-                f"`{shared[0]}` must be given to PSGD, got it in a parameter group; it is for all"
-            )
+            raise ValueError(f"`{shared[0]}` must be given to PSGD, got it in a group; all share it")
         require_settings({**self.defaults, **param_group}, self._source)
         if "params" in param_group:
             param_group["params"] = once(param_group["params"])
@@ -161,7 +144,7 @@ class PSGD(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             for p in group["params"]:
-                require_parameter("params", p)
+                require_parameter(p)
             group["preconditioner"] = settled(group)
         except (TypeError, ValueError):
             self.param_groups.pop()
@@ -178,11 +161,11 @@ class PSGD(torch.optim.Optimizer):
         ----------
         closure : callable, optional
             Returns the loss *without calling backward*; it is differentiated here, and ``.grad`` is left
-            alone. With finite differences and whitening, closures that call zero_grad and backward will do as
-            well. Without a closure the gradients are those in ``.grad``, as backward leaves them.
+            alone. With finite differences and whitening, closures that call zero_grad and backward work too.
+            Without a closure the gradients are those in ``.grad``, as backward leaves them.
         v, h : list of tensors like the parameters, or tensor of shape (n,) or (n, k); optional
-            Probes of your own, over all groups in order, and their products. Given, P is fitted on them in
-            this step; `due` says when that is worth its cost, `probe` draws a v::
+            Your own probes, over all groups in order, and their products, to fit P on in this step; `due`
+            says when that is worth its cost, `probe` draws a v::
 
                 grads = torch.autograd.grad(loss, params, create_graph=True)
                 v = optimizer.probe()
@@ -199,75 +182,77 @@ class PSGD(torch.optim.Optimizer):
         Raises
         ------
         TypeError, ValueError
-            If the loss is no scalar, has no graph or was differentiated already; for sparse gradients; for
-            `v`, `h` of other shapes, and pairs that cannot be had without a closure.
+            If the loss is not a scalar, has no graph or was differentiated already; for sparse gradients; for
+            `v`, `h` of other shapes, and pairs that need a closure.
         RuntimeError
             If an operation cannot be differentiated twice.
         """
         if closure is not None and not callable(closure):
-            raise TypeError(
-                f"`closure` must be a function that returns the loss, got {type(closure).__name__}; pass one"
-            )
+            raise TypeError(f"`closure` must be a function returning the loss, got {type(closure).__name__}")
         if h is not None and v is None:
             raise ValueError("`v` must be given with `h`, got None; they are a pair")
-        indices = [i for i, g in enumerate(self.param_groups) if sum(p.numel() for p in g["params"])]
-        flats = [Flat(self.param_groups[i]["params"]) for i in indices]
-        x, params = [flat.vector() for flat in flats], [p for flat in flats for p in flat.params]
-        before = None if closure is None else Before(params)
-        with Whole(self, _STEPPED, flats, x, before):
+        indices = [i for i, g in enumerate(self.param_groups) if has_parameters(g)]
+        flats = Flats(Flat(self.param_groups[i]["params"]) for i in indices)
+        x = [flat.vector() for flat in flats]
+        before = None if closure is None else Snapshot(flats.params)
+        with all_or_nothing(self, _STEPPED, flats, x, before):
             return self._step(closure, v, h, indices, flats, x, before)
 
     def _step(
-        self, closure: Any, v: Any, h: Any, indices: list[int], flats: list[Flat], x: Any, before: Any
+        self, closure: Any, v: Any, h: Any, indices: list[int], flats: Flats, x: Vectors, before: Any
     ) -> Any:
-        """Do one step with the groups that have parameters: work everything out, then change everything."""
+        """Do one step with the groups that have parameters: compute everything, then change everything."""
         groups, fit = [self.param_groups[i] for i in indices], v is not None or self.due()
+        # states, for new groups before anything is evaluated: their preconditioner may not fit
         movers = [self._mover(group, flat) for group, flat in zip(groups, flats, strict=True)]
         held: dict[int, dict[str, Any]] = {}
         for i, mover, flat in zip(indices, movers, flats, strict=True):
             if flat.params[0] in self.state:
                 held[i] = self.state[flat.params[0]]
-            elif fit and i in self._waiting:  # before anything is evaluated: it may not fit
+            elif fit and i in self._waiting:
                 held[i] = mover.start(flat)
+        # gradient and pair
         probes = None
         if fit:
-            probes = self._draw(flats) if v is None else pairs.handed_in("v", v, flats)
-        known = None if h is None else pairs.handed_in("h", h, flats)
-        found, g, vs, hs = self._asker.ask(closure, flats, x, before, probes, known)
-        listed = pairs.by_group(found.grads, flats)
+            probes = self._draw(flats) if v is None else pairs.user_vectors("v", v, flats)
+        products = None if h is None else pairs.user_vectors("h", h, flats)
+        found, g, vs, hs = self._oracle.ask(closure, flats, x, before, probes, products)
         told = tell(groups, found.grads, self._told) if fit else self._told
+        # where each group goes
+        used = flats.split([grad is not None for grad in found.grads])
         moves, waiting = [], set() if fit else set(self._waiting)
         for k, (i, group, flat, mover) in enumerate(zip(indices, groups, flats, movers, strict=True)):
-            used = [part is not None for part in listed[k]]
-            if any(used) and i not in held and not fit:
-                waiting.add(i)  # its first step is one that fits P: the next
-            elif any(used):
+            if any(used[k]) and i not in held and not fit:
+                waiting.add(i)  # its first step must fit P: that is the next one
+            elif any(used[k]):
                 pair = (None if vs is None else vs[k], None if hs is None else hs[k])
-                value = self._asker.value(found.loss, flat) if mover.needs_value else None
+                value = self._oracle.value(found.loss, flat) if mover.loop.needs_value else None
                 own = held[i] if i in held else mover.start(flat)
                 new = mover.moved(group, own, flat, x[k], g[k], pair, value, self._iteration)
-                moves.append((flat, used, *new))
-        for flat, used, moved, new_held in moves:
-            flat.write(moved, used)
+                moves.append((flat, used[k], *new))
+        # all changes
+        for flat, moving, moved, new_held in moves:
+            flat.write(moved, moving)
             self.state[flat.params[0]] = new_held
         self._iteration += 1
         self._waiting, self._told = waiting, told
         return found.loss
 
     def due(self) -> bool:
-        """Return whether the next step fits P; the same however often it is asked."""
-        waiting = [p for i in self._waiting for p in self.param_groups[i]["params"]]
+        """Return whether the next step fits P; asking changes nothing."""
+        groups = enumerate(self.param_groups)
+        waiting = [p for i, group in groups if i in self._waiting for p in group["params"]]
         if any(p.requires_grad or p.grad is not None for p in waiting):
             return True
         chance = value_at(self._probability, self._iteration)
-        return bool(chance >= 1 or toss(self._seed, self._iteration) < chance)
+        return bool(chance >= 1 or pairs.toss(self._seed, self._iteration) < chance)
 
     def probe(self) -> list[Tensor]:
         """Return a probe v as a list of tensors like the parameters, from the optimiser's generator."""
         if self._probes.k != 1:
             raise ValueError(f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw yours")
-        flats = [Flat(group["params"]) for group in self.param_groups]
-        return pairs.columns(self._draw(flats), flats)[0]
+        flats = Flats(Flat(group["params"]) for group in self.param_groups)
+        return flats.columns(self._draw(flats))[0]
 
     def group_state(self, index: int = 0) -> descent.PSGDState | None:
         """Return the state of a group's loop, for its preconditioner's verbs; None before the first step.
@@ -275,14 +260,19 @@ class PSGD(torch.optim.Optimizer):
         ``group["preconditioner"].matrix(optimizer.group_state().preconditioner)`` is P. Arrays are those of
         the engine.
         """
-        return self.state.get(self.param_groups[index]["params"][0], {}).get("loop")
+        held = self.state.get(self.param_groups[index]["params"][0], {})
+        state: descent.PSGDState | None = held.get("loop")
+        return state
 
     # -- checkpoints -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run goes on from, as tensors, numbers and texts."""
+        """Return all that a run needs to be resumed, as tensors, numbers and texts."""
         packed = super().state_dict()
-        packed["param_groups"] = [saved.plain_group(group) for group in packed["param_groups"]]
+        packed["param_groups"] = [
+            {k: x if k in ("params", "param_names") else saved.plain(x) for k, x in group.items()}
+            for group in packed["param_groups"]
+        ]
         packed["state"] = {key: saved.packed(held) for key, held in packed["state"].items()}
         packed["psgd"] = {
             **{"version": saved.VERSION, "iteration": self._iteration, "seed": self._seed},
@@ -292,10 +282,9 @@ class PSGD(torch.optim.Optimizer):
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned, for parameters of the same shapes and dtypes.
+        """Load what `state_dict` returned, for parameters of the same shapes and dtypes.
 
-        Numbers among the settings are taken over as well; preconditioners, clips and schedules must be those
-        that were saved.
+        Numbers among the settings are loaded too; preconditioners, clips and schedules must equal the saved.
 
         Raises
         ------
@@ -304,14 +293,17 @@ class PSGD(torch.optim.Optimizer):
         """
         own = saved.require_own(state_dict)
         here = self.param_groups
-        maker = partial(Mover, source=self._source, engine=self._engine, options=None)
-        groups, states = saved.restored_states(state_dict, here, maker)
+        make_mover = partial(Mover, source=self._source, engine=self._engine, options=None)
+        groups, states = saved.restored_states(state_dict, here, make_mover)
         waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]
-        generator = saved.restored_generator(own, self._generator)
+        generator = saved.resumed_generator(own["generator"], self._generator)
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
         self._iteration, self._seed = own["iteration"], own["seed"]
-        self._generator = saved.taken_over(generator, self._generator)
+        if generator and self._generator and generator.device == self._generator.device:
+            self._generator.set_state(generator.get_state())  # the user may hold it
+        else:
+            self._generator = generator
         self._waiting = set(own.get("waiting", waiting))
         self._movers = {}
 
@@ -335,7 +327,7 @@ class PSGD(torch.optim.Optimizer):
             mover = self._movers[id(group)] = Mover(group, flat, self._source, self._engine, self._options)
         return mover
 
-    def _draw(self, flats: list[Flat]) -> pairs.Vectors:
+    def _draw(self, flats: Flats) -> Vectors:
         if self._generator is None:
             self._generator = torch.Generator(flats[0].device).manual_seed(self._seed)
         return pairs.draw(self._probes, self._generator, flats)
@@ -343,8 +335,15 @@ class PSGD(torch.optim.Optimizer):
 
 _STEPPED = ("_iteration", "_waiting", "_told", "_generator")
 """What a step replaces, besides the state."""
-_OWN = (
-    *("_source", "_engine", "_probes", "_probability", "_asker", "_options", "_seed", "_iteration"),
+_OWN = [
+    "_source",
+    "_engine",
+    "_probes",
+    "_probability",
+    "_oracle",
+    "_options",
+    "_seed",
+    "_iteration",
     "_waiting",
-)
+]
 """What a copy of the optimiser takes along, besides its generator."""

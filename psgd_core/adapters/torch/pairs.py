@@ -1,9 +1,9 @@
-"""Probes and pairs for all groups together: a probe spans them all, each group takes its part."""
+"""Probes and pairs for all groups together: a probe spans all of them, and each group takes its part."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,140 +12,72 @@ import torch
 from torch import Tensor
 
 from ...curvature import Exact, Functions, Probes, Source, Whitening
-from .autograd import Found, Grads, Looked, evaluate, given
-from .flat import SMALL, Flat
-from .undo import Before, Gradients
-
-Vectors = list[Tensor]
-"""A vector (n,), or columns (n, k), for each group."""
+from .autograd import Found, Looked, evaluate, given
+from .flat import SMALL, Flat, Flats, Vectors
+from .undo import Snapshot
 
 
-def draw(probes: Probes, generator: torch.Generator, flats: Sequence[Flat]) -> Vectors:
-    """Return probes for each group, as the dtypes of its parameters can hold them."""
+def toss(seed: int, iteration: int) -> float:
+    """Return a number in [0, 1) that looks random, the same for the same arguments.
+
+    SplitMix64, twice; a generator would take longer to set up.
+    """
+    word = seed
+    for part in (1, iteration + 1):
+        word = (word + part * 0x9E3779B97F4A7C15) % 2**64
+        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+        word ^= word >> 31
+    return (word >> 11) / 2**53
+
+
+def draw(probes: Probes, generator: torch.Generator, flats: Flats) -> Vectors:
+    """Return probes for each group, rounded to the dtypes of its parameters."""
     found = []
     for flat in flats:
-        like = torch.empty(1, dtype=flat.dtype, device=generator.device).expand(flat.n)
-        found.append(flat.rounded(probes.draw(generator, like).to(flat.device)))
+        like: Any = torch.empty(1, dtype=flat.dtype, device=generator.device).expand(flat.n)
+        v: Any = probes.draw(generator, like)
+        found.append(flat.rounded(v.to(flat.device)))
     return found
 
 
-def handed_in(name: str, value: Any, flats: Sequence[Flat]) -> Vectors:
-    """Return what a user hands in for all groups: tensors like the parameters, or one vector (n,) or (n, k).
+def user_vectors(name: str, value: Any, flats: Flats) -> Vectors:
+    """Return a user's tensors like the parameters, or one vector (n,) or (n, k), as vectors for each group.
 
     Raises
     ------
     ValueError
-        If the shapes are others.
+        If the shapes differ.
     """
-    params = [p for flat in flats for p in flat.params]
-    n = sum(flat.n for flat in flats)
+    params, n = flats.params, sum(flat.n for flat in flats)
     if isinstance(value, list | tuple):
-        shapes = [tuple(t.shape) for t in value if t is not None]
         if len(value) != len(params) or any(
             t is not None and t.shape != p.shape for t, p in zip(value, params, strict=True)
         ):
+            shapes = [tuple(t.shape) for t in value if t is not None]
             raise ValueError(
                 f"`{name}` must hold a tensor (or None) in the shape of each of {len(params)} parameters, "
                 f"got shapes {shapes}; give them in the order of the groups"
             )
-        return [flat.vector(part) for flat, part in zip(flats, by_group(value, flats), strict=True)]
+        return flats.vectors(value)
     tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     if tensor.ndim not in (1, 2) or tensor.shape[0] != n:
         raise ValueError(
             f"`{name}` must have shape ({n},) or ({n}, k), or be a list of tensors like the parameters, got "
             f"{tuple(tensor.shape)}; flatten it in the order of the groups"
         )
-    parts = torch.split(tensor, [flat.n for flat in flats])
-    return [part.to(dtype=flat.dtype, device=flat.device) for part, flat in zip(parts, flats, strict=True)]
+    parts = zip(flats.cut(tensor), flats, strict=True)
+    return [part.to(dtype=flat.dtype, device=flat.device) for part, flat in parts]
 
 
-def by_group(items: Sequence[Any], flats: Sequence[Flat]) -> list[list[Any]]:
-    """Return what is listed by parameter as a list for each group."""
-    found, start = [], 0
-    for flat in flats:
-        found.append(list(items[start : start + len(flat.params)]))
-        start += len(flat.params)
-    return found
-
-
-def columns(vectors: Vectors, flats: Sequence[Flat]) -> list[list[Tensor]]:
-    """Return, for each probe, tensors in the shapes and dtypes of the parameters."""
-    rows = [[v] if v.ndim == 1 else list(v.unbind(1)) for v in vectors]
-    return [
-        [part for flat, column in zip(flats, probe, strict=True) for part in flat.parts(column)]
-        for probe in zip(*rows, strict=True)
-    ]
-
-
-def products(found: Sequence[Grads], flats: Sequence[Flat], like: Vectors) -> Vectors:
-    """Return the products with each probe as vectors, in the shapes of the probes."""
-    listed = [by_group(product, flats) for product in found]
-    result = []
-    for i, (flat, v) in enumerate(zip(flats, like, strict=True)):
-        h = [flat.vector(product[i]) for product in listed]
-        result.append(h[0] if v.ndim == 1 else torch.stack(h, dim=1))
-    return result
-
-
-def difference(
-    source: Source,
-    gradient: Callable[[], Tensor],
-    flats: Sequence[Flat],
-    x: Vectors,
-    g: Vectors,
-    v: Vectors,
-    before: Before,
-) -> tuple[Vectors, Vectors]:
-    """Return (v, h) from gradients at displaced parameters, which are put back bit for bit, as is ``.grad``.
-
-    Parameters
-    ----------
-    gradient : callable
-        Evaluates the gradient, for all groups as one vector, where the parameters are.
-    x, g, v : vectors
-    before : Before
-        What the gradient g was evaluated from, besides x; so are the others.
-
-    Raises
-    ------
-    ValueError
-        If parameters are of several dtypes or devices, or of 16 bits.
-    """
-    params = [p for flat in flats for p in flat.params]
-    kinds = sorted({f"{p.dtype} on {p.device}" for p in params})
-    if len(kinds) > 1 or params[0].dtype in SMALL:
-        raise ValueError(
-            "`curvature` must be 'hvp' or 'whitening' unless all parameters are float32, or all float64, on "
-            f"one device, got 'finite_difference' for {', '.join(kinds)}; 16 bits resolve no difference"
-        )
-    sizes, after = [flat.n for flat in flats], Gradients(params)
-
-    def displaced(point: Tensor) -> Tensor:
-        for flat, part in zip(flats, torch.split(point, sizes), strict=True):
-            flat.write(part)
-        before.restore()
-        return gradient()
-
-    here = torch.cat(g)  # a copy, before .grad is written to
-    try:
-        pair = source.pairs(Functions(gradient=displaced), torch.cat(x), here, torch.cat(v))
-    finally:
-        for flat, part in zip(flats, x, strict=True):
-            flat.write(part)
-    after.restore()
-    probe, product = pair
-    assert probe is not None  # of a difference
-    return list(torch.split(probe, sizes)), list(torch.split(product, sizes))
-
-
-class Asker:
-    """What asks a loss for its gradient and pairs.
+class Oracle:
+    """Evaluates the gradient and the pairs of a loss.
 
     Parameters
     ----------
     source : Exact, Forward, Central or Whitening
     process_group : ProcessGroup or None
-        What is taken here is averaged over it.
+        Over which to average what is differentiated here.
     """
 
     def __init__(self, source: Source, process_group: Any) -> None:
@@ -154,10 +86,10 @@ class Asker:
 
     def ask(
         self,
-        closure: Callable | None,
-        flats: Sequence[Flat],
+        closure: Callable[[], Any] | None,
+        flats: Flats,
         x: Vectors,
-        before: Before | None,
+        before: Snapshot | None,
         v: Vectors | None,
         h: Vectors | None,
     ) -> tuple[Found, Vectors, Vectors | None, Vectors | None]:
@@ -167,53 +99,86 @@ class Asker:
         ----------
         closure : callable or None
             None takes the gradients in ``.grad``.
-        flats : sequence of Flat
+        flats : Flats
         x : vectors
             The parameters.
-        before : Before or None
-            What the closure is evaluated from; None without one.
+        before : Snapshot or None
+            From which to evaluate the closure; None without one.
         v : vectors or None
             None does not fit P.
         h : vectors or None
-            None asks for the products, except for whitening, where h follows from g.
+            None evaluates the products, except for whitening, where h follows from g.
         """
-        params = [p for flat in flats for p in flat.params]
-        probes, differs = [], False
-        if v is not None and h is None:
-            if isinstance(self.source, Exact):
-                probes = columns(v, flats)
-            else:
-                differs = not isinstance(self.source, Whitening)
+        wanted = v is not None and h is None
+        exact = wanted and isinstance(self.source, Exact)
+        differs = wanted and not isinstance(self.source, Exact | Whitening)
+        # the gradient, and exact products
         if closure is not None:
-            found = evaluate(closure, params, probes, once=bool(probes), looked=self.looked)
-        elif not probes and not differs:
-            found = Found(None, given(params), [], False)
-        else:
+            probes = flats.columns(v) if exact and v is not None else []
+            found = evaluate(closure, flats.params, probes, once=exact, looked=self.looked)
+        elif exact or differs:
             raise ValueError(
                 f"`closure` must be given to fit P by {self.source}, got None; let it return the loss, or "
                 "give a pair `v`, `h`, or take curvature='whitening'"
             )
+        else:
+            found = Found(None, given(flats.params), [], False)
         g = self._gradient(found, flats)
+        # the pair, without the parameters that the loss does not depend on
         if v is not None:
-            used = [[part is not None for part in parts] for parts in by_group(found.grads, flats)]
+            used = flats.split([part is not None for part in found.grads])
             v = [flat.masked(part, u) for flat, part, u in zip(flats, v, used, strict=True)]
-            if probes:
-                h = [self.mean(part) for part in products(found.products, flats, v)]
+            if exact:
+                products = zip(*(flats.vectors(product) for product in found.products), strict=True)
+                h = [
+                    self.mean(group[0] if part.ndim == 1 else torch.stack(group, dim=1))
+                    for group, part in zip(products, v, strict=True)
+                ]
             elif differs and closure is not None and before is not None:
-                displaced = partial(evaluate, closure, params, looked=self.looked)
-                v, h = difference(
-                    self.source, lambda: torch.cat(self._gradient(displaced(), flats)), flats, x, g, v, before
-                )
+                v, h = self._difference(closure, flats, x, g, v, before)
         return found, g, v, h
 
-    def _gradient(self, found: Found, flats: Sequence[Flat]) -> Vectors:
+    def _difference(
+        self, closure: Callable[[], Any], flats: Flats, x: Vectors, g: Vectors, v: Vectors, before: Snapshot
+    ) -> tuple[Vectors, Vectors]:
+        """Return (v, h) from gradients at displaced parameters; these, and ``.grad``, are restored exactly.
+
+        Raises
+        ------
+        ValueError
+            If parameters are of several dtypes or devices, or of 16 bits.
+        """
+        params = flats.params
+        kinds = sorted({f"{p.dtype} on {p.device}" for p in params})
+        if len(kinds) > 1 or params[0].dtype in SMALL:
+            raise ValueError(
+                "`curvature` must be 'hvp' or 'whitening' unless all parameters are float32, or all float64, "
+                f"on one device, got 'finite_difference' for {', '.join(kinds)}; 16 bits resolve no "
+                "difference"
+            )
+        after, evaluated = Snapshot(params, generators=False), partial(evaluate, looked=self.looked)
+
+        def gradient(point: Any) -> Any:
+            flats.write(flats.cut(point))
+            before.restore()
+            return torch.cat(self._gradient(evaluated(closure, params), flats))
+
+        here: list[Any] = [torch.cat(part) for part in (x, g, v)]  # copies, before .grad is written to
+        try:
+            probe, product = self.source.pairs(Functions(gradient=gradient), *here)
+        finally:
+            flats.write(x)
+        after.restore()
+        pair: tuple[Any, Any] = probe, product
+        return flats.cut(pair[0]), flats.cut(pair[1])
+
+    def _gradient(self, found: Found, flats: Flats) -> Vectors:
         """Return the gradient as vectors: averaged here, unless backward has done so."""
-        listed = by_group(found.grads, flats)
-        g = [flat.vector(part) for flat, part in zip(flats, listed, strict=True)]
+        g = flats.vectors(found.grads)
         return [self.mean(part) for part in g] if found.own else g
 
     def value(self, loss: Any, flat: Flat) -> Tensor | None:
-        """Return the loss for a clip that compares it, as a tensor of its own."""
+        """Return the loss as a tensor of its own, for a clip that compares it."""
         if loss is None:
             return None
         value = loss if isinstance(loss, Tensor) else torch.tensor(loss)

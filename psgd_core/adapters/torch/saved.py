@@ -1,7 +1,8 @@
 """The optimiser's memory as a `state_dict` of plain tensors, numbers and texts, and back.
 
 `torch.load` accepts it with ``weights_only=True``. Arrays come back bit for bit. Configurations (the
-preconditioner, clips, schedules) are not saved but described, and what is loaded must fit what is there.
+preconditioner, clips, schedules) are not saved but described, and must equal those of the optimiser that
+loads.
 """
 
 from __future__ import annotations
@@ -9,35 +10,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...arrays.trees import leaves_with_names, mapped
 from ...checkpoint.fingerprint import Misfit, compare, fingerprint, text_of
 from .. import dlpack
 from .flat import Flat
 
+if TYPE_CHECKING:
+    from .groups import Mover
+
 VERSION = 1
-"""Of the layout; a change of the layout raises it."""
+"""Of the layout; each change of the layout raises it."""
 
 
-def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nested NamedTuple with a function applied to each of its arrays."""
-    if not isinstance(tree, tuple):
-        return function(tree)
-    parts = [mapped(function, part) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-
-
-def leaves(tree: Any, name: str = "") -> dict[str, Any]:
+def leaves(tree: Any) -> dict[str, Any]:
     """Return the arrays of a nested NamedTuple by name, such as "preconditioner.q.blocks.0"."""
-    if not isinstance(tree, tuple):
-        return {name: tree}
-    found: dict[str, Any] = {}
-    for key, part in zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True):
-        found |= leaves(part, f"{name}.{key}" if name else str(key))
-    return found
+    return {name.removeprefix("."): leaf for name, leaf in leaves_with_names(tree, "")}
 
 
 def rebuilt(template: Any, saved: dict[str, Tensor], name: str) -> Any:
@@ -48,7 +40,7 @@ def rebuilt(template: Any, saved: dict[str, Tensor], name: str) -> Any:
     ValueError
         If names, shapes or dtypes differ.
     """
-    there = leaves(template)
+    there: dict[str, Tensor] = leaves(template)
     for key in sorted({*there, *saved}):
         old, new = saved.get(key), there.get(key)
         if old is None or new is None or old.shape != new.shape or old.dtype != new.dtype:
@@ -65,7 +57,7 @@ def _kind(x: Tensor | None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a setting as it is if it is a number, a text, a tensor or None, else a description of it."""
+    """Return a number, text, tensor or None unchanged, and a description of any other setting."""
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value
     if is_dataclass(value) and not isinstance(value, type):
@@ -74,12 +66,12 @@ def plain(value: Any) -> Any:
 
 
 def restored(saved: Any, here: Any, name: str) -> Any:
-    """Return the setting that was saved: the object that is here, if the description fits it.
+    """Return the setting that was saved: of a description, the object here that it describes.
 
     Raises
     ------
     ValueError
-        If it does not.
+        If it describes another.
     """
     if not (isinstance(saved, dict) and set(saved) == {"class", "fields"}):
         return saved
@@ -95,13 +87,13 @@ def restored(saved: Any, here: Any, name: str) -> Any:
 
 
 def packed(held: dict[str, Any]) -> dict[str, Any]:
-    """Return what is held for a group as tensors by name."""
-    found = {name: dlpack.convert(x, "torch", copy=None) for name, x in leaves(held["loop"]).items()}
-    return {"loop": found} | {name: x for name, x in held.items() if name != "loop"}
+    """Return the state of a group as tensors by name."""
+    found = {name: dlpack.to_torch(x, copy=None) for name, x in leaves(held["loop"]).items()}
+    return held | {"loop": found}
 
 
-def unpacked(saved: dict[str, Any], mover: Any, flat: Any, name: str) -> dict[str, Any]:
-    """Return what `packed` was given, for the engine of a group."""
+def unpacked(saved: dict[str, Any], mover: Mover, flat: Flat, name: str) -> dict[str, Any]:
+    """Return the state that `packed` converted, for the engine of a group."""
     template = mapped(mover.engine.outward, mover.start(flat)["loop"])
     held = {"loop": mapped(mover.engine.inward, rebuilt(template, saved["loop"], name))}
     if "wide" in saved:
@@ -109,26 +101,15 @@ def unpacked(saved: dict[str, Any], mover: Any, flat: Any, name: str) -> dict[st
     return held
 
 
-def plain_group(group: dict[str, Any]) -> dict[str, Any]:
-    """Return a group with descriptions in place of objects."""
-    kept = ("params", "param_names")
-    return {name: value if name in kept else plain(value) for name, value in group.items()}
-
-
-def restored_group(saved: dict[str, Any], here: dict[str, Any], index: int) -> dict[str, Any]:
-    """Return a saved group with the objects that are here in place of their descriptions."""
-    return {name: restored(x, here.get(name), f"{name} of group {index}") for name, x in saved.items()}
-
-
 def require_own(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a `state_dict` that no other optimiser has.
+    """Return the part of a `state_dict` that only PSGD's has.
 
     Raises
     ------
     ValueError
-        If it is not there, or newer than this code.
+        If it is missing, or newer than this code.
     """
-    own = state_dict.get("psgd")
+    own: dict[str, Any] | None = state_dict.get("psgd")
     if own is None:
         raise ValueError(f"`state_dict` must be one of PSGD's, got one with keys {sorted(state_dict)}")
     if own["version"] > VERSION:
@@ -139,14 +120,14 @@ def require_own(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def generator_state(generator: torch.Generator | None) -> dict[str, Any]:
-    """Return where a generator is, as a text and a tensor."""
+    """Return the state of a generator as a text and a tensor."""
     if generator is None:
         return {"device": None, "state": None}
     return {"device": str(generator.device), "state": generator.get_state()}
 
 
 def generator_at(saved: dict[str, Any]) -> torch.Generator | None:
-    """Return a generator that is where another was."""
+    """Return a generator in the state of another."""
     if saved["device"] is None:
         return None
     generator = torch.Generator(saved["device"])
@@ -154,48 +135,44 @@ def generator_at(saved: dict[str, Any]) -> torch.Generator | None:
     return generator
 
 
-def restored_generator(own: dict[str, Any], here: torch.Generator | None) -> torch.Generator | None:
-    """Return the generator to go on with, a new one; the one that is here if nothing can be taken over."""
-    saved = own["generator"]
+def resumed_generator(saved: dict[str, Any], here: torch.Generator | None) -> torch.Generator | None:
+    """Return a new generator in the saved state, on the device of `here` if possible; else `here`."""
     if saved["device"] is None:
         return here
-    device = torch.device(saved["device"])
-    if here is not None and here.device.type == device.type:
-        return generator_at({"device": str(here.device), "state": saved["state"]})
-    if device.type != "cpu" and not torch.cuda.is_available():
+    kind = torch.device(saved["device"]).type
+    if here is not None and here.device.type == kind:
+        kind = str(here.device)
+    elif kind != "cpu" and not torch.cuda.is_available():
         warnings.warn(
-            f"The probes were drawn on {device}, which is not here; they start anew, from the same seed",
+            f"The probes were drawn on {saved['device']}, which is missing here; they start anew, from the "
+            "same seed",
             stacklevel=3,
         )
         return here
-    return generator_at({"device": device.type, "state": saved["state"]})
-
-
-def taken_over(new: torch.Generator | None, here: torch.Generator | None) -> torch.Generator | None:
-    """Return a generator where the new one is: the one that is here, which the user may hold, if possible."""
-    if new is None or here is None or new.device != here.device:
-        return new
-    here.set_state(new.get_state())
-    return here
+    return generator_at({"device": kind, "state": saved["state"]})
 
 
 def restored_states(
-    state_dict: dict[str, Any], here: list[dict[str, Any]], maker: Callable[[dict[str, Any], Flat], Any]
+    state_dict: dict[str, Any],
+    here: list[dict[str, Any]],
+    make_mover: Callable[[dict[str, Any], Flat], Mover],
 ) -> tuple[list[dict[str, Any]], dict[Tensor, dict[str, Any]]]:
-    """Return (groups, what is held by first parameter) from a `state_dict`, for the groups that are here.
+    """Return (groups, their states by first parameter) from a `state_dict`, for the present groups.
 
     Parameters
     ----------
-    maker : callable
-        ``maker(group, flat)`` returns the group's Mover.
+    make_mover : callable
+        ``make_mover(group, flat)`` returns the group's `Mover`.
     """
-    saved, states = state_dict["param_groups"], {}
+    saved = state_dict["param_groups"]
     if [len(g["params"]) for g in saved] != [len(g["params"]) for g in here]:
         return saved, {}  # PyTorch refuses it
-    groups = [restored_group(*pair, i) for i, pair in enumerate(zip(saved, here, strict=True))]
-    for i, (old, new) in enumerate(zip(groups, here, strict=True)):
+    groups, states = [], {}
+    for i, (old, new) in enumerate(zip(saved, here, strict=True)):
+        group = {name: restored(x, new.get(name), f"{name} of group {i}") for name, x in old.items()}
         held = state_dict["state"].get(old["params"][0]) if old["params"] else None
         if held is not None:
             flat = Flat(new["params"])
-            states[new["params"][0]] = unpacked(held, maker(old, flat), flat, f"group {i}")
+            states[new["params"][0]] = unpacked(held, make_mover(group, flat), flat, f"group {i}")
+        groups.append(group)
     return groups, states

@@ -1,4 +1,4 @@
-"""Parameters that no gradient reaches: left alone by every optimiser, and seldom meant to be."""
+"""Warnings of parameters that no gradient reaches: optimisers leave them alone, which is seldom intended."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SHOWN = 8
 
 
 def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told: set[int]) -> set[int]:
-    """Warn of parameters without a gradient, by name, unless they are frozen or have been asked before.
+    """Warn of parameters without a gradient, by name, unless they are frozen or were checked before.
 
-    And of a loss that has come to depend on none of them, as when a model's parameters have been replaced.
+    Warn too of a loss that no longer depends on any of them, as when a model's parameters were replaced.
 
     Parameters
     ----------
@@ -23,26 +23,22 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
     grads : sequence of tensors or None
         Of all their parameters, in order.
     told : set of int
-        Parameters, by id, that have been asked before.
+        Parameters, by id, that were checked before.
 
     Returns
     -------
     set of int
-        Those that have been asked by now.
+        Those checked by now.
     """
     names = _names(groups)
-    asked = [
-        (p, g)
-        for (p, _), g in zip(names, grads, strict=True)
-        if p.requires_grad and p.numel() and id(p) not in told
-    ]
+    trained = [(p, g) for (p, _), g in zip(names, grads, strict=True) if p.requires_grad and p.numel()]
+    asked = [(p, g) for p, g in trained if id(p) not in told]
     silent = {id(p) for p, g in asked if g is None}
-    trained = [g for (p, _), g in zip(names, grads, strict=True) if p.requires_grad and p.numel()]
-    if trained and not asked and all(g is None for g in trained):
+    if trained and not asked and all(g is None for _, g in trained):
         warnings.warn(
             f"No gradient reaches any of {len(trained)} parameters any more, and the step changes nothing; "
             "if they were replaced in the model (`load_state_dict(..., assign=True)`, another layer), make "
-            "the optimiser from those that are in it now",
+            "a new optimiser from its present parameters",
             stacklevel=6,
         )
     if silent:
@@ -50,7 +46,7 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
         shown = ", ".join([*called[:_SHOWN], *(["..."] if len(called) > _SHOWN else [])])
         warnings.warn(
             f"No gradient reaches {len(called)} of {len(names)} parameters: {shown}; they count "
-            "as constant, which is right only if the loss is not meant to depend on them",
+            "as constant, which is right only if the loss is not supposed to depend on them",
             stacklevel=6,
         )
     return told | {id(p) for p, _ in asked}

@@ -1,109 +1,80 @@
-"""What a step changes, and how to put it back: PyTorch's generators, ``.grad``, and the optimiser itself."""
+"""What a step changes, and how to undo it: PyTorch's generators, ``.grad``, and the optimiser itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .flat import Flat
+from .flat import Flats, Vectors
 
 
-class Gradients:
-    """What is in ``.grad``, object and values."""
+class Snapshot:
+    """What is in ``.grad``, object and values, and where PyTorch's generators are.
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.held = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in params]
+    Restored before each evaluation of a closure, so that all start alike: dropout drops the same elements,
+    and gradients left in ``.grad`` cancel in a difference.
 
-    def restore(self) -> None:
-        """Put it back."""
-        for p, grad, values in self.held:
-            p.grad = grad
-            if grad is not None and values is not None:
-                grad.detach().copy_(values)
+    Parameters
+    ----------
+    params : sequence of tensors
+    generators : bool
+        Whether to restore the generators, on the host and on the devices of the parameters.
+    """
 
-
-class Random:
-    """Where PyTorch's own generators are, on the host and on the devices of the parameters."""
-
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.host = torch.get_rng_state()
-        devices = {p.device for p in params if p.device.type == "cuda"}
+    def __init__(self, params: Sequence[Tensor], *, generators: bool = True) -> None:
+        self.grads = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in params]
+        self.host = torch.get_rng_state() if generators else None
+        devices = {p.device for p in params if p.device.type == "cuda"} if generators else ()
         self.cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
 
     def restore(self) -> None:
-        """Go back there."""
-        torch.set_rng_state(self.host)
+        """Put everything back."""
+        for p, grad, values in self.grads:
+            p.grad = grad
+            if grad is not None and values is not None:
+                grad.detach().copy_(values)
+        if self.host is not None:
+            torch.set_rng_state(self.host)
         for device, state in self.cuda.items():
             torch.cuda.set_rng_state(state, device)
 
-    def moved(self) -> bool:
-        """Return whether they have drawn since."""
-        return not torch.equal(self.host, torch.get_rng_state()) or any(
-            not torch.equal(state, torch.cuda.get_rng_state(device)) for device, state in self.cuda.items()
-        )
 
-
-class Before:
-    """Both, as they are before a closure is evaluated: so that every evaluation starts alike.
-
-    Dropout drops the same then, and gradients that are left in ``.grad`` cancel in a difference.
-    """
-
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.random, self.gradients = Random(params), Gradients(params)
-
-    def restore(self) -> None:
-        """Put everything back."""
-        self.gradients.restore()
-        self.random.restore()
-
-
-class Whole:
-    """A context that a step goes through as a whole or not at all, whatever is raised in it, Ctrl-C as well.
+@contextmanager
+def all_or_nothing(
+    optimizer: torch.optim.Optimizer,
+    names: tuple[str, ...],
+    flats: Flats,
+    x: Vectors,
+    before: Snapshot | None,
+) -> Iterator[None]:
+    """Undo a step completely if anything is raised in it, Ctrl-C as well.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     names : tuple of str
         Its attributes, besides `state`, that a step replaces.
-    flats : sequence of Flat
-    x : sequence of tensors
-        Their parameters as they are.
-    before : Before or None
-        Where generators and ``.grad`` are, if they can change.
+    flats, x
+        The parameters, and their values.
+    before : Snapshot or None
+        Of generators and ``.grad``, if they can change.
     """
-
-    def __init__(
-        self,
-        optimizer: Any,
-        names: tuple[str, ...],
-        flats: Sequence[Flat],
-        x: Sequence[Tensor],
-        before: Before | None,
-    ) -> None:
-        self.optimizer, self.flats, self.x, self.before = optimizer, flats, x, before
-        self.own = {name: getattr(optimizer, name) for name in names}
-        self.states = dict(optimizer.state)
-        self.drawn = [(it, it.get_state()) for it in self.own.values() if isinstance(it, torch.Generator)]
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            return
-        for flat, x in zip(self.flats, self.x, strict=True):
-            flat.write(x)
-        self.optimizer.state.clear()
-        self.optimizer.state.update(self.states)
-        self.optimizer.__dict__.update(self.own)
-        for generator, state in self.drawn:
+    own: dict[str, Any] = {name: getattr(optimizer, name) for name in names}
+    states = dict(optimizer.state)
+    drawn = [(it, it.get_state()) for it in own.values() if isinstance(it, torch.Generator)]
+    try:
+        yield
+    except BaseException:
+        flats.write(x)
+        optimizer.state.clear()
+        optimizer.state.update(states)
+        optimizer.__dict__.update(own)
+        for generator, state in drawn:
             generator.set_state(state)
-        if self.before is not None:
-            self.before.restore()
+        if before is not None:
+            before.restore()
+        raise

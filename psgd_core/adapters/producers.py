@@ -1,4 +1,4 @@
-"""What decides whether an array can be shared with another library: its dtype, device, strides and flags."""
+"""Producers, as DLPack calls arrays to be shared with another library, and what prevents sharing."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ class Obstacle:
     """Why an array cannot be shared."""
 
     why: str
-    otherwise: str = ""  # what to do, if not to copy
-    advice: str = ""  # what to do where a copy is no way out
+    otherwise: str = ""  # what to do instead of copying
+    advice: str = ""  # what to do where copying does not help
 
 
 @dataclass
-class Source:
-    """An array, and what decides whether it can be shared."""
+class Producer:
+    """An array, and what decides whether it can be shared: dtype, device, strides and flags."""
 
     x: Any
-    library: str  # "" for one that is known by its protocol alone
+    library: str  # "" for one known only by its protocol
     dtype: str
     on_host: bool
     place: str  # the device, in words
     writable: bool = True
     compact: bool = True  # no gaps between elements: a transposition of row-major order at most
     backwards: bool = False  # a stride is negative
-    address: int | None = None  # where that is cheaply known
-    attached: Obstacle | None = None  # what it must be freed from first
+    address: int | None = None  # if it is cheap to ask for
+    attached: Obstacle | None = None  # what must be undone first
 
 
-def look_at(x: Any) -> Source:
-    """Return what decides about sharing x, without touching its data."""
+def look_at(x: Any) -> Producer:
+    """Return x with what decides whether it can be shared, without touching its data."""
     if array_api_compat.is_numpy_array(x):
         x = np.asarray(x)
-        return _strided(Source(x, "numpy", x.dtype.name, True, "the host", x.flags.writeable), x.strides)
+        return _strided(Producer(x, "numpy", x.dtype.name, True, "the host", x.flags.writeable), x.strides)
     if array_api_compat.is_cupy_array(x):
-        return _strided(Source(x, "cupy", x.dtype.name, False, f"CUDA device {x.device.id}"), x.strides)
+        return _strided(Producer(x, "cupy", x.dtype.name, False, f"CUDA device {x.device.id}"), x.strides)
     if array_api_compat.is_torch_array(x):
         return _look_at_torch(x)
     if array_api_compat.is_jax_array(x):
@@ -62,93 +62,93 @@ def look_at(x: Any) -> Source:
     if not (hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__")):
         raise TypeError(
             f"`x` must be an array with `__dlpack__` and `__dlpack_device__`, got {type(x).__name__}; "
-            "hand over the array itself, not its capsule or its elements"
+            "pass the array itself, not its capsule or its elements"
         )
     kind, index = x.__dlpack_device__()
     if int(kind) not in _HOST:
-        return Source(x, "", "", False, f"DLPack device {int(kind)}:{index}")
-    view = np.from_dlpack(x)  # NumPy tells what the protocol does not: dtype, strides, whether it is writable
-    source = look_at(view)
-    source.library = ""
-    return source
+        return Producer(x, "", "", False, f"DLPack device {int(kind)}:{index}")
+    view = np.from_dlpack(x)  # NumPy knows dtype, strides and writability, the protocol does not
+    producer = look_at(view)
+    producer.library = ""
+    return producer
 
 
-def _look_at_torch(x: Any) -> Source:
+def _look_at_torch(x: Any) -> Producer:
     on_host, name = x.device.type == "cpu", str(x.dtype).removeprefix("torch.")
-    source = Source(x, "torch", name, on_host, f"{x.device}")
+    producer = Producer(x, "torch", name, on_host, f"{x.device}")
     if str(x.layout) != "torch.strided":
-        source.attached = Obstacle(f"it has layout {x.layout}", advice="call x.to_dense()")
-        return source
+        producer.attached = Obstacle(f"it has layout {x.layout}", advice="call x.to_dense()")
+        return producer
     for wrong, why, instead in (
         (x.requires_grad, "it requires gradients", "call x.detach()"),
         (x.is_conj(), "it is lazily conjugated", "call x.resolve_conj()"),
         (x.is_neg(), "it is lazily negated", "call x.resolve_neg()"),
     ):
-        if wrong and source.attached is None:
-            source.attached = Obstacle(why, f"{instead}, or pass copy=True")
-    return _strided(source, tuple(s * x.element_size() for s in x.stride()))
+        if wrong and producer.attached is None:
+            producer.attached = Obstacle(why, f"{instead}, or pass copy=True")
+    return _strided(producer, tuple(s * x.element_size() for s in x.stride()))
 
 
-def _look_at_jax(x: Any) -> Source:
+def _look_at_jax(x: Any) -> Producer:
     import jax
 
     if isinstance(x, jax.core.Tracer):
         raise TypeError(
-            "`x` must be a JAX array that is there, got one being traced; hand it over outside `jax.jit`, or "
-            "compute on it in JAX"
+            "`x` must be a concrete JAX array, got a traced one; share it outside `jax.jit`, or compute on "
+            "it in JAX"
         )
     devices = x.devices()
     place = "several devices" if len(devices) > 1 else str(next(iter(devices)))
     on_host = all(d.platform == "cpu" for d in devices)
-    source = Source(x, "jax", str(x.dtype), on_host, place, writable=False)
+    producer = Producer(x, "jax", str(x.dtype), on_host, place, writable=False)
     if len(devices) > 1:
-        source.attached = Obstacle(
+        producer.attached = Obstacle(
             f"it is spread over {len(devices)} devices", "call jax.device_put(x, device), or pass copy=True"
         )
-    return source
+    return producer
 
 
-def _strided(source: Source, strides: tuple[int, ...]) -> Source:
-    """Note what the strides, in bytes, mean for sharing."""
-    x = source.x
+def _strided(producer: Producer, strides: tuple[int, ...]) -> Producer:
+    """Set what the strides, in bytes, mean for sharing."""
+    x = producer.x
     pairs = sorted((s, n) for s, n in zip(strides, x.shape, strict=True) if n != 1)
-    source.backwards = any(s < 0 for s, _ in pairs)
-    span = x.element_size() if source.library == "torch" else x.itemsize
+    producer.backwards = any(s < 0 for s, _ in pairs)
+    span = x.element_size() if producer.library == "torch" else x.itemsize
     for stride, length in pairs:
-        source.compact = source.compact and (stride == span or 0 in x.shape)
+        producer.compact = producer.compact and (stride == span or 0 in x.shape)
         span *= length
-    if source.library == "numpy":
-        source.address = x.__array_interface__["data"][0]
-    elif source.on_host:
-        source.address = x.data_ptr()
-    return source
+    if producer.library == "numpy":
+        producer.address = x.__array_interface__["data"][0]
+    elif producer.on_host:
+        producer.address = x.data_ptr()
+    return producer
 
 
-def obstacle_to(source: Source, library: str, module: Any, read_only: bool) -> Obstacle | None:
-    """Return why `source` cannot be shared with `library`, None if it can."""
-    name, dtype = NAMES[library], source.dtype
-    if source.attached is not None:
-        return source.attached
+def obstacle_to(producer: Producer, library: str, module: Any, read_only: bool) -> Obstacle | None:
+    """Return why `producer` cannot be shared with `library`, None if it can."""
+    name, dtype = NAMES[library], producer.dtype
+    if producer.attached is not None:
+        return producer.attached
     if dtype and not has_dtype(library, module, dtype):
         return _dtype_obstacle(library, dtype)
-    if not reaches(source, library, module):
+    if not reaches(producer, library, module):
         where = "the host" if library == "numpy" else "a CUDA device" if library == "cupy" else "its devices"
         return Obstacle(
-            f"it lies on {source.place}", f"move it to {where} first, or pass copy=True for a copy there"
+            f"it lies on {producer.place}", f"move it to {where} first, or pass copy=True for a copy there"
         )
     into_torch, into_jax = library == "torch", library == "jax"
-    foreign_bytes = isinstance(source.x, np.ndarray) and not source.x.dtype.isnative
-    mutable = library in ("torch", "cupy") and not (source.writable or read_only)
-    crooked = into_jax and source.x.size != 0 and (source.address or 0) % _ALIGNMENT != 0
+    foreign_bytes = isinstance(producer.x, np.ndarray) and not producer.x.dtype.isnative
+    mutable = library in ("torch", "cupy") and not (producer.writable or read_only)
+    crooked = into_jax and producer.x.size != 0 and (producer.address or 0) % _ALIGNMENT != 0
     for applies, why, otherwise in (
         (foreign_bytes, "it is not in native byte order", ""),
         (
             mutable,
             f"it is read-only and {name} arrays are always writable",
-            "pass copy=True, or read_only=True if nobody is going to write to the result",
+            "pass copy=True, or read_only=True if nobody will write to the result",
         ),
-        (into_torch and source.backwards, "a stride is negative, which PyTorch has not", ""),
-        (into_jax and not source.compact, "its elements are not contiguous, which JAX requires", ""),
+        (into_torch and producer.backwards, "a stride is negative, which PyTorch does not support", ""),
+        (into_jax and not producer.compact, "its elements are not contiguous, which JAX requires", ""),
         (crooked, f"its memory is not aligned to {_ALIGNMENT} bytes, which JAX requires", ""),
     ):
         if applies:
@@ -169,7 +169,7 @@ def _dtype_obstacle(library: str, dtype: str) -> Obstacle:
 
 
 def has_dtype(library: str, module: Any, dtype: str) -> bool:
-    """Whether the library has a dtype."""
+    """Return whether the library has a dtype."""
     if library in ("numpy", "cupy"):
         return dtype in _COMMON
     if library == "torch":
@@ -180,16 +180,16 @@ def has_dtype(library: str, module: Any, dtype: str) -> bool:
     return known is not None and str(jax.dtypes.canonicalize_dtype(known)) == dtype
 
 
-def reaches(source: Source, library: str, module: Any) -> bool:
-    """Whether the library sees the device of `source`."""
+def reaches(producer: Producer, library: str, module: Any) -> bool:
+    """Return whether the library can read the device of `producer`."""
     if library == "numpy":
-        return source.on_host
+        return producer.on_host
     if library == "cupy":
-        return not source.on_host
-    if source.on_host:
+        return not producer.on_host
+    if producer.on_host:
         return True
     if library == "torch":
-        return module.cuda.is_available()
+        return bool(module.cuda.is_available())
     import jax
 
     return any(device.platform == "gpu" for device in jax.local_devices())
