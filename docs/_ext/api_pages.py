@@ -7,9 +7,11 @@ is documented, and is set as code otherwise.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,10 +51,33 @@ def homes(modules: list[str]) -> dict[str, str]:
 
 
 def defined(value: Any, module: str, item: str) -> str:
-    """Return where a thing is defined; constants do not know it, and count as defined where they are."""
-    if inspect.isclass(value) or inspect.isfunction(value):
+    """Return where a thing is defined; of constants, which do not know it, the module that assigns them."""
+    if not is_constant(value):
         return f"{value.__module__}.{value.__qualname__}"
+    for name, other in sorted(sys.modules.items()):
+        if (
+            name.startswith(f"{module}.")
+            and vars(other).get(item) is value
+            and assigns(other, item) is not None
+        ):
+            return f"{name}.{item}"
     return f"{module}.{item}"
+
+
+def is_constant(value: Any) -> bool:
+    """Return whether a thing is neither a class nor a function."""
+    return not (inspect.isclass(value) or inspect.isfunction(value))
+
+
+def assigns(module: ModuleType, item: str) -> str | None:
+    """Return the docstring below the line where a module gives a name its value; None without such a line."""
+    body = ast.parse(inspect.getsource(module)).body
+    for node, after in zip(body, [*body[1:], ast.Pass()], strict=True):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == item for target in targets):
+            said = after.value if isinstance(after, ast.Expr) else None
+            return str(said.value) if isinstance(said, ast.Constant) else ""
+    return None
 
 
 def write_pages(app) -> None:
@@ -82,7 +107,7 @@ def page(module: ModuleType, name: str, places: dict[str, str], listed_now: list
         home = places[defined(value, name, item)]
         rows.append((f":py:obj:`{item} <{home}>`", value))
         if home == f"{name}.{item}":
-            full.append(directive(home, value))
+            full.append(directive(home, value, defined(value, name, item)))
     table = [".. list-table::", "   :widths: 30 70", "   :class: summary", ""]
     for link, value in rows:
         table += [f"   * - {link}", f"     - {first_line(value)}"]
@@ -90,13 +115,17 @@ def page(module: ModuleType, name: str, places: dict[str, str], listed_now: list
     return "\n".join(parts) + "\n"
 
 
-def directive(home: str, value: Any) -> str:
+def directive(home: str, value: Any, definition: str) -> str:
     """Return the directive that documents a thing."""
     if inspect.isclass(value):
         options = "   :members:\n   :show-inheritance:"
         if inspect.isabstract(value) or value.__name__ == "OrbitPreconditioner":
             options += "\n   :inherited-members: ABC, tuple"
         return f".. autoclass:: {home}\n{options}\n"
+    if is_constant(value) and definition != home:  # autodoc would show the docstring of its class
+        module, _, item = definition.rpartition(".")
+        said = inspect.cleandoc(assigns(sys.modules[module], item) or "").replace("\n", "\n   ")
+        return f".. py:data:: {item}\n   :module: {home.rpartition('.')[0]}\n\n   {escaped(said)}\n"
     kind = "autofunction" if inspect.isfunction(value) else "autodata"
     return f".. {kind}:: {home}\n"
 
