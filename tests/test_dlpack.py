@@ -368,9 +368,7 @@ def test_traced_values(jax):
 
 @pytest.mark.parametrize("x", [[1.0, 2.0], 3.0, None, "x", np.ones(3).__dlpack__()])
 def test_what_is_no_array(x):
-    with pytest.raises(
-        TypeError, match=r"`x` must be an array with `__dlpack__`.*pass the array itself"
-    ):
+    with pytest.raises(TypeError, match=r"`x` must be an array with `__dlpack__`.*pass the array itself"):
         to_numpy(x)
 
 

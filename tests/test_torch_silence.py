@@ -180,7 +180,7 @@ def test_nothing_left_to_train_is_one_sentence(curvature):
     model = network().requires_grad_(False)
     other = torch.ones((), dtype=torch.float64, requires_grad=True)
     optimizer = PSGD(model.parameters(), psgd.XMat(), curvature=curvature)
-    with pytest.raises(ValueError, match="`params` must hold tensors that require a gradient"):
+    with pytest.raises(ValueError, match="`params` must hold a tensor that requires a gradient"):
         optimizer.step(lambda: error(model(X)) * other)
     with pytest.raises(ValueError, match="must return a loss with a graph"):
         optimizer.step(lambda: error(model(X)))

@@ -275,7 +275,8 @@ class PSGD:
         if known(usable) is not True:
             skipped = skipped + (1 - xp.astype(usable, xp.int32))
         here, usable, clip = self._clip.judge(state.clip, trial, usable)
-        return here, usable, state._replace(clip=clip, value=here.value, skipped=skipped)
+        # the value in a buffer of its own, for the clip may hold that of `here`
+        return here, usable, state._replace(clip=clip, value=here.value + 0, skipped=skipped)
 
     def ask(
         self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
