@@ -59,7 +59,7 @@ class TriangularState(NamedTuple):
 # - how to fit (`_fit`). With `a = Q h` and `b = Q^{-T} v`, the gradient for a move `dQ = E Q` is
 #   `a a^T - b b^T` (eq. (11)), projected on the Lie algebra of the group: here, its lower triangle. The
 #   move `Q <- (I - step G / N) Q` stays in the group, as a product of lower triangular matrices;
-# - how `Q` acts (`_act`), and its determinant (`log_det`).
+# - how `Q` acts (`_act`), and its determinant (`_log_det`).
 #
 # The normaliser makes N from the sum of the Frobenius norms of `a a^T` and `b b^T`. This sum bounds the
 # norm of the gradient, projected or not, so with a step below 1 the diagonal of `I - step G / N` stays
@@ -117,8 +117,7 @@ class Triangular(psgd.Preconditioner):
         q = state.q.T if verb.endswith("transpose") else state.q
         return q @ x if verb.startswith("apply") else namespace(q).linalg.solve(q, x)
 
-    def log_det(self, state):
-        self._require_state(state)
+    def _log_det(self, state):
         xp = namespace(state.q)
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(state.q)))
 

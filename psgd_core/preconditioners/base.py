@@ -8,8 +8,8 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
 
 **An update** checks the pair; sets the scale of Q if that is still due; fits, which is the preconditioner's
 own part (`_fit`): make the generator, bound it, ask the normaliser, move; and counts (`counters`, which also
-says what becomes of scale and damping). A preconditioner supplies how it starts, how Q acts and is undone,
-and `_fit`. Scale, damping, counts, skipped pairs and donation are here, once for all groups.
+says what becomes of scale and damping). A preconditioner supplies the form of its state, how it starts, how
+Q is scaled and acts, and `_fit`. Scale, damping, counts, skipped pairs and donation are here, once for all groups.
 
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
@@ -87,7 +87,7 @@ class Preconditioner(ABC, Generic[State]):
         return self._act(state, self._act(state, x, "apply"), "apply_transpose")
 
     @abstractmethod
-    def log_det(self, state: State) -> Array:
+    def _log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
     # -- the same for all ------------------------------------------------------------------------------
@@ -234,6 +234,11 @@ class Preconditioner(ABC, Generic[State]):
     def solve_transpose(self, state: State, x: Array) -> Array:
         """Return ``Q^{-T} x`` for x of shape (n,) or (n, k)."""
         return self._verb(state, x, "solve_transpose")
+
+    def log_det(self, state: State) -> Array:
+        """Return ``log det P``, a 0-d array."""
+        self._require_state(state)
+        return self._log_det(state)
 
     def _verb(self, state: State, x: Array, verb: Verb, name: str = "x") -> Array:
         """Return what a verb makes of vectors, after checking them."""

@@ -142,9 +142,7 @@ class Blocks(Preconditioner[BlocksState]):
             start += n
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
 
-    def log_det(self, state: BlocksState) -> Array:
-        """Return ``log det P``, the sum over the blocks, a 0-d array."""
-        self._require_state(state)
+    def _log_det(self, state: BlocksState) -> Array:
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
         return sum(values[1:], start=values[0])
 

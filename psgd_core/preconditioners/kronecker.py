@@ -277,9 +277,7 @@ class Kronecker(Preconditioner[KroneckerState]):
     def _precondition(self, state: KroneckerState, x: Array) -> Array:
         return along(self._runs, acting(self._runs, state.factors), x, "precondition")
 
-    def log_det(self, state: KroneckerState) -> Array:
-        """Return ``log det P = 2 sum_i (n / s_i) log |det Q_i|``, a 0-d array."""
-        self._require_state(state)
+    def _log_det(self, state: KroneckerState) -> Array:
         logs = [
             2 * (self.n // place.s) * group.log_det(q)
             for (place, group, _), q in zip(self._active, state.factors, strict=True)

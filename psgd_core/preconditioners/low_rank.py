@@ -166,9 +166,7 @@ class LowRank(Preconditioner[LowRankState]):
         found: Array = act(a, d * x) if diagonal_first else d * act(a, x)
         return found
 
-    def log_det(self, state: LowRankState) -> Array:
-        """Return ``log det P = 2 (sum log |d| + log |det(I + V^T U)|)``, a 0-d array."""
-        self._require_state(state)
+    def _log_det(self, state: LowRankState) -> Array:
         xp = namespace(state.d)
         return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
 

@@ -231,9 +231,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             return self.group.apply(state.q, x)
         return super()._precondition(state, x)
 
-    def log_det(self, state: OrbitState) -> Array:
-        """Return ``log det P = 2 log |det Q|``, a 0-d array."""
-        self._require_state(state)
+    def _log_det(self, state: OrbitState) -> Array:
         log_det = self.group.log_det(state.q)
         return log_det if GEOMETRIES[self.geometry].fits_p else 2 * log_det
 
