@@ -9,7 +9,7 @@ A preconditioner is a Lie group plus one fitting rule. With ``P = Q^T Q`` and a 
 **An update** checks the pair; sets the scale of Q if that is still due; fits, which is the preconditioner's
 own part (`_fit`): make the generator, bound it, ask the normaliser, move; and counts (`counters`, which also
 says what becomes of scale and damping). A preconditioner supplies the form of its state, how it starts, how
-Q is scaled and acts, and `_fit`. Scale, damping, counts, skipped pairs and donation are here, once for all groups.
+Q is scaled and acts, and `_fit`. Scale, damping, counts, skipped pairs and donation are here, for all groups.
 
 Configuration is a frozen dataclass without arrays; state is a NamedTuple of arrays; every verb is pure.
 """
