@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup
+from psgd_core.preconditioners import OrbitPreconditioner
 
 from .look import COLORS
 
@@ -121,8 +122,9 @@ class Kind:
 
     @property
     def indexed(self) -> bool:
-        """Whether it is a `Sparse`, which reads a gather index."""
-        return isinstance(self.make(Size(self.smallest, 1, (1,))), psgd.Sparse)
+        """Whether its orbits are gathered by index."""
+        p = self.make(Size(self.smallest, 1, (1,)))
+        return isinstance(p, OrbitPreconditioner) and p.group.layout(self.smallest)[0].how == "gathered"
 
     @property
     def smallest(self) -> int:
