@@ -47,10 +47,10 @@ def test_pieces_make_no_difference(kind, size, singular, backend, monkeypatch):
     with np.errstate(all="ignore"):
         expected = run(backend, KINDS[kind], v, h)
         calls = []
-        fit = orbit.OrbitPreconditioner._fit_blocks
+        fit = orbit.OrbitPreconditioner._moves
         monkeypatch.setattr(orbit, "PIECE", size)
         monkeypatch.setattr(
-            orbit.OrbitPreconditioner, "_fit_blocks", lambda *args: (calls.append(1), fit(*args))[1]
+            orbit.OrbitPreconditioner, "_moves", lambda *args: (calls.append(1), fit(*args))[1]
         )
         got = run(backend, KINDS[kind], v, h)
     if size == 1 and backend.name.startswith(("numpy", "torch")) and kind != "one step for all":
