@@ -1,4 +1,4 @@
-"""What a group of factors of a Kronecker product has to offer; the groups are in `_factors`."""
+"""What a group of factors of a Kronecker product has to offer; the groups are in `patterns`."""
 
 from __future__ import annotations
 

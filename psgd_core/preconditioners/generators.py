@@ -112,7 +112,7 @@ class Generator(NamedTuple):
         return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
     def rescaled(self, up: Array, down: Array) -> Generator:
-        """Return E as the pair (up h, v / down) makes it: with c twice that of c Q, up to the unit."""
+        """Return E for the pair (up h, v / down); with both c, that of the block c Q but for the unit."""
         x, y = self.x * up, self.y / down
         return self._replace(
             x=x,
@@ -137,7 +137,6 @@ class Generator(NamedTuple):
         p, q = squares(x), squares(y)
         if not symmetric:
             p, q = xp.sqrt(p * squares(u)), xp.sqrt(q * squares(w))
-        thin = self.thin
         return self._replace(
             x=x,
             u=u,
@@ -146,7 +145,7 @@ class Generator(NamedTuple):
             qu=None if self.qu is None else self.qu / unit,
             qw=None if self.qw is None else self.qw / unit,
             unit=unit,
-            grams=None if thin else (outer(x, u), outer(y, w)),
+            grams=None if self.thin else (outer(x, u), outer(y, w)),
             squares=(p, q),
         )
 
@@ -177,12 +176,9 @@ class Generator(NamedTuple):
                 return (xp.abs(p - q) + xp.sqrt(xp.maximum(root, xp.zeros_like(root)))) / 2
             return norm(self.matrix()) * self.k
         if not symmetric:  # p and q are the norms of one column each, and bounds of more
-            more = self.x.shape[1] > 1, self.y.shape[1] > 1
-            p, q = (
-                norm(outer(self.x, self.u)) if more[0] else p,
-                norm(outer(self.y, self.w)) if more[1] else q,
-            )
-            return p + q
+            plus = norm(outer(self.x, self.u)) if self.x.shape[1] > 1 else p
+            minus = norm(outer(self.y, self.w)) if self.y.shape[1] > 1 else q
+            return plus + minus
         if self.single:
             return p + q
         if self.grams is not None:
@@ -226,9 +222,9 @@ class Generator(NamedTuple):
         return (outer(matmul(q, self.x), self.u) - outer(matmul(q, self.y), self.w)) / self.k
 
 
-def symmetric(pair: Pair, x: Array, y: Array, products: tuple[Array, Array] | None = None) -> Generator:
-    """Return ``E = (x x^T - y y^T) / k``; `products` are ``Q^T x`` and ``Q^T y``."""
-    return Generator(x, x, y, y, pair.k, pair.single, *(products or ()))
+def symmetric(pair: Pair, x: Array, y: Array) -> Generator:
+    """Return ``E = (x x^T - y y^T) / k``."""
+    return Generator(x, x, y, y, pair.k, pair.single)
 
 
 class Grams(NamedTuple):

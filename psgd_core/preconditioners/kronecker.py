@@ -3,7 +3,7 @@
 The vector of n parameters is a tensor of a given shape in C order, and Q_i acts along its dimension i. With
 ``a = Q h``, ``b = Q^{-T} v`` and A_i, B_i these tensors unfolded along dimension i, the left generator of
 factor i is ``A_i A_i^T - B_i B_i^T``: for Q_i alone the criterion is that of GL(s_i) on the columns
-``Q_i^T B_i`` and ``Q_i^{-1} A_i``, so every geometry serves (`geometries`), and every subgroup (`_factors`).
+``Q_i^T B_i`` and ``Q_i^{-1} A_i``, so every geometry serves (`geometries`), and every subgroup (`patterns`).
 
 **All factors move at once**, from the same a and b, and share the step: each takes ``step / d``, d the number
 of factors. Any scalar may go from one factor to another, so their moves of the scale add up. At the full
