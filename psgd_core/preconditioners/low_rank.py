@@ -148,7 +148,7 @@ class LowRank(Preconditioner[LowRankState]):
             scale = xp.where(due, _best_scale(d * h, p / d), scale)
             d = d * scale
         if self.geometry == "natural":
-            found = natural_step(state.u, state.v, d, h, p, state.held[0], step / (1 + (2 * self.rank + 1) / h.shape[0]))
+            found = natural_step(state.u, state.v, d, h, p, state.held[0], step)
             new = state._replace(u=found.u, v=found.v, d=found.d, held=xp.stack([found.ridge] * 2))
             return Fitted(new, found.finite, scale * scale, found.lengths)
         # make the generators, and bound them together

@@ -19,7 +19,9 @@ is not small. A move that raises the criterion of the pairs at hand is taken bac
 much of the predicted fall came true. The metric decides only how fast the fit is: where it ends, G vanishes.
 
 **Noise.** k products know ``k n`` numbers and are fitted with ``(2 r + 1) n``: the move is
-``step k / (k + 2 r + 1)`` of Newton's, nearly all of it for many pairs at once.
+``step k / (k + 2 r + 1)`` of Newton's, nearly all of it for many pairs at once. Here k is how many of them
+differ, the participation ratio ``|A|^4 / |A^T A|^2`` of their a and b: a pair counts once however often it
+is repeated.
 
 Vectors are rows here, (r, n), as in the state. Everything is in the pair's unit: see `low_rank_moves`.
 """
@@ -40,6 +42,9 @@ ITERATIONS = 10
 FIRST, LEAST, MOST = 1.0, 1e-6, 1e6
 """The ridge to start with, and its limits, relative to the Hessian's diagonal."""
 
+LONGEST = 2.0
+"""The largest move of a logarithm of d, and of a column of U or V in Q's own terms, before it is tested."""
+
 SHORT = 0.1
 """Squared length that the ridge adds to columns of U and V: along a short column moves would be too bold."""
 
@@ -56,7 +61,7 @@ class Natural(NamedTuple):
 
 
 def natural_step(
-    u: Array, v: Array, d: Array, h: Array, p: Array, ridge: Array, fraction: float | Array
+    u: Array, v: Array, d: Array, h: Array, p: Array, ridge: Array, step: float | Array
 ) -> Natural:
     """Return the factors after one step on pairs as rows, (k, n); O(n r (r + k)).
 
@@ -67,8 +72,8 @@ def natural_step(
         Products and probes.
     ridge : array
         0-d; 0 where there is none yet.
-    fraction : float or 0-d array
-        Of Newton's move, in (0, 1).
+    step : float or 0-d array
+        In (0, 1).
     """
     xp, r = namespace(u), u.shape[0]
     ridge = xp.where(ridge > 0, ridge, FIRST * xp.ones_like(ridge))
@@ -79,8 +84,12 @@ def natural_step(
     metric = Metric(u, v, d * unit)
     before = _sides(metric, x, y)
     gradient = _gradient(metric, before, x, y)
-    # Newton's move, damped
+    # Newton's move, damped: the part of it that the pairs can tell from noise, and that is not too bold
     move = _solve(metric, ridge, gradient)
+    told = _distinct(before)
+    fraction = step * told / (told + 2 * r + 1)
+    longest = fraction * metric.longest(move)
+    fraction = fraction * LONGEST / xp.maximum(longest, LONGEST * xp.ones_like(longest))
     fall = fraction * (1 - fraction / 2) * _dot(gradient, move)
     move = fraction * move
     new_u = u - move[:r, :]
@@ -122,6 +131,21 @@ def _sides(metric: Metric, x: Array, y: Array) -> _Sides:
     b = y - _times(inner(y, metric.u_in), metric.v)
     a_square, b_square = (xp.astype(sum_of_squares(side), x.dtype) for side in (a, b))
     return _Sides(a, b, a_square, b_square, (a_square + b_square) / x.shape[0])
+
+
+def _distinct(at: _Sides) -> Array:
+    """Return how many of the pairs differ, 0-d, at least 1: the participation ratio of a and b."""
+    xp, k = namespace(at.a), at.a.shape[0]
+    one = xp.ones_like(at.value)
+    if k == 1:
+        return one
+    # squares of lengths of 1 on average: nothing overflows
+    unit = xp.sqrt(xp.where(at.value > 0, at.value, one))
+    whole = (at.a_square / unit**2) ** 2 + (at.b_square / unit**2) ** 2
+    a, b = at.a / unit, at.b / unit
+    apart = sum_of_squares(inner(a, a)) + sum_of_squares(inner(b, b))
+    apart = xp.astype(apart, one.dtype)
+    return xp.where(apart > 0, whole / xp.where(apart > 0, apart, one), one)
 
 
 def _gradient(metric: Metric, at: _Sides, x: Array, y: Array) -> Array:
@@ -189,6 +213,13 @@ class Metric:
         diagonal = diagonal + xp.sum(k_u * v - self.u_in * k_v, axis=0)
         diagonal = diagonal - xp.sum(_times(inner(k_u, v), self.u_in) * v, axis=0)
         return 2 * xp.concat([_times(self.c_inverse, k_v), k_u, diagonal[None, :]])
+
+    def longest(self, move: Array) -> Array:
+        """Return the largest ``|l|``, and ``|dU| |V_|`` and ``|M| |U|`` of a column, 0-d."""
+        xp, r = namespace(move), self.u.shape[0]
+        partners = xp.concat([self.v_in, self.u])
+        lengths = xp.sum(move[: 2 * r, :] ** 2, axis=1) * xp.sum(partners**2, axis=1)
+        return xp.max(xp.concat([xp.sqrt(lengths), xp.abs(move[2 * r, :])]))
 
     def diagonals(self) -> tuple[Array, Array]:
         """Return the diagonal of the second derivative, nearly, and what a ridge of 1 adds, (2 r + 1, n)."""
