@@ -20,8 +20,7 @@ much of the predicted fall came true. The metric decides only how fast the fit i
 
 **Noise.** k products know ``k n`` numbers and are fitted with ``(2 r + 1) n``: the move is
 ``step k / (k + 2 r + 1)`` of Newton's, nearly all of it for many pairs at once. Here k is how many of them
-differ, the participation ratio ``|A|^4 / |A^T A|^2`` of their a and b: a pair counts once however often it
-is repeated.
+differ: a pair counts once however often it is repeated.
 
 Vectors are rows here, (r, n), as in the state. Everything is in the pair's unit: see `low_rank_moves`.
 """
@@ -32,7 +31,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..arrays.batched import library_solve
-from ..arrays.gram_algebra import gauge
+from ..arrays.gram_algebra import balance
 from ..arrays.library import Array, device_of, eps, namespace, wide_dtype
 from ..arrays.sums import inner, sum_of_squares, unit_of
 
@@ -44,6 +43,9 @@ FIRST, LEAST, MOST = 1.0, 1e-6, 1e6
 
 LONGEST = 2.0
 """The largest move of a logarithm of d, and of a column of U or V in Q's own terms, before it is tested."""
+
+ALIKE = 16
+"""Power of the cosine between two pairs by which they count as one: hardly ever if they are independent."""
 
 SHORT = 0.1
 """Squared length that the ridge adds to columns of U and V: along a short column moves would be too bold."""
@@ -106,9 +108,9 @@ def natural_step(
     ridge = xp.minimum(xp.maximum(ridge, LEAST * one), MOST * one)
     u, v = xp.where(better, new_u, u), xp.where(better, new_v, v)
     d = xp.where(better, d * change, d)
-    # renew the gauge of U and V
+    # renew the gauge of U and V: the preconditioner of the conjugate gradients likes them alike
     if r:
-        forth, back = gauge(inner(u, u), inner(v, v))
+        forth, back = balance(inner(u, u), inner(v, v))
         u, v = _times(forth, u), _times(back, v)
     lengths = unit * xp.sqrt(before.a_square), unit * xp.sqrt(before.b_square)
     return Natural(u, v, d, ridge, xp.isfinite(before.value), lengths)
@@ -134,18 +136,20 @@ def _sides(metric: Metric, x: Array, y: Array) -> _Sides:
 
 
 def _distinct(at: _Sides) -> Array:
-    """Return how many of the pairs differ, 0-d, at least 1: the participation ratio of a and b."""
+    """Return how many of the pairs differ, 0-d, at least 1: those almost parallel count as one."""
     xp, k = namespace(at.a), at.a.shape[0]
-    one = xp.ones_like(at.value)
     if k == 1:
-        return one
+        return xp.ones_like(at.value)
     # squares of lengths of 1 on average: nothing overflows
-    unit = xp.sqrt(xp.where(at.value > 0, at.value, one))
-    whole = (at.a_square / unit**2) ** 2 + (at.b_square / unit**2) ** 2
+    unit = xp.sqrt(xp.where(at.value > 0, at.value, xp.ones_like(at.value)))
     a, b = at.a / unit, at.b / unit
-    apart = sum_of_squares(inner(a, a)) + sum_of_squares(inner(b, b))
-    apart = xp.astype(apart, one.dtype)
-    return xp.where(apart > 0, whole / xp.where(apart > 0, apart, one), one)
+    products = inner(a, a) + inner(b, b)
+    squares = xp.sum(products * xp.eye(k, dtype=products.dtype, device=device_of(products)), axis=1)
+    some = squares > 0
+    lengths = xp.sqrt(xp.where(some, squares, xp.ones_like(squares)))
+    alike = xp.sum((products / lengths / lengths[:, None]) ** ALIKE, axis=1)
+    each = xp.where(some, 1 / xp.where(some, alike, xp.ones_like(alike)), xp.zeros_like(alike))
+    return xp.astype(xp.maximum(xp.sum(each), xp.ones_like(each[0])), at.value.dtype)
 
 
 def _gradient(metric: Metric, at: _Sides, x: Array, y: Array) -> Array:
