@@ -38,7 +38,7 @@ from ..arrays.sums import inner, sum_of_squares, unit_of
 ITERATIONS = 10
 """Conjugate gradients per update: 5 do for condition numbers below 100, and 20 gain little above."""
 
-FIRST, LEAST, MOST = 1.0, 1e-6, 1e6
+FIRST, LEAST, MOST = 10.0, 1e-6, 1e6
 """The ridge to start with, and its limits, relative to the Hessian's diagonal."""
 
 LONGEST = 2.0
