@@ -13,7 +13,7 @@ from ..arrays.library import Array, device_of, known, namespace, require_alike, 
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
 from ..curvature import Exact, Functions, Gaussian, Probes, Source
-from ..preconditioners import Dense, Preconditioner
+from ..preconditioners import Dense, Preconditioner, Replay
 from ..preconditioners.placement import require_placed
 from ..schedules import Schedule, require_schedule, value_at
 from .clips import Clip, Point, as_clip
@@ -33,6 +33,7 @@ class PSGDState(NamedTuple):
     value: Array  # 0-d: the function where the last step started, NaN if not known
     count: Array  # type: ignore[assignment]  # 0-d int32: steps done
     skipped: Array  # 0-d int32: steps left out (NaN or Inf in value or gradient)
+    ring: Any = ()  # the last pairs, or () without replay
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class PSGD:
         ``x <- (1 - lr w) x - lr P m``; or g + w x in place of g, which has no part in the pairs.
     source : Source
         Where `step` takes the pairs from.
+    replay : Replay, optional
+        Fits each pair together with some of those before it: `times` updates of P for one product.
     probes : Probes
         How `minimize` draws probes.
     every : int
@@ -79,6 +82,7 @@ class PSGD:
     weight_decay: float = 0.0
     decay: Decay = "decoupled"
     source: Source = field(default_factory=Exact)
+    replay: Replay | None = None
     probes: Probes = field(default_factory=Gaussian)
     every: int = 1
     probability: Schedule = 1.0
@@ -88,6 +92,8 @@ class PSGD:
             given = getattr(self, name)
             if not isinstance(given, kind):
                 raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
+        if not isinstance(self.replay, Replay | None):
+            raise TypeError(f"`replay` must be a Replay or None, got {described(self.replay)}; make one")
         require_choice("decay", self.decay, get_args(Decay))
         keep(
             self,
@@ -141,6 +147,7 @@ class PSGD:
             value=xp.full_like(flat[0], float("nan")),
             count=xp.zeros((), dtype=xp.int32, device=device),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
+            ring=() if self.replay is None else self.replay.init(layout.size, flat),
         )
 
     def update(
@@ -282,7 +289,8 @@ class PSGD:
         self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
     ) -> tuple[tuple[Array | None, Array], PSGDState]:
         """Return (pair, state): the pair of the point that the source wants."""
-        point = trial if self.source.at_trial else here
+        # a step that led out of the domain says nothing: it ends where the next one starts
+        point = trees.where(_is_finite(trial), trial, here) if self.source.at_trial else here
         if v is None and self.source.needs_probes:
             raise ValueError("`v` must be given, got None; draw it with `optimizer.probes.draw(rng, x)`")
         g = self._average(state, point.g) if self.source.of_momentum else point.g
@@ -304,11 +312,11 @@ class PSGD:
         if callable(self.lr) or callable(self.step_size):
             t = xp.astype(state.count, x.dtype)
         # fit
-        fitted = state.preconditioner
+        fitted, ring = state.preconditioner, state.ring
         if pair is not None:
-            fitted = self.preconditioner.update(fitted, *pair, rate("step_size", self.step_size, t, x))
+            fitted, ring = self._fitted(fitted, ring, *pair, rate("step_size", self.step_size, t, x))
             if fit is not None and not isinstance(fit, bool):
-                fitted = trees.where(fit, fitted, state.preconditioner)
+                fitted, ring = trees.where(fit, (fitted, ring), (state.preconditioner, state.ring))
         # average
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
@@ -329,7 +337,16 @@ class PSGD:
             momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
             clip=trees.where(passed, clip, state.clip),
             count=state.count + 1,
+            ring=ring,
         )
+
+    def _fitted(
+        self, fitted: Any, ring: Any, v: Array | None, h: Array, step: float | Array
+    ) -> tuple[Any, Any]:
+        """Return (the preconditioner's state, ring) after fitting on a pair."""
+        if self.replay is None:
+            return self.preconditioner.update(fitted, v, h, step), ring
+        return self.replay.update(self.preconditioner, fitted, ring, v, h, step)
 
     def _average(self, state: PSGDState, g: Array) -> Array:
         """Return the momentum after g."""
@@ -340,6 +357,11 @@ class PSGD:
         """The clip, as `__post_init__` left it."""
         assert isinstance(self.clip, Clip)
         return self.clip
+
+
+def _is_finite(point: Point) -> Array:
+    """Return whether the gradient is finite, and the value, where it is known."""
+    return finite(point.g) & namespace(point.g).logical_not(namespace(point.g).isinf(point.value))
 
 
 def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
