@@ -219,7 +219,9 @@ class Along(Source):
 
     def __post_init__(self) -> None:
         if not isinstance(self.probes, Source) or self.probes.at_trial:
-            raise TypeError(f"`probes` must be a Source without memory, got {described(self.probes)}; try Exact()")
+            raise TypeError(
+                f"`probes` must be a Source without memory, got {described(self.probes)}; try Exact()"
+            )
         keep(
             self,
             every=require_count("every", self.every, "1 takes a probe in each step"),
