@@ -29,6 +29,7 @@ from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
 from .forms import COMPLEX, COUNTERS, Form, require_form, require_state
+from .pace import Memory, in_range, pace_of
 from .states import State, detached, require_writeable, stored
 
 Verb = Literal["apply", "apply_transpose", "solve", "solve_transpose", "precondition"]
@@ -50,6 +51,11 @@ class Preconditioner(ABC, Generic[State]):
 
     _rule: kernels.Rule | None = None
     """How it is fitted, in the terms of `psgd_core.kernels`; None where they do not cover it."""
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether `update` takes `memory`, in place of a step."""
+        return False
 
     # -- to be supplied --------------------------------------------------------------------------------
 
@@ -133,7 +139,14 @@ class Preconditioner(ABC, Generic[State]):
         return state if scale is None else self._scaled(state, scale)
 
     def update(
-        self, state: State, v: Array | None, h: Array, step: float | Array, *, inplace: bool = False
+        self,
+        state: State,
+        v: Array | None,
+        h: Array,
+        step: float | Array | None = None,
+        *,
+        memory: Memory | None = None,
+        inplace: bool = False,
     ) -> State:
         """Return the state after one step of fitting on the pair (v, h), or by whitening on h alone.
 
@@ -146,23 +159,25 @@ class Preconditioner(ABC, Generic[State]):
             holds NaN or Inf, or whose v is zero, changes nothing and is counted in ``state.skipped``. With
             None for v, it is integrated out: ``E[v v^T] = I`` in its place, exactly. That is for whitening,
             where h is a gradient that v has no part in, and P tends to ``E[h h^T]^{-1/2}``.
-        step : float or 0-d array
+        step : float or 0-d array, optional
             The step size in (0, 1), relative to the largest that is stable. Numbers outside, and arrays whose
             value can be read without waiting, are refused; with an array on a device the pair is skipped and
             counted.
+        memory : float, 0-d array or "all", optional
+            In place of a step, for those with ``normalizer=Kalman()``: how many of the last pairs P is an
+            average over, at least 1, or all of them. The step follows from it, see
+            `psgd_core.preconditioners.normalizers.Kalman`.
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
         inplace = inplace is not False and require_flag("inplace", inplace)
-        if type(state) is self.state_type and self._rule is not None:
+        if memory is None and type(state) is self.state_type and self._rule is not None:
             fused: State | None = kernels.update(self._rule, state, v, h, step, inplace)
             if fused is not None:
                 return fused
         # check the arguments
         v, h = self._pair(state, v, h)
-        rate = step if type(step) is float else scalar_of("step", step, h)
-        if isinstance(rate, float) and not 0 < rate < 1:
-            raise ValueError(f"`step` must lie in (0, 1), got {described(step)}; 0.1 is a good start")
+        rate = pace_of(type(self).__name__, self.takes_memory, step, memory, h)
         if inplace:
             require_writeable(state)
         # look at the values: what is unusable moves nothing, and is counted
@@ -172,7 +187,7 @@ class Preconditioner(ABC, Generic[State]):
             size_v = largest(v)
             usable = usable & xp.isfinite(size_v) & (size_v > 0)
         if not isinstance(rate, float):
-            usable = usable & (rate > 0) & (rate < 1)
+            usable = usable & in_range(rate, self.takes_memory)
             rate = xp.where(usable, rate, xp.full_like(rate, 0.5))
         new = self._advance(state, v, h, usable, usable & (size > 0), rate)
         return stored(new, state) if inplace else detached(new, state)

@@ -56,6 +56,11 @@ class Blocks(Preconditioner[BlocksState]):
             )
         sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
         object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
+        if len({p.takes_memory for _, p in self.parts}) > 1:
+            raise ValueError(
+                "`parts` must all take a step, or all a memory, got some of both; use normalizer=Kalman() "
+                "for all of them or for none"
+            )
         if self.arrays is not None:
             arrays = tuple(trees.Leaf(str(name), tuple(shape)) for name, shape in self.arrays)
             if [math.prod(shape) for _, shape in arrays] != [n for n, _ in self.parts]:
@@ -90,6 +95,11 @@ class Blocks(Preconditioner[BlocksState]):
     def n(self) -> int:
         """Number of parameters."""
         return sum(n for n, _ in self.parts)
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether `update` takes `memory`, in place of a step: whether its parts do."""
+        return self.parts[0][1].takes_memory
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
         return self.n, own

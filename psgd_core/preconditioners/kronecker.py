@@ -34,6 +34,7 @@ from .counters import Fitted, Given
 from .forms import COMPLEX, Form
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Normalizer, Running, settle_options
+from .pace import Memory
 from .patterns import FACTORS
 from .sides import Sides
 from .unfolding import Dimension, Run, acting, along, dimensions
@@ -265,11 +266,18 @@ class Kronecker(Preconditioner[KroneckerState]):
     # -- the verbs -------------------------------------------------------------------------------------
 
     def update(
-        self, state: KroneckerState, v: Array | None, h: Array, step: float | Array, *, inplace: bool = False
+        self,
+        state: KroneckerState,
+        v: Array | None,
+        h: Array,
+        step: float | Array | None = None,
+        *,
+        memory: Memory | None = None,
+        inplace: bool = False,
     ) -> KroneckerState:
         """Return the state after one step of fitting; v and h as vectors, columns or tensors of `shape`."""
         v = None if v is None else self._flat(v)[0]
-        return super().update(state, v, self._flat(h)[0], step, inplace=inplace)
+        return super().update(state, v, self._flat(h)[0], step, memory=memory, inplace=inplace)
 
     def _act(self, state: KroneckerState, x: Array, verb: Verb) -> Array:
         return along(self._runs, acting(self._runs, state.factors), x, verb)

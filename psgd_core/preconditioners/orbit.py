@@ -19,7 +19,7 @@ from .counters import JUMP, Fitted, Given
 from .forms import Form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
-from .normalizers import Normalizer, Running, Sample, settle_options
+from .normalizers import Kalman, Normalizer, Running, Sample, settle_options
 
 PIECE = 2**16
 """Elements of h that are worked on together: what an update makes along the way stays in cache."""
@@ -29,7 +29,7 @@ class OrbitState(NamedTuple):
     """State of a preconditioner on a Theorem 3.1 group; all arrays on one namespace, dtype and device."""
 
     q: OrbitBlocks  # Q (P under QUAD4P and PRO4P): per orbit size s an (s, s, c) array
-    held: tuple[Array, ...]  # what the normaliser holds: per orbit size (c,), or one 0-d array per group
+    held: tuple[Array, ...]  # what the normaliser holds: per orbit size (..., c), or one 0-d array per group
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
@@ -41,7 +41,7 @@ class _Orbits(NamedTuple):
     """Orbits of one size, or some of them, and what an update of them starts from."""
 
     q: Array  # (s, s, c)
-    held: Array  # (c,), or 0-d where there is one step for all
+    held: Array  # (..., c), or 0-d where there is one step for all
     h: Array  # (s, k, c)
     v: Array  # (s, k, c)
 
@@ -63,7 +63,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
     Parameters
     ----------
     normalizer : Normalizer
-        What the step is divided by: `Running` (default), `Sample` or `Gradient`.
+        What the step is divided by: `Running` (default), `Sample` or `Gradient`. Or `Kalman`, in the geometry
+        "Lyapunov", which takes a `memory` in place of a step.
     steps : {"orbit", "group"}
         A step for each orbit (they are factors of a direct product: far faster where orbits differ in
         scale), or one for all, set by the largest.
@@ -93,13 +94,24 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
     def __post_init__(self) -> None:
         settle_options(self)
         require_choice("steps", self.steps, ("orbit", "group"), "a step per orbit, or one for all")
-        if not geometry_of(self.geometry).fits_p:
+        geometry = geometry_of(self.geometry)
+        if self.takes_memory and not (geometry.is_newton and self.steps == "orbit"):
+            raise ValueError(
+                f"`geometry` must be 'Lyapunov' and `steps` 'orbit' for normalizer=Kalman(), got "
+                f"{self.geometry!r} and {self.steps!r}; its gain is one for all modes"
+            )
+        if not geometry.fits_p:
             decay = None  # kernels know the other geometries' products only
             if self.geometry == "EQ" and self.steps == "orbit":
                 decay = self.normalizer.decay if type(self.normalizer) is Running else None
                 decay = -1.0 if type(self.normalizer) is Sample else decay
             rule = kernels.OrbitRule(self._layout, decay, self.exact_damping, JUMP)
             object.__setattr__(self, "_rule", rule)
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether `update` takes `memory`, in place of a step."""
+        return isinstance(self.normalizer, Kalman)
 
     def _layout(self, n: int) -> kernels.Layout:
         """Return the layout of the orbits, for kernels."""
@@ -114,15 +126,19 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         order: Form = ()
         if gather or is_gathered(layout):
             order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
-        held = [(real, (c,)) for _, c, _, _ in layout] if self.steps == "orbit" else [(real, ())]
+        held = [(real, shape) for shape in self._held_shapes([(s, c) for s, c, _, _ in layout])]
         blocks = [(real, (s, s, c)) for s, c, _, _ in layout]
         return n, ((OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held))
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = namespace(like), device_of(like)
         q = self.group.identity(n, like)
-        shapes = [(block.shape[2],) for block in q.blocks] if self.steps == "orbit" else [()]
+        shapes = self._held_shapes([block.shape[1:] for block in q.blocks])
         return q, tuple(xp.zeros(shape, dtype=like.dtype, device=device) for shape in shapes)
+
+    def _held_shapes(self, sizes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shapes of what the normaliser holds, for sizes and numbers of orbits."""
+        return [self.normalizer.held_shape(s, c) for s, c in sizes] if self.steps == "orbit" else [()]
 
     def _scaled(self, state: OrbitState, scale: float | Array) -> OrbitState:
         factor = scale * scale if GEOMETRIES[self.geometry].fits_p else scale
@@ -208,10 +224,10 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         found = []
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
-            mu, after = normalizer.rate(part.held, size, e.unit, step)
+            new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
             if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
                 after = after * scale ** (geometry.degree - 1)
-            new, finite = e.move(q, mu, geometry.side), xp.isfinite(size)
+            finite = xp.isfinite(size)
             moved = xp.all(finite)
             whole = known(moved) is True
             if not whole:
@@ -249,11 +265,13 @@ def _pieces(part: _Orbits) -> list[_Orbits]:
     if c <= width:
         return [part]
     starts = [slice(low, low + width) for low in range(0, c, width)]
-    return [_Orbits(part.q[:, :, i], part.held[i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
+    return [_Orbits(part.q[:, :, i], part.held[..., i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
 
 
 def _joined(pieces: list[_Moved]) -> _Moved:
     """Return what became of all pieces of one size."""
     q, held, moved, a, b = zip(*pieces, strict=True)
     xp = namespace(q[0])
-    return _Moved(xp.concat(q, axis=-1), xp.concat(held), xp.all(xp.stack(moved)), xp.concat(a), xp.concat(b))
+    return _Moved(
+        xp.concat(q, axis=-1), xp.concat(held, axis=-1), xp.all(xp.stack(moved)), xp.concat(a), xp.concat(b)
+    )
