@@ -20,15 +20,16 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, Literal
 
 from .. import kernels
-from ..arrays.arguments import described, require_count, require_flag, scalar_of
+from ..arrays.arguments import require_count, require_flag
 from ..arrays.library import Array, known, namespace, select
 from ..arrays.matrices import eye
-from ..arrays.sums import sum_of_squares
-from ..arrays.trees import leaves_with_names, mapped, where
-from ..arrays.vectors import largest, require_vectors
+from ..arrays.sums import norm, sum_of_squares
+from ..arrays.trees import mapped, where
+from ..arrays.vectors import columns_of, largest, require_vectors
 from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
-from .forms import COMPLEX, COUNTERS, Form, require_form, require_state
+from .first_contact import met, scale_of, two
+from .forms import COMPLEX, COUNTERS, Form, require_form, require_state, require_usable
 from .pace import Memory, in_range, pace_of
 from .states import State, detached, require_writeable, stored
 
@@ -67,6 +68,11 @@ class Preconditioner(ABC, Generic[State]):
         """Return `state` with Q multiplied by `scale`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its Q is scaled")
 
+    def _contact(self, state: State, v: Array, h: Array) -> tuple[State, Array]:
+        """Return `state`, of Q near I, started from pairs (n, k), and about how large P is; one scale."""
+        b, a = norm(self._act(state, v, "solve_transpose")), norm(self._act(state, h, "apply"))
+        return self._scaled(state, namespace(a).sqrt(b) / namespace(a).sqrt(a)), b / a
+
     def _fit(self, state: State, given: Given) -> Fitted:
         """Return what one step of fitting leaves; decisions on values are made by `where` alone."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
@@ -102,8 +108,16 @@ class Preconditioner(ABC, Generic[State]):
         """Return n."""
         return self._require_state(state)[0]
 
-    def init(self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None) -> State:
-        """Return the state to start from: Q a multiple of the identity, or close to it.
+    def init(
+        self,
+        n: int,
+        like: Array,
+        *,
+        scale: float | Array | None = None,
+        pairs: tuple[Array, Array] | None = None,
+        rng: Any = None,
+    ) -> State:
+        """Return the state to start from: Q a multiple of the identity, or close to it, or as pairs say.
 
         Parameters
         ----------
@@ -115,22 +129,26 @@ class Preconditioner(ABC, Generic[State]):
             Q starts at ``scale * I``, and the default damping is relative to it. Without it the first usable
             pair sets the scale, to the minimiser of the criterion over multiples of the start
             (``P = |v| / |h|`` from the identity).
+        pairs : tuple of arrays, optional
+            The first pairs (v, h), each (n,) or (n, k), in place of a scale: they set it together, and orbits
+            of size s, given 2 s pairs, start at what these say is best (`OrbitPreconditioner`). If one of
+            them is not finite, or v or h is zero, they count for nothing.
         rng : generator, optional
             A generator for random starts (`LowRank`); the others ignore it.
         """
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
-        limits = namespace(like).finfo(like.dtype)
-        start: float | Array | None = None
-        if scale is not None:
-            start = scalar_of("scale", scale, like)
-            low, high = float(limits.smallest_normal) ** 0.5, float(limits.max) ** 0.5
-            if isinstance(start, float) and not low <= start <= high:
-                raise ValueError(
-                    f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
-                    f"{described(scale)}; leave it out to set it automatically"
-                )
-        return self._begin(n, like, start, rng)
+        if scale is not None and pairs is not None:
+            raise ValueError("`scale` must be left out where `pairs` are given, got both; pairs set it")
+        start = None if scale is None else scale_of(scale, like)
+        state = self._begin(n, like, start, rng)
+        return state if pairs is None else self._met(state, pairs)
+
+    def _met(self, state: State, pairs: tuple[Array, Array]) -> State:
+        """Return a state of `_begin` after its first contact with pairs, as `init` describes them."""
+        v, h = self._pair(state, *two(pairs))
+        new: State = met(self, state, v, h)
+        return new
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> State:
         """Return the state that `init` describes."""
@@ -280,18 +298,7 @@ class Preconditioner(ABC, Generic[State]):
 
         The verbs do not look at values; call this at checkpoints.
         """
-        xp = namespace(self._require_state(state)[1])
-        for name, leaf in leaves_with_names(state, type(state).__name__):
-            floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
-            if floating and not bool(xp.all(xp.isfinite(leaf))):
-                raise ValueError(
-                    f"`{name}` must be finite, got NaN or Inf; "
-                    "go back to an earlier state and lower the step or raise the damping"
-                )
-        if not bool(xp.isfinite(self.log_det(state))):
-            raise ValueError(
-                "`state` must hold an invertible Q, got a singular one; go back to an earlier state"
-            )
+        require_usable(self, state)
 
     def like(self, state: State) -> Array:
         """Return an array of the state: its library, dtype and device are those of the vectors it takes."""
@@ -331,20 +338,5 @@ class Preconditioner(ABC, Generic[State]):
 
     def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Array | None, Array]:
         """Return (v, h) as columns (n, k), after checking them."""
-        if v is None:
-            self._require_vectors(state, h=h)
-        else:
-            self._require_vectors(state, v=v, h=h)
-            if v.shape != h.shape:
-                raise ValueError(
-                    f"`h` must have the shape of `v`, {tuple(v.shape)}, got {tuple(h.shape)}; "
-                    "pass one product per probe"
-                )
-        if h.ndim == 1:
-            return None if v is None else v[:, None], h[:, None]
-        if h.shape[1] == 0:
-            name, what = ("h", "gradient") if v is None else ("v", "probe")
-            raise ValueError(
-                f"`{name}` must hold at least one {what}, got shape (n, 0); skip the update instead"
-            )
-        return v, h
+        self._require_vectors(state, **({"h": h} if v is None else {"v": v, "h": h}))
+        return columns_of(v, h)

@@ -12,6 +12,7 @@ from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import largest
 from .base import Preconditioner, Verb
+from .first_contact import two
 from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
 
@@ -140,6 +141,16 @@ class Blocks(Preconditioner[BlocksState]):
             parts=tuple(p.init(size, like, scale=scale, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
         )
+
+    def _met(self, state: BlocksState, pairs: tuple[Array, Array]) -> BlocksState:
+        v, h = two(pairs)
+        columns = self._pair(state, v, h)
+        start, parts = 0, []
+        for (n, p), part in zip(self.parts, state.parts, strict=True):
+            here = tuple(x[start : start + n, :] for x in columns if x is not None)
+            parts.append(p._met(part, (here[0], here[1])))
+            start += n
+        return state._replace(parts=tuple(parts))
 
     def _advance(
         self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array

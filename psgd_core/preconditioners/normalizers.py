@@ -19,6 +19,7 @@ from ..arrays import batched
 from ..arrays.arguments import described, require_number
 from ..arrays.library import Array, eps, namespace
 from .counters import DAMPING
+from .first_contact import Met
 from .generators import Generator, Measure, Side
 
 
@@ -35,6 +36,10 @@ class Normalizer(ABC):
     def held_shape(self, s: int, count: int) -> tuple[int, ...]:
         """Return the shape of what is held for `count` orbits of size s."""
         return (count,)
+
+    def known(self, held: Array, met: Met, pairs: int) -> Array:
+        """Return what to hold for orbits that were started from so many pairs: nothing."""
+        return held
 
     @abstractmethod
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
@@ -180,6 +185,14 @@ class Kalman(Normalizer):
     def held_shape(self, s: int, count: int) -> tuple[int, ...]:
         """Return (4 + s, count): p, r, both means of the regression, and the mean of S's diagonal."""
         return 4 + s, count
+
+    def known(self, held: Array, met: Met, pairs: int) -> Array:
+        """Return what to hold for orbits that were started from so many pairs: these are in the average."""
+        xp = namespace(held)
+        least = xp.full_like(met.noise, eps(met.q) ** 2)
+        r = xp.maximum(xp.minimum(met.noise, xp.full_like(least, (CAP * met.q.shape[0]) ** 2)), least)
+        p = xp.maximum(r / pairs, least)
+        return xp.concat([xp.stack([p, r, met.ab, met.bb]), xp.zeros_like(held[4:, :])])
 
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:
         """Raise TypeError: there is no scale for a step, moves are made by `move`."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import require_choice
+from ..arrays.batched import adjoint, matmul
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
@@ -16,6 +17,7 @@ from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
+from .first_contact import ENOUGH, closed_form
 from .forms import Form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
@@ -59,6 +61,11 @@ class _Moved(NamedTuple):
 @dataclass(frozen=True)
 class OrbitPreconditioner(Preconditioner[OrbitState]):
     """What the preconditioners on Theorem 3.1 groups share; a subclass says which group.
+
+    ``init(..., pairs=(v, h))`` with k pairs starts orbits of size s, ``2 s <= k``, where these pairs put the
+    minimiser: at ``|H|^{-1}`` itself, up to rounding, if H is definite and in the group (Dense: from 2 n
+    products), and elsewhere at least about as close as ``(mean h h^T)^{-1/2}`` and the minimiser of the
+    criterion's mean over them.
 
     Parameters
     ----------
@@ -143,6 +150,22 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
     def _scaled(self, state: OrbitState, scale: float | Array) -> OrbitState:
         factor = scale * scale if GEOMETRIES[self.geometry].fits_p else scale
         return state._replace(q=state.q._replace(blocks=tuple(block * factor for block in state.q.blocks)))
+
+    def _contact(self, state: OrbitState, v: Array, h: Array) -> tuple[OrbitState, Array]:
+        k, group, gather = h.shape[1], self.group, state.q.gather
+        state, growth = super()._contact(state, v, h)
+        # orbits that are given enough pairs start at what these say is best
+        layout, blocks, held = group.layout(h.shape[0]), list(state.q.blocks), list(state.held)
+        columns = zip(group.split(layout, v, gather), group.split(layout, h, gather), strict=True)
+        for i, (v_i, h_i) in enumerate(columns):
+            if k >= ENOUGH * v_i.shape[0]:
+                found = closed_form(v_i, h_i)
+                good = namespace(h).all(namespace(h).isfinite(found.q), axis=(0, 1))
+                new = matmul(adjoint(found.q), found.q) if GEOMETRIES[self.geometry].fits_p else found.q
+                blocks[i] = namespace(h).where(good, new, blocks[i])
+                if self.steps == "orbit":
+                    held[i] = namespace(h).where(good, self.normalizer.known(held[i], found, k), held[i])
+        return state._replace(q=state.q._replace(blocks=tuple(blocks)), held=tuple(held)), growth
 
     def _fit(self, state: OrbitState, given: Given) -> Fitted:
         v, h, damping, due, step = given
