@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 ROUNDS = 6
 """Newton's moves from the closed form: each squares the error that is left of a definite H."""
 
-ENOUGH = 2
-"""Pairs per row of an orbit from which on they say more than a scale."""
+
+def enough(s: int) -> int:
+    """Return how many pairs say more of an orbit of size s than a scale."""
+    return 2 * s + 4
 
 
 def scale_of(scale: float | Array, like: Array) -> float | Array:

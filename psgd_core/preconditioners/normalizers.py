@@ -191,7 +191,7 @@ class Kalman(Normalizer):
         xp = namespace(held)
         least = xp.full_like(met.noise, eps(met.q) ** 2)
         r = xp.maximum(xp.minimum(met.noise, xp.full_like(least, (CAP * met.q.shape[0]) ** 2)), least)
-        p = xp.maximum(r / pairs, least)
+        p = xp.maximum(r / (pairs - met.q.shape[0]), least)
         return xp.concat([xp.stack([p, r, met.ab, met.bb]), xp.zeros_like(held[4:, :])])
 
     def scale(self, held: Array, size: Array, step: float | Array) -> tuple[Array, Array]:

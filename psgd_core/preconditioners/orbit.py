@@ -17,7 +17,7 @@ from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
-from .first_contact import ENOUGH, closed_form
+from .first_contact import closed_form, enough
 from .forms import Form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
@@ -158,7 +158,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         layout, blocks, held = group.layout(h.shape[0]), list(state.q.blocks), list(state.held)
         columns = zip(group.split(layout, v, gather), group.split(layout, h, gather), strict=True)
         for i, (v_i, h_i) in enumerate(columns):
-            if k >= ENOUGH * v_i.shape[0]:
+            if k >= enough(v_i.shape[0]):
                 found = closed_form(v_i, h_i)
                 good = namespace(h).all(namespace(h).isfinite(found.q), axis=(0, 1))
                 new = matmul(adjoint(found.q), found.q) if GEOMETRIES[self.geometry].fits_p else found.q
