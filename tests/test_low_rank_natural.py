@@ -104,7 +104,7 @@ def test_no_step_raises_the_criterion_of_its_pairs(seed):
 
 
 def test_it_is_equivariant_under_changes_of_order_and_sign():
-    """Signed permutations B leave probes white, and the form of Q: pairs (B v, B h) give ``P_t -> B P_t B^T``.
+    """Signed permutations B leave probes white, and the form of Q: pairs (B v, B h) take P to ``B P B^T``.
 
     Other changes of coordinates do not: that ``D = E[b b^T]`` holds for white probes only.
     """
@@ -157,3 +157,62 @@ def test_it_takes_one_diagonal_and_no_normalizer():
         psgd.LowRank(2, geometry="natural", normalizer=psgd.normalizers.Sample())
     with pytest.raises(ValueError, match="`geometry`"):
         psgd.LowRank(2, geometry="Newton")
+
+
+# -- the sketch to start from ------------------------------------------------------------------------------
+
+
+@compiled_jax_only
+def test_the_sketch_is_exact_on_exact_expectations(backend):
+    """From sqrt(n) times n orthonormal probes ``mean h h^T`` is H^2: P is ``|H|^{-1}`` on its r leading
+    eigenvectors, and the best multiple of I, ``sqrt((n - r) / tr H^2)`` of the rest, beside them."""
+    rng, n, r = np.random.default_rng(7), 9, 3
+    basis, turn = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    w = np.array([90.0, -40.0, 20.0, 2.0, -1.5, 1.0, 0.8, -0.5, 0.3])
+    v = n**0.5 * turn
+    h = (basis * w) @ basis.T @ v
+    p = psgd.LowRank(r)
+    pairs = tuple(map(backend.asarray, (v, h)))
+    state = backend.jit(lambda v, h: p.init(n, v, pairs=(v, h)))(*pairs)
+    rest = ((n - r) / np.sum(w[r:] ** 2)) ** 0.5
+    expected = (basis * np.concatenate([1 / np.abs(w[:r]), np.full(n - r, rest)])) @ basis.T
+    found = backend.numpy(p.matrix(state))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e4 * backend.eps * np.abs(expected).max())
+    assert not bool(state.pending)
+
+
+@pytest.mark.parametrize("diagonal", ["right", "left"])
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("k", [1, 2, 5, 30])
+def test_any_pairs_will_do_for_a_sketch(diagonal, size, k):
+    """Few or many, large or small, parallel, of low rank: P is finite, invertible and of their scale."""
+    rng, n = np.random.default_rng(8), 12
+    p = psgd.LowRank(4, diagonal=diagonal)
+    v = rng.standard_normal((n, k)).astype(np.float32)
+    factor = rng.standard_normal((n, 3))
+    for product in (v, factor @ (factor.T @ v), np.repeat(v[:, :1], k, axis=1)):
+        h = (np.float32(size) * product).astype(np.float32)
+        state = p.init(n, v[:, 0], pairs=(v, h))
+        p.check(state)
+        state = p.update(state, v, h, 0.1)
+        p.check(state)
+        assert int(state.skipped) == 0
+
+
+def test_a_sketch_saves_pairs():
+    """On a spectrum with 10 large eigenvalues, 24 pairs at once leave a tenth of what they do one by one."""
+    rng, n, k = np.random.default_rng(9), 60, 24
+    basis = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    w = np.concatenate([np.geomspace(1e3, 1e2, 10), np.geomspace(2, 0.5, n - 10)])
+    h = (basis * w) @ basis.T
+    v = rng.standard_normal((n, k))
+    p = psgd.LowRank(10)
+
+    def excess(state):
+        everything = n**0.5 * np.eye(n)
+        return float(p.criterion(state, everything, h @ everything)) / (2 * np.sum(w)) - 1
+
+    plain = p.init(n, v[:, 0])
+    for i in range(k):
+        plain = p.update(plain, v[:, i], h @ v[:, i], 0.2)
+    assert excess(p.init(n, v[:, 0], pairs=(v, h @ v))) < 0.1 * excess(plain)

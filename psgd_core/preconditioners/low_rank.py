@@ -19,6 +19,7 @@ from .counters import JUMP, Fitted, Given, counted
 from .forms import Form
 from .low_rank_moves import MOVES, either
 from .low_rank_natural import natural_step
+from .low_rank_sketch import sketch
 from .normalizers import Normalizer, Running, settle_options
 
 _A = LowRankFixedV()  # either group of Theorem 3.3 has the same verbs
@@ -129,6 +130,14 @@ class LowRank(Preconditioner[LowRankState]):
 
     def _scaled(self, state: LowRankState, scale: float | Array) -> LowRankState:
         return state._replace(d=state.d * scale)
+
+    def _contact(self, state: LowRankState, v: Array, h: Array) -> tuple[LowRankState, Array]:
+        if min(self.rank, h.shape[1] // 2) == 0:
+            return super()._contact(state, v, h)
+        u, w, scale = sketch(v.T, h.T, self.rank)
+        xp, m = namespace(h), u.shape[0]
+        u, w = xp.concat([u, state.u[m:, :]]), xp.concat([w, state.v[m:, :]])
+        return state._replace(u=u, v=w, d=state.d * scale), scale * scale
 
     def _fit(self, state: LowRankState, given: Given) -> Fitted:
         v, h, damping, due, step = given
