@@ -114,6 +114,11 @@ def settle_options(p: Any) -> None:
             f"`normalizer` must be a Normalizer, got {described(p.normalizer)}; "
             "use one of psgd_core.normalizers: Running(), Sample(), Gradient()"
         )
+    settle_damping(p)
+
+
+def settle_damping(p: Any) -> None:
+    """Raise unless a preconditioner's damping is valid; it becomes a float."""
     if p.damping is None:
         return
     damping, given = require_number("damping", p.damping), p.damping
