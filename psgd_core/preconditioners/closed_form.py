@@ -146,8 +146,9 @@ class ClosedForm(Preconditioner[ClosedFormState]):
         b = norm(*[batched.solve(batched.transpose(q), y) for q, _, y in found])
         # average: over all pairs at first, and then over about 1 / step
         one = xp.ones_like(held.pairs)
-        pairs = xp.maximum(xp.minimum(held.pairs + k, one / step), k * one)
-        weight = k / pairs
+        even, least = k / (held.pairs + k), xp.minimum(k * step * one, one)
+        weight = xp.maximum(even, least)
+        pairs = xp.where(least > even, k / weight, held.pairs + k)
         products = _averaged(held.products, hs, k, weight)
         probes = _averaged(held.probes, vs, k, weight) if self.probes == "sampled" else ()
         entry = one if v is None else norm(v) / (n * k) ** 0.5

@@ -205,7 +205,10 @@ class LeastSquares(Moments):
 
 
 class BestLowRank(Fit):
-    """The (U, V, d) that minimises the criterion on all pairs so far, by L-BFGS, when asked."""
+    """The (U, V, d) that minimises the criterion on all pairs so far, by L-BFGS, when asked.
+
+    Where they are few it fits them too well: then its P is far worse than that of a fit stopped early.
+    """
 
     def __init__(self, task: Task, seed: int) -> None:
         self.rank, self.rng = task.rank, np.random.default_rng((seed, 10))
@@ -223,9 +226,8 @@ class BestLowRank(Fit):
     def factors(self) -> Factors:
         """Return the best factors."""
         if self._found is None or self._at < len(self.v):
-            near = [] if self._found is None else [self._found]
             v, h = np.stack(self.v, 1), np.stack(self.h, 1)
-            self._found = best_factors(v, h, self.rank, self.rng, near=near).factors
+            self._found = best_factors(v, h, self.rank, self.rng, maxiter=1000).factors
             self._at = len(self.v)
         return self._found
 

@@ -6,7 +6,6 @@ same with H itself and ``V = I``. L-BFGS on (U, V, log d) finds its minimum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +73,6 @@ def best_factors(
     *,
     starts: int = 1,
     maxiter: int = 3000,
-    near: Sequence[Factors] = (),
 ) -> Found:
     """Return the Q that minimises the criterion on some pairs, by L-BFGS from random starts near I.
 
@@ -85,26 +83,20 @@ def best_factors(
     rank : int
     rng : numpy.random.Generator
     starts, maxiter : int
-    near : sequence of Factors
-        More starts.
 
     Returns
     -------
     Found
         The best of all starts; where they end alike, the landscape is benign.
     """
-    n = v.shape[0]
-    m = v.shape[1]
+    n, m = v.shape
     v, h = v / m**0.5, h / m**0.5
     unit = np.linalg.norm(h) / np.linalg.norm(v)  # Q = I is then the best multiple of I
-    begins = [Factors(f.u, f.v, f.d * unit**0.5) for f in near]
-    for _ in range(starts):
-        u, w = rng.standard_normal((2, n, rank)) * (0.1 / n / max(rank, 1)) ** 0.5
-        begins.append(Factors(u, w, np.ones(n)))
     best: tuple[float, np.ndarray] | None = None
     values = []
-    for begin in begins:
-        x = np.concatenate([begin.u.ravel(), begin.v.ravel(), np.log(begin.d)])
+    for _ in range(starts):
+        x = rng.standard_normal(2 * n * rank) * (0.1 / n / max(rank, 1)) ** 0.5
+        x = np.concatenate([x, np.zeros(n)])
         options = {"maxiter": maxiter, "maxfun": 2 * maxiter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 30}
         end = minimize(criterion, x, (rank, v, h / unit), jac=True, method="L-BFGS-B", options=options)
         values.append(float(end.fun) * unit * m)
