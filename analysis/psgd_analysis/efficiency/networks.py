@@ -17,10 +17,10 @@ SHAPES = ((6, 26), (16, 151), (120, 257), (84, 121), (10, 85))
 
 
 def tanh_network(rng: np.random.Generator) -> np.ndarray:
-    """Return the Hessian of a 4-21-3 tanh network's mean cross-entropy on iris, plus L2/2 |x|^2, n = 171.
+    """Return the Hessian of a 4-21-3 tanh network's loss on iris at random weights, n = 171.
 
-    At random weights of variance 1/inputs, where it has eigenvalues of both signs. Exact: the network's
-    derivatives are written out, a product per unit vector.
+    The loss is the mean cross-entropy plus L2/2 |x|^2. At weights of variance 1/inputs the Hessian has
+    eigenvalues of both signs.
 
     Raises
     ------
@@ -32,19 +32,36 @@ def tanh_network(rng: np.random.Generator) -> np.ndarray:
     except ImportError as error:
         raise ImportError("the task needs scikit-learn's data: python -m pip install scikit-learn") from error
     data = load_iris()
-    x = np.concatenate([(data.data - data.data.mean(0)) / data.data.std(0), np.ones((150, 1))], axis=1)
-    y = np.eye(3)[data.target]
+    features = (data.data - data.data.mean(0)) / data.data.std(0)
     first = rng.standard_normal((5, HIDDEN)) / 2
     second = rng.standard_normal((HIDDEN + 1, 3)) / HIDDEN**0.5
     first[-1], second[-1] = 0, 0
+    return tanh_hessian(features, np.eye(3)[data.target], first, second)
+
+
+def tanh_hessian(
+    features: np.ndarray, targets: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Return the Hessian of a tanh network with one hidden layer, by derivatives that are written out.
+
+    Parameters
+    ----------
+    features, targets : array, shapes (N, d), (N, c)
+        A one in each row of the targets.
+    first, second : array, shapes (d + 1, m), (m + 1, c)
+        Weights, the biases in the last row; flattened one after the other they are x.
+    """
+    rows, y = len(features), targets
+    ones, zeros = np.ones((rows, 1)), np.zeros((rows, 1))
+    x = np.concatenate([features, ones], axis=1)
     n = first.size + second.size
     # forward, and the gradient by each layer's output
     z = np.tanh(x @ first)
-    z1 = np.concatenate([z, np.ones((150, 1))], axis=1)
+    z1 = np.concatenate([z, ones], axis=1)
     logits = z1 @ second
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    miss = (p - y) / 150
+    miss = (p - y) / rows
     slope = 1 - z * z
     back = miss @ second[:-1].T
     # forward over backward, a direction at a time
@@ -53,9 +70,9 @@ def tanh_network(rng: np.random.Generator) -> np.ndarray:
         d_first = direction[: first.size].reshape(first.shape)
         d_second = direction[first.size :].reshape(second.shape)
         d_z = slope * (x @ d_first)
-        d_z1 = np.concatenate([d_z, np.zeros((150, 1))], axis=1)
+        d_z1 = np.concatenate([d_z, zeros], axis=1)
         d_logits = z1 @ d_second + d_z1 @ second
-        d_miss = p * (d_logits - np.sum(p * d_logits, axis=1, keepdims=True)) / 150
+        d_miss = p * (d_logits - np.sum(p * d_logits, axis=1, keepdims=True)) / rows
         d_back = d_miss @ second[:-1].T + miss @ d_second[:-1].T
         by_first = x.T @ (slope * d_back - 2 * z * d_z * back)
         h[i] = np.concatenate([by_first.ravel(), (z1.T @ d_miss + d_z1.T @ miss).ravel()])

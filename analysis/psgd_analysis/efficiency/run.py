@@ -38,8 +38,9 @@ class Drawn:
 
     def __init__(self, task: Task, seed: int, most: int) -> None:
         rng = np.random.default_rng((seed, 7))
-        self.marks = [mark for mark in task.marks if mark <= most]
-        self.v, self.h = task.draw(rng, max(self.marks, default=0))
+        most = min(most, max(task.marks))
+        self.marks = sorted({most, *(mark for mark in task.marks if mark <= most)})
+        self.v, self.h = task.draw(rng, most)
         self.held_out = (
             task.draw(np.random.default_rng((seed, 8)), HELD_OUT) if task.hessian is None else None
         )
