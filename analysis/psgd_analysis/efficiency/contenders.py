@@ -118,6 +118,11 @@ def of_group(task: Task) -> bool:
     return task.group is not None
 
 
+def of_kronecker(task: Task) -> bool:
+    """Return whether P is to be a Kronecker product."""
+    return task.kind == "Kronecker"
+
+
 def of_low_rank(task: Task) -> bool:
     """Return whether P is to be diagonal plus low rank."""
     return task.kind == "LowRank"
@@ -173,6 +178,16 @@ class Expected(Moments):
     def block(self, hh: np.ndarray, vv: np.ndarray, hv: np.ndarray) -> np.ndarray:
         """Return P on an orbit."""
         return power(hh, -0.5)
+
+
+class ExpectedKronecker(Moments):
+    """The product that minimises the criterion, with ``mean h h^T`` for ``H^2``."""
+
+    def block(self, hh: np.ndarray, vv: np.ndarray, hv: np.ndarray) -> np.ndarray:
+        """Return P."""
+        p = preconditioner("Kronecker", self.n, 0)
+        assert isinstance(p, psgd.Kronecker)
+        return to_host(psgd.criterion.kronecker_minimizer(power(hh, 0.5), p.shape))
 
 
 class Sampled(Moments):
@@ -285,6 +300,14 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("ClosedForm, sampled", _closed_form("sampled"), of_group),
     Contender("(mean hh')^-1/2", lambda task, seed: Expected(task), of_group, "limit"),
     Contender("minimiser on the pairs", lambda task, seed: Sampled(task), of_group, "limit"),
+    Contender("EQ, step 0.1", _online(_constant(0.1)), of_kronecker),
+    Contender("EQ, step s/t", _online(lambda task: lambda t: min(0.5, task.n**0.5 / t)), of_kronecker),
+    Contender(
+        "Lyapunov, step s/t",
+        _online(lambda task: lambda t: min(0.5, task.n**0.5 / t), geometry="Lyapunov"),
+        of_kronecker,
+    ),
+    Contender("(mean hh')^-1/2", lambda task, seed: ExpectedKronecker(task), of_kronecker, "limit"),
     Contender("LowRank, step 0.2", _online(_constant(0.2)), of_low_rank),
     Contender("LowRank, step 0.5", _online(_constant(0.5)), of_low_rank),
     Contender("minimiser on the pairs", BestLowRank, lambda t: of_low_rank(t) and t.n <= 1000, "limit"),

@@ -116,34 +116,34 @@ N, KAPPA = 16, 100.0
 GROUP_MARKS = (30, 100, 300, 1000, 3000, 6000)
 
 
-def _with_signs(eigenvalues: np.ndarray, negative: int, rng: np.random.Generator) -> np.ndarray:
-    """Return eigenvalues, `negative` of them made negative, drawn at random."""
-    signs = np.ones(eigenvalues.size)
-    signs[rng.permutation(eigenvalues.size)[:negative]] = -1
-    return eigenvalues * signs
+def _signed(h: np.ndarray, negative: int, rng: np.random.Generator) -> np.ndarray:
+    """Return H with that many of its positive eigenvalues made negative, drawn at random."""
+    w, e = np.linalg.eigh(h)
+    w[rng.permutation(w.size)[:negative]] *= -1
+    h = (e * w) @ e.T
+    return (h + h.T) / 2
 
 
 def _in_group(group: str, negative: int, probe: Probe, seed: int) -> Task:
     """Return an H with that many negative eigenvalues that lies in the group."""
     (rng, p, orbits) = _made(group, seed)
     h = hessians.in_group(orbits, N, KAPPA, rng)
-    w, e = np.zeros(N), np.zeros((N, N))
+    where = rng.permutation(N)[:negative]  # of the eigenvalues, orbit after orbit
     start = 0
-    for members in orbits:
-        for orbit in members.T:
-            part = slice(start, start + orbit.size)
-            w[part], e[orbit, part] = np.linalg.eigh(h[np.ix_(orbit, orbit)])
-            start += orbit.size
-    h = (e * _with_signs(w, negative, rng)) @ e.T
-    return _of_group(group, p, orbits, (h + h.T) / 2, probe, inside=True)
+    for orbit in (orbit for members in orbits for orbit in members.T):
+        w, e = np.linalg.eigh(h[np.ix_(orbit, orbit)])
+        w[np.isin(np.arange(start, start + orbit.size), where)] *= -1
+        block = (e * w) @ e.T
+        h[np.ix_(orbit, orbit)] = (block + block.T) / 2
+        start += orbit.size
+    return _of_group(group, p, orbits, h, probe, inside=True)
 
 
 def _outside(group: str, negative: int, probe: Probe, seed: int) -> Task:
     """Return an H with that many negative eigenvalues that lies in GL(n) only."""
     (rng, p, orbits) = _made(group, seed)
-    w, e = np.linalg.eigh(hessians.dense(N, KAPPA, rng))
-    h = (e * _with_signs(w, negative, rng)) @ e.T
-    return _of_group(group, p, orbits, (h + h.T) / 2, probe, inside=False)
+    h = _signed(hessians.dense(N, KAPPA, rng), negative, rng)
+    return _of_group(group, p, orbits, h, probe, inside=False)
 
 
 def _made(group: str, seed: int) -> tuple[np.random.Generator, psgd.Preconditioner, tuple[np.ndarray, ...]]:
@@ -200,6 +200,37 @@ def _groups() -> Iterator[TaskKind]:
         if group != "Dense" or place == "inside":
             yield from (_group_task(group, place, negative, probe) for negative in (0, 4, 8))
 
+
+# -- Kronecker products ------------------------------------------------------------------------------------
+
+
+def _kronecker(place: str, negative: int, seed: int) -> Task:
+    """Return ``H_1 ⊗ H_2``, 4 x 4 each with condition number 10, or an H in GL(n) only."""
+    rng = np.random.default_rng((seed, 1))
+    p = preconditioner("Kronecker", N, 0)
+    assert isinstance(p, psgd.Kronecker)
+    s = p.shape[0]
+    if place == "inside":
+        first = _signed(hessians.dense(s, KAPPA**0.5, rng), negative // (N // s), rng)
+        h = np.kron(first, hessians.dense(N // s, KAPPA**0.5, rng))
+    else:
+        h = _signed(hessians.dense(N, KAPPA, rng), negative, rng)
+    best = to_host(psgd.criterion.kronecker_minimizer(h, p.shape))
+    return of_matrix("Kronecker", h, marks=GROUP_MARKS, minimizer=best, inside=place == "inside")
+
+
+def _kronecker_task(place: str, negative: int) -> TaskKind:
+    where = "a product of two" if place == "inside" else "no product"
+    return TaskKind(
+        f"kronecker/{place}/{negative}/gaussian",
+        f"n = {N}, kappa {KAPPA:g}, {negative} negative eigenvalues, {where}, gaussian probes",
+        "groups",
+        lambda seed: _kronecker(place, negative, seed),
+        usual=False,
+    )
+
+
+KRONECKER = tuple(_kronecker_task(*row) for row in itertools.product(("inside", "outside"), (0, 4, 8)))
 
 # -- low rank ----------------------------------------------------------------------------------------------
 
@@ -290,5 +321,5 @@ def real(data: Path | None) -> tuple[TaskKind, ...]:
     return (*found, TaskKind("lenet5", about, "real", large, ("criterion",), usual=False))
 
 
-TASKS = {kind.name: kind for kind in (*_groups(), *LOW_RANK, *real(None))}
+TASKS = {kind.name: kind for kind in (*_groups(), *KRONECKER, *LOW_RANK, *real(None))}
 """By name, without those that need a folder of data."""
