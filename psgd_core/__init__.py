@@ -27,6 +27,7 @@ from .groups import PermutationSubgroup
 from .preconditioners import (
     Blocks,
     Butterfly,
+    ClosedForm,
     Dense,
     Diagonal,
     Kronecker,
@@ -42,6 +43,7 @@ __all__ = [
     "PSGD",
     "Blocks",
     "Butterfly",
+    "ClosedForm",
     "Dense",
     "Diagonal",
     "Kronecker",
