@@ -27,6 +27,7 @@ from .groups import PermutationSubgroup
 from .preconditioners import (
     Blocks,
     Butterfly,
+    ClosedForm,
     Dense,
     Diagonal,
     Kronecker,
@@ -41,6 +42,7 @@ __all__ = [
     "PSGD",
     "Blocks",
     "Butterfly",
+    "ClosedForm",
     "Dense",
     "Diagonal",
     "Kronecker",

@@ -140,6 +140,15 @@ PRECONDITIONERS = {
     "LowRank, left, Gradient": Row(
         psgd.LowRank(rank=2, diagonal="left", normalizer=normalizers.Gradient(), damping=0)
     ),
+    "Closed form, Diagonal": Row(psgd.ClosedForm(psgd.groups.DiagonalGroup()), core=True),
+    "Closed form, X": Row(psgd.ClosedForm(psgd.groups.XMatGroup()), core=True),
+    "Closed form, three orbit sizes": Row(
+        psgd.ClosedForm(psgd.groups.SparseGroup(GROUPS["three orbit sizes"]), damping=0)
+    ),
+    "Closed form, GL(n)": Row(psgd.ClosedForm(psgd.groups.GeneralLinear()), 5),
+    "Closed form, sampled": Row(
+        psgd.ClosedForm(psgd.groups.SparseGroup(GROUPS["three orbit sizes"]), probes="sampled"), core=True
+    ),
     "Triangular, of the examples": Row(Triangular(), core=True),
 }
 """Preconditioners by name."""

@@ -387,8 +387,9 @@ def test_probes_in_one_update_have_no_order(row):
     state = p.init(row.n, NUMPY, scale=1.0)
     one, two = p.update(state, v, h, 0.2), p.update(state, v[:, ::-1], h[:, ::-1], 0.2)
     near(factor(p, two), factor(p, one), 1e-13)
-    twice = p.update(state, np.tile(v, 2), np.tile(h, 2), 0.2)  # the same average, so the same update
-    near(factor(p, twice), factor(p, one), 1e-12)
+    if not isinstance(p, psgd.ClosedForm):  # which counts pairs
+        twice = p.update(state, np.tile(v, 2), np.tile(h, 2), 0.2)  # the same average, so the same update
+        near(factor(p, twice), factor(p, one), 1e-12)
 
 
 @every

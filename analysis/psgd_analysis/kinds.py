@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import psgd_core as psgd
-from psgd_core import PermutationSubgroup
+from psgd_core import PermutationSubgroup, groups
 from psgd_core.preconditioners import OrbitPreconditioner
 
 from .look import COLORS
@@ -256,6 +256,14 @@ KINDS = (
     Kind(
         "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["blue"], "*",
         verify=Checked("lowrank-tails", ("two-tails/exact",), rank=1, least=4, usual=20),
+    ),
+    Kind(
+        "ClosedForm, diagonal", lambda size: psgd.ClosedForm(groups.DiagonalGroup()), COLORS["grey"], "o",
+        minimize="closed-form-diagonal",
+    ),
+    Kind(
+        "ClosedForm, GL(n)", lambda size: psgd.ClosedForm(groups.GeneralLinear()), COLORS["grey"], "h",
+        minimize="closed-form-dense",
     ),
 )  # fmt: skip
 """In the order that tables have them."""

@@ -27,6 +27,33 @@ def root_of(p: Array) -> Array:
     return outer(v * xp.sqrt(xp.matrix_transpose(w))[None, :, :], v)
 
 
+def eigh(a: Array) -> tuple[Array, Array]:
+    """Return the eigenvalues (s, c), ascending, and the eigenvectors (s, s, c), as columns, of each block.
+
+    The blocks are real, symmetric and finite. Up to size 2 by closed forms, which keep small eigenvalues of
+    graded semidefinite blocks where a library's routine rounds them off.
+    """
+    xp, s = namespace(a), a.shape[0]
+    if s == 1:
+        return a[0, ...], xp.ones_like(a)
+    if s == 2:
+        p, q, r = a[0, 0, :], a[1, 1, :], (a[0, 1, :] + a[1, 0, :]) / 2
+        half = (p - q) / 2
+        radius = xp.sqrt(half * half + r * r)
+        big = (p + q) / 2 + radius
+        some = big > 0
+        small = xp.where(some, (p * q - r * r) / xp.where(some, big, xp.ones_like(big)), p + q - big)
+        reach = xp.abs(half) + radius
+        t = r / xp.where(reach > 0, reach, xp.ones_like(reach))
+        cos = 1 / xp.sqrt(1 + t * t)
+        sin, first = t * cos, half >= 0  # whether the larger one belongs to the first entry
+        x, y = xp.where(first, -sin, cos), xp.where(first, cos, -sin)
+        z, w = xp.where(first, cos, sin), xp.where(first, sin, cos)
+        return xp.stack([small, big]), xp.stack([xp.stack([x, z]), xp.stack([y, w])])
+    values, vectors = xp.linalg.eigh(xp.permute_dims(a, (2, 0, 1)))
+    return xp.matrix_transpose(values), xp.permute_dims(vectors, (1, 2, 0))
+
+
 def towards_symmetry(q: Array) -> Array:
     """Return ``U Q``, U a rotation that makes each block symmetric; or nearly so, and more so every time.
 

@@ -3,6 +3,7 @@
 from . import normalizers
 from .base import Preconditioner
 from .blocks import Blocks, BlocksState
+from .closed_form import ClosedForm, ClosedFormState
 from .counters import Counters, Fitted, Given
 from .geometries import GEOMETRIES, Geometry, GeometryName
 from .kronecker import Kronecker, KroneckerState
@@ -15,6 +16,8 @@ __all__ = [
     "Blocks",
     "BlocksState",
     "Butterfly",
+    "ClosedForm",
+    "ClosedFormState",
     "Counters",
     "Dense",
     "Diagonal",

@@ -255,6 +255,11 @@ def settle_options(p: Any) -> None:
             f"`normalizer` must not be Kalman() for {type(p).__name__}, whose modes have no common rate; use "
             "Running(), Sample() or Gradient()"
         )
+    settle_damping(p)
+
+
+def settle_damping(p: Any) -> None:
+    """Raise unless a preconditioner's damping is valid; it becomes a float."""
     if p.damping is None:
         return
     damping, given = require_number("damping", p.damping), p.damping
