@@ -204,7 +204,9 @@ def _require_progress(resume: Any, x: Array) -> None:
 
 def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
     """Return the preset with the settings that are not None in their place."""
-    given = {name: value for name, value in settings.items() if value is not None or name in ("clip", "replay")}
+    given = {
+        name: value for name, value in settings.items() if value is not None or name in ("clip", "replay")
+    }
     if isinstance(preset, PSGD):
         return replace(preset, **given)
     require_choice("preset", preset, get_args(Preset), "or give a PSGD")
