@@ -1,4 +1,4 @@
-"""Loops whose length is known, and whose end may not be: one graph of one turn for JAX, plain turns elsewhere."""
+"""Loops that may end early: a graph of one turn for JAX, plain turns elsewhere."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ class Secant(Source):
         return Previous(near, functions.gradient_at(near))
 
     def pairs(
-        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+        self, functions: Functions, x: Array, g: Array, v: Array | None = None, memory: Any = ()
     ) -> tuple[Array, Array]:
         """Return (s, y), scaled, of shape (n,)."""
         xp = namespace(x)
@@ -245,13 +245,15 @@ class Along(Source):
         self, functions: Functions, x: Array, g: Array, v: Array | None, memory: Any = ()
     ) -> tuple[Array, Array]:
         """Return (v, h) of shape (n, 1) without probes, (n, k + 1) with k of them."""
-        xp, step = namespace(x), Secant(self.reuse)
-        pair = step.pairs(functions, x, g, v, memory)
-        columns = [tuple(a[:, None] for a in pair)]
-        if v is not None:
-            probes = self.probes.pairs(functions, x, g, v)
-            columns.append(tuple(a[:, None] if a.ndim == 1 else a for a in probes))
-        return tuple(xp.concat(parts, axis=1) for parts in zip(*columns, strict=True))
+        xp = namespace(x)
+        s, y = Secant(self.reuse).pairs(functions, x, g, memory=memory)
+        s, y = s[:, None], y[:, None]
+        if v is None:
+            return s, y
+        v, h = self.probes.pairs(functions, x, g, v)
+        assert v is not None  # integrated out by `Whitening` only, which refuses
+        v, h = (v[:, None], h[:, None]) if h.ndim == 1 else (v, h)
+        return xp.concat([s, v], axis=1), xp.concat([y, h], axis=1)
 
     def remember(self, memory: Any, x: Array, g: Array) -> Previous:
         """Return (x, g)."""

@@ -12,12 +12,14 @@ from ..arrays.arguments import described, keep, require_choice, require_count, r
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
-from ..curvature import Exact, Functions, Gaussian, Probes, Source
+from ..curvature import Exact, Functions, Gaussian, Probes, Source, Whitening
 from ..preconditioners import Dense, Preconditioner, Replay
 from ..preconditioners.placement import require_placed
+from ..preconditioners.replay import fitted
 from ..schedules import Schedule, require_schedule, value_at
 from .clips import Clip, Point, as_clip
 from .inputs import flag_of, on_vectors, rate, require_state, value_like, vectors
+from .momentum import averaged
 
 Decay = Literal["decoupled", "l2"]
 """How `PSGD` decays weights."""
@@ -43,7 +45,7 @@ class PSGD:
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
     ``P m``; move. `update` is that step as a pure function of gradient and pair, `step` evaluates them by the
     functions; both trace under ``jax.jit`` as a whole. All settings have defaults; `deterministic` and
-    `stochastic` return settings that belong together. An instance is hashable configuration without arrays.
+    `stochastic` return settings that belong together. An instance is hashable.
 
     Parameters
     ----------
@@ -88,12 +90,13 @@ class PSGD:
     probability: Schedule = 1.0
 
     def __post_init__(self) -> None:
-        for name, kind in (("preconditioner", Preconditioner), ("source", Source), ("probes", Probes)):
+        kinds = {"preconditioner": Preconditioner, "source": Source, "probes": Probes, "replay": Replay}
+        for name, kind in kinds.items():
             given = getattr(self, name)
-            if not isinstance(given, kind):
+            if not isinstance(given, kind) and (given is not None or name != "replay"):
                 raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
-        if not isinstance(self.replay, Replay | None):
-            raise TypeError(f"`replay` must be a Replay or None, got {described(self.replay)}; make one")
+        if self.replay and isinstance(self.source, Whitening) and self.source.integrated:
+            raise ValueError("`replay` must be None for Whitening(integrated=True), which has no v to keep")
         require_choice("decay", self.decay, get_args(Decay))
         keep(
             self,
@@ -290,7 +293,7 @@ class PSGD:
     ) -> tuple[tuple[Array | None, Array], PSGDState]:
         """Return (pair, state): the pair of the point that the source wants."""
         # a step that led out of the domain says nothing: it ends where the next one starts
-        point = trees.where(_is_finite(trial), trial, here) if self.source.at_trial else here
+        point = trees.where(trial.is_finite, trial, here) if self.source.at_trial else here
         if v is None and self.source.needs_probes:
             raise ValueError("`v` must be given, got None; draw it with `optimizer.probes.draw(rng, x)`")
         g = self._average(state, point.g) if self.source.of_momentum else point.g
@@ -308,45 +311,34 @@ class PSGD:
         """Return (x, state) after fitting P and moving."""
         x, g = here.x, here.g
         xp = namespace(x)
-        t: Any = 0
-        if callable(self.lr) or callable(self.step_size):
-            t = xp.astype(state.count, x.dtype)
+        t: Any = xp.astype(state.count, x.dtype) if callable(self.lr) or callable(self.step_size) else 0
         # fit
-        fitted, ring = state.preconditioner, state.ring
+        before = held = (state.preconditioner, state.ring)
         if pair is not None:
-            fitted, ring = self._fitted(fitted, ring, *pair, rate("step_size", self.step_size, t, x))
+            step = rate("step_size", self.step_size, t, x)
+            held = fitted(self.preconditioner, self.replay, before, *pair, step)
             if fit is not None and not isinstance(fit, bool):
-                fitted, ring = trees.where(fit, (fitted, ring), (state.preconditioner, state.ring))
+                held = trees.where(fit, held, before)
         # average
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
-        if known(usable) is not True:
-            g = xp.where(usable, g, xp.zeros_like(g))
-        m = self._average(state, g)
+        m = self._average(state, select(usable, g, xp.zeros_like(g)))
         # precondition and limit
-        move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
+        move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(held[0], m))
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
         # move, if everything is finite
         new = x - rate("lr", self.lr, t, x) * move
         passed = usable & finite(new)
         moved = select(passed, new, x)
-        # callers may write to the result: never return the array that was passed in
+        # callers may write to the result: never the array that was passed in
         return owned(x) if moved is x else moved, state._replace(
-            preconditioner=fitted,
+            preconditioner=held[0],
             momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
             clip=trees.where(passed, clip, state.clip),
             count=state.count + 1,
-            ring=ring,
+            ring=held[1],
         )
-
-    def _fitted(
-        self, fitted: Any, ring: Any, v: Array | None, h: Array, step: float | Array
-    ) -> tuple[Any, Any]:
-        """Return (the preconditioner's state, ring) after fitting on a pair."""
-        if self.replay is None:
-            return self.preconditioner.update(fitted, v, h, step), ring
-        return self.replay.update(self.preconditioner, fitted, ring, v, h, step)
 
     def _average(self, state: PSGDState, g: Array) -> Array:
         """Return the momentum after g."""
@@ -357,16 +349,3 @@ class PSGD:
         """The clip, as `__post_init__` left it."""
         assert isinstance(self.clip, Clip)
         return self.clip
-
-
-def _is_finite(point: Point) -> Array:
-    """Return whether the gradient is finite, and the value, where it is known."""
-    return finite(point.g) & namespace(point.g).logical_not(namespace(point.g).isinf(point.value))
-
-
-def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
-    """Return the mean of the gradients after g, where `past` is the mean of the `count` before."""
-    xp = namespace(g)
-    t = xp.astype(count, g.dtype)
-    weight = xp.minimum(t / (t + 1), 0 * t + momentum)
-    return weight * past + (1 - weight) * g
