@@ -162,9 +162,9 @@ def rank_study(result: RankStudy, ax: Any = None) -> Any:
     ]
     if np.any(result.reachable_condition < 0.999 * result.best_condition):
         curves.append(("ρ(I + UVᵀ): least possible", result.reachable_condition, SKY, ":", "v"))
-    if result.updates:
+    if result.products:
         curves.append(
-            (f"LowRank(r), {result.updates} updates", result.fitted_condition, VERMILION, "--", "^")
+            (f"LowRank(r), {result.products} products", result.fitted_condition, VERMILION, "--", "^")
         )
     for label, values, color, dash, marker in curves:
         ax.plot(

@@ -49,9 +49,8 @@ def rank_study(
     ranks: Sequence[int] = (0, 1, 2, 5, 10),
     *,
     rng: np.random.Generator | None = None,
-    updates: int = 0,
-    step: float = 0.3,
-    probes: int = 8,
+    products: int = 0,
+    updates: int = 100,
 ) -> RankStudy:
     """Return what rank-r preconditioners leave of a spectrum: at best, with one tail only, and fitted.
 
@@ -63,11 +62,11 @@ def rank_study(
         Those not below n are left out.
     rng : numpy.random.Generator, optional
         For the fits.
-    updates : int
-        Fit `psgd_core.LowRank(r)` online for so many updates, see `fit`. 0 leaves the fits out. LowRank has a
-        whole diagonal in place of ρ, so it may end below the best with ρ; and its slowest modes need about
-        κ(H)/(2 step) updates for a digit, so that it may end above.
-    step, probes
+    products : int
+        Fit `psgd_core.LowRank(r)` to so many Hessian-vector products, see `fit`. 0 leaves the fits out.
+        LowRank has a whole diagonal in place of ρ, so it may end below the best with ρ; and where there are
+        too few products to know it, above.
+    updates
         As for `fit`.
 
     Returns
@@ -81,10 +80,10 @@ def rank_study(
     require_invertible(op.name, w, rounding(op.like))
     h = np.sort(np.abs(w))[::-1]
     floor = 2 * float(np.sum(h))
-    # closed forms for both tails and for one, and online fits
+    # closed forms for both tails and for one, and fits
     best = [_after(h, min(r, (op.n + 1) // 2), min(r, op.n // 2)) for r in chosen]
     lifted = [_after(h, 0, r) for r in chosen]
-    fitted = [_fitted(op, r, rng, updates, step, probes) if updates else (np.nan,) * 3 for r in chosen]
+    fitted = [_fitted(op, r, rng, products, updates) if products else (np.nan,) * 3 for r in chosen]
     columns = [np.array(column) for rows in (best, lifted, fitted) for column in zip(*rows, strict=True)]
     return RankStudy(
         name=op.name,
@@ -102,7 +101,7 @@ def rank_study(
         fitted_condition=columns[6],
         fitted_spread=columns[7],
         fitted_criterion=columns[8] / floor,
-        updates=updates,
+        products=products,
     )
 
 
@@ -254,9 +253,9 @@ def _after(h: np.ndarray, top: int, bottom: int) -> tuple[float, float, float]:
     return condition_number(left), spread(left), float(criterion)
 
 
-def _fitted(op: HessianOperator, r: int, rng, updates: int, step: float, probes: int):
-    preconditioner = psgd.LowRank(rank=r)
-    state = fit(op, preconditioner, rng, updates=updates, step=step, probes=probes)
+def _fitted(op: HessianOperator, r: int, rng, products: int, updates: int):
+    preconditioner = psgd.LowRank(rank=r, geometry="natural")
+    state = fit(op, preconditioner, rng, products=products, updates=updates)
     w = eigenvalues(preconditioned(op, preconditioner, state))
     xp, root = array_api_compat.array_namespace(w), float(op.n**0.5)
     v = root * xp.eye(op.n, dtype=w.dtype, device=array_api_compat.device(w))
