@@ -247,9 +247,10 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         found = []
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
-            new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
             if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
-                after = after * scale ** (geometry.degree - 1)
+                shift = scale ** (geometry.degree - 1)
+                e, size = e._replace(unit=e.unit * shift), size * shift
+            new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
             finite = xp.isfinite(size)
             moved = xp.all(finite)
             whole = known(moved) is True
