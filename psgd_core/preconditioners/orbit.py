@@ -240,6 +240,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         sizes, lengths = [], []
         for i, e in enumerate(es):
             es[i] = e.in_units()
+            if scale is not None and geometry.degree > 1:  # `rescaled` leaves that power of it out
+                es[i] = es[i]._replace(unit=es[i].unit * scale ** (geometry.degree - 1))
             sizes.append(es[i].size(normalizer.measure))
             lengths.append(es[i].lengths())
         if self.steps == "group":
@@ -247,9 +249,6 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         found = []
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
-            if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
-                shift = scale ** (geometry.degree - 1)
-                e, size = e._replace(unit=e.unit * shift), size * shift
             new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
             finite = xp.isfinite(size)
             moved = xp.all(finite)
