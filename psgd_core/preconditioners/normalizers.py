@@ -142,7 +142,7 @@ BOLD = 1.5
 """Gains over those that average evenly: what came early is forgotten as ``t^-1.5``, for 6 % more variance."""
 
 GUARD = 0.5
-"""The most of Q that a single update may take away."""
+"""The most of Q that a single update may take away; of it the share ``sqrt(s gain)``, if that is below 1."""
 
 CAP = 4.0
 """Size of a pair's move, over s, from which on it counts no further in what is learnt from it."""
@@ -224,8 +224,8 @@ class Kalman(Normalizer):
         r = xp.maximum(r, xp.full_like(r, least))
         gain = xp.minimum(xp.maximum(BOLD * p / r, xp.zeros_like(p) + step), xp.ones_like(p))
         # move, as far as is safe
-        bound = unit * unit * e.bound_with(c) + 1 - c
-        mu = xp.minimum(gain / 4, GUARD / bound)
+        bound = xp.maximum(unit * unit * e.bound_with(c) + 1 - c, xp.ones_like(c))
+        mu = xp.minimum(gain / 4, GUARD * xp.minimum(xp.sqrt(s * gain), xp.ones_like(gain)) / bound)
         new = q - 2 * mu * batched.matmul(move, q)
         # learn: large moves count as those at the cap
         weight = xp.minimum(gain, xp.full_like(gain, NEWEST))

@@ -240,6 +240,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         sizes, lengths = [], []
         for i, e in enumerate(es):
             es[i] = e.in_units()
+            if scale is not None and geometry.degree > 1:  # `rescaled` leaves that power of it out
+                es[i] = es[i]._replace(unit=es[i].unit * scale ** (geometry.degree - 1))
             sizes.append(es[i].size(normalizer.measure))
             lengths.append(es[i].lengths())
         if self.steps == "group":
@@ -248,8 +250,6 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
             new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
-            if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
-                after = after * scale ** (geometry.degree - 1)
             finite = xp.isfinite(size)
             moved = xp.all(finite)
             whole = known(moved) is True
