@@ -214,6 +214,11 @@ def test_along_is_a_step_and_probes_side_by_side(backend, k, reuse, rng):
     assert [t for t in range(10) if source.asks(t)] == [0, 1, 4, 8]
 
 
+def test_along_without_products_differences():
+    assert cv.Along(every=3).without_products() == cv.Along(cv.Forward(), every=3)
+    assert cv.Along(cv.Central()).without_products() == cv.Along(cv.Central())
+
+
 def test_along_needs_another_source():
     for wrong in (cv.Secant(), cv.Along(), 3):
         with pytest.raises(TypeError, match="`probes` must be a Source without memory"):

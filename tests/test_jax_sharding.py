@@ -54,7 +54,8 @@ def loss(p):
 def experiment(mesh, spec, shape, name, whole):
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
     sharded = jax.device_put(x, NamedSharding(mesh, P(*spec)))
-    optimizer, ask = psgd_optimizer(0.1, PRECONDITIONERS[name], replay=REPLAYS.get(name)), value_grad_hvp(loss)
+    optimizer = psgd_optimizer(0.1, PRECONDITIONERS[name], replay=REPLAYS.get(name))
+    ask = value_grad_hvp(loss)
 
     def step(p, state, key):
         value, grad, hvp, probe = ask(p, key)
