@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import described, keep, require_count, require_number
@@ -31,6 +31,10 @@ class Source(ABC):
     def asks(self, iteration: int) -> bool:
         """Return whether to draw v for `pairs` in this iteration, 0, 1, ...; on the host."""
         return self.needs_probes
+
+    def without_products(self) -> Source:
+        """Return the source to take where there are no exact products."""
+        return self
 
     @abstractmethod
     def pairs(
@@ -62,6 +66,10 @@ class Source(ABC):
 @dataclass(frozen=True)
 class Exact(Source):
     """The user's Hessian-vector product; see `product_with` for a Hessian matrix or LinearOperator."""
+
+    def without_products(self) -> Source:
+        """Return `Forward`."""
+        return Forward()
 
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
@@ -232,6 +240,10 @@ class Along(Source):
     def needs_probes(self) -> bool:
         """Not in each step: see `asks`."""
         return False
+
+    def without_products(self) -> Source:
+        """Return this with probes from elsewhere."""
+        return replace(self, probes=self.probes.without_products())
 
     def asks(self, iteration: int) -> bool:
         """Return whether to draw v for `pairs` in this iteration."""

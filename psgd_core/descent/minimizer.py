@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays.arguments import described, require_choice, require_count, require_number
 from ..arrays.library import Array, eps, require_alike
 from ..arrays.trees import Tree
-from ..curvature import Exact, Forward, Probes, Source
+from ..curvature import Probes, Source
 from ..preconditioners import Dense, LowRank, Preconditioner, Replay
 from ..preconditioners.placement import placed
 from ..schedules import Schedule
@@ -164,8 +164,8 @@ def minimize(
         **{name: value for name, value in (("clip", clip), ("replay", replay)) if value is not _KEEP},
     )
     optimizer = replace(optimizer, preconditioner=placed(optimizer.preconditioner, layout.leaves()))
-    if objective.functions.hvp is None and isinstance(optimizer.source, Exact):
-        optimizer = replace(optimizer, source=Forward())
+    if objective.functions.hvp is None:
+        optimizer = replace(optimizer, source=optimizer.source.without_products())
     if optimizer.needs_value and fun is None:
         raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
     if optimizer.needs_value and sample is not None:

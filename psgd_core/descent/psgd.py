@@ -346,6 +346,5 @@ class PSGD:
 
     @property
     def _clip(self) -> Clip:
-        """The clip, as `__post_init__` left it."""
-        assert isinstance(self.clip, Clip)
+        assert isinstance(self.clip, Clip)  # `__post_init__` saw to it
         return self.clip
