@@ -124,8 +124,9 @@ class ClosedForm(Preconditioner[ClosedFormState]):
         def empty() -> tuple[Moments, ...]:
             return tuple(Moments(xp.zeros_like(block), xp.zeros_like(block[0, 0, :])) for block in q.blocks)
 
-        zero = xp.zeros((), dtype=like.dtype, device=device)
-        return q, Averages(empty(), empty() if self.probes == "sampled" else (), zero, zero)
+        probes = empty() if self.probes == "sampled" else ()
+        size, pairs = (xp.zeros((), dtype=like.dtype, device=device) for _ in range(2))  # apart, for donation
+        return q, Averages(empty(), probes, size, pairs)
 
     def _scaled(self, state: ClosedFormState, scale: float | Array) -> ClosedFormState:
         return state._replace(q=state.q._replace(blocks=tuple(block * scale for block in state.q.blocks)))
