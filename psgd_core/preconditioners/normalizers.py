@@ -150,6 +150,9 @@ CAP = 4.0
 NEWEST = 0.1
 """The largest weight of the newest pair in a running mean."""
 
+SURPRISE = 2.0
+"""A rise of r in a single update from which on p rises with it: the noise was that of a fit H has left."""
+
 CERTAIN = 10.0
 """How far above the noise's the square of a mean must be to be taken for an error of P."""
 
@@ -233,10 +236,11 @@ class Kalman(Normalizer):
         diagonal = xp.stack([move[i, i, :] for i in range(s)]) * capped
         capped_a = xp.sqrt(most / xp.maximum(batched.squares(plus), most))
         kept = 1 - weight
-        r = kept * r + weight * xp.minimum(square, most)
+        before, r = r, kept * r + weight * xp.minimum(square, most)
         ab, bb = kept * ab + weight * capped_a * of_ab, kept * bb + weight * capped_a * of_bb
         mean = kept * mean + weight * diagonal
         p = p * (1 - xp.minimum(4 * mu / BOLD, xp.full_like(mu, 0.5)))
+        p = p * xp.maximum(r / before / SURPRISE, xp.ones_like(r))
         p = xp.maximum(p, xp.sum(mean * mean, axis=0) - CERTAIN * weight * r)
         p = xp.maximum(p, r * step / BOLD)
         p = xp.maximum(p, xp.full_like(p, least))
