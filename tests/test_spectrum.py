@@ -748,6 +748,20 @@ def test_theorem_3_2_is_found_by_fitting():
     assert study.best_condition[0] == pytest.approx(1)
     assert study.fitted_condition[0] < 1.01
     assert study.fitted_criterion[0] < 1 + 1e-4
+    assert study.diagonal_condition[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_whole_diagonal_does_at_least_as_well_as_a_scalar():
+    """The minimiser over (I + U V^T) diag(d) is where fits end: below that of ρ (I + U V^T), above 1."""
+    h = hessians.dense(16, 100.0, np.random.default_rng(2), indefinite=True)
+    study = spectrum.rank_study(h, (0, 1, 4), rng=np.random.default_rng(3), updates=1500, step=0.5)
+    assert np.all(study.diagonal_criterion <= study.best_criterion * (1 + 1e-9))
+    assert np.all(study.diagonal_criterion >= 1)
+    assert np.all(study.diagonal_criterion <= study.fitted_criterion * (1 + 1e-9))
+    np.testing.assert_allclose(study.fitted_criterion, study.diagonal_criterion, rtol=0.02)
+    expected = np.sum(np.sqrt(np.sum(h * h, axis=1))) / np.sum(np.abs(np.linalg.eigvalsh(h)))
+    assert study.diagonal_criterion[0] == pytest.approx(expected, rel=1e-6)  # rank 0: 1 / sqrt((H^2)_ii)
+    assert np.all(np.isnan(spectrum.rank_study(h, (0, 1)).diagonal_condition))
 
 
 @given(n=st.integers(1, 9), r=st.integers(0, 8), indefinite=st.booleans(), seed=st.integers(0, 10**6))

@@ -5,8 +5,8 @@ psgd-core's preconditioners, the closed forms and other limits of what the same 
 are there. All of them get the same pairs, and after so many of them it is measured how good P is.
 """
 
+from ..factors import Factors, best_factors
 from .contenders import CONTENDERS, Contender, Fit
-from .low_rank import Factors, best_factors
 from .run import Result, measure
 from .tasks import TASKS, Task, TaskKind
 

@@ -12,7 +12,7 @@ import numpy as np
 import psgd_core as psgd
 
 from ..arrays import to_host
-from .low_rank import Factors, best_factors
+from ..factors import Factors, best_factors
 from .tasks import Task, preconditioner
 
 Side = Literal["psgd-core", "limit", "peer"]

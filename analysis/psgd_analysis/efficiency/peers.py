@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..factors import Factors
 from .contenders import Contender, Fit
-from .low_rank import Factors
 from .tasks import Task
 
 STEP = 0.1

@@ -163,9 +163,10 @@ def rank_study(result: RankStudy, ax: Any = None) -> Any:
     if np.any(result.reachable_condition < 0.999 * result.best_condition):
         curves.append(("ρ(I + UVᵀ): least possible", result.reachable_condition, SKY, ":", "v"))
     if result.products:
-        curves.append(
-            (f"LowRank(r), {result.products} products", result.fitted_condition, VERMILION, "--", "^")
-        )
+        curves += [
+            ("(I + UVᵀ)diag(d): best", result.diagonal_condition, COLORS["green"], "-", "D"),
+            (f"LowRank(r), {result.products} products", result.fitted_condition, VERMILION, "--", "^"),
+        ]
     for label, values, color, dash, marker in curves:
         ax.plot(
             x, values, color=color, linestyle=dash, marker=marker, markersize=6, linewidth=1.8, label=label

@@ -19,12 +19,15 @@ class Factors(NamedTuple):
     v: np.ndarray  # (n, r)
     d: np.ndarray  # (n,)
 
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Return ``Q x`` for columns x."""
+        y = self.d[:, None] * x
+        return y + self.u @ (self.v.T @ y)
+
     def precondition(self, x: np.ndarray) -> np.ndarray:
         """Return ``P x`` for columns x."""
-        d = self.d[:, None]
-        y = d * x
-        y = y + self.u @ (self.v.T @ y)
-        return d * (y + self.v @ (self.u.T @ y))
+        y = self.apply(x)
+        return self.d[:, None] * (y + self.v @ (self.u.T @ y))
 
     def solve(self, x: np.ndarray) -> np.ndarray:
         """Return ``P^{-1} x`` for columns x."""
