@@ -220,8 +220,8 @@ class Kalman(Normalizer):
         some = bb > 0
         c = xp.where(some, ab, xp.zeros_like(ab)) / xp.where(some, bb, xp.ones_like(bb))
         c = xp.clip(c, 0, 1)
-        square = batched.squares(plus - c * minus)
-        move = e.turned(plus - c * minus)
+        move = plus - c * minus
+        square, move = batched.squares(move), e.turned(move)
         # the gain
         first = xp.logical_not(p > 0)
         most = xp.full_like(p, (CAP * s) ** 2)
@@ -236,7 +236,7 @@ class Kalman(Normalizer):
         # learn: large moves count as those at the cap
         weight = xp.minimum(gain, xp.full_like(gain, NEWEST))
         capped = xp.sqrt(most / xp.maximum(square, most))
-        diagonal = xp.stack([move[i, i, :] for i in range(s)]) * capped
+        diagonal = xp.sum(one * move, axis=1) * capped
         capped_a = xp.sqrt(most / xp.maximum(batched.squares(plus), most))
         kept = 1 - weight
         before, r = r, kept * r + weight * xp.minimum(square, most)
