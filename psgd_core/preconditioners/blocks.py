@@ -143,12 +143,14 @@ class Blocks(Preconditioner[BlocksState]):
         )
 
     def _met(self, state: BlocksState, pairs: tuple[Array, Array]) -> BlocksState:
-        v, h = two(pairs)
-        columns = self._pair(state, v, h)
-        start, parts = 0, []
+        v, h = self._pair(state, *two(pairs))
+        assert v is not None
+        xp, start, parts = namespace(h), 0, []
+        usable = xp.isfinite(largest(v)) & xp.isfinite(largest(h))
+        h = xp.where(usable, h, xp.full_like(h, xp.nan))  # by all blocks or by none
         for (n, p), part in zip(self.parts, state.parts, strict=True):
-            here = tuple(x[start : start + n, :] for x in columns if x is not None)
-            parts.append(p._met(part, (here[0], here[1])))
+            here = slice(start, start + n)
+            parts.append(p._met(part, (v[here, :], h[here, :])))
             start += n
         return state._replace(parts=tuple(parts))
 

@@ -42,6 +42,9 @@ so E solves ``E D + D E = 2 (a a^T - b b^T)``. With ``Q = U S V^T`` this is ``E 
 would be too fast. K is positive semidefinite with a unit diagonal, so N bounds E still; no inverse is
 needed; and E takes Q as it is, so that nothing is turned. It costs a singular value decomposition, in closed
 form up to s = 2: there ``E = sum ±((Q r)(Q r)^T + (cof(Q) r)(cof(Q) r)^T) / |Q|_F^2`` over r = P h, v.
+Its moves may therefore be *averaged*, instead of scaled by a step: with mu = gain / 4 it is Newton's method
+for the mean over all pairs, and the gain that makes each pair count as much as it can teach is found by
+`psgd_core.preconditioners.normalizers.Kalman` (``update(..., memory="all")``).
 "Turned symmetric" means the polar factor. ``PRO4P`` takes it from a singular value decomposition, for a P
 that is only nearly symmetric loses its definiteness (measured: at κ = 100 and step 0.5); ``Q0.5EQ1.5`` is
 content with a rotation towards it in each update, two products; up to s = 2 a rotation makes it exact.

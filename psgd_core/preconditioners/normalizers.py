@@ -1,7 +1,8 @@
 """What the step of an update is divided by.
 
 The move ``Q <- (I - step * grad / N) Q`` needs a scale N for the gradient ``a a^T - b b^T``. A normaliser
-says what is measured on the sample, and how N follows from it. All three keep ``step * |grad| / N`` below 1.
+says what is measured on the sample, and how N follows from it. `Running`, `Sample` and `Gradient` keep
+``step * |grad| / N`` below 1. `Kalman` needs no step: it finds its gain from what the pairs teach.
 
 Measured on an indefinite H outside the group, the choice also decides *where* the fit ends:
 `Running` ends at the minimiser of the criterion; `Sample` does not, because dividing every update by its own
@@ -176,7 +177,9 @@ class Kalman(Normalizer):
       which learns what ``(mean h h^T)^{-1/2}`` knows, is better by half between eigenvalues of opposite
       signs. So c is the coefficient of regression of ``a a^T - D`` on ``b b^T - D``, from running means.
     - **Doubt.** A running mean of S, of its diagonal, that is larger than noise alone makes it
-      says that the error is larger than p: then p is raised. So far starts, and jumps of H, are met.
+      says that the error is larger than p: then p is raised. So it is, with r, where r more than doubles at
+      once. Far starts, and jumps of H, are met in this way, also where all pairs are remembered.
+    - **Care.** A pair takes at most ``sqrt(s gain) / 2`` of Q away, and half: outliers do little harm.
     - **Forgetting.** With a memory of T pairs the gain is at least ``2 / (T + 1)``.
 
     Probes must have ``E[v v^T] = I``, as those of `psgd_core.curvature` have. It holds 4 + s numbers for
@@ -217,8 +220,8 @@ class Kalman(Normalizer):
         some = bb > 0
         c = xp.where(some, ab, xp.zeros_like(ab)) / xp.where(some, bb, xp.ones_like(bb))
         c = xp.clip(c, 0, 1)
-        square = batched.squares(plus - c * minus)
-        move = e.turned(plus - c * minus)
+        move = plus - c * minus
+        square, move = batched.squares(move), e.turned(move)
         # the gain
         first = xp.logical_not(p > 0)
         most = xp.full_like(p, (CAP * s) ** 2)
@@ -233,7 +236,7 @@ class Kalman(Normalizer):
         # learn: large moves count as those at the cap
         weight = xp.minimum(gain, xp.full_like(gain, NEWEST))
         capped = xp.sqrt(most / xp.maximum(square, most))
-        diagonal = xp.stack([move[i, i, :] for i in range(s)]) * capped
+        diagonal = xp.sum(one * move, axis=1) * capped
         capped_a = xp.sqrt(most / xp.maximum(batched.squares(plus), most))
         kept = 1 - weight
         before, r = r, kept * r + weight * xp.minimum(square, most)

@@ -62,10 +62,10 @@ class _Moved(NamedTuple):
 class OrbitPreconditioner(Preconditioner[OrbitState]):
     """What the preconditioners on Theorem 3.1 groups share; a subclass says which group.
 
-    ``init(..., pairs=(v, h))`` with k pairs starts orbits of size s, ``2 s <= k``, where these pairs put the
-    minimiser: at ``|H|^{-1}`` itself, up to rounding, if H is definite and in the group (Dense: from 2 n
-    products), and elsewhere at least about as close as ``(mean h h^T)^{-1/2}`` and the minimiser of the
-    criterion's mean over them.
+    ``init(..., pairs=(v, h))`` with k pairs starts orbits of size s, ``2 s + 4 <= k``, where these put the
+    minimiser: at ``|H|^{-1}`` itself, up to rounding, if H is definite and in the group (`Dense` from
+    2 n + 4 products), and elsewhere about as close as the better of ``(mean h h^T)^{-1/2}`` and the minimiser
+    of the criterion's mean over them.
 
     Parameters
     ----------
