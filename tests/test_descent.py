@@ -326,7 +326,7 @@ def test_bad_settings(call, error, match):
 
 def test_bad_numbers_in_a_step():
     x = np.ones(2)
-    opt = deterministic()
+    opt = deterministic(source=curvature.Exact())
     state = opt.init(x)
     with pytest.raises(ValueError, match="`value` must be given for a clip"):
         opt.update(state, x, x)

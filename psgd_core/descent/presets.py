@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..curvature import Along
-from ..preconditioners import Dense, Preconditioner, Replay
+from ..preconditioners import Dense, LowRank, Preconditioner, Replay
 from ..preconditioners.normalizers import Running, Sample
 from ..schedules import Cosine, Exponential, WarmUp
 from .clips import AdaptiveNorm, TrustRadius
@@ -26,9 +26,10 @@ def deterministic(
       goes, and steps alone bias P where H is indefinite, or not in the group.
     - Each is fitted together with the last 20, three times over from the oldest to the newest (`Replay`), or
       the last ``3 n / 2`` if that is less: H moves, and P should follow.
-    - P is fitted with step 0.9. Each update is divided by its own curvature bound (`normalizers.Sample`, in
-      place of a default normaliser), which follows H at once. It is not the default elsewhere because of its
-      bias, which vanishes where H is positive definite and in the group: there a = b at the minimiser.
+    - P is fitted with step 0.9 (`LowRank`, whose factors move together, with 0.5). Each update is divided by
+      its own curvature bound (`normalizers.Sample`, in place of a default normaliser), which follows H at
+      once. It is not the default elsewhere because of its bias, which vanishes where H is positive definite
+      and in the group: there a = b at the minimiser.
     - lr is 1, Newton's step once P is fitted.
     - `TrustRadius` says how far a step may go, and takes back those that raise f.
 
@@ -48,7 +49,7 @@ def deterministic(
     own: dict[str, Any] = {
         "preconditioner": chosen,
         "lr": 1.0,
-        "step_size": 0.9,
+        "step_size": 0.5 if isinstance(chosen, LowRank) else 0.9,
         "clip": TrustRadius(),
         "source": Along(every=10 if isinstance(chosen, Dense) else 5, reuse=True),
         "replay": Replay(size, times=3 * size, order="age"),
