@@ -326,7 +326,7 @@ def test_bad_settings(call, error, match):
 
 def test_bad_numbers_in_a_step():
     x = np.ones(2)
-    opt = deterministic()
+    opt = deterministic(source=curvature.Exact())
     state = opt.init(x)
     with pytest.raises(ValueError, match="`value` must be given for a clip"):
         opt.update(state, x, x)
@@ -337,3 +337,83 @@ def test_bad_numbers_in_a_step():
     both = Functions(gradient=lambda x: x, value=lambda x: x @ x)
     with pytest.raises(ValueError, match="`v` must be given"):
         opt.step(state, x, both)
+
+
+# -- replay, and pairs along the steps -----------------------------------------------------------------------
+
+
+def test_a_step_replays_pairs_as_replay_does(backend):
+    _, x, functions = quadratic(backend)
+    replay, p = psgd.Replay(3, 4), psgd.Dense()
+    opt = PSGD(p, lr=0.1, step_size=0.3, replay=replay)
+    x = backend.asarray(x)
+    state, rng = opt.init(x), np.random.default_rng(2)
+    own, ring = p.init(4, x), replay.init(4, x)
+    step = backend.jit(lambda state, x, v: opt.step(state, x, functions, v))
+    for _ in range(3):
+        v = backend.asarray(rng.standard_normal(4))
+        own, ring = replay.update(p, own, ring, v, functions.hvp(x, v), 0.3)
+        x, state = step(state, x, v)
+    for found, want in ((p.matrix(state.preconditioner), p.matrix(own)), (state.ring.v, ring.v)):
+        np.testing.assert_allclose(backend.numpy(found), backend.numpy(want), rtol=0, atol=2e3 * backend.eps)
+
+
+def test_what_is_not_fitted_does_not_enter_the_ring(backend):
+    _, x, functions = quadratic(backend)
+    opt = PSGD(psgd.Dense(), replay=psgd.Replay(3, 2))
+    x = backend.asarray(x)
+    step = backend.jit(lambda state, fit: opt.step(state, x, functions, x, fit=fit)[1])
+    for fit, count in ((False, 0), (True, 1)):
+        after = step(opt.init(x), backend.xp.asarray(fit))
+        assert int(after.ring.count) == count
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_step_out_of_the_domain_leaves_no_pair(value):
+    """The pair after it goes from where the step started anew, as if it had not been."""
+    opt = deterministic(psgd.Dense())
+    functions = Functions(
+        gradient=lambda x: 2 * x if abs(x[0]) < 2 else np.full(2, value),
+        value=lambda x: x @ x if abs(x[0]) < 2 else value,
+        hvp=lambda x, v: 2 * v,
+    )
+    x = np.asarray([1.0, 1.0])
+    state = opt.init(x)
+    x, state = opt.step(state, x, functions, np.asarray([1.0, -1.0]))
+    away, state = opt.step(state, np.asarray([3.0, 0.0]), functions)
+    assert int(state.clip.rejected) == 1
+    assert int(state.ring.count) == 1  # the probe of the first step
+    _, state = opt.step(state, away, functions)
+    assert int(state.ring.count) == 2
+    np.testing.assert_allclose(state.ring.h[:2], 2 * state.ring.v[:2], rtol=1e-12)
+
+
+def test_settings_of_replay_that_cannot_be():
+    with pytest.raises(TypeError, match="`replay` must be a Replay, got 3"):
+        PSGD(replay=3)
+    with pytest.raises(ValueError, match="`replay` must be None for Whitening"):
+        PSGD(replay=psgd.Replay(), source=curvature.Whitening(integrated=True))
+    assert deterministic(n=2).replay == psgd.Replay(3, 9, order="age")
+    assert deterministic().replay == deterministic(n=1000).replay == psgd.Replay(20, 60, order="age")
+
+
+def test_probes_keep_p_right_at_a_saddle():
+    """A descent past a saddle: pairs along the steps alone bias P there, and probes beside them do not."""
+    values = np.asarray([1.0, -0.3, 20.0, 3.0])
+
+    def distance(every, seed):
+        rng = np.random.default_rng(seed)
+        axes = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+        h, target = ((axes * x) @ axes.T for x in (values, np.abs(values)))
+        functions = Functions(gradient=lambda x: h @ x, hvp=lambda x, v: h @ v)
+        source, replay = curvature.Along(every=every, reuse=True), psgd.Replay(20, 20)
+        opt = PSGD(psgd.Dense(), lr=0.1, step_size=0.5, source=source, replay=replay)
+        x = rng.standard_normal(4)
+        state = opt.init(x)
+        for t in range(60):
+            x, state = opt.step(state, x, functions, rng.standard_normal(4) if source.asks(t) else None)
+        found = np.linalg.eigvals(opt.preconditioner.matrix(state.preconditioner) @ target)
+        return np.sqrt(np.mean(np.log(np.abs(found)) ** 2))
+
+    both, steps = (np.median([distance(every, seed) for seed in range(5)]) for every in (1, 1000))
+    assert both < 0.4 < 1.5 < steps

@@ -93,7 +93,7 @@ def test_whatever_is_raised_passes_as_it_is(error):
 
 
 def test_a_resumed_run_leaves_what_it_started_from():
-    base = {"grad": rosen_der, "hvp": rosen_hess_prod, "tol": 0.0}
+    base = {"grad": rosen_der, "hvp": rosen_hess_prod, "tol": 0.0, "source": cv.Exact()}
     half = psgd.minimize(rosen, START, maxiter=6, **base)
     want = psgd.minimize(rosen, START, maxiter=12, **base)
     for at in range(1, 19):
@@ -105,6 +105,7 @@ def test_a_resumed_run_leaves_what_it_started_from():
                 grad=fuse(rosen_der),
                 hvp=fuse(rosen_hess_prod),
                 tol=0.0,
+                source=cv.Exact(),
                 maxiter=12,
                 resume=half.progress,
             )

@@ -151,6 +151,7 @@ def minimize(
         preconditioner = Dense() if layout.size <= DENSE else LowRank(10)
     optimizer = _optimizer(
         preset,
+        layout.size,
         maxiter,
         preconditioner=preconditioner,
         lr=lr,
@@ -202,7 +203,7 @@ def _require_progress(resume: Any, x: Array) -> None:
         raise ValueError(f"`resume` must have the parameters of x0, {x.shape[0]}, got {resume.x.shape[0]}")
 
 
-def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
+def _optimizer(preset: Preset | PSGD, n: int, maxiter: int, **settings: Any) -> PSGD:
     """Return the preset with the settings that are not None in their place."""
     given = {
         name: value for name, value in settings.items() if value is not None or name in ("clip", "replay")
@@ -212,7 +213,7 @@ def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
     require_choice("preset", preset, get_args(Preset), "or give a PSGD")
     if preset == "stochastic":
         return stochastic(iterations=max(1, maxiter), **given)
-    return deterministic(**given)
+    return deterministic(n=n, **given)
 
 
 def _reporter(callback: Function | None) -> Callable[[Run], object] | None:

@@ -5,21 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..preconditioners import Dense, LowRank, Preconditioner
+from ..curvature import Along
+from ..preconditioners import Dense, LowRank, Preconditioner, Replay
 from ..preconditioners.normalizers import Running, Sample
 from ..schedules import Cosine, Exponential, WarmUp
 from .clips import AdaptiveNorm, TrustRadius
 from .psgd import PSGD
 
+RING = 20
+"""Pairs that a descent without noise keeps, at most."""
 
-def deterministic(preconditioner: Preconditioner[Any] | None = None, **settings: Any) -> PSGD:
+
+def deterministic(
+    preconditioner: Preconditioner[Any] | None = None, n: int | None = None, **settings: Any
+) -> PSGD:
     """Return settings for functions without noise: fit and move as boldly as possible.
 
-    - P is fitted with step 0.9 (`LowRank`, whose factors move together, with 0.2, which takes a quarter of
-      the steps on Rosenbrock's valley). Each update is divided by its own curvature bound
-      (`normalizers.Sample`, in place of a default normaliser), which follows H at once: 3.5 times fewer steps
-      than with the running bound on Rosenbrock's valley. It is not the default elsewhere because of its bias,
-      which vanishes where H is positive definite and in the group: there a = b at the minimiser.
+    - Pairs come along the steps taken, which costs nothing, and from a probe in every tenth step, or fifth
+      for groups that do not hold all of H (`curvature.Along`): probes alone say little of where the descent
+      goes, and steps alone bias P where H is indefinite, or not in the group.
+    - Each is fitted together with the last 20, three times over from the oldest to the newest (`Replay`), or
+      the last ``3 n / 2`` if that is less: H moves, and P should follow.
+    - P is fitted with step 0.9 (`LowRank`, whose factors move together, with 0.5). Each update is divided by
+      its own curvature bound (`normalizers.Sample`, in place of a default normaliser), which follows H at
+      once. It is not the default elsewhere because of its bias, which vanishes where H is positive definite
+      and in the group: there a = b at the minimiser.
     - lr is 1, Newton's step once P is fitted.
     - `TrustRadius` says how far a step may go, and takes back those that raise f.
 
@@ -27,6 +37,8 @@ def deterministic(preconditioner: Preconditioner[Any] | None = None, **settings:
     ----------
     preconditioner : Preconditioner, optional
         `Dense` by default.
+    n : int, optional
+        The number of parameters, if it is small: the ring of pairs is shorter then.
     **settings
         Any other setting of `PSGD`, in place of the above.
     """
@@ -38,8 +50,16 @@ def deterministic(preconditioner: Preconditioner[Any] | None = None, **settings:
         and not natural
     ):
         chosen = replace(chosen, normalizer=Sample())  # type: ignore[type-var]
-    step = 0.2 if isinstance(chosen, LowRank) else 0.9
-    return PSGD(**{"preconditioner": chosen, "lr": 1.0, "step_size": step, "clip": TrustRadius(), **settings})
+    size = RING if n is None else min(RING, (3 * n + 1) // 2)
+    own: dict[str, Any] = {
+        "preconditioner": chosen,
+        "lr": 1.0,
+        "step_size": 0.5 if isinstance(chosen, LowRank) else 0.9,
+        "clip": TrustRadius(),
+        "source": Along(every=10 if isinstance(chosen, Dense) else 5, reuse=True),
+        "replay": Replay(size, times=3 * size, order="age"),
+    }
+    return PSGD(**{**own, **settings})
 
 
 def stochastic(
