@@ -35,10 +35,10 @@ plt.show()
 # ## What rank r can do
 #
 # The best result that each form can reach for this spectrum is known in closed form. To compare,
-# `LowRank(r)` is fitted online, with a thousand updates of 8 probes.
+# `LowRank(r)` is fitted to 300 Hessian-vector products.
 
 # %%
-study = spectrum.rank_study(H, (0, 1, 2, 4), rng=rng, updates=1000, step=0.5)
+study = spectrum.rank_study(H, (0, 1, 2, 4), rng=rng, products=300)
 study
 
 # %%
@@ -64,9 +64,9 @@ assert study.fitted_condition[r2] < 1.1
 
 # %%
 fitted = {}
-for p in (psgd.Diagonal(), psgd.LowRank(1), psgd.LowRank(2)):
+for p in (psgd.Diagonal(), psgd.LowRank(1, geometry="natural"), psgd.LowRank(2, geometry="natural")):
     name = f"LowRank({p.rank})" if isinstance(p, psgd.LowRank) else "Diagonal"
-    fitted[name] = (p, spectrum.fit(H, p, rng, updates=1000, step=0.5))
+    fitted[name] = (p, spectrum.fit(H, p, rng))
 comparison = spectrum.compare(H, fitted)
 comparison
 

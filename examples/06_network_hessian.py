@@ -76,7 +76,7 @@ plt.show()
 
 # %%
 study = spectrum.rank_study(
-    spectrum.damped(H, 0.01), (0, 2, 5, 10), rng=np.random.default_rng(1), updates=500, step=0.5
+    spectrum.damped(H, 0.01), (0, 2, 5, 10), rng=np.random.default_rng(1), products=300
 )
 study
 

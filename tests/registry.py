@@ -133,6 +133,8 @@ PRECONDITIONERS = {
     "Dense, Lyapunov": Row(psgd.Dense(geometry="Lyapunov")),
     "LowRank": Row(psgd.LowRank(rank=2), core=True),
     "LowRank, diagonal left": Row(psgd.LowRank(rank=2, diagonal="left"), core=True),
+    "LowRank, natural": Row(psgd.LowRank(rank=2, geometry="natural"), core=True),
+    "LowRank, natural, rank 0": Row(psgd.LowRank(rank=0, geometry="natural")),
     "LowRank, rank 0": Row(psgd.LowRank(rank=0)),
     "LowRank, rank 0, n = 1": Row(psgd.LowRank(rank=0), 1),
     "LowRank, highest rank": Row(psgd.LowRank(rank=5)),

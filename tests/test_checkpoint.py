@@ -115,6 +115,7 @@ DESCENTS = [
     {"preset": "deterministic"},
     {"preset": "stochastic", "momentum": 0.5, "preconditioner": psgd.LowRank(1), "probability": 0.5},
     {"preset": "stochastic", "source": psgd.curvature.Secant(), "preconditioner": psgd.Diagonal()},
+    {"source": psgd.curvature.Along(every=3, reuse=True), "replay": psgd.Replay(4, 3)},
 ]
 
 

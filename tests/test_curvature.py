@@ -191,6 +191,42 @@ def test_secant_starts_with_a_difference(rng):
     assert np.mean(s**2) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("k", [None, 2])
+def test_along_is_a_step_and_probes_side_by_side(backend, k, reuse, rng):
+    h, x, before = rng.standard_normal((3, 3)), *rng.standard_normal((2, 3))
+    h = h + h.T
+    hb, xb, before_b = (backend.asarray(a) for a in (h, x, before))
+    functions = Functions(gradient=lambda x: hb @ x, hvp=lambda x, v: hb @ v, batched=True)
+    source = cv.Along(every=4, first=2, reuse=reuse)
+    v = backend.asarray(rng.standard_normal(3) if k is None else rng.standard_normal((3, k)))
+    memory = source.remember((), before_b, hb @ before_b)
+    alone, mixed = (source.pairs(functions, xb, hb @ xb, u, memory) for u in (None, v))
+    step = (x - before) / np.sqrt(np.mean((x - before) ** 2))
+    for found, probes in ((alone, np.zeros((3, 0))), (mixed, backend.numpy(v).reshape(3, -1))):
+        want = np.concatenate([step[:, None], probes], axis=1)
+        for got, expected in zip(found, (want, h @ want), strict=True):
+            np.testing.assert_allclose(backend.numpy(got), expected, rtol=0, atol=500 * backend.eps)
+    # there is no step to begin with: that pair is one that `update` leaves out
+    start = source.init(None, xb, None)
+    first, _ = source.pairs(functions, xb, hb @ xb, v, start)
+    np.testing.assert_array_equal(backend.numpy(first)[:, 0], np.zeros(3))
+    assert [t for t in range(10) if source.asks(t)] == [0, 1, 4, 8]
+
+
+def test_along_without_products_differences():
+    assert cv.Along(every=3).without_products() == cv.Along(cv.Forward(), every=3)
+    assert cv.Along(cv.Central()).without_products() == cv.Along(cv.Central())
+
+
+def test_along_needs_another_source():
+    for wrong in (cv.Secant(), cv.Along(), 3):
+        with pytest.raises(TypeError, match="`probes` must be a Source without memory"):
+            cv.Along(wrong)
+    with pytest.raises(ValueError, match="`first` must be a positive int"):
+        cv.Along(first=0)
+
+
 @pytest.mark.parametrize("k", [1, 4])
 def test_whitening_has_the_gradients_second_moment_for_any_k(backend, k, rng):
     g = rng.standard_normal(4)

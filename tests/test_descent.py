@@ -70,6 +70,9 @@ def test_momentum_reaches_its_recurrence():
     [
         deterministic(psgd.XMat(), source=curvature.Forward(), probes=curvature.Orthogonal(2)),
         deterministic(psgd.Dense(), source=curvature.Secant(reuse=True)),
+        deterministic(
+            psgd.Dense(), source=curvature.Along(reuse=True), replay=psgd.Replay(3, 4, order="age")
+        ),
         stochastic(psgd.Diagonal(), iterations=60, momentum=0.5, probability=1.0),
         PSGD(
             psgd.Butterfly(),
@@ -79,7 +82,7 @@ def test_momentum_reaches_its_recurrence():
             momentum=0.9,
         ),
     ],
-    ids=["orthogonal", "secant", "stochastic", "whitening"],
+    ids=["orthogonal", "secant", "along", "stochastic", "whitening"],
 )
 def test_the_whole_step_runs_everywhere_and_alike(backend, opt):
     """The step under jit, on any library, makes the run that NumPy makes in float64."""

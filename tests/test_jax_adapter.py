@@ -116,8 +116,9 @@ def test_products_with_aux(params):
         (psgd.LowRank(2), {"momentum": 0.8, "clip": clips.AdaptiveNorm()}),
         (psgd.XMat(), {"clip": (clips.Norm(0.4), clips.Elements(0.1)), "momentum": 0.5}),
         (psgd.Dense(), {"step": psgd.schedules.Exponential(0.9, 0.1, over=10)}),
+        (psgd.Diagonal(), {"step": 0.5, "replay": psgd.Replay(4, 3, 2)}),
     ],
-    ids=["plain", "momentum", "clips", "schedule"],
+    ids=["plain", "momentum", "clips", "schedule", "replay"],
 )
 def test_one_leaf_is_the_core(x64, preconditioner, settings):
     n = 6

@@ -28,6 +28,8 @@ PRECONDITIONERS = {
     "LowRank left": psgd.LowRank(3, diagonal="left"),
     "Sparse": psgd.Sparse(psgd.PermutationSubgroup.half_shift(64)),
 }
+PRECONDITIONERS["XMat, replay"] = psgd.XMat()
+REPLAYS = {"XMat, replay": psgd.Replay(6, 4)}
 COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)"
     r"(?:-start)?\("
@@ -52,7 +54,8 @@ def loss(p):
 def experiment(mesh, spec, shape, name, whole):
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
     sharded = jax.device_put(x, NamedSharding(mesh, P(*spec)))
-    optimizer, ask = psgd_optimizer(0.1, PRECONDITIONERS[name]), value_grad_hvp(loss)
+    optimizer = psgd_optimizer(0.1, PRECONDITIONERS[name], replay=REPLAYS.get(name))
+    ask = value_grad_hvp(loss)
 
     def step(p, state, key):
         value, grad, hvp, probe = ask(p, key)
@@ -101,6 +104,7 @@ CASES = {
     # name: mesh, spec, shape, preconditioner, whether to compare with the same unsharded
     "Diagonal, vector": ("line", ["a"], [1000], "Diagonal", False),
     "XMat, vector": ("line", ["a"], [1000], "XMat", True),
+    "XMat, replay": ("line", ["a"], [1000], "XMat, replay", True),
     "Butterfly, vector": ("line", ["a"], [1000], "Butterfly", True),
     "LowRank, vector": ("line", ["a"], [1000], "LowRank", True),
     "LowRank left, vector": ("line", ["a"], [1000], "LowRank left", False),

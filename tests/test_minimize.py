@@ -13,7 +13,7 @@ from scipy.optimize import minimize as scipy_minimize
 import psgd_core as psgd
 from psgd_analysis import problems
 from psgd_analysis.problems import hessians
-from psgd_core import curvature, schedules
+from psgd_core import Replay, curvature, schedules
 
 PLANE, PAIRS = problems.rosenbrock(2), problems.rosenbrock_pairs(100)
 SEEDS = range(20)
@@ -424,9 +424,18 @@ def test_an_exception_in_the_callback_leaves_everything_as_it_was():
     np.testing.assert_array_equal(on.x, whole.x)
 
 
-@pytest.mark.parametrize("source", [curvature.Exact(), curvature.Secant(reuse=True)])
-def test_a_resumed_run_repeats_a_whole_one(source):
-    settings = {"source": source, "tol": 0.0, "momentum": 0.1, "rng": 3}
+@pytest.mark.parametrize(
+    ("source", "replay"),
+    [
+        (curvature.Exact(), None),
+        (curvature.Secant(reuse=True), None),
+        (curvature.Along(every=3, reuse=True), None),
+        (curvature.Exact(), Replay(5, 4)),
+        (curvature.Along(every=3, reuse=True), Replay(5, 4, order="age")),
+    ],
+)
+def test_a_resumed_run_repeats_a_whole_one(source, replay):
+    settings = {"source": source, "replay": replay, "tol": 0.0, "momentum": 0.1, "rng": 3}
     half = solve(PLANE, maxiter=20, **settings)
     on = solve(PLANE, maxiter=40, resume=half.progress, **settings)
     whole = solve(PLANE, maxiter=40, **settings)

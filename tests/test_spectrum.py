@@ -742,7 +742,7 @@ def test_theorem_3_2_two_tails():
 def test_theorem_3_2_is_found_by_fitting():
     """One column, fitted online, flattens a leading and a trailing eigenvalue: κ = 9 to 1, not to 3."""
     h = hessians.two_tails(10, 1, 1, np.random.default_rng(0), gap=3.0).hessian
-    study = spectrum.rank_study(h, [1], rng=np.random.default_rng(1), updates=1200, step=0.4)
+    study = spectrum.rank_study(h, [1], rng=np.random.default_rng(1), products=300)
     assert study.condition_number == pytest.approx(9)
     assert study.one_tail_condition[0] == pytest.approx(3)
     assert study.best_condition[0] == pytest.approx(1)
@@ -754,7 +754,7 @@ def test_theorem_3_2_is_found_by_fitting():
 def test_a_whole_diagonal_does_at_least_as_well_as_a_scalar():
     """The minimiser over (I + U V^T) diag(d) is where fits end: below that of ρ (I + U V^T), above 1."""
     h = hessians.dense(16, 100.0, np.random.default_rng(2), indefinite=True)
-    study = spectrum.rank_study(h, (0, 1, 4), rng=np.random.default_rng(3), updates=1500, step=0.5)
+    study = spectrum.rank_study(h, (0, 1, 4), rng=np.random.default_rng(3), products=2000)
     assert np.all(study.diagonal_criterion <= study.best_criterion * (1 + 1e-9))
     assert np.all(study.diagonal_criterion >= 1)
     assert np.all(study.diagonal_criterion <= study.fitted_criterion * (1 + 1e-9))
@@ -828,12 +828,12 @@ def test_one_direction_shrinks_a_positive_and_a_negative_eigenvalue_together():
 @light
 def test_rank_study_on_every_library(backend):
     values = np.array([0.1, 1.0, 1.0, 1.0, -4.0])
-    updates = 0 if backend.library == "jax.numpy" else 2  # its updates are not compiled here
+    products = 0 if backend.library == "jax.numpy" else 2  # its updates are not compiled here
     h, rng = backend.asarray(with_spectrum(values)), np.random.default_rng(0)
-    study = spectrum.rank_study(h, (0, 1, 9), rng=rng, updates=updates)
+    study = spectrum.rank_study(h, (0, 1, 9), rng=rng, products=products, updates=2)
     np.testing.assert_array_equal(study.ranks, [0, 1])
     np.testing.assert_allclose(study.best_condition, [40, 1], rtol=1e3 * backend.eps)
-    assert np.all(np.isfinite(study.fitted_condition)) == (updates > 0)
+    assert np.all(np.isfinite(study.fitted_condition)) == (products > 0)
     element = spectrum.best_low_rank(backend.asarray(with_spectrum(values)), 1)
     assert element.u.dtype == backend.dtype
 
@@ -1004,7 +1004,7 @@ def test_best_order_never_loses(n, seed):
 def test_fit_finds_the_minimiser_of_an_indefinite_hessian():
     h = with_spectrum([-1.0, 1.0, 2.0, -3.0, 4.0, 5.0])
     p = psgd.Diagonal()
-    state = spectrum.fit(h, p, np.random.default_rng(0), updates=1500)
+    state = spectrum.fit(h, p, np.random.default_rng(0), products=4000)
     d, least = np.diagonal(p.matrix(state)), 2 * np.sum(np.sqrt(np.diagonal(h @ h)))
     gap = np.sum(d * np.diagonal(h @ h) + 1 / d) / least - 1
     assert 0 <= gap < 0.01
@@ -1041,7 +1041,7 @@ def all_results():
         "far outliers": spectrum.density(with_spectrum([*values, 1e4]), rng),
         "one point": spectrum.density(h, rng, grid=np.array([1.0]), width=0.1),
         "comparison": spectrum.compare(h, {"<b>fitted</b>": (p, state), "diagonal": diagonal @ diagonal}),
-        "ranks": spectrum.rank_study(h, (0, 1, 2), rng=rng, updates=20),
+        "ranks": spectrum.rank_study(h, (0, 1, 2), rng=rng, products=100, updates=20),
         "ranks, not fitted": spectrum.rank_study(h, (0, 1, 2)),
         "groups": spectrum.group_study(h),
         "order": spectrum.best_order(h, PermutationSubgroup.flip(36)),
@@ -1255,7 +1255,7 @@ H4 = np.diag([1.0, 2.0, 3.0, -4.0])
         ),
         (lambda: spectrum.rank_study(H4, [7]), ValueError, "`ranks` must hold a rank below n = 4"),
         (
-            lambda: spectrum.rank_study(H4, [1], updates=5),
+            lambda: spectrum.rank_study(H4, [1], products=5),
             TypeError,
             "`rng` must be a numpy.random.Generator",
         ),

@@ -26,7 +26,7 @@ def _commands() -> None:
     """Make `spectrum` a subcommand, as under `psgd`."""
 
 
-QUICK = ["--updates", "10", "--ranks", "0,1", "--probes", "3", "--steps", "10"]
+QUICK = ["--products", "10", "--ranks", "0,1", "--probes", "3", "--steps", "10"]
 
 
 def run(out, *arguments, quick=QUICK):
@@ -109,7 +109,7 @@ def test_json_alone_on_standard_output(tmp_path):
 
 
 def test_a_problem_without_fits(tmp_path):
-    result = run(tmp_path, "wood", quick=["--updates", "0"])
+    result = run(tmp_path, "wood", quick=["--products", "0"])
     assert result.exit_code == 0, result.output
     data = read(tmp_path)
     assert data["name"] == "Hessian of wood"
@@ -138,7 +138,7 @@ def test_singular_hessians_need_damping(tmp_path):
 
 def test_too_few_steps_get_a_warning(tmp_path):
     np.save(tmp_path / "h.npy", np.diag(np.linspace(1, 2, 60)))
-    quick = ["--steps", "2", "--updates", "0"]
+    quick = ["--steps", "2", "--products", "0"]
     result = run(tmp_path / "out", "--hessian", tmp_path / "h.npy", quick=quick)
     assert result.exit_code == 0, result.output
     assert "psgd spectrum: warning: a width of" in result.stderr
@@ -159,7 +159,7 @@ def test_list(tmp_path):
         (["--ranks", "1;2"], "`--ranks` must be numbers with commas, such as 0,1,2,5,10, got '1;2'"),
         (["--ranks", "99", "--n", "16"], "`ranks` must hold a rank below n = 16"),
         (["--seed", "-1"], "`--seed` must be at least 0, got -1"),
-        (["--updates", "-1"], "`--updates` must be at least 0, got -1"),
+        (["--products", "-1"], "`--products` must be at least 0, got -1"),
         (["--probes", "0", "--n", "8"], "`probes` must be an integer of at least 1, got 0"),
         (["--damping", "-1", "--n", "8"], "`damping` must be a finite number >= 0, got -1"),
         (["--key", "h"], "`--key` must be given with --hessian only, got h"),
@@ -171,7 +171,7 @@ def test_list(tmp_path):
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path):
-    quick = [] if {"--ranks", "--updates", "--probes"} & set(arguments) else QUICK
+    quick = [] if {"--ranks", "--products", "--probes"} & set(arguments) else QUICK
     result = run(tmp_path / "out", *arguments, quick=quick)
     assert result.exit_code == 2, result.output
     lines = result.stderr.strip().splitlines()

@@ -74,8 +74,9 @@ class Run:
         {"clip": clips.TrustRadius(), "momentum": 0},
         {"clip": (clips.Elements(1.0), clips.Norm(2.0)), "curvature": "whitening", "lr": 0.02},
         {"clip": 0.5, "probes": psgd.curvature.Gaussian(2)},
+        {"replay": psgd.Replay(5, 3)},
     ],
-    ids=["running", "trust", "chain", "number"],
+    ids=["running", "trust", "chain", "number", "replay"],
 )
 def test_a_resumed_run_goes_on_bit_for_bit(settings, dtype, engine):
     settings = {**settings, "dtype": dtype, "engine": engine}

@@ -89,3 +89,22 @@ def _hashed(
     sign *= -2
     sign += 1
     return sign
+
+
+def picks(count: Array, start: Any, k: int, limit: Array) -> Array:
+    """Return k integers in [0, limit), int32: a hash of ``start, ..., start + k - 1`` and of the count.
+
+    Parameters
+    ----------
+    count, limit : array, 0-d int32
+        `limit` is at least 1. The same count gives the same integers on every library.
+    start : int or 0-d int32 array
+    """
+    xp, device = namespace(count), device_of(count)
+    word = xp.arange(k, dtype=xp.int32, device=device) + start
+    turned = xp.reshape(count, (1,))  # arrays wrap silently where NumPy's scalars would warn
+    for factor, shift in ((0x1F35B1D9, 16), (0x2C1B3C6D, 12), (0x297A2D39, 15)):
+        word = xp.bitwise_xor(word, turned) * xp.full((1,), factor, dtype=xp.int32, device=device)
+        high = xp.bitwise_right_shift(word, xp.full((1,), shift, dtype=xp.int32, device=device))
+        word = xp.bitwise_xor(word, high)
+    return xp.remainder(xp.bitwise_and(word, xp.full_like(word, 0x7FFFFFFF)), xp.reshape(limit, (1,)))

@@ -154,3 +154,17 @@ def gauge(uu: Array, vv: Array) -> tuple[Array, Array]:
     ratio = xp.where(some, size_v, one) / xp.where(some, size_u, one)
     power = (one + one) ** xp.round(xp.log2(ratio) / 4)
     return c * power, back / power
+
+
+def balance(uu: Array, vv: Array) -> tuple[Array, Array]:
+    """Return C and ``C^{-T}``, as in `gauge`, by which the Gram matrices of U and V approach each other.
+
+    Equal ones are those of least ``|U|^2 + |V|^2``: U and V share the singular values of ``U V^T``. One step,
+    ``C = I + (V^T V - U^T U) / (2 s)`` with s the largest eigenvalue of their sum, brings them closer by
+    ``(U^T U + V^T V) / s``; C has eigenvalues between 1/2 and 3/2.
+    """
+    xp, r = namespace(uu), uu.shape[0]
+    eye = xp.eye(r, dtype=uu.dtype, device=device_of(uu))
+    top = spectral_bound((uu + vv)[:, :, None])
+    c = eye + (vv - uu) / (2 * xp.where(top > 0, top, xp.ones_like(top)))
+    return c, library_solve(c, eye)

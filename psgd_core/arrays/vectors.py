@@ -28,6 +28,21 @@ def require_vectors(name: str, x: Array, n: int, like: Array) -> None:
         require_alike(name, x, "state", like)
 
 
+def columns_of(v: Array | None, h: Array) -> tuple[Array | None, Array]:
+    """Return probes v and products h, checked each for itself, as columns (n, k); v may be None."""
+    if v is not None and v.shape != h.shape:
+        raise ValueError(
+            f"`h` must have the shape of `v`, {tuple(v.shape)}, got {tuple(h.shape)}; "
+            "pass one product per probe"
+        )
+    if h.ndim == 1:
+        return None if v is None else v[:, None], h[:, None]
+    if h.shape[1] == 0:
+        name, what = ("h", "gradient") if v is None else ("v", "probe")
+        raise ValueError(f"`{name}` must hold at least one {what}, got shape (n, 0); skip the update instead")
+    return v, h
+
+
 def largest(x: Array) -> Array:
     """Return the largest absolute value, a real 0-d array; NaN where there is one."""
     xp = namespace(x)

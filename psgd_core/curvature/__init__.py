@@ -14,9 +14,10 @@ so that both gradients of a difference share it. *Probes* v come from an explici
 
 from .functions import Functions, product_with
 from .probes import Gaussian, Orthogonal, Probes, Rademacher, basis
-from .sources import Central, Exact, Forward, Secant, Source, Whitening
+from .sources import Along, Central, Exact, Forward, Secant, Source, Whitening
 
 __all__ = [
+    "Along",
     "Central",
     "Exact",
     "Forward",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
-from ..arrays.arguments import keep, require_number
+from ..arrays.arguments import described, keep, require_count, require_number
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import unit_of
 from ..arrays.trees import owned
@@ -20,11 +20,21 @@ class Source(ABC):
     """Whether the loop passes the momentum to `pairs` in place of the gradient."""
     at_trial: ClassVar[bool] = False
     """Whether `pairs` gets the last point evaluated, even if the loop goes back to an earlier one."""
+    starts_with_gradient: ClassVar[bool] = False
+    """Whether `init` needs `functions` and a probe v."""
 
     @property
     def needs_probes(self) -> bool:
         """Whether `pairs` needs v."""
         return True
+
+    def asks(self, iteration: int) -> bool:
+        """Return whether to draw v for `pairs` in this iteration, 0, 1, ...; on the host."""
+        return self.needs_probes
+
+    def without_products(self) -> Source:
+        """Return the source to take where there are no exact products."""
+        return self
 
     @abstractmethod
     def pairs(
@@ -56,6 +66,10 @@ class Source(ABC):
 @dataclass(frozen=True)
 class Exact(Source):
     """The user's Hessian-vector product; see `product_with` for a Hessian matrix or LinearOperator."""
+
+    def without_products(self) -> Source:
+        """Return `Forward`."""
+        return Forward()
 
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
@@ -152,6 +166,7 @@ class Secant(Source):
 
     reuse: bool = False
     at_trial: ClassVar[bool] = True
+    starts_with_gradient: ClassVar[bool] = True
 
     @property
     def needs_probes(self) -> bool:
@@ -167,7 +182,7 @@ class Secant(Source):
         return Previous(near, functions.gradient_at(near))
 
     def pairs(
-        self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
+        self, functions: Functions, x: Array, g: Array, v: Array | None = None, memory: Any = ()
     ) -> tuple[Array, Array]:
         """Return (s, y), scaled, of shape (n,)."""
         xp = namespace(x)
@@ -177,6 +192,80 @@ class Secant(Source):
         far = size > eps(x) ** (2 / 3) * _rms(x)
         one = xp.where(far, size, xp.ones_like(size))
         return xp.where(far, s / one, xp.zeros_like(s)), xp.where(far, y / one, xp.zeros_like(y))
+
+    def remember(self, memory: Any, x: Array, g: Array) -> Previous:
+        """Return (x, g)."""
+        return Previous(owned(x), owned(g))
+
+
+@dataclass(frozen=True)
+class Along(Source):
+    """Pairs along the steps taken in all steps, as `Secant`, and probes of another source in some.
+
+    A step's pair costs no product, and says what the descent meets; probes say the rest. Both are needed:
+    with ``E[v v^T] = C`` the minimiser solves ``P H C H P = C``, which is ``|H|^{-1}`` for any C only where
+    H is definite and its inverse is in the group. A step without a probe returns one column, (n, 1), the
+    step's; one with k probes k + 1.
+
+    Parameters
+    ----------
+    probes : Source
+        Of the probes: without a memory of its own.
+    every : int
+        A probe in each `every`-th step, and in all of the first few.
+    first : int
+        How many.
+    reuse : bool
+        As in `Secant`: right, and free, for deterministic functions only.
+    """
+
+    probes: Source = field(default_factory=Exact)
+    every: int = 2
+    first: int = 1
+    reuse: bool = False
+    at_trial: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.probes, Source) or self.probes.at_trial:
+            raise TypeError(
+                f"`probes` must be a Source without memory, got {described(self.probes)}; try Exact()"
+            )
+        keep(
+            self,
+            every=require_count("every", self.every, "1 takes a probe in each step"),
+            first=require_count("first", self.first, "the first step needs a probe"),
+        )
+
+    @property
+    def needs_probes(self) -> bool:
+        """Not in each step: see `asks`."""
+        return False
+
+    def without_products(self) -> Source:
+        """Return this with probes from elsewhere."""
+        return replace(self, probes=self.probes.without_products())
+
+    def asks(self, iteration: int) -> bool:
+        """Return whether to draw v for `pairs` in this iteration."""
+        return iteration < self.first or iteration % self.every == 0
+
+    def init(self, functions: Functions | None, x: Array, v: Array | None) -> Previous:
+        """Return the start itself: its pair has v = 0."""
+        return Previous(owned(x), namespace(x).zeros_like(x))
+
+    def pairs(
+        self, functions: Functions, x: Array, g: Array, v: Array | None, memory: Any = ()
+    ) -> tuple[Array, Array]:
+        """Return (v, h) of shape (n, 1) without probes, (n, k + 1) with k of them."""
+        xp = namespace(x)
+        s, y = Secant(self.reuse).pairs(functions, x, g, memory=memory)
+        s, y = s[:, None], y[:, None]
+        if v is None:
+            return s, y
+        v, h = self.probes.pairs(functions, x, g, v)
+        assert v is not None  # integrated out by `Whitening` only, which refuses
+        v, h = (v[:, None], h[:, None]) if h.ndim == 1 else (v, h)
+        return xp.concat([s, v], axis=1), xp.concat([y, h], axis=1)
 
     def remember(self, memory: Any, x: Array, g: Array) -> Previous:
         """Return (x, g)."""

@@ -16,6 +16,7 @@ from ..arrays.arguments import as_float, described, keep, require_number
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import norm
 from ..arrays.trees import owned, where
+from ..arrays.vectors import finite
 
 
 class Point(NamedTuple):
@@ -24,6 +25,13 @@ class Point(NamedTuple):
     x: Array  # (n,)
     g: Array  # (n,) gradient
     value: Array  # 0-d; NaN if not known
+
+    @property
+    def is_finite(self) -> Array:
+        """Whether the gradient is finite, and the value not infinite: a 0-d bool."""
+        xp = namespace(self.value)
+        usable: Array = finite(self.g) & xp.logical_not(xp.isinf(self.value))
+        return usable
 
 
 class Clip:

@@ -68,7 +68,7 @@ class Run:
         if resume is not None:
             self.x, self.state, self.nit, *counts, self.best = resume
             self.objective.counts = dict(zip(self.objective.counts, counts, strict=True))
-        elif self.optimizer.source.at_trial:
+        elif self.optimizer.source.starts_with_gradient:
             generator, functions = self._draw()
             v = self.optimizer.probes.draw(generator, self.x)
             self.state = self.optimizer.init(self.x, functions=functions, v=v)
@@ -104,7 +104,7 @@ class Run:
             if usable:
                 pair, optimizer = None, self.optimizer
                 if optimizer.due(self.nit, generator):
-                    asked = optimizer.source.needs_probes
+                    asked = optimizer.source.asks(self.nit)
                     v = optimizer.probes.draw(generator, self.x) if asked else None
                     pair, state = optimizer.ask(state, trial, self.here, functions, v)
                 self.x, self.state = self._advance(state, self.here, usable, pair)

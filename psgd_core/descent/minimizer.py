@@ -13,8 +13,8 @@ import numpy as np
 from ..arrays.arguments import described, require_choice, require_count, require_number
 from ..arrays.library import Array, eps, require_alike
 from ..arrays.trees import Tree
-from ..curvature import Exact, Forward, Probes, Source
-from ..preconditioners import Dense, LowRank, Preconditioner
+from ..curvature import Probes, Source
+from ..preconditioners import Dense, LowRank, Preconditioner, Replay
 from ..preconditioners.placement import placed
 from ..schedules import Schedule
 from .clips import Clip
@@ -56,6 +56,7 @@ def minimize(
     clip: Clip | tuple[Clip, ...] | float | None = _KEEP,
     weight_decay: float | None = None,
     source: Source | None = None,
+    replay: Replay | None = _KEEP,
     probes: Probes | None = None,
     every: int | None = None,
     probability: Schedule | None = None,
@@ -87,7 +88,7 @@ def minimize(
         constant or ``hess(x, *args)``. Without either, forward differences of gradients.
     preset : "deterministic", "stochastic" or PSGD
         Settings to begin with; see `deterministic` and `stochastic`.
-    preconditioner, lr, step, momentum, clip, weight_decay, source, probes, every, probability
+    preconditioner, lr, step, momentum, clip, weight_decay, source, replay, probes, every, probability
         Settings in place of the preset's; see `PSGD` (where `step` is called `step_size`). The preconditioner
         is `Dense` up to n = 500 and ``LowRank(10)`` above by default.
     sample : callable, optional
@@ -160,11 +161,11 @@ def minimize(
         probes=probes,
         every=every,
         probability=probability,
-        **({} if clip is _KEEP else {"clip": clip}),
+        **{name: value for name, value in (("clip", clip), ("replay", replay)) if value is not _KEEP},
     )
     optimizer = replace(optimizer, preconditioner=placed(optimizer.preconditioner, layout.leaves()))
-    if objective.functions.hvp is None and isinstance(optimizer.source, Exact):
-        optimizer = replace(optimizer, source=Forward())
+    if objective.functions.hvp is None:
+        optimizer = replace(optimizer, source=optimizer.source.without_products())
     if optimizer.needs_value and fun is None:
         raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
     if optimizer.needs_value and sample is not None:
@@ -203,7 +204,9 @@ def _require_progress(resume: Any, x: Array) -> None:
 
 def _optimizer(preset: Preset | PSGD, maxiter: int, **settings: Any) -> PSGD:
     """Return the preset with the settings that are not None in their place."""
-    given = {name: value for name, value in settings.items() if value is not None or name == "clip"}
+    given = {
+        name: value for name, value in settings.items() if value is not None or name in ("clip", "replay")
+    }
     if isinstance(preset, PSGD):
         return replace(preset, **given)
     require_choice("preset", preset, get_args(Preset), "or give a PSGD")

@@ -31,7 +31,12 @@ def deterministic(preconditioner: Preconditioner[Any] | None = None, **settings:
         Any other setting of `PSGD`, in place of the above.
     """
     chosen: Any = Dense() if preconditioner is None else preconditioner
-    if isinstance(chosen, Preconditioner) and getattr(chosen, "normalizer", None) == Running():
+    natural = isinstance(chosen, LowRank) and chosen.geometry == "natural"  # its bound is its own
+    if (
+        isinstance(chosen, Preconditioner)
+        and getattr(chosen, "normalizer", None) == Running()
+        and not natural
+    ):
         chosen = replace(chosen, normalizer=Sample())  # type: ignore[type-var]
     step = 0.2 if isinstance(chosen, LowRank) else 0.9
     return PSGD(**{"preconditioner": chosen, "lr": 1.0, "step_size": step, "clip": TrustRadius(), **settings})

@@ -12,12 +12,14 @@ from ..arrays.arguments import described, keep, require_choice, require_count, r
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
-from ..curvature import Exact, Functions, Gaussian, Probes, Source
-from ..preconditioners import Dense, Preconditioner
+from ..curvature import Exact, Functions, Gaussian, Probes, Source, Whitening
+from ..preconditioners import Dense, Preconditioner, Replay
 from ..preconditioners.placement import require_placed
+from ..preconditioners.replay import fitted
 from ..schedules import Schedule, require_schedule, value_at
 from .clips import Clip, Point, as_clip
 from .inputs import flag_of, on_vectors, rate, require_state, value_like, vectors
+from .momentum import averaged
 
 Decay = Literal["decoupled", "l2"]
 """How `PSGD` decays weights."""
@@ -33,6 +35,7 @@ class PSGDState(NamedTuple):
     value: Array  # 0-d: the function where the last step started, NaN if not known
     count: Array  # type: ignore[assignment]  # 0-d int32: steps done
     skipped: Array  # 0-d int32: steps left out (NaN or Inf in value or gradient)
+    ring: Any = ()  # the last pairs, or () without replay
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class PSGD:
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
     ``P m``; move. `update` is that step as a pure function of gradient and pair, `step` evaluates them by the
     functions; both trace under ``jax.jit`` as a whole. All settings have defaults; `deterministic` and
-    `stochastic` return settings that belong together. An instance is hashable configuration without arrays.
+    `stochastic` return settings that belong together. An instance is hashable.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ class PSGD:
         ``x <- (1 - lr w) x - lr P m``; or g + w x in place of g, which has no part in the pairs.
     source : Source
         Where `step` takes the pairs from.
+    replay : Replay, optional
+        Fits each pair together with some of those before it: `times` updates of P for one product.
     probes : Probes
         How `minimize` draws probes.
     every : int
@@ -79,15 +84,19 @@ class PSGD:
     weight_decay: float = 0.0
     decay: Decay = "decoupled"
     source: Source = field(default_factory=Exact)
+    replay: Replay | None = None
     probes: Probes = field(default_factory=Gaussian)
     every: int = 1
     probability: Schedule = 1.0
 
     def __post_init__(self) -> None:
-        for name, kind in (("preconditioner", Preconditioner), ("source", Source), ("probes", Probes)):
+        kinds = {"preconditioner": Preconditioner, "source": Source, "probes": Probes, "replay": Replay}
+        for name, kind in kinds.items():
             given = getattr(self, name)
-            if not isinstance(given, kind):
+            if not isinstance(given, kind) and (given is not None or name != "replay"):
                 raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
+        if self.replay and isinstance(self.source, Whitening) and self.source.integrated:
+            raise ValueError("`replay` must be None for Whitening(integrated=True), which has no v to keep")
         require_choice("decay", self.decay, get_args(Decay))
         keep(
             self,
@@ -141,6 +150,7 @@ class PSGD:
             value=xp.full_like(flat[0], float("nan")),
             count=xp.zeros((), dtype=xp.int32, device=device),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
+            ring=() if self.replay is None else self.replay.init(layout.size, flat),
         )
 
     def update(
@@ -282,7 +292,8 @@ class PSGD:
         self, state: PSGDState, trial: Point, here: Point, functions: Functions, v: Array | None
     ) -> tuple[tuple[Array | None, Array], PSGDState]:
         """Return (pair, state): the pair of the point that the source wants."""
-        point = trial if self.source.at_trial else here
+        # a step that led out of the domain says nothing: it ends where the next one starts
+        point = trees.where(trial.is_finite, trial, here) if self.source.at_trial else here
         if v is None and self.source.needs_probes:
             raise ValueError("`v` must be given, got None; draw it with `optimizer.probes.draw(rng, x)`")
         g = self._average(state, point.g) if self.source.of_momentum else point.g
@@ -300,35 +311,33 @@ class PSGD:
         """Return (x, state) after fitting P and moving."""
         x, g = here.x, here.g
         xp = namespace(x)
-        t: Any = 0
-        if callable(self.lr) or callable(self.step_size):
-            t = xp.astype(state.count, x.dtype)
+        t: Any = xp.astype(state.count, x.dtype) if callable(self.lr) or callable(self.step_size) else 0
         # fit
-        fitted = state.preconditioner
+        before = held = (state.preconditioner, state.ring)
         if pair is not None:
-            fitted = self.preconditioner.update(fitted, *pair, rate("step_size", self.step_size, t, x))
+            step = rate("step_size", self.step_size, t, x)
+            held = fitted(self.preconditioner, self.replay, before, *pair, step)
             if fit is not None and not isinstance(fit, bool):
-                fitted = trees.where(fit, fitted, state.preconditioner)
+                held = trees.where(fit, held, before)
         # average
         if self.weight_decay > 0 and self.decay == "l2":
             g = g + self.weight_decay * x
-        if known(usable) is not True:
-            g = xp.where(usable, g, xp.zeros_like(g))
-        m = self._average(state, g)
+        m = self._average(state, select(usable, g, xp.zeros_like(g)))
         # precondition and limit
-        move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(fitted, m))
+        move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(held[0], m))
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
         # move, if everything is finite
         new = x - rate("lr", self.lr, t, x) * move
         passed = usable & finite(new)
         moved = select(passed, new, x)
-        # callers may write to the result: never return the array that was passed in
+        # callers may write to the result: never the array that was passed in
         return owned(x) if moved is x else moved, state._replace(
-            preconditioner=fitted,
+            preconditioner=held[0],
             momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
             clip=trees.where(passed, clip, state.clip),
             count=state.count + 1,
+            ring=held[1],
         )
 
     def _average(self, state: PSGDState, g: Array) -> Array:
@@ -337,14 +346,5 @@ class PSGD:
 
     @property
     def _clip(self) -> Clip:
-        """The clip, as `__post_init__` left it."""
-        assert isinstance(self.clip, Clip)
+        assert isinstance(self.clip, Clip)  # `__post_init__` saw to it
         return self.clip
-
-
-def averaged(past: Array, g: Array, count: Array, momentum: float | Array) -> Array:
-    """Return the mean of the gradients after g, where `past` is the mean of the `count` before."""
-    xp = namespace(g)
-    t = xp.astype(count, g.dtype)
-    weight = xp.minimum(t / (t + 1), 0 * t + momentum)
-    return weight * past + (1 - weight) * g

@@ -42,7 +42,9 @@ class LowRankRule(NamedTuple):
 
     rank: int
     diagonal_first: bool  # whether Q x begins with d x
-    measure: Literal["curvature", "gradient"]  # what the normaliser divides by
+    measure: (
+        Literal["curvature", "gradient"] | None
+    )  # for the normaliser; None: only `precondition` has kernels
     scale: Callable[[Any, Any, Any], tuple[Any, Any]]  # the normaliser: (held, size, step) to (N, held)
     gauge_every: int  # updates from one change of gauge to the next
     jump: Jump

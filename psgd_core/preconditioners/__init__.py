@@ -9,6 +9,7 @@ from .geometries import GEOMETRIES, Geometry, GeometryName
 from .kronecker import Kronecker, KroneckerState
 from .low_rank import LowRank, LowRankState
 from .orbit import OrbitPreconditioner, OrbitState
+from .replay import Replay, Ring
 from .sparse import Butterfly, Dense, Diagonal, Sparse, XMat
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "OrbitPreconditioner",
     "OrbitState",
     "Preconditioner",
+    "Replay",
+    "Ring",
     "Sparse",
     "XMat",
     "normalizers",

@@ -20,15 +20,17 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, Literal
 
 from .. import kernels
-from ..arrays.arguments import described, require_count, require_flag, scalar_of
+from ..arrays.arguments import require_count, require_flag
 from ..arrays.library import Array, known, namespace, select
 from ..arrays.matrices import eye
-from ..arrays.sums import sum_of_squares
-from ..arrays.trees import leaves_with_names, mapped, where
-from ..arrays.vectors import largest, require_vectors
+from ..arrays.sums import norm, sum_of_squares
+from ..arrays.trees import mapped, where
+from ..arrays.vectors import columns_of, largest, require_vectors
 from ..groups.lie import require_like
 from .counters import Fitted, Given, counted, initial
-from .forms import COMPLEX, COUNTERS, Form, require_form, require_state
+from .first_contact import met, scale_of, two
+from .forms import COMPLEX, COUNTERS, Form, require_form, require_state, require_usable
+from .pace import Memory, in_range, pace_of
 from .states import State, detached, require_writeable, stored
 
 Verb = Literal["apply", "apply_transpose", "solve", "solve_transpose", "precondition"]
@@ -51,6 +53,11 @@ class Preconditioner(ABC, Generic[State]):
     _rule: kernels.Rule | None = None
     """How it is fitted, in the terms of `psgd_core.kernels`; None where they do not cover it."""
 
+    @property
+    def takes_memory(self) -> bool:
+        """Whether `update` takes `memory`, in place of a step."""
+        return False
+
     # -- to be supplied --------------------------------------------------------------------------------
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
@@ -60,6 +67,11 @@ class Preconditioner(ABC, Generic[State]):
     def _scaled(self, state: State, scale: float | Array) -> State:
         """Return `state` with Q multiplied by `scale`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its Q is scaled")
+
+    def _contact(self, state: State, v: Array, h: Array) -> tuple[State, Array]:
+        """Return `state`, of Q near I, started from pairs (n, k), and about how large P is; one scale."""
+        b, a = norm(self._act(state, v, "solve_transpose")), norm(self._act(state, h, "apply"))
+        return self._scaled(state, namespace(a).sqrt(b) / namespace(a).sqrt(a)), b / a
 
     def _fit(self, state: State, given: Given) -> Fitted:
         """Return what one step of fitting leaves; decisions on values are made by `where` alone."""
@@ -96,8 +108,16 @@ class Preconditioner(ABC, Generic[State]):
         """Return n."""
         return self._require_state(state)[0]
 
-    def init(self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None) -> State:
-        """Return the state to start from: Q a multiple of the identity, or close to it.
+    def init(
+        self,
+        n: int,
+        like: Array,
+        *,
+        scale: float | Array | None = None,
+        pairs: tuple[Array, Array] | None = None,
+        rng: Any = None,
+    ) -> State:
+        """Return the state to start from: Q a multiple of the identity, or close to it, or as pairs say.
 
         Parameters
         ----------
@@ -109,22 +129,27 @@ class Preconditioner(ABC, Generic[State]):
             Q starts at ``scale * I``, and the default damping is relative to it. Without it the first usable
             pair sets the scale, to the minimiser of the criterion over multiples of the start
             (``P = |v| / |h|`` from the identity).
+        pairs : tuple of arrays, optional
+            The first pairs (v, h), each (n,) or (n, k), in place of a scale: they set it together, and orbits
+            of size s, given 2 s pairs, start at what these say is best (`OrbitPreconditioner`), and U and V
+            at a sketch of H (`LowRank`). If one of them is not finite, or v or h is zero, they count for
+            nothing.
         rng : generator, optional
             A generator for random starts (`LowRank`); the others ignore it.
         """
         require_like(like)
         n = require_count("n", n, "it is the number of parameters")
-        limits = namespace(like).finfo(like.dtype)
-        start: float | Array | None = None
-        if scale is not None:
-            start = scalar_of("scale", scale, like)
-            low, high = float(limits.smallest_normal) ** 0.5, float(limits.max) ** 0.5
-            if isinstance(start, float) and not low <= start <= high:
-                raise ValueError(
-                    f"`scale` must be positive and finite, and its square in {like.dtype} as well, got "
-                    f"{described(scale)}; leave it out to set it automatically"
-                )
-        return self._begin(n, like, start, rng)
+        if scale is not None and pairs is not None:
+            raise ValueError("`scale` must be left out where `pairs` are given, got both; pairs set it")
+        start = None if scale is None else scale_of(scale, like)
+        state = self._begin(n, like, start, rng)
+        return state if pairs is None else self._met(state, pairs)
+
+    def _met(self, state: State, pairs: tuple[Array, Array]) -> State:
+        """Return a state of `_begin` after its first contact with pairs, as `init` describes them."""
+        v, h = self._pair(state, *two(pairs))
+        new: State = met(self, state, v, h)
+        return new
 
     def _begin(self, n: int, like: Array, scale: float | Array | None, rng: Any) -> State:
         """Return the state that `init` describes."""
@@ -133,7 +158,14 @@ class Preconditioner(ABC, Generic[State]):
         return state if scale is None else self._scaled(state, scale)
 
     def update(
-        self, state: State, v: Array | None, h: Array, step: float | Array, *, inplace: bool = False
+        self,
+        state: State,
+        v: Array | None,
+        h: Array,
+        step: float | Array | None = None,
+        *,
+        memory: Memory | None = None,
+        inplace: bool = False,
     ) -> State:
         """Return the state after one step of fitting on the pair (v, h), or by whitening on h alone.
 
@@ -146,23 +178,25 @@ class Preconditioner(ABC, Generic[State]):
             holds NaN or Inf, or whose v is zero, changes nothing and is counted in ``state.skipped``. With
             None for v, it is integrated out: ``E[v v^T] = I`` in its place, exactly. That is for whitening,
             where h is a gradient that v has no part in, and P tends to ``E[h h^T]^{-1/2}``.
-        step : float or 0-d array
+        step : float or 0-d array, optional
             The step size in (0, 1), relative to the largest that is stable. Numbers outside, and arrays whose
             value can be read without waiting, are refused; with an array on a device the pair is skipped and
             counted.
+        memory : float, 0-d array or "all", optional
+            In place of a step, for those with ``normalizer=Kalman()``: how many of the last pairs P is an
+            average over, at least 1, or all of them. The step follows from it, see
+            `psgd_core.preconditioners.normalizers.Kalman`.
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.
         """
         inplace = inplace is not False and require_flag("inplace", inplace)
-        if type(state) is self.state_type and self._rule is not None:
+        if memory is None and type(state) is self.state_type and self._rule is not None:
             fused: State | None = kernels.update(self._rule, state, v, h, step, inplace)
             if fused is not None:
                 return fused
         # check the arguments
         v, h = self._pair(state, v, h)
-        rate = step if type(step) is float else scalar_of("step", step, h)
-        if isinstance(rate, float) and not 0 < rate < 1:
-            raise ValueError(f"`step` must lie in (0, 1), got {described(step)}; 0.1 is a good start")
+        rate = pace_of(type(self).__name__, self.takes_memory, step, memory, h)
         if inplace:
             require_writeable(state)
         # look at the values: what is unusable moves nothing, and is counted
@@ -172,7 +206,7 @@ class Preconditioner(ABC, Generic[State]):
             size_v = largest(v)
             usable = usable & xp.isfinite(size_v) & (size_v > 0)
         if not isinstance(rate, float):
-            usable = usable & (rate > 0) & (rate < 1)
+            usable = usable & in_range(rate, self.takes_memory)
             rate = xp.where(usable, rate, xp.full_like(rate, 0.5))
         new = self._advance(state, v, h, usable, usable & (size > 0), rate)
         return stored(new, state) if inplace else detached(new, state)
@@ -265,18 +299,7 @@ class Preconditioner(ABC, Generic[State]):
 
         The verbs do not look at values; call this at checkpoints.
         """
-        xp = namespace(self._require_state(state)[1])
-        for name, leaf in leaves_with_names(state, type(state).__name__):
-            floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
-            if floating and not bool(xp.all(xp.isfinite(leaf))):
-                raise ValueError(
-                    f"`{name}` must be finite, got NaN or Inf; "
-                    "go back to an earlier state and lower the step or raise the damping"
-                )
-        if not bool(xp.isfinite(self.log_det(state))):
-            raise ValueError(
-                "`state` must hold an invertible Q, got a singular one; go back to an earlier state"
-            )
+        require_usable(self, state)
 
     def like(self, state: State) -> Array:
         """Return an array of the state: its library, dtype and device are those of the vectors it takes."""
@@ -316,20 +339,5 @@ class Preconditioner(ABC, Generic[State]):
 
     def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Array | None, Array]:
         """Return (v, h) as columns (n, k), after checking them."""
-        if v is None:
-            self._require_vectors(state, h=h)
-        else:
-            self._require_vectors(state, v=v, h=h)
-            if v.shape != h.shape:
-                raise ValueError(
-                    f"`h` must have the shape of `v`, {tuple(v.shape)}, got {tuple(h.shape)}; "
-                    "pass one product per probe"
-                )
-        if h.ndim == 1:
-            return None if v is None else v[:, None], h[:, None]
-        if h.shape[1] == 0:
-            name, what = ("h", "gradient") if v is None else ("v", "probe")
-            raise ValueError(
-                f"`{name}` must hold at least one {what}, got shape (n, 0); skip the update instead"
-            )
-        return v, h
+        self._require_vectors(state, **({"h": h} if v is None else {"v": v, "h": h}))
+        return columns_of(v, h)

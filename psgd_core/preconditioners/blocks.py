@@ -12,6 +12,7 @@ from ..arrays.arguments import described, require_count
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import largest
 from .base import Preconditioner, Verb
+from .first_contact import two
 from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
 
@@ -56,6 +57,11 @@ class Blocks(Preconditioner[BlocksState]):
             )
         sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
         object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
+        if len({p.takes_memory for _, p in self.parts}) > 1:
+            raise ValueError(
+                "`parts` must all take a step, or all a memory, got some of both; use normalizer=Kalman() "
+                "for all of them or for none"
+            )
         if self.arrays is not None:
             arrays = tuple(trees.Leaf(str(name), tuple(shape)) for name, shape in self.arrays)
             if [math.prod(shape) for _, shape in arrays] != [n for n, _ in self.parts]:
@@ -90,6 +96,11 @@ class Blocks(Preconditioner[BlocksState]):
     def n(self) -> int:
         """Number of parameters."""
         return sum(n for n, _ in self.parts)
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether `update` takes `memory`, in place of a step: whether its parts do."""
+        return self.parts[0][1].takes_memory
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
         return self.n, own
@@ -130,6 +141,16 @@ class Blocks(Preconditioner[BlocksState]):
             parts=tuple(p.init(size, like, scale=scale, rng=rng) for size, p in self.parts),
             skipped=xp.zeros((), dtype=xp.int32, device=device),
         )
+
+    def _met(self, state: BlocksState, pairs: tuple[Array, Array]) -> BlocksState:
+        v, h = two(pairs)
+        columns = self._pair(state, v, h)
+        start, parts = 0, []
+        for (n, p), part in zip(self.parts, state.parts, strict=True):
+            here = tuple(x[start : start + n, :] for x in columns if x is not None)
+            parts.append(p._met(part, (here[0], here[1])))
+            start += n
+        return state._replace(parts=tuple(parts))
 
     def _advance(
         self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array

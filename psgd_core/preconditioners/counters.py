@@ -48,7 +48,7 @@ class Given(NamedTuple):
     h: Array  # (n, k), finite
     damping: Array  # 0-d: fit ``M + damping^2 I``; 0 for the pair that sets the scale
     due: Array | None  # 0-d bool: whether this pair sets the scale; None where it is known not to
-    step: float | Array  # in (0, 1)
+    step: float | Array  # in (0, 1); the least gain, in [0, 1], of a memory
 
 
 class Fitted(NamedTuple):

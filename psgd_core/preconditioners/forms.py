@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
-from ..arrays.library import Array, require_arrays
+from ..arrays.library import Array, namespace, require_arrays
 from ..arrays.trees import leaves_with_names
 
 if TYPE_CHECKING:
@@ -112,6 +112,20 @@ def require_form(name: str, seen: Form, wanted: Form) -> None:
         f"`{name}` must be {_described(wanted)}, got {_described(seen)}; make a state of this preconditioner "
         "with `init`, and do not change its arrays"
     )
+
+
+def require_usable(p: Preconditioner[Any], state: Any) -> None:
+    """Raise ValueError if a state is not finite or its Q not invertible (waits for the device)."""
+    xp = namespace(require_state(p, state)[1])
+    for name, leaf in leaves_with_names(state, type(state).__name__):
+        floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
+        if floating and not bool(xp.all(xp.isfinite(leaf))):
+            raise ValueError(
+                f"`{name}` must be finite, got NaN or Inf; "
+                "go back to an earlier state and lower the step or raise the damping"
+            )
+    if not bool(xp.isfinite(p.log_det(state))):
+        raise ValueError("`state` must hold an invertible Q, got a singular one; go back to an earlier state")
 
 
 def first_dtype(form: Form) -> Any:

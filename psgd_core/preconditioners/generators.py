@@ -189,6 +189,23 @@ class Generator(NamedTuple):
             outer(columns, columns) if columns.shape[0] <= columns.shape[1] else outer(rows, rows)
         )
 
+    def terms(self) -> tuple[Array, Array]:
+        """Return both terms of E over unit^2, (s, s, c), in the basis U where there is one."""
+        plus, minus = self.grams or (outer(self.x, self.u), outer(self.y, self.w))
+        k = self.k if self.basis is None else self.k / self.basis[1]
+        return plus / k, minus / k
+
+    def turned(self, e: Array) -> Array:
+        """Return what was made of `terms` out of the basis U."""
+        return e if self.basis is None else outer(matmul(self.basis[0], e), self.basis[0])
+
+    def bound_with(self, c: Array) -> Array:
+        """Return the bound of ``(x x^T + c y y^T) / k`` over unit^2, per block, (c,)."""
+        assert self.squares is not None
+        if self.single or self.grams is None:
+            return (self.squares[0] + c * self.squares[1]) / self.k
+        return batched.spectral_bound(self.grams[0] + c * self.grams[1]) / self.k
+
     def matrix(self) -> Array:
         """Return E over unit^2, (s, s, c)."""
         plus, minus = self.grams or (outer(self.x, self.u), outer(self.y, self.w))

@@ -77,6 +77,9 @@ class Geometry(ABC):
     degree: ClassVar[int] = 2
     """x of ``x x^T - y y^T`` goes with the power `degree` of Q's scale, and y with ``degree - 2``."""
 
+    is_newton: ClassVar[bool] = False
+    """Whether E is four times Newton's move, the same for all modes, and that of ``E[b b^T]`` is I."""
+
     @abstractmethod
     def generator(self, pair: Pair) -> Generator:
         """Return E for a pair."""
@@ -246,6 +249,7 @@ class Lyapunov(Geometry):
     """Newton's method on the group: ``E D + D E = 2 (a a^T - b b^T)`` with ``D = (Q Q^T)^{-1}``."""
 
     retracts: ClassVar[bool] = False
+    is_newton: ClassVar[bool] = True
 
     def speed(self, x: Value, y: Value, low: Value, top: Value) -> Value:
         """Return 2."""

@@ -31,9 +31,11 @@ from ..arrays.sums import norm
 from ..arrays.vectors import largest
 from .base import Preconditioner, Verb
 from .counters import Fitted, Given
+from .first_contact import two
 from .forms import COMPLEX, Form
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Normalizer, Running, settle_options
+from .pace import Memory
 from .patterns import FACTORS
 from .sides import Sides
 from .unfolding import Dimension, Run, acting, along, dimensions
@@ -161,16 +163,27 @@ class Kronecker(Preconditioner[KroneckerState]):
     # -- what the base class asks for ------------------------------------------------------------------
 
     def init(
-        self, n: int, like: Array, *, scale: float | Array | None = None, rng: Any = None
+        self,
+        n: int,
+        like: Array,
+        *,
+        scale: float | Array | None = None,
+        pairs: tuple[Array, Array] | None = None,
+        rng: Any = None,
     ) -> KroneckerState:
         """Return the state to start from, Q a multiple of the identity; `like` may be complex."""
         if require_count("n", n, "it is the number of parameters") != self.n:
             raise ValueError(f"`n` must be the number of elements of `shape` {self.shape}, {self.n}, got {n}")
         xp = require_arrays(like=like)
-        if is_complex(like):  # the base class checks real ones
-            real = super().init(n, xp.real(like), scale=scale)
-            return real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
-        return super().init(n, like, scale=scale)
+        if not is_complex(like):  # the base class checks real ones
+            return super().init(n, like, scale=scale, pairs=pairs)
+        real = super().init(n, xp.real(like), scale=scale)
+        state = real._replace(factors=tuple(xp.astype(q, like.dtype) for q in real.factors))
+        return state if pairs is None else self._met(state, pairs)
+
+    def _met(self, state: KroneckerState, pairs: tuple[Array, Array]) -> KroneckerState:
+        v, h = (self._flat(x)[0] for x in two(pairs))
+        return super()._met(state, (v, h))
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = namespace(like), device_of(like)
@@ -265,11 +278,18 @@ class Kronecker(Preconditioner[KroneckerState]):
     # -- the verbs -------------------------------------------------------------------------------------
 
     def update(
-        self, state: KroneckerState, v: Array | None, h: Array, step: float | Array, *, inplace: bool = False
+        self,
+        state: KroneckerState,
+        v: Array | None,
+        h: Array,
+        step: float | Array | None = None,
+        *,
+        memory: Memory | None = None,
+        inplace: bool = False,
     ) -> KroneckerState:
         """Return the state after one step of fitting; v and h as vectors, columns or tensors of `shape`."""
         v = None if v is None else self._flat(v)[0]
-        return super().update(state, v, self._flat(h)[0], step, inplace=inplace)
+        return super().update(state, v, self._flat(h)[0], step, memory=memory, inplace=inplace)
 
     def _act(self, state: KroneckerState, x: Array, verb: Verb) -> Array:
         return along(self._runs, acting(self._runs, state.factors), x, verb)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from .. import kernels
 from ..arrays import batched
 from ..arrays.arguments import require_choice
+from ..arrays.batched import adjoint, matmul
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
@@ -16,10 +17,11 @@ from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
+from .first_contact import closed_form, enough
 from .forms import Form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
-from .normalizers import Normalizer, Running, Sample, settle_options
+from .normalizers import Kalman, Normalizer, Running, Sample, settle_options
 
 PIECE = 2**16
 """Elements of h that are worked on together: what an update makes along the way stays in cache."""
@@ -29,7 +31,7 @@ class OrbitState(NamedTuple):
     """State of a preconditioner on a Theorem 3.1 group; all arrays on one namespace, dtype and device."""
 
     q: OrbitBlocks  # Q (P under QUAD4P and PRO4P): per orbit size s an (s, s, c) array
-    held: tuple[Array, ...]  # what the normaliser holds: per orbit size (c,), or one 0-d array per group
+    held: tuple[Array, ...]  # what the normaliser holds: per orbit size (..., c), or one 0-d array per group
     damping: Array  # these five: see `Counters`
     pending: Array
     off_scale: Array
@@ -41,7 +43,7 @@ class _Orbits(NamedTuple):
     """Orbits of one size, or some of them, and what an update of them starts from."""
 
     q: Array  # (s, s, c)
-    held: Array  # (c,), or 0-d where there is one step for all
+    held: Array  # (..., c), or 0-d where there is one step for all
     h: Array  # (s, k, c)
     v: Array  # (s, k, c)
 
@@ -60,10 +62,16 @@ class _Moved(NamedTuple):
 class OrbitPreconditioner(Preconditioner[OrbitState]):
     """What the preconditioners on Theorem 3.1 groups share; a subclass says which group.
 
+    ``init(..., pairs=(v, h))`` with k pairs starts orbits of size s, ``2 s <= k``, where these pairs put the
+    minimiser: at ``|H|^{-1}`` itself, up to rounding, if H is definite and in the group (Dense: from 2 n
+    products), and elsewhere at least about as close as ``(mean h h^T)^{-1/2}`` and the minimiser of the
+    criterion's mean over them.
+
     Parameters
     ----------
     normalizer : Normalizer
-        What the step is divided by: `Running` (default), `Sample` or `Gradient`.
+        What the step is divided by: `Running` (default), `Sample` or `Gradient`. Or `Kalman`, in the geometry
+        "Lyapunov", which takes a `memory` in place of a step.
     steps : {"orbit", "group"}
         A step for each orbit (they are factors of a direct product: far faster where orbits differ in
         scale), or one for all, set by the largest.
@@ -93,13 +101,24 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
     def __post_init__(self) -> None:
         settle_options(self)
         require_choice("steps", self.steps, ("orbit", "group"), "a step per orbit, or one for all")
-        if not geometry_of(self.geometry).fits_p:
+        geometry = geometry_of(self.geometry)
+        if self.takes_memory and not (geometry.is_newton and self.steps == "orbit"):
+            raise ValueError(
+                f"`geometry` must be 'Lyapunov' and `steps` 'orbit' for normalizer=Kalman(), got "
+                f"{self.geometry!r} and {self.steps!r}; its gain is one for all modes"
+            )
+        if not geometry.fits_p:
             decay = None  # kernels know the other geometries' products only
             if self.geometry == "EQ" and self.steps == "orbit":
                 decay = self.normalizer.decay if type(self.normalizer) is Running else None
                 decay = -1.0 if type(self.normalizer) is Sample else decay
             rule = kernels.OrbitRule(self._layout, decay, self.exact_damping, JUMP)
             object.__setattr__(self, "_rule", rule)
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether `update` takes `memory`, in place of a step."""
+        return isinstance(self.normalizer, Kalman)
 
     def _layout(self, n: int) -> kernels.Layout:
         """Return the layout of the orbits, for kernels."""
@@ -114,19 +133,39 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         order: Form = ()
         if gather or is_gathered(layout):
             order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
-        held = [(real, (c,)) for _, c, _, _ in layout] if self.steps == "orbit" else [(real, ())]
+        held = [(real, shape) for shape in self._held_shapes([(s, c) for s, c, _, _ in layout])]
         blocks = [(real, (s, s, c)) for s, c, _, _ in layout]
         return n, ((OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held))
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = namespace(like), device_of(like)
         q = self.group.identity(n, like)
-        shapes = [(block.shape[2],) for block in q.blocks] if self.steps == "orbit" else [()]
+        shapes = self._held_shapes([block.shape[1:] for block in q.blocks])
         return q, tuple(xp.zeros(shape, dtype=like.dtype, device=device) for shape in shapes)
+
+    def _held_shapes(self, sizes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shapes of what the normaliser holds, for sizes and numbers of orbits."""
+        return [self.normalizer.held_shape(s, c) for s, c in sizes] if self.steps == "orbit" else [()]
 
     def _scaled(self, state: OrbitState, scale: float | Array) -> OrbitState:
         factor = scale * scale if GEOMETRIES[self.geometry].fits_p else scale
         return state._replace(q=state.q._replace(blocks=tuple(block * factor for block in state.q.blocks)))
+
+    def _contact(self, state: OrbitState, v: Array, h: Array) -> tuple[OrbitState, Array]:
+        k, group, gather = h.shape[1], self.group, state.q.gather
+        state, growth = super()._contact(state, v, h)
+        # orbits that are given enough pairs start at what these say is best
+        layout, blocks, held = group.layout(h.shape[0]), list(state.q.blocks), list(state.held)
+        columns = zip(group.split(layout, v, gather), group.split(layout, h, gather), strict=True)
+        for i, (v_i, h_i) in enumerate(columns):
+            if k >= enough(v_i.shape[0]):
+                found = closed_form(v_i, h_i)
+                good = namespace(h).all(namespace(h).isfinite(found.q), axis=(0, 1))
+                new = matmul(adjoint(found.q), found.q) if GEOMETRIES[self.geometry].fits_p else found.q
+                blocks[i] = namespace(h).where(good, new, blocks[i])
+                if self.steps == "orbit":
+                    held[i] = namespace(h).where(good, self.normalizer.known(held[i], found, k), held[i])
+        return state._replace(q=state.q._replace(blocks=tuple(blocks)), held=tuple(held)), growth
 
     def _fit(self, state: OrbitState, given: Given) -> Fitted:
         v, h, damping, due, step = given
@@ -201,6 +240,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         sizes, lengths = [], []
         for i, e in enumerate(es):
             es[i] = e.in_units()
+            if scale is not None and geometry.degree > 1:  # `rescaled` leaves that power of it out
+                es[i] = es[i]._replace(unit=es[i].unit * scale ** (geometry.degree - 1))
             sizes.append(es[i].size(normalizer.measure))
             lengths.append(es[i].lengths())
         if self.steps == "group":
@@ -208,10 +249,8 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         found = []
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
-            mu, after = normalizer.rate(part.held, size, e.unit, step)
-            if scale is not None and geometry.degree > 1:  # sizes go with that power of the scale
-                after = after * scale ** (geometry.degree - 1)
-            new, finite = e.move(q, mu, geometry.side), xp.isfinite(size)
+            new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
+            finite = xp.isfinite(size)
             moved = xp.all(finite)
             whole = known(moved) is True
             if not whole:
@@ -249,11 +288,13 @@ def _pieces(part: _Orbits) -> list[_Orbits]:
     if c <= width:
         return [part]
     starts = [slice(low, low + width) for low in range(0, c, width)]
-    return [_Orbits(part.q[:, :, i], part.held[i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
+    return [_Orbits(part.q[:, :, i], part.held[..., i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
 
 
 def _joined(pieces: list[_Moved]) -> _Moved:
     """Return what became of all pieces of one size."""
     q, held, moved, a, b = zip(*pieces, strict=True)
     xp = namespace(q[0])
-    return _Moved(xp.concat(q, axis=-1), xp.concat(held), xp.all(xp.stack(moved)), xp.concat(a), xp.concat(b))
+    return _Moved(
+        xp.concat(q, axis=-1), xp.concat(held, axis=-1), xp.all(xp.stack(moved)), xp.concat(a), xp.concat(b)
+    )

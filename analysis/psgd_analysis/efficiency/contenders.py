@@ -88,12 +88,51 @@ class Online(Fit):
         return to_host(self.p.solve(self.state, self.p.solve_transpose(self.state, x)))
 
 
+class Averaged(Online):
+    """One that takes a memory, and averages over all pairs."""
+
+    def update(self, v: np.ndarray, h: np.ndarray) -> None:
+        """Learn from a pair."""
+        self.state = self.p.update(self.state, v, h, memory="all", inplace=True)
+
+
+class Natural(Online):
+    """`LowRank` by natural steps on a ring of pairs, begun anew at a sketch of the first 2 r.
+
+    Parameters
+    ----------
+    task : Task
+    seed : int
+    size, times : int
+        Pairs in the ring, and updates per pair.
+    """
+
+    def __init__(self, task: Task, seed: int, size: int, times: int) -> None:
+        super().__init__(psgd.LowRank(task.rank, geometry="natural"), task.n, lambda t: 0.7, seed)
+        self.replay, self.first = psgd.Replay(size, times, "all"), max(4, 2 * task.rank)
+        self.ring = self.replay.init(task.n, np.zeros(1))
+
+    def update(self, v: np.ndarray, h: np.ndarray) -> None:
+        """Learn from a pair."""
+        self.pairs += 1
+        self.state, self.ring = self.replay.update(self.p, self.state, self.ring, v, h, self.step(self.pairs))
+        if self.pairs == self.first:
+            rows = slice(0, self.pairs)
+            self.state = self.p.init(len(v), like=v, pairs=(self.ring.v[rows, :].T, self.ring.h[rows, :].T))
+
+
 def _online(step: Callable[[Task], Callable[[int], float]], **options: Any) -> Callable[[Task, int], Fit]:
     def make(task: Task, seed: int) -> Fit:
         p = replace(preconditioner(task.kind, task.n, task.rank), **options)  # type: ignore[type-var]
         return Online(p, task.n, step(task), seed)
 
     return make
+
+
+def _kalman(task: Task) -> psgd.Preconditioner:
+    p = preconditioner(task.kind, task.n, task.rank)
+    options: dict[str, Any] = {"geometry": "Lyapunov", "normalizer": psgd.normalizers.Kalman()}
+    return replace(p, **options)  # type: ignore[type-var]
 
 
 def _constant(step: float) -> Callable[[Task], Callable[[int], float]]:
@@ -296,6 +335,11 @@ CONTENDERS: tuple[Contender, ...] = (
         _online(lambda task: lambda t: min(0.5, _largest(task) / t), geometry="Lyapunov"),
         of_group,
     ),
+    Contender(
+        "Lyapunov, all pairs",
+        lambda task, seed: Averaged(_kalman(task), task.n, lambda t: 0.0, seed),
+        of_group,
+    ),
     Contender("ClosedForm", _closed_form("expected"), of_group),
     Contender("ClosedForm, sampled", _closed_form("sampled"), of_group),
     Contender("(mean hh')^-1/2", lambda task, seed: Expected(task), of_group, "limit"),
@@ -310,6 +354,8 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("(mean hh')^-1/2", lambda task, seed: ExpectedKronecker(task), of_kronecker, "limit"),
     Contender("LowRank, step 0.2", _online(_constant(0.2)), of_low_rank),
     Contender("LowRank, step 0.5", _online(_constant(0.5)), of_low_rank),
+    Contender("natural, ring of 100", lambda task, seed: Natural(task, seed, 100, 1), of_low_rank),
+    Contender("natural, ring of 300, 3 times", lambda task, seed: Natural(task, seed, 300, 3), of_low_rank),
     Contender("minimiser on the pairs", BestLowRank, lambda t: of_low_rank(t) and t.n <= 1000, "limit"),
     Contender("minimiser on H", ExactLowRank, lambda t: of_low_rank(t) and _has_hessian(t), "limit"),
     Contender(

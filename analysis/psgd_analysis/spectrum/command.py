@@ -44,9 +44,9 @@ def spectrum(
         int | None, typer.Option(help="Number of parameters, where it can be chosen. [default: 64]")
     ] = None,
     ranks: Annotated[str, typer.Option(help="Ranks of the rank study.")] = "0,1,2,5,10",
-    updates: Annotated[
-        int, typer.Option(help="Updates of each fit of LowRank; 0 leaves the fits out.")
-    ] = 1000,
+    products: Annotated[
+        int, typer.Option(help="Hessian-vector products that LowRank is fitted to; 0 leaves the fits out.")
+    ] = 300,
     probes: Annotated[int, typer.Option(help="Probes of the density.")] = 10,
     steps: Annotated[int, typer.Option(help="Lanczos steps of each probe.")] = 100,
     log: Annotated[bool, typer.Option("--log", help="Draw the density over log10 |λ|.")] = False,
@@ -75,7 +75,7 @@ def spectrum(
     try:
         chosen = _ranks(ranks)
         _require(seed >= 0, "--seed", "at least 0", seed)
-        _require(updates >= 0, "--updates", "at least 0", updates)
+        _require(products >= 0, "--products", "at least 0", products)
         operator = _operator(problem, hessian, key, n, seed)
         if damping:
             operator = damped(operator, damping)
@@ -84,7 +84,7 @@ def spectrum(
             operator,
             seed,
             ranks=chosen,
-            updates=updates,
+            products=products,
             probes=probes,
             steps=steps,
             scale="log" if log else "linear",

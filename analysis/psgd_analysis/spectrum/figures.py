@@ -162,10 +162,10 @@ def rank_study(result: RankStudy, ax: Any = None) -> Any:
     ]
     if np.any(result.reachable_condition < 0.999 * result.best_condition):
         curves.append(("ρ(I + UVᵀ): least possible", result.reachable_condition, SKY, ":", "v"))
-    if result.updates:
+    if result.products:
         curves += [
             ("(I + UVᵀ)diag(d): best", result.diagonal_condition, COLORS["green"], "-", "D"),
-            (f"LowRank(r), {result.updates} updates", result.fitted_condition, VERMILION, "--", "^"),
+            (f"LowRank(r), {result.products} products", result.fitted_condition, VERMILION, "--", "^"),
         ]
     for label, values, color, dash, marker in curves:
         ax.plot(

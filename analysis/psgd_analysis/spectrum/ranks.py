@@ -53,9 +53,8 @@ def rank_study(
     ranks: Sequence[int] = (0, 1, 2, 5, 10),
     *,
     rng: np.random.Generator | None = None,
-    updates: int = 0,
-    step: float = 0.3,
-    probes: int = 8,
+    products: int = 0,
+    updates: int = 100,
 ) -> RankStudy:
     """Return what rank-r preconditioners leave of a spectrum: at best, with one tail only, and fitted.
 
@@ -67,12 +66,11 @@ def rank_study(
         Those not below n are left out.
     rng : numpy.random.Generator, optional
         For the fits.
-    updates : int
-        Fit `psgd_core.LowRank(r)` online for so many updates, see `fit`. 0 leaves the fits out. LowRank has a
-        whole diagonal in place of ρ, so it may end below the best with ρ; and its slowest modes need about
-        κ(H)/(2 step) updates for a digit, so that it may end above. The best with a whole diagonal, by
-        L-BFGS, stands beside.
-    step, probes
+    products : int
+        Fit `psgd_core.LowRank(r)` to so many Hessian-vector products, see `fit`. 0 leaves the fits out.
+        LowRank has a whole diagonal in place of ρ, so it may end below the best with ρ; and where there are
+        too few products to know it, above. The best with a whole diagonal, by L-BFGS, stands beside.
+    updates
         As for `fit`.
 
     Returns
@@ -86,11 +84,11 @@ def rank_study(
     require_invertible(op.name, w, rounding(op.like))
     h = np.sort(np.abs(w))[::-1]
     floor = 2 * float(np.sum(h))
-    # closed forms for both tails and for one, and online fits
+    # closed forms for both tails and for one, and fits
     best = [_after(h, min(r, (op.n + 1) // 2), min(r, op.n // 2)) for r in chosen]
     lifted = [_after(h, 0, r) for r in chosen]
-    diagonal = [_with_diagonal(op, r) if updates else (np.nan,) * 2 for r in chosen]
-    fitted = [_fitted(op, r, rng, updates, step, probes) if updates else (np.nan,) * 3 for r in chosen]
+    diagonal = [_with_diagonal(op, r) if products else (np.nan,) * 2 for r in chosen]
+    fitted = [_fitted(op, r, rng, products, updates) if products else (np.nan,) * 3 for r in chosen]
     studies = best, lifted, fitted, diagonal
     columns = [np.array(column) for rows in studies for column in zip(*rows, strict=True)]
     return RankStudy(
@@ -111,7 +109,7 @@ def rank_study(
         fitted_condition=columns[6],
         fitted_spread=columns[7],
         fitted_criterion=columns[8] / floor,
-        updates=updates,
+        products=products,
     )
 
 
@@ -271,9 +269,9 @@ def _with_diagonal(op: HessianOperator, r: int) -> tuple[float, float]:
     return condition_number(np.linalg.eigvalsh(q @ h @ q.T)), found.value
 
 
-def _fitted(op: HessianOperator, r: int, rng, updates: int, step: float, probes: int):
-    preconditioner = psgd.LowRank(rank=r)
-    state = fit(op, preconditioner, rng, updates=updates, step=step, probes=probes)
+def _fitted(op: HessianOperator, r: int, rng, products: int, updates: int):
+    preconditioner = psgd.LowRank(rank=r, geometry="natural")
+    state = fit(op, preconditioner, rng, products=products, updates=updates)
     w = eigenvalues(preconditioned(op, preconditioner, state))
     xp, root = array_api_compat.array_namespace(w), float(op.n**0.5)
     v = root * xp.eye(op.n, dtype=w.dtype, device=array_api_compat.device(w))

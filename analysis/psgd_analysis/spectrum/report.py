@@ -34,7 +34,7 @@ def studies(
     seed: int,
     *,
     ranks: Sequence[int],
-    updates: int,
+    products: int,
     probes: int,
     steps: int,
     scale: Scale,
@@ -61,7 +61,7 @@ def studies(
     flip = psgd.PermutationSubgroup.flip(n)
     order = best_order(hessian, flip)
     yield "order_for_xmat", order
-    yield "ranks", rank_study(hessian, ranks, rng=np.random.default_rng([seed, 1]), updates=updates)
+    yield "ranks", rank_study(hessian, ranks, rng=np.random.default_rng([seed, 1]), products=products)
     # the best P of some groups, and a fitted one
     best: dict[str, Any] = {
         "Diagonal": psgd.criterion.group_minimizer(matrix, psgd.PermutationSubgroup.trivial(n).orbit_index),
@@ -69,9 +69,9 @@ def studies(
         "XMat, best order": psgd.criterion.group_minimizer(matrix, flip.conjugate(order.order).orbit_index),
     }
     rank = ranks[-1]
-    if updates and rank:
-        p = psgd.LowRank(rank=rank)
-        state = fit(hessian, p, np.random.default_rng([seed, 2]), updates=updates)
+    if products and rank:
+        p = psgd.LowRank(rank=rank, geometry="natural")
+        state = fit(hessian, p, np.random.default_rng([seed, 2]), products=products)
         best[f"LowRank({rank}), fitted"] = (p, state)
     yield "before_after", compare(hessian, best)
 

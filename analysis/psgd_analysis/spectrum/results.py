@@ -188,7 +188,7 @@ class RankStudy(Result):
     fitted_condition: np.ndarray  # of LowRank(r), fitted online; NaN where it was not
     fitted_spread: np.ndarray
     fitted_criterion: np.ndarray
-    updates: int
+    products: int
 
     def table(self) -> Table:
         """Return the remaining condition numbers, rank by rank."""
@@ -199,7 +199,7 @@ class RankStudy(Result):
             self.reachable_condition,
             self.best_criterion,
         ]
-        if self.updates:
+        if self.products:
             header += ("κ, (I + UVᵀ)diag(d)", "criterion", "κ fitted", "criterion fitted")
             columns += [self.diagonal_condition, self.diagonal_criterion]
             columns += [self.fitted_condition, self.fitted_criterion]

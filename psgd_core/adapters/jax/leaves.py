@@ -28,6 +28,7 @@ class LeafState(NamedTuple):
     layout: dict[str, tuple[()]]  # how the leaf becomes a vector: a note of its shards, static
     preconditioner: Any  # the preconditioner's state
     momentum: Any  # (n,), or () without momentum
+    ring: Any = ()  # the last pairs, or () without replay
 
 
 class Leaves(NamedTuple):

@@ -16,9 +16,10 @@ from ...arrays.library import Array
 from ...arrays.trees import Leaf
 from ...curvature import Functions, Whitening
 from ...descent import clips
-from ...descent.psgd import averaged
-from ...preconditioners import Preconditioner, XMat
+from ...descent.momentum import averaged
+from ...preconditioners import Preconditioner, Replay, XMat
 from ...preconditioners.placement import require_placed
+from ...preconditioners.replay import fitted
 from ...schedules import require_schedule, value_at
 from .engines import engine_named
 from .halves import for_shards
@@ -56,6 +57,7 @@ class Rule:
     scale: Any
     per_leaf: bool
     engine: Any
+    replay: Replay | None = None
 
     def __post_init__(self) -> None:
         given = XMat() if self.preconditioner is None else self.preconditioner
@@ -64,6 +66,8 @@ class Rule:
                 "`preconditioner` must be a Preconditioner or a function of a leaf that returns one, "
                 f"got {given!r}; try psgd_core.XMat()"
             )
+        if not isinstance(self.replay, Replay | None):
+            raise TypeError(f"`replay` must be a psgd_core.Replay or None, got {self.replay!r}; make one")
         clip = clips.as_clip(self.clip)
         _require_clip(clip, per_leaf=self.per_leaf)
         keep(
@@ -173,7 +177,7 @@ class Rule:
         fitters = each(self._fitter, leaves.kinds(), layouts, [""] * len(states))
         g = leaves.vectors(updates, "updates", layouts, self.engine)
         xp, count = self.engine.xp, self.engine.inward(state.count)
-        kept = [one.preconditioner for one in states]
+        kept = [(one.preconditioner, one.ring) for one in states]
 
         # fit, if it is due
         def fit() -> list[Any]:
@@ -186,12 +190,12 @@ class Rule:
             hs = each(_whiten, g, vs) if h is None else leaves.vectors(h, "hvp", layouts, self.engine)
             steps = [value_at(self.step, xp.astype(count, v.dtype)) for v in vs]
             return [
-                p.update(s, a, b, self._number(step, a.dtype))
-                for p, s, a, b, step in zip(fitters, kept, vs, hs, steps, strict=True)
+                fitted(p, self.replay, before, a, b, self._number(step, a.dtype))
+                for p, before, a, b, step in zip(fitters, kept, vs, hs, steps, strict=True)
             ]
 
         due = self._due(state)
-        fitted = fit() if due is None else self.engine.choose(due, fit, kept)
+        held = fit() if due is None else self.engine.choose(due, fit, kept)
 
         # average, precondition, limit: all leaves or none
         usable = reduce(and_, [xp.all(xp.isfinite(x)) for x in g])
@@ -201,15 +205,15 @@ class Rule:
                 averaged(one.momentum, x, count, self._number(self.momentum, x.dtype))
                 for one, x in zip(states, g, strict=True)
             ]
-        moves = [p.precondition(s, x) for p, s, x in zip(fitters, fitted, m, strict=True)]
+        moves = [p.precondition(s, x) for p, (s, _), x in zip(fitters, held, m, strict=True)]
         limited, clip = self.clip.limit_parts(state.clip, moves)
         passed = usable & reduce(and_, [xp.all(xp.isfinite(x)) for x in limited])
         limited = [xp.where(passed, x, xp.zeros_like(x)) for x in limited]
 
         # keep
         after = [
-            LeafState(one.layout, p, xp.where(passed, x, one.momentum) if self._averages else ())
-            for one, p, x in zip(states, fitted, m, strict=True)
+            LeafState(one.layout, p, xp.where(passed, x, one.momentum) if self._averages else (), ring)
+            for one, (p, ring), x in zip(states, held, m, strict=True)
         ]
         return leaves.tree(limited, layouts, self.engine), ScaleByPSGDState(
             count=state.count + 1,
@@ -251,11 +255,12 @@ class Rule:
 
     def _start(self, p: Preconditioner[Any], kind: jax.ShapeDtypeStruct, layout: Any) -> LeafState:
         xp = self.engine.xp
-        scale = self._number(self.scale, kind.dtype)
+        like, scale = xp.zeros(1, dtype=kind.dtype), self._number(self.scale, kind.dtype)
         return LeafState(
             layout=layout.note(),
-            preconditioner=p.init(kind.size, xp.zeros(1, dtype=kind.dtype), scale=scale),
+            preconditioner=p.init(kind.size, like, scale=scale),
             momentum=xp.zeros(kind.size, dtype=kind.dtype) if self._averages else (),
+            ring=() if self.replay is None else self.replay.init(kind.size, like),
         )
 
     def _keys(self, state: ScaleByPSGDState) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from ...descent import clips
+from ...preconditioners import Replay
 from ...schedules import Schedule
 from .engines import EngineName
 from .rule import Choice, Rule
@@ -27,6 +28,7 @@ def scale_by_psgd(
     scale: float | None = None,
     per_leaf: bool = True,
     engine: EngineName = "jax",
+    replay: Replay | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return the transformation of gradients g into ``P m``, with P fitted on curvature pairs along the way.
 
@@ -54,6 +56,9 @@ def scale_by_psgd(
     engine : {"jax", "numpy", "cupy"}
         Outside ``jax.jit``, NumPy or CuPy may do the work, on views of the JAX arrays; the state then holds
         their arrays.
+    replay : Replay, optional
+        Fits each pair together with some of those before it, which are kept in the state: see
+        `psgd_core.Replay`.
 
     Returns
     -------
@@ -71,7 +76,18 @@ def scale_by_psgd(
         For invalid settings, and for trees of another structure.
     """
     rule = Rule(
-        preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
+        preconditioner,
+        step,
+        momentum,
+        clip,
+        every,
+        probability,
+        key,
+        sampler,
+        scale,
+        per_leaf,
+        engine,
+        replay,
     )
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
@@ -92,6 +108,7 @@ def psgd(
     scale: float | None = None,
     per_leaf: bool = True,
     engine: EngineName = "jax",
+    replay: Replay | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser ``x <- (1 - lr w) x - lr P m``: `scale_by_psgd`, decay, learning rate.
 
@@ -99,7 +116,7 @@ def psgd(
     ----------
     learning_rate : float or optax schedule
         1 is Newton's step once P is fitted (0.1 and less where gradients are noisy).
-    preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine
+    preconditioner, step, momentum, clip, every, probability, key, sampler, scale, per_leaf, engine, replay
         As in `scale_by_psgd`. `optax.inject_hyperparams` may inject all numbers among them; a preconditioner
         that is a function is one of its ``static_args``.
     weight_decay : float or optax schedule
@@ -120,6 +137,7 @@ def psgd(
             scale=scale,
             per_leaf=per_leaf,
             engine=engine,
+            replay=replay,
         ),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),

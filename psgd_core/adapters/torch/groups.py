@@ -23,7 +23,7 @@ from .flat import Flat
 RANK = 10
 """Of the preconditioner by default, `LowRank`, where there are more parameters."""
 
-LOOP = ("preconditioner", "momentum", "clip", "weight_decay", "decay")
+LOOP = ("preconditioner", "momentum", "clip", "weight_decay", "decay", "replay")
 """The settings of a group that its loop is built from; `lr` and `step` go into each update."""
 
 

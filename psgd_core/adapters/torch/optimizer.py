@@ -13,7 +13,7 @@ from ... import descent
 from ...arrays.arguments import require_choice
 from ...curvature import Gaussian, Probes, Source, Whitening
 from ...descent import clips
-from ...preconditioners import Preconditioner
+from ...preconditioners import Preconditioner, Replay
 from ...schedules import Schedule, require_schedule, value_at
 from . import pairs, saved
 from .engines import EngineName
@@ -43,8 +43,8 @@ class PSGD(torch.optim.Optimizer):
         step, and 0.1 the default; with whitening P m has elements of about 1, and 0.01 is the default.
     step : float or schedule, per group
         Step size of the fitting, in (0, 1): a number or one of `psgd_core.schedules`.
-    momentum, weight_decay, decay : per group
-        As in `psgd_core.PSGD`.
+    momentum, weight_decay, decay, replay : per group
+        As in `psgd_core.PSGD`. A ring of pairs takes ``2 size n`` numbers.
     clip : Clip, tuple of Clips, float or None, per group
         The limit on ``P m``: no step beyond twice their running mean by default, see
         `psgd_core.descent.clips`; a number limits the norm. `TrustRadius` needs a closure.
@@ -98,6 +98,7 @@ class PSGD(torch.optim.Optimizer):
         clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.AdaptiveNorm(),  # noqa: B008
         weight_decay: float = 0.0,
         decay: descent.Decay = "decoupled",
+        replay: Replay | None = None,
         curvature: Curvature | Source = "hvp",
         update_probability: Schedule = 1.0,
         engine: EngineName = "auto",
@@ -128,7 +129,7 @@ class PSGD(torch.optim.Optimizer):
         defaults = {
             "preconditioner": preconditioner,
             **{"lr": lr, "step": step, "momentum": momentum, "clip": clip},
-            **{"weight_decay": weight_decay, "decay": decay},
+            **{"weight_decay": weight_decay, "decay": decay, "replay": replay},
         }
         super().__init__(params, defaults)
 

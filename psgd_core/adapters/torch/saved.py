@@ -170,6 +170,7 @@ def restored_states(
     groups, states = [], {}
     for i, (old, new) in enumerate(zip(saved, here, strict=True)):
         group = {name: restored(x, new.get(name), f"{name} of group {i}") for name, x in old.items()}
+        group.setdefault("replay", None)  # saved before there was one
         held = state_dict["state"].get(old["params"][0]) if old["params"] else None
         if held is not None:
             flat = Flat(new["params"])

@@ -77,7 +77,7 @@ class _Reading(NamedTuple):
 def update(rule: LowRankRule, state: Any, v: Any, h: np.ndarray, step: Any, inplace: bool) -> Any:
     """Return the state after one update, or None if it is not for kernels: see `dispatch`."""
     rate = step if type(step) is float else float_of(step)
-    if rate is None or not 0 < rate < 1 or not rule.diagonal_first:
+    if rate is None or not 0 < rate < 1 or not rule.diagonal_first or rule.measure is None:
         return None
     if not _suits(rule, state, (h, v), inplace):
         return None

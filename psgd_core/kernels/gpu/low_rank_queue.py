@@ -17,7 +17,9 @@ from . import low_rank_launches as passes
 
 def update(rule: LowRankRule, state: Any, v: Any, h: Any, step: Any, inplace: bool) -> Any:
     """Return the state after one update, or None if it is not for kernels: see `dispatch`."""
-    rows = passes.take(state, h, v) if rule.diagonal_first and v is not None else None
+    if not rule.diagonal_first or rule.measure is None or v is None:
+        return None
+    rows = passes.take(state, h, v)
     rate = None if rows is None or rows.r != rule.rank else passes.step_of(rows, step)
     if rows is None or rate is None or not passes.counts(rows, state):
         return None
