@@ -14,7 +14,7 @@ import psgd_core as psgd
 from psgd_analysis import efficiency
 from psgd_analysis.cli import run
 from psgd_analysis.efficiency import CONTENDERS, TASKS, Factors, best_factors, networks, peers
-from psgd_analysis.efficiency.contenders import Expected, LeastSquares, Sampled
+from psgd_analysis.efficiency.limits import Expected, LeastSquares, Sampled
 from psgd_analysis.efficiency.run import Drawn, measures
 from psgd_analysis.efficiency.tasks import low_rank_family, of_matrix
 from psgd_analysis.factors import criterion
