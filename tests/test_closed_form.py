@@ -213,6 +213,30 @@ def test_gradients_alone_give_the_root_of_their_covariance(group):
             np.testing.assert_allclose(found[np.ix_(orbit, orbit)], power(mean, -0.5), rtol=1e-8, atol=1e-9)
 
 
+def test_a_memory_is_the_least_weight_of_a_pair():
+    v, h = draw_pairs(N, 50, 15)
+    for memory, step in (("all", ALL), (19, 0.1)):
+        p = psgd.ClosedForm(XMatGroup())
+        one, other = p.init(N, like=v), fitted(p, zip(v, h, strict=True), step)
+        for x, y in zip(v, h, strict=True):
+            one = p.update(one, x, y, memory=memory)
+        np.testing.assert_allclose(p.matrix(one), p.matrix(other), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("probes", ["expected", "sampled"])
+def test_the_first_pairs_are_learnt_like_any(probes):
+    v, h = draw_pairs(N, 40, 16)
+    p = psgd.ClosedForm(GROUPS["three sizes"], probes=probes)
+    state = p.init(N, like=v, pairs=(v[:30].T, h[:30].T))
+    assert not bool(state.pending)
+    for x, y in zip(v[30:], h[30:], strict=True):
+        state = p.update(state, x, y, ALL)
+    expected = p.matrix(fitted(p, zip(v, h, strict=True), ALL))
+    np.testing.assert_allclose(p.matrix(state), expected, rtol=1e-6, atol=1e-9)
+    bad = p.init(N, like=v, pairs=(v[:30].T, h[:30].T * np.nan))
+    assert bool(bad.pending)
+
+
 def test_k_columns_are_k_pairs():
     v, h = draw_pairs(N, 60, 13)
     for probes in ("expected", "sampled"):

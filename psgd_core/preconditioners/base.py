@@ -58,6 +58,11 @@ class Preconditioner(ABC, Generic[State]):
         """Whether `update` takes `memory`, in place of a step."""
         return False
 
+    @property
+    def takes_step(self) -> bool:
+        """Whether `update` takes `step`."""
+        return not self.takes_memory
+
     # -- to be supplied --------------------------------------------------------------------------------
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
@@ -196,7 +201,7 @@ class Preconditioner(ABC, Generic[State]):
                 return fused
         # check the arguments
         v, h = self._pair(state, v, h)
-        rate = pace_of(type(self).__name__, self.takes_memory, step, memory, h)
+        rate = pace_of(self, step, memory, h)
         if inplace:
             require_writeable(state)
         # look at the values: what is unusable moves nothing, and is counted

@@ -57,7 +57,7 @@ class Blocks(Preconditioner[BlocksState]):
             )
         sizes = [require_count(f"parts[{i}][0]", n, "it is a size") for i, (n, _) in enumerate(self.parts)]
         object.__setattr__(self, "parts", tuple((n, p) for n, (_, p) in zip(sizes, self.parts, strict=True)))
-        if len({p.takes_memory for _, p in self.parts}) > 1:
+        if not (self.takes_memory or self.takes_step):
             raise ValueError(
                 "`parts` must all take a step, or all a memory, got some of both; use normalizer=Kalman() "
                 "for all of them or for none"
@@ -99,8 +99,13 @@ class Blocks(Preconditioner[BlocksState]):
 
     @property
     def takes_memory(self) -> bool:
-        """Whether `update` takes `memory`, in place of a step: whether its parts do."""
-        return self.parts[0][1].takes_memory
+        """Whether `update` takes `memory`, in place of a step: whether all its parts do."""
+        return all(p.takes_memory for _, p in self.parts)
+
+    @property
+    def takes_step(self) -> bool:
+        """Whether `update` takes `step`: whether all its parts do."""
+        return all(p.takes_step for _, p in self.parts)
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
         return self.n, own

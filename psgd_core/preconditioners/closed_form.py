@@ -67,9 +67,9 @@ class ClosedFormState(NamedTuple):
 class ClosedForm(Preconditioner[ClosedFormState]):
     """The running closed form on a group of Theorem 3.1: ``P_O = (mean of h_O h_O^T)^{-1/2}`` on every orbit.
 
-    The step of an update is 1/T: the mean is over the last T pairs or so, with weights that decay by
-    ``1 - 1/T`` for each pair, and over all pairs while they are fewer. The first pair sets P to the best
-    multiple of the identity, which fades as pairs come in (`FADING`). If H jumps, both start anew.
+    `update` takes the memory of the means: all pairs, or about the last T, which are as much as weights that
+    fall by ``1 - 2/(T + 1)``; or a step in place of it, the least weight of a pair. The first pair sets P to
+    the best multiple of the identity, which fades as pairs come in (`FADING`). If H jumps, both start anew.
 
     Parameters
     ----------
@@ -91,6 +91,8 @@ class ClosedForm(Preconditioner[ClosedFormState]):
     probes: Literal["expected", "sampled"] = field(default="expected", kw_only=True)
     damping: float | None = field(default=None, kw_only=True)
     state_type: ClassVar[type] = ClosedFormState
+    takes_memory: ClassVar[bool] = True
+    takes_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         settle_damping(self)
@@ -131,6 +133,11 @@ class ClosedForm(Preconditioner[ClosedFormState]):
     def _scaled(self, state: ClosedFormState, scale: float | Array) -> ClosedFormState:
         return state._replace(q=state.q._replace(blocks=tuple(block * scale for block in state.q.blocks)))
 
+    def _contact(self, state: ClosedFormState, v: Array, h: Array) -> tuple[ClosedFormState, Array]:
+        """Return `state` after its first pairs, and the scale of P."""
+        found = self._fit(state, Given(v, h, 0 * state.damping, state.pending, 0.0))
+        return found.state, found.growth * namespace(h).ones_like(state.damping)
+
     def _fit(self, state: ClosedFormState, given: Given) -> Fitted:
         v, h, damping, due, step = given
         (n, k), group, gather, held = h.shape, self.group, state.q.gather, state.held
@@ -145,9 +152,9 @@ class ClosedForm(Preconditioner[ClosedFormState]):
         found = list(zip(state.q.blocks, hs, vs, strict=True))
         a = norm(*[batched.matmul(q, x) for q, x, _ in found])
         b = norm(*[batched.solve(batched.transpose(q), y) for q, _, y in found])
-        # average: over all pairs at first, and then over about 1 / step
+        # average: over all pairs at first, and then with a least weight
         one = xp.ones_like(held.pairs)
-        even, least = k / (held.pairs + k), xp.minimum(k * step * one, one)
+        even, least = k / (held.pairs + k), step * one
         weight = xp.maximum(even, least)
         pairs = xp.where(least > even, k / weight, held.pairs + k)
         products = _averaged(held.products, hs, k, weight)

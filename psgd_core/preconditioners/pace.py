@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..arrays.arguments import described, scalar_of
 from ..arrays.library import Array, namespace
+
+if TYPE_CHECKING:
+    from .base import Preconditioner
 
 Memory = float | Array | Literal["all"]
 """Pairs that P is an average over: about the last T, or all of them."""
 
 
 def pace_of(
-    name: str, takes_memory: bool, step: float | Array | None, memory: Memory | None, h: Array
+    p: Preconditioner[Any], step: float | Array | None, memory: Memory | None, h: Array
 ) -> float | Array:
     """Return the step, or the least gain that a memory allows, after checking that the right one is given.
 
@@ -22,10 +25,7 @@ def pace_of(
 
     Parameters
     ----------
-    name : str
-        The preconditioner's class, for messages.
-    takes_memory : bool
-        Whether it takes a memory, in place of a step.
+    p : Preconditioner
     step, memory
         As `Preconditioner.update` has them.
     h : array, shape (n,) or (n, k)
@@ -41,7 +41,8 @@ def pace_of(
             f"exactly one of `step` and `memory` must be given, got {both}; step=0.1 is a good start, and "
             "memory='all' for a preconditioner with normalizer=Kalman()"
         )
-    if (memory is not None) != takes_memory:
+    name, takes_memory = type(p).__name__, p.takes_memory
+    if not (p.takes_step if memory is None else takes_memory):
         wrong, right = ("step", "memory") if takes_memory else ("memory", "step")
         why = (
             "its normalizer Kalman finds the step by itself; memory='all' averages over all pairs"

@@ -73,7 +73,7 @@ def efficiency(
     start = time.perf_counter()
     interrupted = until_interrupted(lambda: _measure(kinds, contenders, seeds, products, results))
     about = {
-        "command": shlex.join(["psgd", *(context.obj or ())]),
+        "command": _told(context.obj or ()),
         "versions": versions(("torch", "jax", "optax", "heavyball", "scikit-learn")),
         "processor": processor(),
         "seeds": seeds,
@@ -141,6 +141,20 @@ def _contenders(given: list[str] | None, known: list[Contender]) -> list[Contend
             names = ", ".join(dict.fromkeys(c.name for c in known))
             raise UsageError(f"`--contender` must be among {names}, or match one, got {pattern!r}")
     return [c for c in known if any(fnmatchcase(c.name, pattern) for pattern in given)]
+
+
+def _told(words: Sequence[str]) -> str:
+    """Return the command line, without this machine's folders."""
+    told = ["psgd"]
+    for word in words:
+        option = told[-1]
+        name, equals, _ = word.partition("=")
+        told.append(
+            f"{name}=DIR" if option == "--peer-path" and equals
+            else "DIR" if option in ("--data", "--out")
+            else word
+        )  # fmt: skip
+    return shlex.join(told)
 
 
 def _paths(given: list[str] | None) -> dict[str, Path]:

@@ -35,7 +35,8 @@ def tables(
                 found = [r for r in mine if r.contender == contender]
                 medians = [median([r.at(measure, mark) for r in found]) for mark in marks]
                 cost = float(np.median([r.seconds for r in found]))
-                rows.append([contender, *map(_short, medians), _time(cost)])
+                digits = 2 if measure == "distance" else 3
+                rows.append([contender, *(_short(x, digits) for x in medians), _time(cost)])
             yield title, ["", *map(str, marks), "per update"], rows
 
 
@@ -48,8 +49,8 @@ def _seeds(count: int) -> str:
     return "one seed" if count == 1 else f"medians of {count} seeds"
 
 
-def _short(x: float) -> str:
-    return f"{x:.2g}" if np.isfinite(x) else "–"
+def _short(x: float, digits: int) -> str:
+    return f"{x:.{digits}g}" if np.isfinite(x) else "–"
 
 
 def _time(seconds: float) -> str:
