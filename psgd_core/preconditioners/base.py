@@ -135,10 +135,9 @@ class Preconditioner(ABC, Generic[State]):
             pair sets the scale, to the minimiser of the criterion over multiples of the start
             (``P = |v| / |h|`` from the identity).
         pairs : tuple of arrays, optional
-            The first pairs (v, h), each (n,) or (n, k), in place of a scale: they set it together, and orbits
-            of size s, given 2 s + 4 pairs, start at what these say is best (`OrbitPreconditioner`), and U and V
-            at a sketch of H (`LowRank`). If one of them is not finite, or v or h is zero, they count for
-            nothing.
+            The first pairs (v, h), each (n,) or (n, k), in place of a scale: they set it together. Orbits of
+            size s, given 2 s + 4 pairs, start at what these say is best (`OrbitPreconditioner`), U and V at a
+            sketch of H (`LowRank`). If one is not finite, or v or h is zero, they count for nothing.
         rng : generator, optional
             A generator for random starts (`LowRank`); the others ignore it.
         """

@@ -275,7 +275,7 @@ def _with_diagonal(op: HessianOperator, r: int) -> tuple[float, float]:
         state = p.update(state, v, h @ v, 0.9)
     natural = float(p.criterion(state, v, h @ v))
     if natural < value:
-        q, value = p.apply(state, one), natural
+        q, value = to_host(p.apply(state, one)), natural
     return condition_number(np.linalg.eigvalsh(q @ h @ q.T)), value
 
 
