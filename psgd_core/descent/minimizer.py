@@ -15,6 +15,7 @@ from ..arrays.library import Array, eps, require_alike
 from ..arrays.trees import Tree
 from ..curvature import Probes, Source
 from ..preconditioners import Dense, LowRank, Preconditioner, Replay
+from ..preconditioners.pace import Memory
 from ..preconditioners.placement import placed
 from ..schedules import Schedule
 from .clips import Clip
@@ -52,6 +53,7 @@ def minimize(
     preconditioner: Preconditioner[Any] | None = None,
     lr: Schedule | None = None,
     step: Schedule | None = None,
+    memory: Memory | None = None,
     momentum: float | None = None,
     clip: Clip | tuple[Clip, ...] | float | None = _KEEP,
     weight_decay: float | None = None,
@@ -88,7 +90,7 @@ def minimize(
         constant or ``hess(x, *args)``. Without either, forward differences of gradients.
     preset : "deterministic", "stochastic" or PSGD
         Settings to begin with; see `deterministic` and `stochastic`.
-    preconditioner, lr, step, momentum, clip, weight_decay, source, replay, probes, every, probability
+    preconditioner, lr, step, memory, momentum, clip, weight_decay, source, replay, probes, every, probability
         Settings in place of the preset's; see `PSGD` (where `step` is called `step_size`). The preconditioner
         is `Dense` up to n = 500 and ``LowRank(10)`` above by default.
     sample : callable, optional
@@ -156,6 +158,7 @@ def minimize(
         preconditioner=preconditioner,
         lr=lr,
         step_size=step,
+        memory=memory,
         momentum=momentum,
         weight_decay=weight_decay,
         source=source,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..curvature import Along
+from ..curvature import Along, Exact
 from ..preconditioners import Dense, LowRank, Preconditioner, Replay
 from ..preconditioners.normalizers import Running, Sample
 from ..schedules import Cosine, Exponential, WarmUp
@@ -30,6 +30,8 @@ def deterministic(
       its own curvature bound (`normalizers.Sample`, in place of a default normaliser), which follows H at
       once. It is not the default elsewhere because of its bias, which vanishes where H is positive definite
       and in the group: there a = b at the minimiser.
+    - What takes a memory in place of a step averages over white probes by itself: it gets a probe in every
+      step, and no replay.
     - lr is 1, Newton's step once P is fitted.
     - `TrustRadius` says how far a step may go, and takes back those that raise f.
 
@@ -43,13 +45,9 @@ def deterministic(
         Any other setting of `PSGD`, in place of the above.
     """
     chosen: Any = Dense() if preconditioner is None else preconditioner
-    natural = isinstance(chosen, LowRank) and chosen.geometry == "natural"  # its bound is its own
-    if (
-        isinstance(chosen, Preconditioner)
-        and getattr(chosen, "normalizer", None) == Running()
-        and not natural
-    ):
-        chosen = replace(chosen, normalizer=Sample())  # type: ignore[type-var]
+    # natural steps have a bound of their own
+    if getattr(chosen, "normalizer", None) == Running() and getattr(chosen, "geometry", "") != "natural":
+        chosen = replace(chosen, normalizer=Sample())
     size = RING if n is None else min(RING, (3 * n + 1) // 2)
     own: dict[str, Any] = {
         "preconditioner": chosen,
@@ -59,6 +57,8 @@ def deterministic(
         "source": Along(every=10 if isinstance(chosen, Dense) else 5, reuse=True),
         "replay": Replay(size, times=3 * size, order="age"),
     }
+    if isinstance(chosen, Preconditioner) and not chosen.takes_step:
+        own |= {"source": Exact(), "replay": None}
     return PSGD(**{**own, **settings})
 
 

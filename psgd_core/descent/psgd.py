@@ -14,6 +14,7 @@ from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
 from ..curvature import Exact, Functions, Gaussian, Probes, Source, Whitening
 from ..preconditioners import Dense, Preconditioner, Replay
+from ..preconditioners.pace import Memory, require_memory
 from ..preconditioners.placement import require_placed
 from ..preconditioners.replay import fitted
 from ..schedules import Schedule, require_schedule, value_at
@@ -44,20 +45,20 @@ class PSGD:
 
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
     ``P m``; move. `update` is that step as a pure function of gradient and pair, `step` evaluates them by the
-    functions; both trace under ``jax.jit`` as a whole. All settings have defaults; `deterministic` and
-    `stochastic` return settings that belong together. An instance is hashable.
+    functions; both trace under ``jax.jit``. `deterministic` and `stochastic` return settings that go together.
 
     Parameters
     ----------
     preconditioner : Preconditioner
         The group that P is fitted on.
     lr : float or schedule
-        mu of eq. (1): 1 is Newton's step once P is fitted. See `psgd_core.schedules`.
+        mu of eq. (1): 1 is Newton's step once P is fitted.
     step_size : float or schedule
         Of the fitting, in (0, 1): what `minimize` calls `step`, which is the name of a method here.
+    memory : float or "all"
+        How many pairs P remembers, where the preconditioner takes a memory and no step (`Kalman`).
     momentum : float
-        beta, in [0, 1). The weight of the past is ``min(beta, t / (t + 1))``: a plain mean to begin with, so
-        that m is unbiased from the first step on, where it is g.
+        beta, in [0, 1). The past weighs ``min(beta, t / (t + 1))``: m is unbiased from the first step on.
     clip : Clip, tuple of Clips, float or None
         The limit on ``P m``; a number is `clips.Norm` of that size.
     weight_decay : float
@@ -67,18 +68,17 @@ class PSGD:
     source : Source
         Where `step` takes the pairs from.
     replay : Replay, optional
-        Fits each pair together with some of those before it: `times` updates of P for one product.
+        Fits each pair together with some of those before it.
     probes : Probes
-        How `minimize` draws probes.
-    every : int
-        P is fitted in each `every`-th step: see `due`.
-    probability : float or schedule
-        P is fitted with this probability, in (0, 1]: see `due`. The paper takes 0.1.
+        How `minimize` draws them.
+    every, probability : int; float or schedule
+        P is fitted in each `every`-th step, with this probability, in (0, 1]; see `due`. The paper takes 0.1.
     """
 
     preconditioner: Preconditioner[Any] = field(default_factory=Dense)
     lr: Schedule = 1.0
     step_size: Schedule = 0.1
+    memory: Memory = "all"
     momentum: float = 0.0
     clip: Clip | tuple[Clip, ...] | float | None = None
     weight_decay: float = 0.0
@@ -102,6 +102,7 @@ class PSGD:
             self,
             lr=require_schedule("lr", self.lr, "(0, inf)"),
             step_size=require_schedule("step_size", self.step_size, "(0, 1)"),
+            memory=require_memory(self.memory),
             momentum=require_number("momentum", self.momentum, "[0, 1)", "0 takes the gradient alone"),
             clip=as_clip(self.clip),
             weight_decay=require_number("weight_decay", self.weight_decay, "[0, inf)", "0 is no decay"),
@@ -309,14 +310,13 @@ class PSGD:
         fit: bool | Array | None = None,
     ) -> tuple[Array, PSGDState]:
         """Return (x, state) after fitting P and moving."""
-        x, g = here.x, here.g
-        xp = namespace(x)
+        x, g, xp = here.x, here.g, namespace(here.x)
         t: Any = xp.astype(state.count, x.dtype) if callable(self.lr) or callable(self.step_size) else 0
         # fit
         before = held = (state.preconditioner, state.ring)
         if pair is not None:
             step = rate("step_size", self.step_size, t, x)
-            held = fitted(self.preconditioner, self.replay, before, *pair, step)
+            held = fitted(self.preconditioner, self.replay, before, *pair, step, self.memory)
             if fit is not None and not isinstance(fit, bool):
                 held = trees.where(fit, held, before)
         # average

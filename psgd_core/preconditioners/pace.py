@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..arrays.arguments import described, scalar_of
+from ..arrays.arguments import described, require_number, scalar_of
 from ..arrays.library import Array, namespace
 
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ def pace_of(
         return 2 / (1 + max(pairs / k, 1.0))
     xp = namespace(pairs)  # what is below 1, or NaN, gives what is not `in_range`
     return 2 / (1 + xp.where(pairs >= 1, xp.maximum(pairs / k, xp.ones_like(pairs)), pairs))
+
+
+def require_memory(memory: Memory) -> Memory:
+    """Return a setting `memory`, a number of at least 1 or "all", or raise ValueError or TypeError."""
+    if isinstance(memory, str) and memory == "all":
+        return memory
+    return require_number("memory", memory, "[1, inf)", "it is a number of pairs, or 'all'")
 
 
 def in_range(rate: Array, takes_memory: bool) -> Array:

@@ -20,6 +20,7 @@ from ..arrays.trees import leaves_with_names
 from ..arrays.vectors import largest, require_vectors
 from ..groups.lie import require_like
 from .base import Preconditioner
+from .pace import Memory
 
 
 class Ring(NamedTuple):
@@ -167,6 +168,11 @@ class Replay:
         """Raise unless ring and pair go with the preconditioner."""
         if not isinstance(p, Preconditioner):
             raise TypeError(f"`p` must be a Preconditioner, got {described(p)}; make one")
+        if not p.takes_step:
+            raise ValueError(
+                f"`p` must take a step to be fitted to a pair again, got {described(p)}; leave replay out: "
+                "it averages over its pairs as it is"
+            )
         n, like = p.size(state), p.like(state)
         for name, x in (("v", v), ("h", h)):
             require_vectors(name, x, n, like)
@@ -187,11 +193,16 @@ def fitted(
     v: Array | None,
     h: Array,
     step: float | Array,
+    memory: Memory = "all",
 ) -> tuple[Any, Any]:
-    """Return (state, ring) after fitting on a pair, given those before; without replay the ring is ()."""
+    """Return (state, ring) after fitting on a pair, given those before; without replay the ring is ().
+
+    `memory` is for preconditioners that take no step.
+    """
     state, ring = held
     if replay is None:
-        return p.update(state, v, h, step), ring
+        new = p.update(state, v, h, step) if p.takes_step else p.update(state, v, h, memory=memory)
+        return new, ring
     return replay.update(p, state, ring, v, h, step)
 
 
