@@ -45,7 +45,7 @@ class PSGD:
 
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
     ``P m``; move. `update` is that step as a pure function of gradient and pair, `step` evaluates them by the
-    functions; both trace under ``jax.jit``. `deterministic` and `stochastic` return settings that go together.
+    functions; both trace under ``jax.jit``. `deterministic` and `stochastic` are settings that go together.
 
     Parameters
     ----------
