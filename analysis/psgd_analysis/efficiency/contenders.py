@@ -184,7 +184,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("LowRank, step 0.2", _online(_constant(0.2)), of_low_rank),
     Contender("LowRank, step 0.5", _online(_constant(0.5)), of_low_rank),
     Contender("natural, ring of 100", lambda task, seed: Natural(task, seed, 100, 1), of_low_rank),
-    Contender("natural, ring of 300, 3 times", lambda task, seed: Natural(task, seed, 300, 3), of_low_rank),
+    Contender("natural, ring of 300", lambda task, seed: Natural(task, seed, 300, 1), of_low_rank),
     Contender("minimiser on the pairs", BestLowRank, lambda t: of_low_rank(t) and t.n <= 1000, "limit"),
     Contender("minimiser on H", ExactLowRank, lambda t: of_low_rank(t) and _has_hessian(t), "limit"),
     Contender(
