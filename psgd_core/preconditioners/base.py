@@ -303,7 +303,7 @@ class Preconditioner(ABC, Generic[State]):
 
         The verbs do not look at values; call this at checkpoints.
         """
-        require_usable(self, state)
+        require_usable(self, state, self._require_state(state)[1])
 
     def like(self, state: State) -> Array:
         """Return an array of the state: its library, dtype and device are those of the vectors it takes."""

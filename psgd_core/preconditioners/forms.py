@@ -114,9 +114,9 @@ def require_form(name: str, seen: Form, wanted: Form) -> None:
     )
 
 
-def require_usable(p: Preconditioner[Any], state: Any) -> None:
+def require_usable(p: Preconditioner[Any], state: Any, like: Array) -> None:
     """Raise ValueError if a state is not finite or its Q not invertible (waits for the device)."""
-    xp = namespace(require_state(p, state)[1])
+    xp = namespace(like)
     for name, leaf in leaves_with_names(state, type(state).__name__):
         floating = xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
         if floating and not bool(xp.all(xp.isfinite(leaf))):
