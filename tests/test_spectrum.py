@@ -754,11 +754,11 @@ def test_theorem_3_2_is_found_by_fitting():
 def test_a_whole_diagonal_does_at_least_as_well_as_a_scalar():
     """The minimiser over (I + U V^T) diag(d) is where fits end: below that of ρ (I + U V^T), above 1."""
     h = hessians.dense(16, 100.0, np.random.default_rng(2), indefinite=True)
-    study = spectrum.rank_study(h, (0, 1, 4), rng=np.random.default_rng(3), products=3000)
+    study = spectrum.rank_study(h, (0, 1, 4), rng=np.random.default_rng(3), products=500)
     assert np.all(study.diagonal_criterion <= study.best_criterion * (1 + 1e-9))
     assert np.all(study.diagonal_criterion >= 1)
     assert np.all(study.diagonal_criterion <= study.fitted_criterion * (1 + 1e-9))
-    np.testing.assert_allclose(study.fitted_criterion, study.diagonal_criterion, rtol=0.02)
+    np.testing.assert_allclose(study.fitted_criterion, study.diagonal_criterion, rtol=0.05)
     expected = np.sum(np.sqrt(np.sum(h * h, axis=1))) / np.sum(np.abs(np.linalg.eigvalsh(h)))
     assert study.diagonal_criterion[0] == pytest.approx(expected, rel=1e-6)  # rank 0: 1 / sqrt((H^2)_ii)
     assert np.all(np.isnan(spectrum.rank_study(h, (0, 1)).diagonal_condition))

@@ -24,7 +24,7 @@ def fit(
     rng: np.random.Generator,
     *,
     products: int = 300,
-    updates: int = 100,
+    updates: int = 50,
     step: float = 0.7,
 ) -> Any:
     """Return the state of a preconditioner fitted to Gaussian probes, all of them in every update.
