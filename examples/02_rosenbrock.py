@@ -77,7 +77,8 @@ plt.show()
 # Fifty such valleys side by side: the Hessian has a 2 x 2 block for each pair `{2i, 2i + 1}`. The group of
 # Theorem 3.1 whose permutations swap these neighbours contains it, so each pair is fitted as if it were
 # alone. The X-matrices and the butterflies pair other variables, and can do no more here than a diagonal.
-# GL(100) contains the Hessian too, but has to learn ten thousand numbers from 100 numbers per step.
+# GL(100) contains the Hessian too, but has to learn ten thousand numbers from 100 numbers per step: it gets
+# there in four times as many steps.
 
 # %%
 pairs = problems.rosenbrock_pairs(100)
@@ -98,7 +99,8 @@ best = results.pop("Sparse(neighbours)")
 assert best.success
 assert best.njev + best.nhev < 2 * evaluations["Dense"]  # of a single pair
 assert best.fun < 1e-15
-assert all(result.fun > 1e10 * best.fun for result in results.values())
+assert all(result.fun > 1e10 * best.fun for name, result in results.items() if name != "Dense")
+assert results["Dense"].njev + results["Dense"].nhev > 2 * (best.njev + best.nhev)
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..curvature import Along, Exact
-from ..preconditioners import Dense, LowRank, Preconditioner, Replay
+from ..curvature import Along, Whitening
+from ..preconditioners import Dense, Diagonal, LowRank, OrbitPreconditioner, Preconditioner, Replay
 from ..preconditioners.normalizers import Running, Sample
 from ..schedules import Cosine, Exponential, WarmUp
 from .clips import AdaptiveNorm, TrustRadius
@@ -21,17 +21,17 @@ def deterministic(
 ) -> PSGD:
     """Return settings for functions without noise: fit and move as boldly as possible.
 
-    - Pairs come along the steps taken, which costs nothing, and from a probe in every tenth step, or fifth
-      for groups that do not hold all of H (`curvature.Along`): probes alone say little of where the descent
-      goes, and steps alone bias P where H is indefinite, or not in the group.
-    - Each is fitted together with the last 20, three times over from the oldest to the newest (`Replay`), or
-      the last ``3 n / 2`` if that is less: H moves, and P should follow.
+    - `LowRank` and groups with orbits get pairs along the steps taken, which costs nothing, and from a probe
+      in every tenth step (`Dense`) or fifth (`curvature.Along`): probes alone say little of where the descent
+      goes, and steps alone bias P where H is indefinite, or not in the group. Each pair is fitted together
+      with the last 20, three times over from the oldest to the newest (`Replay`), or the last ``3 n / 2`` if
+      that is less: H moves, and P should follow.
+    - `Diagonal`, `Kronecker` and the others get a probe in every step: an element of a diagonal that moves
+      little would make itself move less, down to 0, where H is not diagonal (measured).
     - P is fitted with step 0.9 (`LowRank`, whose factors move together, with 0.5). Each update is divided by
       its own curvature bound (`normalizers.Sample`, in place of a default normaliser), which follows H at
       once. It is not the default elsewhere because of its bias, which vanishes where H is positive definite
       and in the group: there a = b at the minimiser.
-    - What takes a memory in place of a step averages over white probes by itself: it gets a probe in every
-      step, and no replay.
     - lr is 1, Newton's step once P is fitted.
     - `TrustRadius` says how far a step may go, and takes back those that raise f.
 
@@ -54,11 +54,13 @@ def deterministic(
         "lr": 1.0,
         "step_size": 0.5 if isinstance(chosen, LowRank) else 0.9,
         "clip": TrustRadius(),
-        "source": Along(every=10 if isinstance(chosen, Dense) else 5, reuse=True),
-        "replay": Replay(size, times=3 * size, order="age"),
     }
-    if isinstance(chosen, Preconditioner) and not chosen.takes_step:
-        own |= {"source": Exact(), "replay": None}
+    source = settings.get("source")
+    integrated = isinstance(source, Whitening) and source.integrated  # then there is no v to keep
+    learns = isinstance(chosen, LowRank | OrbitPreconditioner) and not isinstance(chosen, Diagonal)
+    if learns and chosen.takes_step:
+        own["source"] = Along(every=10 if isinstance(chosen, Dense) else 5, reuse=True)
+        own["replay"] = None if integrated else Replay(size, times=3 * size, order="age")
     return PSGD(**{**own, **settings})
 
 
