@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[float, psgd.Replay | None]] = {
     "step 0.01": (0.01, None),
     "step 0.1": (0.1, None),
     "step 0.3": (0.3, None),
+    "step 0.1, each pair with 4 of the last 20": (0.1, psgd.Replay(20, 5)),
     "step 0.01, each pair with 9 of the last 50": (0.01, psgd.Replay(50, 10)),
 }
 """Step and ring of pairs, of `LowRank(10)`."""
