@@ -392,3 +392,15 @@ def test_listing_runs_nothing(tmp_path, monkeypatch, capsys):
 def test_bad_input(arguments, message, capsys):
     assert run(["efficiency", *arguments]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_breaks_leaves_earlier_results_alone(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    (tmp_path / "efficiency.json").write_text("earlier")
+    monkeypatch.setattr("psgd_analysis.efficiency.command.until_interrupted", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        run(["efficiency", "diagonal/inside/0/gaussian", "--out", str(tmp_path)])
+    assert (tmp_path / "efficiency.json").read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["efficiency.json"]

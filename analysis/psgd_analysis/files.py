@@ -33,6 +33,14 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def require_folder(folder: Path) -> None:
+    """Make a folder and see that files can be written there, or raise OSError; what is in it stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = folder / ".try"
+    write_text(trial, "")
+    trial.unlink()
+
+
 def write_figure(path: Path, figure: Any, dpi: int | None = None) -> None:
     """Write a matplotlib figure as PNG; see `write_atomically`."""
     options = {} if dpi is None else {"dpi": dpi}

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.table import Table
 
 from ..documents import as_json, versions
-from ..files import write_figure, write_text
+from ..files import require_folder, write_figure, write_text
 from ..interrupts import until_interrupted
 from ..machine import processor
 from ..terminal import UsageError, console, fail, progress
@@ -65,8 +65,7 @@ def efficiency(
         _list(kinds, contenders, absent)
         return 0
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / f"{NAME}.json", "")
+        require_folder(out)
     except OSError as error:
         fail(NAME, f"`--out {out}` cannot be written ({error.strerror or error})")
     results: list[Result] = []

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 
 from ..backends import DTYPES, LIBRARIES, Backend, Unavailable
 from ..documents import as_json
-from ..files import write_atomically, write_figure, write_text
+from ..files import require_folder, write_figure, write_text
 from ..interrupts import until_interrupted
 from ..machine import available_cores
 from ..problems import load_hessian
@@ -286,9 +286,7 @@ def _own(path: Path | None, key: str | None) -> np.ndarray | None:
 
 def _require_folder(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / f".{JSON}.try", lambda file: None)
-        (out / f".{JSON}.try").unlink()
+        require_folder(out)
     except OSError as error:
         raise typer.BadParameter(
             f"{out}: cannot be written to ({error.strerror or error})", param_hint="--out"
