@@ -27,7 +27,8 @@ def deterministic(
       with the last 20, three times over from the oldest to the newest (`Replay`), or the last ``3 n / 2`` if
       that is less: H moves, and P should follow.
     - `Diagonal`, `Kronecker` and the others get a probe in every step: an element of a diagonal that moves
-      little would make itself move less, down to 0, where H is not diagonal (measured).
+      little would make itself move less, down to 0, where H is not diagonal (measured). So do natural steps,
+      whose metric is that of white probes.
     - P is fitted with step 0.9 (`LowRank`, whose factors move together, with 0.5). Each update is divided by
       its own curvature bound (`normalizers.Sample`, in place of a default normaliser), which follows H at
       once. It is not the default elsewhere because of its bias, which vanishes where H is positive definite
@@ -45,8 +46,8 @@ def deterministic(
         Any other setting of `PSGD`, in place of the above.
     """
     chosen: Any = Dense() if preconditioner is None else preconditioner
-    # natural steps have a bound of their own
-    if getattr(chosen, "normalizer", None) == Running() and getattr(chosen, "geometry", "") != "natural":
+    natural = getattr(chosen, "geometry", "") == "natural"
+    if getattr(chosen, "normalizer", None) == Running() and not natural:
         chosen = replace(chosen, normalizer=Sample())
     size = RING if n is None else min(RING, (3 * n + 1) // 2)
     own: dict[str, Any] = {
@@ -58,7 +59,7 @@ def deterministic(
     source = settings.get("source")
     integrated = isinstance(source, Whitening) and source.integrated  # then there is no v to keep
     learns = isinstance(chosen, LowRank | OrbitPreconditioner) and not isinstance(chosen, Diagonal)
-    if learns and chosen.takes_step:
+    if learns and chosen.takes_step and not natural:
         own["source"] = Along(every=10 if isinstance(chosen, Dense) else 5, reuse=True)
         own["replay"] = None if integrated else Replay(size, times=3 * size, order="age")
     return PSGD(**{**own, **settings})

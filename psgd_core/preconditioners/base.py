@@ -187,8 +187,8 @@ class Preconditioner(ABC, Generic[State]):
             value can be read without waiting, are refused; with an array on a device the pair is skipped and
             counted.
         memory : float, 0-d array or "all", optional
-            In place of a step, for those with ``normalizer=Kalman()``: how many of the last pairs P is an
-            average over, at least 1, or all of them. The step follows from it, see
+            In place of a step, for `ClosedForm` and those with ``normalizer=Kalman()``: how many of the last
+            pairs P is an average over, at least 1, or all of them. The step follows from it, see
             `psgd_core.preconditioners.normalizers.Kalman`.
         inplace : bool
             Consume `state`: its buffers are reused, the same bits come out. JAX arrays refuse.

@@ -22,11 +22,10 @@ from ..arrays.arguments import require_choice
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import norm
 from ..arrays.trees import where
-from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner, Verb
 from .counters import Fitted, Given
-from .forms import Form
+from .forms import Form, blocks_form
 from .normalizers import settle_damping
 
 FADING = 4.0
@@ -104,19 +103,12 @@ class ClosedForm(Preconditioner[ClosedFormState]):
             )
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
-        (_, (_, *blocks), (_, *gather)), *_ = own
-        n = sum(s * c for _, (s, _, c) in blocks)
-        if n < 1:
-            raise ValueError("a state of nothing")
-        layout = self.group.layout(n)
-        order: Form = ()
-        if gather or is_gathered(layout):
-            order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
+        n, layout, form = blocks_form(self.group, own[0], real)
         shapes: list[Form] = [(real, (s, s, c)) for s, c, _, _ in layout]
         moments = [(Moments, shape, (real, shape[1][2:])) for shape in shapes]
         sampled = moments if self.probes == "sampled" else []
         return n, (
-            (OrbitBlocks, (tuple, *shapes), (tuple, *order)),
+            form,
             (Averages, (tuple, *moments), (tuple, *sampled), (real, ()), (real, ())),
         )
 

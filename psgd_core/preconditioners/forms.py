@@ -15,6 +15,9 @@ import numpy as np
 
 from ..arrays.library import Array, namespace, require_arrays
 from ..arrays.trees import leaves_with_names
+from ..groups.layouts import is_gathered
+from ..groups.orbits import OrbitBlocks, OrbitGroup
+from ..kernels import Layout
 
 if TYPE_CHECKING:
     from .base import Preconditioner
@@ -112,6 +115,20 @@ def require_form(name: str, seen: Form, wanted: Form) -> None:
         f"`{name}` must be {_described(wanted)}, got {_described(seen)}; make a state of this preconditioner "
         "with `init`, and do not change its arrays"
     )
+
+
+def blocks_form(group: OrbitGroup, seen: Form, real: str) -> tuple[int, Layout, Form]:
+    """Return n, its layout, and the form that the `OrbitBlocks` of a group must have, given one they have."""
+    _, (_, *blocks), (_, *gather) = seen
+    n = sum(s * c for _, (s, _, c) in blocks)
+    if n < 1:
+        raise ValueError("a state of nothing")
+    layout = group.layout(n)
+    order: Form = ()
+    if gather or is_gathered(layout):
+        order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
+    shapes = [(real, (s, s, c)) for s, c, _, _ in layout]
+    return n, layout, (OrbitBlocks, (tuple, *shapes), (tuple, *order))
 
 
 def require_usable(p: Preconditioner[Any], state: Any, like: Array) -> None:

@@ -65,7 +65,7 @@ class Natural(NamedTuple):
 def natural_step(
     u: Array, v: Array, d: Array, h: Array, p: Array, ridge: Array, step: float | Array
 ) -> Natural:
-    """Return the factors after one step on pairs as rows, (k, n); O(n r (r + k)).
+    """Return the factors after one step on pairs as rows, (k, n); O(n (r (r + k) + k^2)).
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def natural_step(
     unit = unit_of(x, y)
     x, y = x / unit, y / unit
     metric = Metric(u, v, d * unit)
-    before = _sides(metric, x, y)
+    before = _sides(u, v, metric.u_in, x, y)
     gradient = _gradient(metric, before, x, y)
     # Newton's move, damped: the part of it that the pairs can tell from noise, and that is not too bold
     move = _solve(metric, ridge, gradient)
@@ -97,7 +97,7 @@ def natural_step(
     new_u = u - move[:r, :]
     new_v = v - move[r : 2 * r, :] - _times(inner(move[r : 2 * r, :], u), v)
     change = xp.exp(-move[2 * r, :])
-    after = _sides(Metric(new_u, new_v, d * unit), x * change, y / change)
+    after = _sides(new_u, new_v, _times(_core_inverse(new_u, new_v).T, new_u), x * change, y / change)
     # take it back if it raises the criterion; trust the metric as much as it deserves
     slack = 64 * eps(d) * before.value
     better = after.value <= before.value + slack
@@ -126,11 +126,14 @@ class _Sides(NamedTuple):
     value: Array  # 0-d: the criterion
 
 
-def _sides(metric: Metric, x: Array, y: Array) -> _Sides:
-    """Return ``a = A x`` and ``b = A^{-T} y`` and their criterion, for ``x = d h``, ``y = v / d``."""
+def _sides(u: Array, v: Array, u_in: Array, x: Array, y: Array) -> _Sides:
+    """Return ``a = A x`` and ``b = A^{-T} y`` and their criterion, for ``x = d h``, ``y = v / d``.
+
+    `u_in` is ``A^{-1} U``.
+    """
     xp = namespace(x)
-    a = x + _times(inner(x, metric.v), metric.u)
-    b = y - _times(inner(y, metric.u_in), metric.v)
+    a = x + _times(inner(x, v), u)
+    b = y - _times(inner(y, u_in), v)
     a_square, b_square = (xp.astype(sum_of_squares(side), x.dtype) for side in (a, b))
     return _Sides(a, b, a_square, b_square, (a_square + b_square) / x.shape[0])
 
@@ -176,9 +179,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         u, v, xp = self.u, self.v, namespace(self.u)
-        r = u.shape[0]
-        one = xp.eye(r, dtype=wide_dtype(xp), device=device_of(u))
-        self.c_inverse = library_solve(one + inner(v, u), one)
+        self.c_inverse = _core_inverse(u, v)
         self.v_in = _times(self.c_inverse, v)  # A^{-T} V = V C^{-T}, as rows
         self.u_in = _times(self.c_inverse.T, u)  # A^{-1} U = U C^{-1}
         # D = A^{-T} diag(delta) A^{-1} = diag(delta) + left^T right
@@ -254,6 +255,13 @@ def _solve(metric: Metric, ridge: Array, gradient: Array) -> Array:
         new = _dot(rest, along)
         towards, size = along + _ratio(new, size) * towards, new
     return move
+
+
+def _core_inverse(u: Array, v: Array) -> Array:
+    """Return ``(I + V^T U)^{-1}``, (r, r), in the widest float."""
+    xp = namespace(u)
+    one = xp.eye(u.shape[0], dtype=wide_dtype(xp), device=device_of(u))
+    return library_solve(one + inner(v, u), one)
 
 
 def _ratio(x: Array, y: Array) -> Array:

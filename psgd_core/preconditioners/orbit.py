@@ -13,12 +13,11 @@ from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
 from ..arrays.symmetric import root_of
-from ..groups.layouts import is_gathered
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
 from .first_contact import closed_form, enough
-from .forms import Form
+from .forms import Form, blocks_form
 from .generators import Pair
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Kalman, Normalizer, Running, Sample, settle_options
@@ -125,17 +124,10 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         return self.group.layout(n)
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
-        (_, (_, *blocks), (_, *gather)), _ = own
-        n = sum(s * c for _, (s, _, c) in blocks)
-        if n < 1:
-            raise ValueError("a state of nothing")
-        layout = self.group.layout(n)
-        order: Form = ()
-        if gather or is_gathered(layout):
-            order = ((gather[0][0] if gather[0][0] == "int32" else "int64", (n,)),) * 2
+        seen, _ = own
+        n, layout, form = blocks_form(self.group, seen, real)
         held = [(real, shape) for shape in self._held_shapes([(s, c) for s, c, _, _ in layout])]
-        blocks = [(real, (s, s, c)) for s, c, _, _ in layout]
-        return n, ((OrbitBlocks, (tuple, *blocks), (tuple, *order)), (tuple, *held))
+        return n, (form, (tuple, *held))
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
         xp, device = namespace(like), device_of(like)
