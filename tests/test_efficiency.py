@@ -381,9 +381,9 @@ def test_listing_runs_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "`TASK` must be among"),
+        (["nothing"], "`TASK` must be one that --list shows, or match one, got 'nothing'; choose one"),
         (["lenet5"], "lenet5 needs --data"),
-        (["-c", "nobody"], "`--contender` must be among EQ, step 0.1"),
+        (["-c", "nobody"], "`--contender` must be one that --list shows, or match one, got 'nobody'"),
         (["--peer-path", "psgd_torch"], "`--peer-path` must be NAME=DIR"),
         (["--peer-path", "psgd_torch=/not/there"], "`--peer-path` must name a folder, got '/not/there'"),
         (["--seeds", "0"], "seeds"),

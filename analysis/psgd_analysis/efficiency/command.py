@@ -125,8 +125,8 @@ def _kinds(given: list[str] | None, data: Path | None) -> dict[str, TaskKind]:
     for pattern in given:
         matched = {n: k for n, k in known.items() if fnmatchcase(n, pattern) or n.startswith(f"{pattern}/")}
         if not matched:
-            more = "; lenet5 needs --data" if pattern == "lenet5" else ""
-            raise UsageError(f"`TASK` must be among {', '.join(known)}, or match one, got {pattern!r}{more}")
+            more = "lenet5 needs --data" if pattern == "lenet5" else "choose one of them"
+            raise UsageError(f"`TASK` must be one that --list shows, or match one, got {pattern!r}; {more}")
         found.update(matched)
     return found
 
@@ -137,8 +137,9 @@ def _contenders(given: list[str] | None, known: list[Contender]) -> list[Contend
         return known
     for pattern in given:
         if not any(fnmatchcase(c.name, pattern) for c in known):
-            names = ", ".join(dict.fromkeys(c.name for c in known))
-            raise UsageError(f"`--contender` must be among {names}, or match one, got {pattern!r}")
+            raise UsageError(
+                f"`--contender` must be one that --list shows, or match one, got {pattern!r}; choose one of them"
+            )
     return [c for c in known if any(fnmatchcase(c.name, pattern) for pattern in given)]
 
 
