@@ -138,7 +138,7 @@ def _contenders(given: list[str] | None, known: list[Contender]) -> list[Contend
     for pattern in given:
         if not any(fnmatchcase(c.name, pattern) for c in known):
             raise UsageError(
-                f"`--contender` must be one that --list shows, or match one, got {pattern!r}; choose one of them"
+                f"`--contender` must be one that --list shows, or match one, got {pattern!r}; choose one"
             )
     return [c for c in known if any(fnmatchcase(c.name, pattern) for pattern in given)]
 
