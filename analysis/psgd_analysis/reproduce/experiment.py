@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,10 +27,21 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: a name, as tables show it, and the settings of its runs."""
+    """One cell of a table.
+
+    Parameters
+    ----------
+    name : str
+        As tables show it.
+    settings : dict
+        Of its runs.
+    expected : float
+        Rough CPU-seconds of a run, to order the work and to tell the time left.
+    """
 
     name: str
     settings: Settings
+    expected: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a cell of an experiment, a seed, and the data by name with its hash."""
+    """One run: a cell of an experiment, a seed, and the data by name with its hash; see `Cell`."""
 
     experiment: str
     scale: Scale
@@ -89,12 +100,12 @@ class Job:
     seed: int
     settings: Settings
     data: Mapping[str, str] = field(default_factory=dict)
+    expected: float = 1.0
 
     @property
     def key(self) -> str:
         """What makes the run the same run: 16 hexadecimal digits. The scale is no part of it."""
-        content = [self.experiment, self.cell, self.seed, self.settings, self.data]
-        text = json.dumps(content, sort_keys=True, allow_nan=False)
+        text = _text(self.experiment, self.cell, self.seed, self.settings, self.data)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -170,4 +181,17 @@ class Experiment:
     def jobs(self, scale: Scale, seeds: Sequence[int], data: Mapping[str, str]) -> list[Job]:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""
         cells = self.plans[scale].cells
-        return [Job(self.name, scale, c.name, seed, c.settings, data) for seed in seeds for c in cells]
+        return [
+            Job(self.name, scale, c.name, seed, c.settings, data, c.expected) for seed in seeds for c in cells
+        ]
+
+    def select(self, scale: Scale, records: Iterable[Record]) -> list[Record]:
+        """Return the records of a scale's cells as they are set now, cell by cell and seed by seed."""
+        order = {_text(c.name, c.settings): i for i, c in enumerate(self.plans[scale].cells)}
+        found = [(order.get(_text(r.cell, r.settings), -1), r.seed, i, r) for i, r in enumerate(records)]
+        return [record for place, *_, record in sorted(found, key=lambda f: f[:3]) if place >= 0]
+
+
+def _text(*content: Any) -> str:
+    """Return content in one form of JSON."""
+    return json.dumps(content, sort_keys=True, allow_nan=False)
