@@ -7,8 +7,8 @@ where the loss fell by less than a quarter of what ``g^T d + d^T G d / 2`` promi
 three quarters. Then d is shortened until the loss falls enough. Left out: his preconditioner of CG, and
 his going back to earlier iterates of CG.
 
-G is the Hessian of ``loss - <c, z>``, with z what the module returns and c the gradient there, held fixed: the
-curvature of z drops out, and that of an L2 term in the loss stays.
+G is the Hessian of ``loss - <c, z>``, with z what the module returns and c the gradient there, held fixed:
+the curvature of z drops out, and that of an L2 term in the loss stays.
 """
 
 from __future__ import annotations
