@@ -41,13 +41,14 @@ class Ended(NamedTuple):
 
 
 Messages = queue.SimpleQueue[Found | Ended]
+"""What a pool tells."""
 
 
 class Pool(Protocol):
     """A place where tasks run."""
 
-    def start(self, calls: Iterator[Any], count: int) -> Messages:
-        """Start joblib's calls, and return the queue of what becomes of them."""
+    def start(self, calls: Iterator[Any], count: int, messages: Messages) -> None:
+        """Start joblib's calls, and tell what becomes of them."""
 
     def lost(self) -> list[BaseException]:
         """Return the errors of tasks that no message will come for."""
@@ -62,7 +63,7 @@ class Loky:
     def __init__(self, jobs: int, folder: Path) -> None:
         self._jobs, self._folder = jobs, folder
 
-    def start(self, calls: Iterator[Any], count: int) -> Messages:
+    def start(self, calls: Iterator[Any], count: int, messages: Messages) -> None:
         """See `Pool`."""
         from joblib import parallel_config
 
@@ -74,7 +75,7 @@ class Loky:
             "initializer": enter,
             "initargs": (os.getpid(), self._folder),
         }
-        return _start(lambda: parallel_config(**config), calls, self._jobs)
+        _start(lambda: parallel_config(**config), calls, self._jobs, messages)
 
     def lost(self) -> list[BaseException]:
         """See `Pool`; a dead process ends the whole pool."""
@@ -108,6 +109,7 @@ class Dask:
                 f"no Dask scheduler answers at {address!r} within {WAIT} s ({type(error).__name__}); "
                 "give the address that it printed at its start, such as tcp://192.0.2.1:8786"
             ) from error
+        self._given_up: set[Any] = set()  # tasks of earlier calls
         try:
             self._require_workers(address)
         except BaseException:
@@ -123,21 +125,23 @@ class Dask:
                 f"the Dask cluster at {address!r} must have two cores or more, got {cores}; start workers"
             )
 
-    def start(self, calls: Iterator[Any], count: int) -> Messages:
+    def start(self, calls: Iterator[Any], count: int, messages: Messages) -> None:
         """See `Pool`."""
         from joblib import parallel_config
 
-        return _start(lambda: parallel_config("dask", client=self._client), calls, "all")
+        self._given_up |= {key for key, _ in self._in_error()}
+        _start(lambda: parallel_config("dask", client=self._client), calls, "all", messages)
 
     def lost(self) -> list[BaseException]:
         """See `Pool`: joblib waits for ever for tasks that Dask gave up."""
         if self._client.status in ("closing", "closed"):
             raise Unreachable("the Dask scheduler is gone; what had ended is kept")
-        return [
-            state.exception or RuntimeError("cancelled by the Dask cluster")
-            for state in list(self._client.futures.values())
-            if state.status in ("error", "cancelled")
-        ]
+        return [error for key, error in self._in_error() if key not in self._given_up]
+
+    def _in_error(self) -> Iterator[tuple[Any, BaseException]]:
+        for key, state in list(self._client.futures.items()):
+            if state.status in ("error", "cancelled"):
+                yield key, state.exception or RuntimeError("cancelled by the Dask cluster")
 
     def close(self) -> None:
         """See `Pool`."""
@@ -145,17 +149,13 @@ class Dask:
         self._log.setLevel(self._level)
 
 
-def _start(configured: Any, calls: Iterator[Any], pre_dispatch: int | str) -> Messages:
-    messages: Messages = queue.SimpleQueue()
-
+def _start(configured: Any, calls: Iterator[Any], pre_dispatch: int | str, messages: Messages) -> None:
     def drive() -> None:
         from joblib import Parallel
 
         try:
             with held_back(), configured():
-                parallel = Parallel(
-                    batch_size=1, pre_dispatch=pre_dispatch, return_as="generator_unordered"
-                )
+                parallel = Parallel(batch_size=1, pre_dispatch=pre_dispatch, return_as="generator_unordered")
                 for number, result in parallel(calls):
                     messages.put(Found(number, result))
             messages.put(Ended(None))
@@ -163,7 +163,6 @@ def _start(configured: Any, calls: Iterator[Any], pre_dispatch: int | str) -> Me
             messages.put(Ended(error))
 
     Thread(target=drive, daemon=True).start()
-    return messages
 
 
 @contextlib.contextmanager

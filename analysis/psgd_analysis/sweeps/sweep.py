@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from ..interrupts import noted, until_interrupted, whole
 from .board import EVERY, Board, Stopped
-from .pools import Dask, Ended, Loky, Messages, Pool, quiet
-from .worker import TRIES, Raised, call, died, opened, raised
+from .pools import Dask, Ended, Found, Loky, Messages, Pool, quiet
+from .worker import TRIES, Raised, call, died, opened, packed, raised
 
 GRACE = 5.0
 """Seconds that tasks get to reach their next checkpoint when asked to stop."""
@@ -97,9 +97,10 @@ def run(
     if scheduler is None and jobs == 1:
         interrupted = until_interrupted(sweep.in_turn)
     else:
-        with quiet(), tempfile.TemporaryDirectory(
-            prefix="psgd-", dir=folder, ignore_cleanup_errors=True
-        ) as place:
+        with (
+            quiet(),
+            tempfile.TemporaryDirectory(prefix="psgd-", dir=folder, ignore_cleanup_errors=True) as place,
+        ):
             pool = Loky(jobs, Path(place)) if scheduler is None else Dask(scheduler)
             interrupted = until_interrupted(lambda: sweep.side_by_side(pool, Board(Path(place))))
     found = sweep.found
@@ -162,30 +163,35 @@ class _Sweep:
         finally:
             pool.close()
 
-    def _through(self, pool: Pool, board: Board, batch: Sequence[int]) -> tuple[list[int], BaseException | None]:
+    def _through(
+        self, pool: Pool, board: Board, batch: Sequence[int]
+    ) -> tuple[list[int], BaseException | None]:
         """Return which tasks of a batch a pool was given until it ended, and the error that broke it."""
         from joblib import delayed
 
         handed: list[int] = []
+        messages: Messages = queue.SimpleQueue()
 
         def calls() -> Iterator[Any]:  # asked for by joblib's threads, one at a time
             for i in batch:
                 if self._stopping:
                     return
                 handed.append(i)
-                yield delayed(call)(i, self._tasks[i].work, self._tasks[i].arguments, board.handle(i))
+                try:
+                    packet = packed(self._tasks[i].work, self._tasks[i].arguments)
+                except Exception as error:
+                    messages.put(Found(i, raised(error)))
+                else:
+                    yield delayed(call)(i, packet, board.handle(i))
 
-        messages = pool.start(calls(), len(batch))
+        pool.start(calls(), len(batch), messages)
         try:
             while (ended := self._hear(messages)) is None:
                 if noted():
                     raise KeyboardInterrupt
-                left = [i for i in batch if i not in self.found]
                 lost = pool.lost()
-                if lost and len(lost) >= len(left):
-                    for i in left:
-                        self._end(i, raised(lost[0]))
-                    return handed, None
+                if lost and len(lost) >= sum(i not in self.found for i in batch):
+                    return handed, lost[0]
                 self.look(lambda: self._under_way(board, handed))
         except BaseException:
             # keep what ends in time

@@ -43,7 +43,12 @@ def raised(error: BaseException) -> Raised:
     return Raised(line, "".join(traceback.format_exception(error)))
 
 
-def call(number: int, work: Callable[..., Any], arguments: tuple[Any, ...], handle: Shared) -> tuple[int, Any]:
+def packed(work: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
+    """Return what `call` runs, pickled: so errors of pickling are those of a task, not of the sweep."""
+    return pickle.dumps((work, arguments))
+
+
+def call(number: int, packet: bytes, handle: Shared) -> tuple[int, Any]:
     """Return the number of a task, and its pickled result, a `Raised`, or `Stopped`."""
     if handle.begin() > TRIES:
         return number, Raised(died(TRIES), "")
@@ -51,6 +56,7 @@ def call(number: int, work: Callable[..., Any], arguments: tuple[Any, ...], hand
         return number, Stopped
     single_threaded()
     try:
+        work, arguments = pickle.loads(packet)
         return number, pickle.dumps(work(*arguments, board=handle))
     except (Exception, SystemExit) as error:
         return number, Stopped if isinstance(error, Stopped) and handle.stopping() else raised(error)
