@@ -27,10 +27,11 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: a name, as tables show it, and the settings of its runs."""
+    """One cell of a table: a name, as tables show it, the settings of its runs, and how many at most."""
 
     name: str
     settings: Settings
+    runs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,4 +171,9 @@ class Experiment:
     def jobs(self, scale: Scale, seeds: Sequence[int], data: Mapping[str, str]) -> list[Job]:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""
         cells = self.plans[scale].cells
-        return [Job(self.name, scale, c.name, seed, c.settings, data) for seed in seeds for c in cells]
+        return [
+            Job(self.name, scale, cell.name, seed, cell.settings, data)
+            for i, seed in enumerate(seeds)
+            for cell in cells
+            if cell.runs is None or i < cell.runs
+        ]
