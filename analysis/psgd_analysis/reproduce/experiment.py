@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,11 +27,29 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
+<<<<<<< HEAD
     """One cell of a table: a name, as tables show it, the settings of its runs, and how many at most."""
 
     name: str
     settings: Settings
     runs: int | None = None
+=======
+    """One cell of a table.
+
+    Parameters
+    ----------
+    name : str
+        As tables show it.
+    settings : dict
+        Of its runs.
+    expected : float
+        Rough CPU-seconds of a run, to order the work and to tell the time left.
+    """
+
+    name: str
+    settings: Settings
+    expected: float = 1.0
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -82,7 +100,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a cell of an experiment, a seed, and the data by name with its hash."""
+    """One run: a cell of an experiment, a seed, and the data by name with its hash; see `Cell`."""
 
     experiment: str
     scale: Scale
@@ -90,12 +108,12 @@ class Job:
     seed: int
     settings: Settings
     data: Mapping[str, str] = field(default_factory=dict)
+    expected: float = 1.0
 
     @property
     def key(self) -> str:
         """What makes the run the same run: 16 hexadecimal digits. The scale is no part of it."""
-        content = [self.experiment, self.cell, self.seed, self.settings, self.data]
-        text = json.dumps(content, sort_keys=True, allow_nan=False)
+        text = _text(self.experiment, self.cell, self.seed, self.settings, self.data)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -172,8 +190,24 @@ class Experiment:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""
         cells = self.plans[scale].cells
         return [
+<<<<<<< HEAD
             Job(self.name, scale, cell.name, seed, cell.settings, data)
             for i, seed in enumerate(seeds)
             for cell in cells
             if cell.runs is None or i < cell.runs
         ]
+=======
+            Job(self.name, scale, c.name, seed, c.settings, data, c.expected) for seed in seeds for c in cells
+        ]
+
+    def select(self, scale: Scale, records: Iterable[Record]) -> list[Record]:
+        """Return the records of a scale's cells as they are set now, cell by cell and seed by seed."""
+        order = {_text(c.name, c.settings): i for i, c in enumerate(self.plans[scale].cells)}
+        found = [(order.get(_text(r.cell, r.settings), -1), r.seed, i, r) for i, r in enumerate(records)]
+        return [record for place, *_, record in sorted(found, key=lambda f: f[:3]) if place >= 0]
+
+
+def _text(*content: Any) -> str:
+    """Return content in one form of JSON."""
+    return json.dumps(content, sort_keys=True, allow_nan=False)
+>>>>>>> main

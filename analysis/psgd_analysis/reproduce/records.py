@@ -65,7 +65,7 @@ class Record:
     @classmethod
     def of(cls, job: Job, status: Status, **more: Any) -> Record:
         """Return the record of a job."""
-        named = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
+        named = {f.name: getattr(job, f.name) for f in dataclasses.fields(job) if f.name in FIELDS}
         return cls(**named, key=job.key, status=status, **more)
 
     def number(self, name: str) -> float:
@@ -95,7 +95,7 @@ class Book:
         """Return the latest record of each run, in the order of first appearance."""
         found: dict[str, Record] = {}
         for line in self._lines():
-            with contextlib.suppress(json.JSONDecodeError, TypeError):
+            with contextlib.suppress(json.JSONDecodeError, TypeError, AttributeError):
                 read = json.loads(line)
                 record = Record(**{name: value for name, value in read.items() if name in FIELDS})
                 found[record.key] = record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -111,7 +111,7 @@ class Carry(NamedTuple):
     total: jax.Array  # 0-d: losses of this part, summed up
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(
     network: Network, optimizer: Optimizer, length: int, batch: int, solved: float
 ) -> Callable[[Carry, int], Carry]:
