@@ -27,13 +27,6 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-<<<<<<< HEAD
-    """One cell of a table: a name, as tables show it, the settings of its runs, and how many at most."""
-
-    name: str
-    settings: Settings
-    runs: int | None = None
-=======
     """One cell of a table.
 
     Parameters
@@ -44,12 +37,14 @@ class Cell:
         Of its runs.
     expected : float
         Rough CPU-seconds of a run, to order the work and to tell the time left.
+    runs : int, optional
+        How many of the seeds asked for, the first ones, where not all.
     """
 
     name: str
     settings: Settings
     expected: float = 1.0
->>>>>>> main
+    runs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -190,14 +185,10 @@ class Experiment:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""
         cells = self.plans[scale].cells
         return [
-<<<<<<< HEAD
-            Job(self.name, scale, cell.name, seed, cell.settings, data)
+            Job(self.name, scale, c.name, seed, c.settings, data, c.expected)
             for i, seed in enumerate(seeds)
-            for cell in cells
-            if cell.runs is None or i < cell.runs
-        ]
-=======
-            Job(self.name, scale, c.name, seed, c.settings, data, c.expected) for seed in seeds for c in cells
+            for c in cells
+            if c.runs is None or i < c.runs
         ]
 
     def select(self, scale: Scale, records: Iterable[Record]) -> list[Record]:
@@ -210,4 +201,3 @@ class Experiment:
 def _text(*content: Any) -> str:
     """Return content in one form of JSON."""
     return json.dumps(content, sort_keys=True, allow_nan=False)
->>>>>>> main
