@@ -51,6 +51,11 @@ def larger_step(network: str, length: int, runs: int | None = None) -> Cell:
     return cell(network, length, "PSGD", runs=runs, more=", step 0.3", step=0.3)
 
 
+def smaller_rate(network: str, length: int, optimizer: str, runs: int | None = None) -> Cell:
+    """Return a baseline with its libraries' usual rate: the paper does not say its own."""
+    return cell(network, length, optimizer, runs=runs, more=", lr 0.001", lr=0.001)
+
+
 SMOKE = (
     cell("RNN", 10, "PSGD", more=", step 0.3", step=0.3, iterations=400, part=200),
     cell("RNN", 10, "SGD", iterations=400, part=200),
@@ -66,6 +71,7 @@ REDUCED = (
     *(larger_step("RNN", length, 5) for length in LENGTHS[1:]),
     *(cell("RNN", length, "SGD", runs=5) for length in LENGTHS[1:]),
     *(cell("RNN", length, name, runs=5) for length in LENGTHS[:2] for name in BASELINES[1:]),
+    *(smaller_rate("RNN", length, name, 5) for length in LENGTHS[:2] for name in BASELINES[1:]),
     cell("LSTM", 32, "PSGD", runs=5),
     larger_step("LSTM", 32, 5),
     cell("LSTM", 32, "SGD", runs=5),
@@ -75,7 +81,8 @@ FAITHFUL = (
     *(cell(network, length, "PSGD") for network in ("RNN", "LSTM") for length in LENGTHS),
     *(larger_step(network, length) for network in ("RNN", "LSTM") for length in LENGTHS),
     *ranks(),
-    *(cell(network, length, b) for network in ("RNN", "LSTM") for length in LENGTHS for b in BASELINES),
+    *(cell(n, length, name) for n in ("RNN", "LSTM") for length in LENGTHS for name in BASELINES),
+    *(smaller_rate(n, length, b) for n in ("RNN", "LSTM") for length in LENGTHS for b in BASELINES[1:]),
 )
 
 
@@ -86,7 +93,9 @@ def paper() -> dict[str, str]:
         for length in LENGTHS:
             found[cell(network, length, "PSGD").name] = "1"
             for name in BASELINES[:3]:
-                found[cell(network, length, name).name] = "1" if length == 32 else "0"
+                rate = "1" if length == 32 else "0"
+                found[cell(network, length, name).name] = rate
+                found[smaller_rate(network, length, name).name] = rate
     for rank, rate in zip(RANKS, ("0.1", "0.4", "0.8", "1", "1"), strict=True):
         found[cell("RNN", 32, "PSGD", rank=rank).name] = rate
     return found
