@@ -19,6 +19,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from psgd_core.schedules import Exponential
 
+from .data import DataSet
 from .experiment import Settings
 from .optimizers import make
 
@@ -34,50 +35,31 @@ class OuterProducts(torch.nn.Module):
 
     Parameters
     ----------
-    pixels, classes : int
-        W has shape (pixels, classes, pixels).
-    """
-
-    def __init__(self, pixels: int, classes: int) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(pixels, classes, pixels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B, classes) of images (B, pixels)."""
-        pixels, classes, _ = self.weight.shape
-        halves = (x @ self.weight.view(pixels, classes * pixels)).view(-1, classes, pixels)
-        return torch.bmm(halves, x[:, :, None])[:, :, 0]
-
-
-class Images:
-    """Training and test images as vectors in [0, 1], float32, with labels; pooled to fewer pixels if asked.
-
-    Parameters
-    ----------
-    train, test : (images, labels)
-        Images (N, side, side) in [0, 1]; labels (N,), integers from 0.
-    side : int
-        Larger images are averaged over squares of pixels, down to this side.
+    size, side : int
+        Images have size^2 pixels; x has side^2, means over squares of them. It is as long as the image then, so
+        that learning rates stay what they are.
+    classes : int
 
     Raises
     ------
     ValueError
-        If `side` does not divide that of larger images.
+        If `side` does not divide `size`.
     """
 
-    def __init__(self, train: tuple[Any, Any], test: tuple[Any, Any], side: int) -> None:
-        self.x, self.y = _vectors(*train, side)
-        self.test_x, self.test_y = _vectors(*test, side)
-        self.classes = int(self.y.max()) + 1
+    def __init__(self, size: int, side: int, classes: int) -> None:
+        super().__init__()
+        if size % side:
+            raise ValueError(f"`side` must divide {size}, that of the images, got {side}")
+        self.square = size // side
+        self.weight = torch.nn.Parameter(torch.zeros(side**2, classes, side**2))
 
-
-def _vectors(images: Any, labels: Any, side: int) -> tuple[Tensor, Tensor]:
-    x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
-    if x.shape[-1] > side:
-        if x.shape[-1] % side:
-            raise ValueError(f"`side` must divide that of the images, {x.shape[-1]}, got {side}")
-        x = avg_pool2d(x[:, None], x.shape[-1] // side)
-    return x.reshape(len(x), -1), torch.from_numpy(np.array(labels, dtype=np.int64))
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, size, size) in [0, 1]."""
+        pixels, classes, _ = self.weight.shape
+        # an orthogonal projection: the length of the mean of s^2 equal pixels is kept by a factor s
+        x = self.square * avg_pool2d(images[:, None], self.square).flatten(1)
+        halves = (x @ self.weight.view(pixels, classes * pixels)).view(-1, classes, pixels)
+        return torch.bmm(halves, x[:, :, None])[:, :, 0]
 
 
 class Regression:
@@ -87,24 +69,26 @@ class Regression:
 
     Parameters
     ----------
-    images : Images
+    data : DataSet
+        Of images (n, size, size), in bytes.
     settings : dict
-        "optimizer" and "options" as `optimizers.make` has them; "lr", which falls a hundredfold; "epochs",
+        "side", see `OuterProducts`; "optimizer" and "options" as `optimizers.make` has them; "lr", which falls a hundredfold; "epochs",
         "batch"; and "noise": "Bernoulli" draws each pixel of each batch anew, 1 with its grey for a
         probability.
     seed : int
     """
 
-    def __init__(self, images: Images, settings: Settings, seed: int) -> None:
-        self.images, self.seed, self.parts = images, seed, int(settings["epochs"])
+    def __init__(self, data: DataSet, settings: Settings, seed: int) -> None:
+        self.data, self.seed, self.parts = data, seed, int(settings["epochs"])
         self.noisy = {"none": False, "Bernoulli": True}[settings["noise"]]
-        self.batch = min(int(settings["batch"]), len(images.y))
-        self.length = len(images.y) // self.batch
+        self.batch = min(int(settings["batch"]), len(data.train_y))
+        self.length = len(data.train_y) // self.batch
         self.lr = Exponential(settings["lr"], DECAY * settings["lr"], over=max(1, self.parts * self.length - 1))
-        self.model = OuterProducts(images.x.shape[1], images.classes)
+        self.model = OuterProducts(data.train_x.shape[1], settings["side"], data.classes)
         options = {**settings["options"], "lr": settings["lr"]}
         self.steps = make(settings["optimizer"], self.model, options, seed)
-        self.epoch, self.best, self.diverged = 0, math.inf, False
+        self.epoch, self.diverged = 0, False
+        self.last: dict[str, Any] = {"best_error": 100.0}
 
     @property
     def status(self) -> Literal["going", "done", "diverged"]:
@@ -117,66 +101,66 @@ class Regression:
         return self.steps.skipped
 
     def advance(self) -> dict[str, Any]:
-        """Run an epoch; return the mean and the largest loss of its batches, and loss and error of the test."""
-        order = np.random.default_rng([self.seed, 0, self.epoch]).permutation(len(self.images.y))
+        """Run an epoch; return the mean and the largest loss of its batches, and loss and error of the test.
+
+        Losses of batches are those at the beginning of each step, with their noise. Errors are in per cent.
+        """
+        order = np.random.default_rng([self.seed, 0, self.epoch]).permutation(len(self.data.train_y))
         losses: list[float] = []
         for i in range(self.length):
-            rows = torch.from_numpy(order[i * self.batch : (i + 1) * self.batch])
-            t = self.epoch * self.length + i
+            rows, t = order[i * self.batch : (i + 1) * self.batch], self.epoch * self.length + i
             self.steps.rates(float(self.lr(t)))
             losses.append(float(self.steps.step(self._loss(rows, t))[0]))
             if not math.isfinite(losses[-1]):
-                self.diverged = True
                 break
+        loss, error = self._tested()
+        self.diverged = not math.isfinite(losses[-1] + loss)
         self.epoch += 1
         counts = {"gradients": self.steps.gradients, "products": self.steps.products}
-        loss, error = self._measured(self.images.test_x, self.images.test_y)
-        if not math.isfinite(loss):
-            self.diverged = True
         if self.diverged:
-            return {"epoch": self.epoch, **counts}
-        self.best = min(self.best, error)
-        seen = {"train_loss": sum(losses) / len(losses), "largest_loss": max(losses)}
-        return {"epoch": self.epoch, **seen, "test_loss": loss, "test_error": error, **counts}
+            self.last = counts
+        else:
+            seen = {"train_loss": sum(losses) / len(losses), "largest_loss": max(losses)}
+            errors = {"test_error": error, "best_error": min(error, self.last["best_error"])}
+            self.last = {**seen, "test_loss": loss, **errors, **counts}
+        return {"epoch": self.epoch, **self.last}
 
     def final(self) -> dict[str, Any]:
-        """Return losses, errors in per cent, and what was evaluated; the training set is without noise."""
-        size = {"parameters": self.model.weight.numel()}
-        if self.diverged:
-            return size
-        train, train_error = self._measured(self.images.x, self.images.y)
-        test, error = self._measured(self.images.test_x, self.images.test_y)
-        errors = {"train_error": train_error, "test_error": error, "best_error": self.best}
-        counts = {"gradients": self.steps.gradients, "products": self.steps.products}
-        return {"train_loss": train, "test_loss": test, **errors, **counts, **size}
+        """Return what `advance` did at last, and the number of parameters."""
+        return {**self.last, "parameters": self.model.weight.numel()}
 
     def save(self, file: IO[bytes]) -> None:
         """Write all that the next epoch depends on."""
-        own = {"epoch": self.epoch, "best": self.best, "diverged": self.diverged}
-        held = {"model": self.model.state_dict(), "steps": self.steps.state_dict(), **own}
-        torch.save(held, file)
+        own = {"epoch": self.epoch, "diverged": self.diverged, "last": self.last}
+        torch.save({"model": self.model.state_dict(), "steps": self.steps.state_dict(), **own}, file)
 
     def load(self, file: IO[bytes]) -> None:
         """Take up what `save` wrote."""
         held = torch.load(file, weights_only=True)
         self.model.load_state_dict(held["model"])
         self.steps.load_state_dict(held["steps"])
-        self.epoch, self.best, self.diverged = held["epoch"], held["best"], held["diverged"]
+        self.epoch, self.diverged, self.last = held["epoch"], held["diverged"], held["last"]
 
-    def _loss(self, rows: Tensor, t: int) -> Callable[[], tuple[Tensor, None]]:
-        """Return the loss of a batch, which is drawn once."""
-        x, y = self.images.x[rows], self.images.y[rows]
+    def _loss(self, rows: np.ndarray, t: int) -> Callable[[], tuple[Tensor, None]]:
+        """Return the loss of a batch, whose noise is drawn here."""
+        x, y = greys(self.data.train_x[rows]), torch.from_numpy(self.data.train_y[rows])
         if self.noisy:
             draws = np.random.default_rng([self.seed, 1, t]).random(tuple(x.shape), dtype=np.float32)
             x = (torch.from_numpy(draws) < x).to(x.dtype)
         return lambda: (cross_entropy(self.model(x), y), None)
 
     @torch.no_grad()
-    def _measured(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Return the mean loss, and the error in per cent."""
-        loss, wrong = 0.0, 0
-        for part, labels in zip(x.split(ROWS), y.split(ROWS), strict=True):
-            z = self.model(part)
-            loss += float(cross_entropy(z, labels, reduction="sum"))
-            wrong += int((z.argmax(dim=1) != labels).sum())
-        return loss / len(y), 100 * wrong / len(y)
+    def _tested(self) -> tuple[float, float]:
+        """Return the mean loss of the test images, and their error in per cent."""
+        loss, wrong, count = 0.0, 0, len(self.data.test_y)
+        for i in range(0, count, ROWS):
+            y = torch.from_numpy(self.data.test_y[i : i + ROWS])
+            z = self.model(greys(self.data.test_x[i : i + ROWS]))
+            loss += float(cross_entropy(z, y, reduction="sum"))
+            wrong += int((z.argmax(dim=1) != y).sum())
+        return loss / count, 100 * wrong / count
+
+
+def greys(images: np.ndarray) -> Tensor:
+    """Return bytes as numbers in [0, 1], float32."""
+    return torch.from_numpy(images.astype(np.float32) / 255)
