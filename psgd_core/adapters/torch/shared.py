@@ -80,7 +80,7 @@ class Shared:
             raise TypeError(
                 f"`probes` must be Probes such as psgd_core.curvature.Gaussian(), got {self.probes!r}"
             )
-        clip = None if self.global_clip is None else clips.as_clip(self.global_clip)
+        clip = None if self.global_clip is None else clips.as_clip(self.global_clip, "global_clip")
         if clip is not None and clip.needs_value:
             raise ValueError(
                 f"`global_clip` must not go back to earlier points, as {clip!r} does; give it as `clip` of "
