@@ -83,7 +83,9 @@ class Regression:
         self.noisy = {"none": False, "Bernoulli": True}[settings["noise"]]
         self.batch = min(int(settings["batch"]), len(data.train_y))
         self.length = len(data.train_y) // self.batch
-        self.lr = Exponential(settings["lr"], DECAY * settings["lr"], over=max(1, self.parts * self.length - 1))
+        self.lr = Exponential(
+            settings["lr"], DECAY * settings["lr"], over=max(1, self.parts * self.length - 1)
+        )
         self.model = OuterProducts(data.train_x.shape[1], settings["side"], data.classes)
         options = {**settings["options"], "lr": settings["lr"]}
         self.steps = make(settings["optimizer"], self.model, options, seed)
