@@ -160,7 +160,10 @@ def test_the_trace_comes_with_its_error() -> None:
 
 def test_bytes_of_a_state_are_those_of_its_arrays() -> None:
     x = torch.zeros(10, dtype=torch.float64)
-    state = {"a": [x, 3, "text"], "b": {"c": (x, torch.zeros(4)), "d": np.zeros(2), "e": torch.zeros(9, dtype=torch.uint8)}}
+    state = {
+        "a": [x, 3, "text"],
+        "b": {"c": (x, torch.zeros(4)), "d": np.zeros(2), "e": torch.zeros(9, dtype=torch.uint8)},
+    }
     assert state_bytes(state) == 80 + 16 + 16
     model = torch.nn.Linear(7, 3)
     adam = torch.optim.Adam(model.parameters())

@@ -4,7 +4,8 @@ What is measured besides losses and accuracies is a list of `measures`.
 """
 
 from .examples import Batches, Examples, examples_of
-from .measures import MEASURES, Measure
+from .measure import Measure
+from .measures import MEASURES
 from .networks import NetworkTraining, start
 from .rates import rate_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -58,8 +58,8 @@ class NetworkTraining:
     settings : dict
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
-        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name. All but model, optimizer,
-        batch, lr and length of the run may be left out.
+        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name, or a dict from
+        names to their options. All but model, optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
 
@@ -92,7 +92,9 @@ class NetworkTraining:
         # how far it is; the measures look at the model now
         self._done = self._iterations = 0
         self._best, self._last, self._finite = 0.0, {}, True  # type: float, dict[str, Any], bool
-        self._measures = {name: MEASURES[name](self) for name in settings.get("measures", ())}
+        given = settings.get("measures", ())
+        options = given if isinstance(given, Mapping) else {}
+        self.measures = {name: MEASURES[name](self, **options.get(name, {})) for name in given}
 
     @property
     def status(self) -> Literal["going", "done", "diverged"]:
@@ -118,7 +120,7 @@ class NetworkTraining:
             losses += last * len(indices)
             right += correct.sum()
             seen += len(indices)
-            for measure in self._measures.values():
+            for measure in self.measures.values():
                 measure.after_step(indices, correct)
             self._iterations += 1
         self._done += 1
@@ -133,7 +135,7 @@ class NetworkTraining:
             "accuracy": accuracy,
         }
         more = {}
-        for measure in self._measures.values():
+        for measure in self.measures.values():
             more |= measure.after_part()
         return {**self._last, "iterations": self._iterations, "products": self.steps.products, **more}
 
@@ -149,7 +151,7 @@ class NetworkTraining:
             "optimizer": self.steps.version,
         }
         if self._finite:
-            for measure in self._measures.values():
+            for measure in self.measures.values():
                 found |= measure.final()
         return found
 
@@ -159,7 +161,7 @@ class NetworkTraining:
             "model": self.model.state_dict(),
             "steps": self.steps.state_dict(),
             "batches": self.batches.state_dict(),
-            "measures": {name: measure.state_dict() for name, measure in self._measures.items()},
+            "measures": {name: measure.state_dict() for name, measure in self.measures.items()},
             "progress": [self._done, self._iterations, self._best, self._last, self._finite],
         }
         torch.save(held, file)
@@ -171,7 +173,7 @@ class NetworkTraining:
         self.steps.load_state_dict(held["steps"])
         self.batches.load_state_dict(held["batches"])
         for name, state in held["measures"].items():
-            self._measures[name].load_state_dict(state)
+            self.measures[name].load_state_dict(state)
         self._done, self._iterations, self._best, self._last, self._finite = held["progress"]
 
     # -- what measures ask for -------------------------------------------------------------------------
