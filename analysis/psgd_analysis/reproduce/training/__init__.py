@@ -6,7 +6,7 @@ What is measured besides losses and accuracies is a list of `measures`.
 from .examples import Batches, Examples, examples_of
 from .measure import Measure
 from .measures import MEASURES
-from .networks import NetworkTraining, start
+from .networks import NetworkTraining, examples_for, start
 from .rates import rate_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Examples",
     "Measure",
     "NetworkTraining",
+    "examples_for",
     "examples_of",
     "rate_of",
     "start",

@@ -29,15 +29,25 @@ EVALUATED = 500
 
 
 def start(job: Job, folder: Path | None) -> NetworkTraining:
-    """Return the training that the settings of a job describe; see `NetworkTraining`.
+    """Return the training that the settings of a job describe; see `NetworkTraining` and `examples_for`."""
+    return NetworkTraining(job.settings, job.seed, examples_for(job, folder))
+
+
+def examples_for(job: Job, folder: Path | None) -> Examples:
+    """Return the examples that a job's settings name.
 
     Parameters
     ----------
     job : Job
-        Its settings name the "data" besides, and may have "train" and "test", numbers of examples, and
-        "length", of the pieces of a text.
+        Its settings name the "data", and may have "train" and "test", numbers of examples, and "length", of the
+        pieces of a text.
     folder : Path or None
         Where the user keeps the data.
+
+    Raises
+    ------
+    ValueError
+        If the files are others than those the run was planned with.
     """
     found = data.load(job.settings["data"], folder)
     if job.data and found.hash not in job.data.values():
@@ -45,7 +55,7 @@ def start(job: Job, folder: Path | None) -> NetworkTraining:
             f"the data {found.name!r} is not what the run was planned with; give every process the same files"
         )
     sizes = {name: job.settings[name] for name in ("train", "test", "length") if name in job.settings}
-    return NetworkTraining(job.settings, job.seed, examples_of(found, **sizes))
+    return examples_of(found, **sizes)
 
 
 class NetworkTraining:
