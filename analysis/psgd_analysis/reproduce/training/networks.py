@@ -39,8 +39,8 @@ def examples_for(job: Job, folder: Path | None) -> Examples:
     Parameters
     ----------
     job : Job
-        Its settings name the "data", and may have "train" and "test", numbers of examples, and "length", of the
-        pieces of a text.
+        Its settings name the "data", and may have "train" and "test", numbers of examples, and "length", of
+        the pieces of a text.
     folder : Path or None
         Where the user keeps the data.
 
