@@ -59,8 +59,8 @@ def page(experiment: Experiment, records: Sequence[Record]) -> str:
 
 LEGEND = (
     "±: standard deviation over the seeds; k/n: in how many of the runs it is true, one that diverged "
-    "counting as false. Other numbers are of the runs that ended; those that diverged or were cut are counted "
-    "beside."
+    "counting as false. Other numbers are of the runs that ended; those that diverged or were cut are "
+    "counted beside."
 )
 
 

@@ -71,10 +71,6 @@ class Sample:
         """How many are true."""
         return sum(value == 1 for value in self.values.values())
 
-    def against(self, worst: float) -> list[float]:
-        """Return the values in the order of `seeds`, failed runs at the worst value."""
-        return [self.values.get(seed, worst) for seed in self.seeds]
-
 
 @dataclass
 class _Drawer:
