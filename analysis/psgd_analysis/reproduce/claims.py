@@ -278,14 +278,15 @@ def near(key: str, cell: str, value: float, tolerance: float) -> Predicate:
 
 
 def all_of(*predicates: Predicate) -> Predicate:
-    """Return the predicate that all of them hold: what fails comes first in its words."""
+    """Return the predicate that all of them hold; its words say what fails, and how many others do not."""
     _require_several("predicates", predicates, 1)
 
     def predicate(records: Sequence[Record]) -> Judgement:
         judged = [one(records) for one in predicates]
-        order = (REFUTED, UNTESTED, CONFIRMED)
-        judged.sort(key=lambda judgement: order.index(judgement.verdict))
-        return Judgement(judged[0].verdict, "; ".join(dict.fromkeys(j.measured for j in judged)))
+        verdict = next(v for v in (REFUTED, UNTESTED, CONFIRMED) if any(j.verdict == v for j in judged))
+        said = list(dict.fromkeys(j.measured for j in judged if j.verdict == verdict))
+        held = sum(j.verdict == CONFIRMED for j in judged) if verdict != CONFIRMED else 0
+        return Judgement(verdict, "; ".join(said) + (f"; {held} of {len(judged)} parts hold" if held else ""))
 
     return predicate
 
@@ -298,7 +299,7 @@ def _judgement(outcome: str, words: str) -> Judgement:
         return Judgement(UNTESTED, words)
     if outcome == "better":
         return Judgement(CONFIRMED, words)
-    return Judgement(REFUTED, f"the opposite holds: {words}" if outcome == "worse" else f"left open: {words}")
+    return Judgement(REFUTED, f"the opposite holds: {words}" if outcome == "worse" else f"undecided: {words}")
 
 
 def _common(samples: Sequence[Sample], key: str) -> tuple[list[int], str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .claims import Comparison, compare
 from .records import Record
+from .tables import Table
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Contest:
 
 Found = tuple[Contest, Comparison]
 
+WORDS = {"worse": "worse", "open": "undecided", "better": "better", "untested": "not compared"}
+"""Outcomes, the most important first."""
+
 
 def held(contests: Sequence[Contest], records: Sequence[Record]) -> list[Found]:
     """Return all comparisons of some contests."""
@@ -46,22 +50,26 @@ def held(contests: Sequence[Contest], records: Sequence[Record]) -> list[Found]:
 
 
 def standing(contests: Sequence[Contest], records: Sequence[Record]) -> list[str]:
-    """Return lines of Markdown: how often PSGD does not beat a baseline, then where, then where it does."""
-    found = held(contests, records)
-    by = {o: [f for f in found if f[1].outcome == o] for o in ("worse", "open", "better", "untested")}
-    tested = len(found) - len(by["untested"])
-    if not tested:
-        return ["**PSGD was not compared with a baseline**: too few runs."]
-    lost, level = len(by["worse"]), len(by["open"])
-    if lost + level:
-        head = (
-            f"**PSGD does not beat a baseline in {lost + level} of {tested} comparisons**: "
-            f"it is worse in {lost}, and {level} are open (the interval contains 0)."
-        )
-    else:
-        head = f"**PSGD beats every baseline in all {tested} comparisons.**"
-    lines = [head, ""]
-    words = {"worse": "worse", "open": "open", "better": "better", "untested": "not compared"}
-    for outcome, word in words.items():
-        lines += [f"- {word}: {contest.about}: {c.words}" for contest, c in by[outcome]]
-    return lines
+    """Return lines of Markdown: how often PSGD does not beat a baseline, and where; then where it does."""
+    found = [f for f in held(contests, records) if f[1].outcome != "untested"]
+    lost = [f for f in found if f[1].outcome == "worse"]
+    level = [f for f in found if f[1].outcome == "open"]
+    count = f"{len(found)} comparison{'s' * (len(found) != 1)}"
+    if not found:
+        return ["**PSGD is not compared with a baseline**: there are too few runs."]
+    if not lost + level:
+        return [f"**PSGD beats the baselines in all of {count}.**"]
+    head = (
+        f"**PSGD does not beat a baseline in {len(lost + level)} of {count}**: it is worse in {len(lost)}, "
+        f"and {len(level)} {'is' if len(level) == 1 else 'are'} undecided (the interval has both signs)."
+    )
+    lines = [f"- {WORDS[c.outcome]} in {contest.about}: {c.words}" for contest, c in lost + level]
+    return [head, "", *lines]
+
+
+def comparisons(contests: Sequence[Contest], records: Sequence[Record]) -> Table:
+    """Return the table of all comparisons, where PSGD does not win first."""
+    order = list(WORDS)
+    found = sorted(held(contests, records), key=lambda f: order.index(f[1].outcome))
+    rows = tuple((f"PSGD is {WORDS[c.outcome]}", contest.about, c.words) for contest, c in found)
+    return Table(("", "in", "measured"), rows, frozenset({0, 1, 2}))

@@ -47,18 +47,28 @@ def figure(*panels: Panel, columns: int = 2) -> Callable[[Sequence[Record]], Fig
             ax.set_axis_off()
         for ax, panel in zip(grid.flat, panels, strict=False):
             panel(ax, records, looks)
-        handles: dict[str, Any] = {}
-        for ax in grid.flat:
-            handles.update(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        if handles:
-            longest = max(map(len, handles))
-            fits = max(1, min(5, int(width * 13 / (longest + 6)), len(handles)))
-            made.legend(
-                handles.values(), handles.keys(), loc="outside lower center", ncols=fits, fontsize=8, frameon=False
-            )  # fmt: skip
+        _legend(made, grid.flat, looks, width)
         return made
 
     return make
+
+
+def _legend(made: Any, every: Any, looks: Mapping[str, Look], width: float) -> None:
+    """Put one legend below: cells with line and marker, whichever of these a panel draws."""
+    from matplotlib.lines import Line2D
+
+    handles: dict[str, Any] = {}
+    for ax in every:
+        handles.update(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    if not handles:
+        return
+    cells = {c: Line2D([], [], **style) for c, style in looks.items() if c in handles}
+    shown = cells | {label: handle for label, handle in handles.items() if label not in cells}
+    most = max(1, min(5, int(width * 13 / (max(map(len, shown)) + 8))))
+    made.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=most, fontsize=8, frameon=False,
+        handlelength=3.2,
+    )  # fmt: skip
 
 
 def look(i: int) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def curves(
     log : bool
         Whether y is drawn on a logarithmic scale.
     title, xlabel, ylabel : str
-        The keys by default.
+        Labels are the keys by default.
     """
 
     def panel(ax: Any, records: Sequence[Record], looks: Mapping[str, Look]) -> None:
@@ -118,7 +128,7 @@ def curves(
                     ax.plot(xs[-1], ys[-1], marker="x", color=style["color"], markersize=6, clip_on=False)
         if log:
             ax.set_yscale("log")
-        finish(ax, title or ylabel or y, xlabel or x, ylabel or y)
+        _finish(ax, title, xlabel or x, ylabel or y)
 
     return panel
 
@@ -175,35 +185,33 @@ def levels(
     def panel(ax: Any, records: Sequence[Record], looks: Mapping[str, Look]) -> None:
         # the ticks are the settings themselves, as ranks 0, 1, 2, 5, 10 fit no scale
         ticks = sorted({place for line in lines.values() for place in line.values()})
+        handles = {}
         for i, (label, places) in enumerate(lines.items()):
             style, shift = look(i), 0.09 * (i - (len(lines) - 1) / 2)
-            found = [
-                (ticks.index(place) + shift, sample(records, cell, key)) for cell, place in places.items()
-            ]
-            drawn = [(at, s, _interval(s)) for at, s in found if s.seeds and (s.values or s.truth)]
+            if len(lines) == 1:
+                style["color"] = COLORS["black"]
+            found = [(ticks.index(x) + shift, sample(records, cell, key)) for cell, x in places.items()]
+            drawn = [(at, s, _interval(s)) for at, s in found if s.values or (s.truth and s.seeds)]
             if not drawn:
                 continue
             at, middle = [d[0] for d in drawn], [d[2].estimate for d in drawn]
             bars = np.abs([(d[2].estimate - d[2].low, d[2].high - d[2].estimate) for d in drawn]).T
-            ax.errorbar(at, middle, bars, label=label, capsize=3, markersize=5, linewidth=1.4, **style)
+            handles[label] = ax.errorbar(at, middle, bars, capsize=3, markersize=5, linewidth=1.4, **style)
             for x, s, _ in drawn:
                 if not s.truth:
-                    ax.plot(
-                        [x + 0.06] * len(s.finite),
-                        s.finite,
-                        ".",
-                        color=style["color"],
-                        alpha=0.35,
-                        markersize=4,
-                    )
+                    runs = {"color": style["color"], "alpha": 0.35, "markersize": 4}
+                    ax.plot([x + 0.06] * len(s.finite), s.finite, ".", **runs)
             told = (paper or {}).get(label, {})
             if told:
-                spots = [ticks.index(place) for place in told]
-                ax.plot(spots, [*told.values()], **_paper(f"paper, {label}" if len(lines) > 1 else "paper"))
+                spots = [ticks.index(place) + shift + 0.12 for place in told]
+                color = COLORS["black"] if len(lines) == 1 else style["color"]
+                ax.plot(spots, [*told.values()], **_paper() | {"color": color})
+        if len(handles) > 1:
+            ax.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="best")
         ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         if log:
             ax.set_yscale("log")
-        finish(ax, title or ylabel or key, xlabel, ylabel or key)
+        _finish(ax, title, xlabel, ylabel or key)
 
     return panel
 
@@ -230,14 +238,14 @@ def rows(
             bar = np.abs([[interval.estimate - interval.low], [interval.high - interval.estimate]])
             marker = looks[s.cell]["marker"]
             ax.errorbar(interval.estimate, i, xerr=bar, color=color, marker=marker, markersize=6, capsize=3)
-        spots = [(told[s.cell], i) for i, s in enumerate(found) if s.cell in told]
+        spots = [(told[s.cell], i - 0.25) for i, s in enumerate(found) if s.cell in told]
         if spots:
-            ax.plot(*zip(*spots, strict=True), **_paper("paper"))
+            ax.plot(*zip(*spots, strict=True), **_paper())
         ax.set_yticks(range(len(found)), [s.cell for s in found])
         ax.set_ylim(len(found) - 0.5, -0.5)
         if log:
             ax.set_xscale("log")
-        finish(ax, title or xlabel or key, xlabel or key, "")
+        _finish(ax, title, xlabel or key, "")
 
     return panel
 
@@ -267,9 +275,24 @@ def against(
         for name, wanted in zip("xy", log, strict=True):
             if wanted:
                 getattr(ax, f"set_{name}scale")("log")
-        finish(ax, title or f"{ylabel or y} and {xlabel or x}", xlabel or x, ylabel or y)
+        _finish(ax, title, xlabel or x, ylabel or y)
 
     return panel
+
+
+def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
+    """Set labels and grid; say so where nothing was drawn, and give short logarithmic axes more numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    finish(ax, title, xlabel, ylabel)
+    if not ax.has_data():
+        ax.text(0.5, 0.5, "no runs", transform=ax.transAxes, ha="center", fontsize=9, color="0.45")
+        return
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() == "log" and high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 4 * low else range(1, 10)))
+            axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _interval(s: Sample) -> statistics.Interval:
@@ -280,8 +303,8 @@ def _interval(s: Sample) -> statistics.Interval:
     return statistics.mean(values) if len(values) > 1 else statistics.Interval(*(values * 3))
 
 
-def _paper(label: str) -> dict[str, Any]:
+def _paper() -> dict[str, Any]:
     return {
-        "label": label, "color": COLORS["black"], "marker": "*", "markersize": 9, "linestyle": "none",
+        "label": "paper", "color": COLORS["black"], "marker": "*", "markersize": 9, "linestyle": "none",
         "markerfacecolor": "white", "zorder": 4,
     }  # fmt: skip

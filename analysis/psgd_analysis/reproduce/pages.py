@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..files import write_figure, write_text
 from . import tables
 from .claims import REFUTED, UNTESTED, Claim, Judgement, judge
-from .contests import standing
+from .contests import comparisons, standing
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
 from .samples import of_scale, stand_ins
@@ -25,8 +25,12 @@ OVERVIEW = "overview"
 
 
 def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
-    """Return the scales that were run, the paper's first; smoke only where there is nothing else."""
-    found = [s for s in reversed(SCALES) if s in experiment.plans and of_scale(experiment, records, s)]
+    """Return the scales that were asked for, the paper's first; smoke only where there is nothing else."""
+    found = [
+        scale
+        for scale in reversed(SCALES)
+        if scale in experiment.plans and any(r.scale == scale for r in of_scale(experiment, records, scale))
+    ]
     return [s for s in found if s != "smoke"] or found
 
 
@@ -45,6 +49,9 @@ def page(experiment: Experiment, records: Sequence[Record]) -> str:
         lines += [f"## Results at the {scale} scale", ""]
         lines += [*(f"- {text}" for text in tables.about(experiment, mine, scale)), ""]
         lines += [*tables.results(experiment, mine, scale).markdown(), "", LEGEND, ""]
+        if experiment.contests and scale != "smoke":
+            lines += [f"## PSGD against the baselines at the {scale} scale", ""]
+            lines += [*comparisons(experiment.contests, mine).markdown(), ""]
     lines += [
         f"![{experiment.title}{f', {end}' if end else ''}]({figure_name(experiment, end)})\n"
         for end in experiment.figures
@@ -121,6 +128,12 @@ def figure_name(experiment: Experiment, ending: str) -> str:
     return f"{experiment.name}{f'-{ending}' if ending else ''}.png"
 
 
+def write_overview(experiments: Sequence[Experiment], folder: Path) -> None:
+    """Write the overview of what a folder has of each experiment."""
+    records = {e.name: Book(folder / f"{e.name}.jsonl").records() for e in experiments}
+    write_text(folder / f"{OVERVIEW}.md", overview(experiments, records))
+
+
 def write(experiment: Experiment, records: Sequence[Record], folder: Path) -> None:
     """Write an experiment's page and its figures, of the largest scale that was run, into a folder."""
     write_text(folder / f"{experiment.name}.md", page(experiment, records))
@@ -161,10 +174,9 @@ def listing(experiments: Sequence[Experiment], folder: Path) -> RichTable:
 
 
 def _progress(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
-    done = sum(r.status != "cut" for r in of_scale(experiment, records, scale))
-    plan = experiment.plans[scale]
-    planned = len(experiment.jobs(scale, range(plan.seeds), {}))
-    return f"{done} of {planned}"
+    planned = {(j.cell, j.seed) for j in experiment.jobs(scale, range(experiment.plans[scale].seeds), {})}
+    done = {(r.cell, r.seed) for r in of_scale(experiment, records, scale) if r.status != "cut"}
+    return f"{len(done & planned)} of {len(planned)}"
 
 
 def _command(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[str]:
