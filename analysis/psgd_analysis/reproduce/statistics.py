@@ -48,6 +48,16 @@ def share(successes: int, count: int) -> Interval:
     return Interval(successes / count, float(found.low), float(found.high))
 
 
+def odds(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+    """Return the exact conditional interval of the odds ratio of two shares, each (successes, count).
+
+    It excludes 1 where Fisher's exact test decides; its ends may be 0 and infinity.
+    """
+    table = [[k, n - k] for k, n in (first, second)]
+    found = stats.contingency.odds_ratio(table).confidence_interval(CONFIDENCE)
+    return float(found.low), float(found.high)
+
+
 def rises(rows: Sequence[Sequence[float]]) -> float:
     """Return the p-value of Page's test that the columns rise, of three or more; each row is a seed.
 
