@@ -120,13 +120,12 @@ class NetworkTraining:
 
     def advance(self) -> dict[str, Any]:
         """Run the next part; return loss and accuracy (%) over its batches, and on the test set."""
-        lr, step = self._lr(self._done), None if self._step is None else self._step(self._done)
-        self.steps.rates(lr, step)
+        self.set_rates()
         losses, right, seen = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
         last = losses
         for _ in range(self._length()):
             indices = self.batches.next()
-            last, correct = self._one_step(indices)
+            last, correct = self.one_step(indices)
             losses += last * len(indices)
             right += correct.sum()
             seen += len(indices)
@@ -209,14 +208,12 @@ class NetworkTraining:
 
     # -- its parts -------------------------------------------------------------------------------------
 
-    def _length(self) -> int:
-        """Return how many iterations the next part has; equal to one, all parts together as asked for."""
-        if "epochs" in self.settings:
-            return self.batches.per_epoch
-        total = self.settings["iterations"]
-        return (self._done + 1) * total // self.parts - self._done * total // self.parts
+    def set_rates(self) -> None:
+        """Set the learning rate and the step size of the part that comes next."""
+        step = None if self._step is None else self._step(self._done)
+        self.steps.rates(self._lr(self._done), step)
 
-    def _one_step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Do a step; return the loss of the batch, without L2, and what of it was predicted right before."""
         x, y = self.examples.train_x[indices], self.examples.train_y[indices]
 
@@ -230,6 +227,13 @@ class NetworkTraining:
 
         _, (value, correct) = self.steps.step(loss)
         return value, correct
+
+    def _length(self) -> int:
+        """Return how many iterations the next part has; equal to one, all parts together as asked for."""
+        if "epochs" in self.settings:
+            return self.batches.per_epoch
+        total = self.settings["iterations"]
+        return (self._done + 1) * total // self.parts - self._done * total // self.parts
 
 
 def _require_known(settings: Settings) -> None:
