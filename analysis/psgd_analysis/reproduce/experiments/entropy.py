@@ -8,7 +8,8 @@ from typing import Any
 from ..claims import Claim, all_of, better
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
-from ..study_figures import entropy_by_events
+from ..figures import figure, rows
+from ..panels import entropy_by_events
 from ..within import better_within
 
 SGD, ADAM, PSGD = "SGD", "Adam", "PSGD LowRank(5)"
@@ -161,16 +162,23 @@ EXPERIMENT = Experiment(
             all_of(*(better(key, PSGD, SGD) for key in ("spearman", "pearson", "kendall", "weighted_tau"))),
         ),
     ),
-    figures={"": entropy_by_events},
+    figures={
+        "": figure(
+            entropy_by_events,
+            rows("accuracy_high", title="Trained on high entropy", xlabel="test accuracy, %"),
+            rows("accuracy_low", title="Trained on low entropy", xlabel="test accuracy, %"),
+            rows("distance_full", title="Trained on all", xlabel="distance from initialisation"),
+        )
+    },
     notes=(
-        "Expected low and high entropy are read as the mean entropy that a network has on the oracle's subset "
-        "of low, or high, entropy, whatever it was trained on: E.4 does not say. The records also have the "
-        "other reading, the means over as many examples of lowest and highest entropy of the network itself "
-        '("own_low", "own_high").',
-        "Table 11 does not say which optimiser its accuracies and entropies are of: they stand beside SGD and "
-        "PSGD. All three networks of a run begin with the same parameters and train as many epochs.",
-        "E.4 says that training on the full set gave a higher mean low entropy than the full set: the second "
-        "must be the subset of low entropy, as Table 11 has it.",
+        "Expected low and high entropy are read as the mean entropy that a network has on the oracle's "
+        "subset of low, or high, entropy, whatever it was trained on: E.4 does not say. The records also have "
+        "the other reading, the means over as many examples of lowest and highest entropy of the network "
+        'itself ("own_low", "own_high").',
+        "Table 11 does not say which optimiser its accuracies and entropies are of: they stand beside SGD "
+        "and PSGD. All three networks of a run begin with the same parameters and train as many epochs.",
+        "E.4 says that training on the full set gave a higher mean low entropy than the full set: the "
+        "second must be the subset of low entropy, as Table 11 has it.",
         "Table 6 gives PSGD a largest margin of 0.994 and a least entropy of 0.139 nats, which no ten "
         "probabilities have together: they are not of the same examples.",
         "Table 11 has 99.3 % for the oracle, Table 1 99.04 to 99.26 % for LeNet5.",
