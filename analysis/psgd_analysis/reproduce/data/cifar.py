@@ -51,10 +51,10 @@ def python_batch(path: Path) -> Batch:
     pixels, labels, listing = b"", [], False
     try:
         for code, value, _ in pickletools.genops(contents(path)):
-            if isinstance(value, str | bytes) and "PUT" not in code.name:
-                data = value if isinstance(value, bytes) else value.encode("latin-1", errors="replace")
+            if isinstance(value, str | bytes | bytearray):
+                data = value.encode("latin-1", errors="replace") if isinstance(value, str) else bytes(value)
                 pixels = max(pixels, data, key=len)
-                listing = data == b"labels"
+                listing = data == b"labels" or (listing and not labels)
             elif listing and code.name in ("BININT1", "BININT", "BININT2", "INT"):
                 labels.append(value)
             elif listing and code.name in ("SETITEM", "SETITEMS"):
