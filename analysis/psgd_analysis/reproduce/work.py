@@ -7,7 +7,6 @@ import subprocess
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ import psgd_core as psgd
 
 from .. import machine
 from ..documents import versions
+from ..sweeps import Handle, single_threaded
 from .experiment import Job
 from .experiments import experiment
 from .loop import Checkpoint, run
@@ -44,8 +44,9 @@ class Place:
     limit: float = math.inf
 
 
-def work(job: Job, place: Place, *, board: Any) -> Record:
-    """Run a job and return its record; see `loop.run`. `board` is `sweeps`' handle on progress."""
+def work(job: Job, place: Place, *, board: Handle) -> Record:
+    """Run a job on one thread and return its record; see `loop.run`, and `sweeps` for `board`."""
+    single_threaded()
     about = {
         "versions": versions(PACKAGES),
         "revision": place.revision,
