@@ -6,6 +6,7 @@ def write(e, records, out):
 
 
 def show(e, records, scale, terminal):
+    import collections
 
     for r in e.select(scale, records):
         print(r.cell, r.seed, r.status, dict(r.final), round(r.cpu_seconds, 1), r.error)
