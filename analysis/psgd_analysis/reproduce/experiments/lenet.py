@@ -63,7 +63,7 @@ def start(job: Job, folder: Path | None) -> Training:
     return start(job, folder)
 
 
-ACCURACY = "test_accuracy"
+ACCURACY = "accuracy"
 LRA = low_rank(5)
 
 EXPERIMENT = Experiment(
@@ -95,7 +95,7 @@ EXPERIMENT = Experiment(
                 LRA: "99.22",
             },
         ),
-        Column("best on the way, %", "best_test_accuracy", ".2f"),
+        Column("best on the way, %", "best_accuracy", ".2f"),
         Column("training loss", "train_loss", ".2g"),
         Column("test loss", "test_loss", ".3f"),
         Column("products", "products", ",.0f", spread="median"),

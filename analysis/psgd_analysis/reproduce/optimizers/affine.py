@@ -15,6 +15,7 @@ from torch import Tensor
 import psgd_core
 from psgd_core.adapters.torch import PSGD
 
+from ..convolution import InputConv2d
 from .psgd import DEFAULTS as SHARED
 from .psgd import normalizer, of_the_loop
 from .steps import Counting, Loss, detached
@@ -28,7 +29,7 @@ def defaults(name: str) -> dict[str, Any]:
     return DEFAULTS
 
 
-LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
+LAYERS = (torch.nn.Linear, torch.nn.Conv2d, InputConv2d)
 """What is an affine map of features, or of patches."""
 
 

@@ -59,7 +59,12 @@ METHODS: dict[str, Method] = {
         Method("adan", _MANY, "Adan", "Adan"),
         Method("adahessian", _MANY, "AdaHessian", "AdaHessian: one Hessian-vector product a step"),
         Method("shampoo", _MANY, "Shampoo", "Shampoo: roots of both factors by SVD in every step"),
-        Method("scalable_shampoo", _MANY, "ScalableShampoo", "Shampoo in blocks, grafted"),
+        Method(
+            "scalable_shampoo",
+            _MANY,
+            "ScalableShampoo",
+            "Shampoo in blocks, grafted; small layers as vectors",
+        ),
         Method("soap", _MANY, "SOAP", "Adam in the eigenbasis of Shampoo"),
         Method("muon", _MANY, "Muon", "Muon for hidden matrices, AdamW for the others"),
         Method("adabound", _MANY, "AdaBound", "AdaBound"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...generalisation import Uncertainty, distance_from_initialization, uncertainty
+from ...generalisation import distance_from_initialization, uncertainty
 from .measure import Measure
 from .solutions import Events, Hessian, Memory, Seconds
 
@@ -42,7 +42,7 @@ class Entropies(Measure):
         """Return "test_entropy_mean" and so on: of both sets, of entropy and margin, least, mean, largest."""
         numbers = {}
         for split in ("test", "train"):
-            found: Uncertainty = sum(uncertainty(x, y) for x, y in self.training.logits(split))
+            found: Any = sum(uncertainty(x, y) for x, y in self.training.logits(split))
             for name, values in (("entropy", found.entropy), ("margin", found.margin)):
                 for which in ("min", "mean", "max"):
                     numbers[f"{split}_{name}_{which}"] = float(getattr(values, which))
