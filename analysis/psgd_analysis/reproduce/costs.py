@@ -119,7 +119,7 @@ class Timing:
         file.write(json.dumps(self._seconds).encode())
 
     def load(self, file: IO[bytes]) -> None:
-        """Take up the times; the steps begin anew, for where they are makes no difference to what they cost."""
+        """Take up the times; the steps begin anew: what they cost does not depend on where they are."""
         self._seconds = json.loads(file.read())
 
 

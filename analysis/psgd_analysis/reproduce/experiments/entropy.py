@@ -56,8 +56,8 @@ def columns() -> tuple[Column, ...]:
             cited = {SGD: number, PSGD: number}
             found.append(Column(f"{title}: {which}", f"{key}_{which}", form, cited, "median"))
     for which, sgd, psgd in (("full", "23.1", "26"), ("high", "21.7", "21.2"), ("low", "9.2", "8.7")):
-        paper = {SGD: sgd, PSGD: psgd}
-        found.append(Column(f"distance from initialisation: {which}", f"distance_{which}", ".2f", paper))
+        both = {SGD: sgd, PSGD: psgd}
+        found.append(Column(f"distance from initialisation: {which}", f"distance_{which}", ".2f", both))
     for which in ("min", "mean", "max"):
         key = f"train_entropy_{which}"
         found.append(Column(f"entropy of training images: {which}", key, ".1e", spread="median"))
@@ -172,11 +172,11 @@ EXPERIMENT = Experiment(
     },
     notes=(
         "Expected low and high entropy are read as the mean entropy that a network has on the oracle's "
-        "subset of low, or high, entropy, whatever it was trained on: E.4 does not say. The records also have "
-        "the other reading, the means over as many examples of lowest and highest entropy of the network "
+        "subset of low, or high, entropy, whatever it was trained on: E.4 does not say. The records also "
+        "have the other reading, the means over as many examples of lowest and highest entropy of the network "
         'itself ("own_low", "own_high").',
         "Table 11 does not say which optimiser its accuracies and entropies are of: they stand beside SGD "
-        "and PSGD. All three networks of a run begin with the same parameters and train as many epochs.",
+        "and PSGD. All three networks of a run begin with the same parameters, and train as many epochs.",
         "E.4 says that training on the full set gave a higher mean low entropy than the full set: the "
         "second must be the subset of low entropy, as Table 11 has it.",
         "Table 6 gives PSGD a largest margin of 0.994 and a least entropy of 0.139 nats, which no ten "

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .networks import NetworkTraining
 
 
+CHECKED = 10
+"""Steps from one look at a loss to the next."""
+
+
 class Events(Measure):
     """Forgetting events, counted batch by batch as the examples are presented; for one label each."""
 
@@ -70,8 +74,8 @@ class Hessian(Measure):
     examples : int
         How many.
     level : float, optional
-        The sharpness is also taken at the end of the first part after which their loss is this or less, so
-        that optimisers can be compared at about the same loss.
+        The sharpness is also taken where their loss is this or less for the first time, of every `CHECKED`
+        steps, so that optimisers can be compared at about the same loss.
     **options
         Of `Curvature`.
     """
@@ -83,6 +87,7 @@ class Hessian(Measure):
         self._curvature, self._level = Curvature(**options), level
         self._x, self._y = training.examples.train_x[:examples], training.examples.train_y[:examples]
         self._there: dict[str, Any] = {}
+        self._steps = 0
 
     def _loss(self) -> Tensor:
         z = self.training.model(self._x)
@@ -92,13 +97,16 @@ class Hessian(Measure):
         with torch.no_grad():
             return float(self._loss())
 
-    def after_part(self) -> dict[str, Any]:
+    def after_step(self, indices: Tensor, correct: Tensor) -> None:
         """Look at the curvature where the loss is low enough for the first time."""
-        if self._level is not None and not self._there and self._value() <= self._level:
+        self._steps += 1
+        if self._level is None or self._there or self._steps % CHECKED:
+            return
+        value = self._value()
+        if value <= self._level:
             found = self._curvature.sharpness(self._loss, self.training.model)
-            self._there = {f"level_{name}": found[name] for name in ("eigenvalue", "trace", "trace_error")}
-            self._there["level_loss"] = self._value()
-        return {}
+            numbers = ("eigenvalue", "trace", "trace_error")
+            self._there = {"level_loss": value, **{f"level_{name}": found[name] for name in numbers}}
 
     def final(self) -> dict[str, Any]:
         """Return the curvature at the end, the loss it is of, and "level_eigenvalue" and so on."""
@@ -106,16 +114,16 @@ class Hessian(Measure):
         return {"hessian_loss": self._value(), **found, **self._there}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was found at the level."""
-        return self._there
+        """Return what was found at the level, and how many steps were done."""
+        return {"there": self._there, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self._there = state
+        self._there, self._steps = state["there"], state["steps"]
 
 
 class Seconds(Measure):
-    """CPU-seconds of a step: the median; drawing the batch included, evaluations and first steps not."""
+    """CPU-time of a step: the median; drawing the batch included, evaluations and first steps not."""
 
     def __init__(self, training: NetworkTraining) -> None:
         super().__init__(training)
@@ -135,8 +143,8 @@ class Seconds(Measure):
         return {}
 
     def final(self) -> dict[str, Any]:
-        """Return "step_seconds"."""
-        return {"step_seconds": float(np.median(self._seconds)) if self._seconds else None}
+        """Return "step_ms", milliseconds."""
+        return {"step_ms": 1000 * float(np.median(self._seconds)) if self._seconds else None}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the times so far."""
