@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,30 +46,36 @@ class Curvature:
     def of(self, loss: Callable[[], torch.Tensor], model: torch.nn.Module) -> dict[str, Any]:
         """Return the numbers and the density of a loss's Hessian, in JSON's types; see `sharpness`.
 
-        `negative` is the share of the eigenvalues below -`floor`, the least that is told from 0; `least` is
-        the smallest node of the Lanczos runs, within the spectrum and close to its end.
+        `negative` is the share of the eigenvalues below -`floor`, where `floor` is the least that so many
+        steps tell from others, and `below` the share that lies within it; `least` is the smallest node of the
+        Lanczos runs, within the spectrum and close to its end; `displaced` the share of eigenvalues that
+        stopping at so many steps may displace.
         """
         from .. import spectrum
 
         hessian = spectrum.from_torch(loss, model)
-        found = spectrum.density(
-            hessian,
-            np.random.default_rng(self.seed),
-            probes=self.probes,
-            steps=self.steps,
-            scale="log",
-            width=self.width,
-            grid=GRID,
-            reorthogonalize=True,
-        )
-        spacing = float(GRID[1] - GRID[0])
+        with warnings.catch_warnings():  # of a width too narrow for so many steps: "displaced" says so too
+            warnings.simplefilter("ignore", UserWarning)
+            found = spectrum.density(
+                hessian,
+                np.random.default_rng(self.seed),
+                probes=self.probes,
+                steps=self.steps,
+                scale="log",
+                width=self.width,
+                grid=GRID,
+                reorthogonalize=True,
+            )
+        resolved = np.log10(found.floor) <= GRID
+        negative = np.where(resolved, found.negative, 0.0)
         numbers = {
-            "negative": float(np.sum(found.negative) * spacing),
+            "negative": float(np.sum(negative) * (GRID[1] - GRID[0])),
             "least": found.extremes[0],
             "floor": found.floor,
             "below": found.below,
+            "displaced": found.displaced,
         }
-        lines = {"density": found.density, "density_negative": found.negative}
+        lines = {"density": np.where(resolved, found.density, np.nan), "density_negative": negative}
         rounded: dict[str, Any] = plain({**numbers, **lines}, digits=5)
         return {**self.sharpness(loss, model), **rounded}
 

@@ -158,7 +158,7 @@ EXPERIMENT = Experiment(
     },
     notes=(
         "Seconds are of CPU, one thread: medians over blocks of 20 steps, which alternate with blocks of "
-        "SGD. Ratios are to SGD in the same run; milliseconds and megabytes are of the machine in the records.",
+        "SGD. Ratios are to SGD in the same run; milliseconds and megabytes are of this machine.",
         "Peak memory is by how much an optimiser and 12 steps of it raise the resident memory of a process "
         "of its own, after 12 steps to load what they need: graphs of derivatives and the state, to about "
         "10 %.",

@@ -173,7 +173,7 @@ EXPERIMENT = Experiment(
     notes=(
         "Expected low and high entropy are read as the mean entropy that a network has on the oracle's "
         "subset of low, or high, entropy, whatever it was trained on: E.4 does not say. The records also "
-        "have the other reading, the means over as many examples of lowest and highest entropy of the network "
+        "have the other reading, the means over the examples of lowest and highest entropy of the network "
         'itself ("own_low", "own_high").',
         "Table 11 does not say which optimiser its accuracies and entropies are of: they stand beside SGD "
         "and PSGD. All three networks of a run begin with the same parameters, and train as many epochs.",

@@ -160,7 +160,7 @@ EXPERIMENT = Experiment(
         "all runs. Its trace is Hutch++'s estimate, whose standard error is in the records (trace_error).",
         "Near zero loss a cross-entropy's Hessian shrinks with the loss, whatever the optimiser. So the "
         "largest eigenvalue and the trace are also taken where the loss on these images is low enough for "
-        "the first time, of every tenth step. The losses there still differ a little: they stand in the table.",
+        "the first time, of every tenth step. The losses there, still not equal, are in the table.",
         "The Hessian of a network of ReLU layers depends on how weights are scaled between layers, which "
         "changes no prediction (Dinh et al., 2017): flatness is no property of the function alone.",
     ),
