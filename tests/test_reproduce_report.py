@@ -590,12 +590,21 @@ def test_a_page_has_everything_and_its_links_lead_somewhere(written):
 
 def test_the_overview_has_a_row_for_each_claim_and_what_was_not_run(written):
     _, folder, _ = written
-    rows = parsed((folder / "overview.md").read_text(encoding="utf-8").splitlines()[2:])
+    rows = parsed((folder / "overview.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines())
     assert [row["table or figure"] for row in rows] == ["[Table 1](forged.md)"] * 2 + [
         "[Figure 3](forged.md)",
         "Table 1",
     ]
     assert rows[-1]["verdict"] == "not tested yet"
+
+
+def test_the_overview_says_what_has_no_experiment(tmp_path):
+    from psgd_analysis.reproduce import pages
+
+    text = pages.overview([forged()], {})
+    assert text.splitlines()[-1].startswith("Without an experiment: Table 2, Table 3")
+    assert "Figure 8." in text
+    assert "Table 1," not in text.splitlines()[-1]
 
 
 def test_a_page_without_runs_and_one_of_smoke_runs_decide_nothing(tmp_path):
@@ -635,7 +644,11 @@ def test_the_terminal_and_the_list(written):
 
 def test_committed_results_are_shown_on_the_site():
     root = Path(__file__).parents[1]
-    pages = {path.name for path in (root / "analysis" / "results" / "reproduce").glob("*.md")}
-    for name in pages:
-        shown = (root / "docs" / "results" / "reproduce" / name).read_text(encoding="utf-8")
-        assert f"analysis/results/reproduce/{name}" in shown
+    results, site = root / "analysis" / "results" / "reproduce", root / "docs" / "results" / "reproduce"
+    index = (site / "index.md").read_text(encoding="utf-8")
+    assert "analysis/results/reproduce/overview.md" in index
+    for page in results.glob("*.md"):
+        if page.stem != "overview":
+            shown = (site / page.name).read_text(encoding="utf-8")
+            assert f"analysis/results/reproduce/{page.name}" in shown
+            assert f"<{page.stem}>" in index
