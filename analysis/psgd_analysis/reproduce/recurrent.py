@@ -103,7 +103,8 @@ class Network:
             return step(given @ inputs + bias + state[0] @ recurrent, state), None
 
         zero = jnp.zeros((x.shape[1], wide), x.dtype)
-        last, _ = jax.lax.scan(advance, (zero, zero) if self.cell == "LSTM" else (zero,), x)
+        first: tuple[jax.Array, ...] = (zero, zero) if self.cell == "LSTM" else (zero,)
+        last, _ = jax.lax.scan(advance, first, x)
         return last[0] @ filled(weights["output"], 0) + weights["offset"]
 
 

@@ -28,6 +28,8 @@ class Optimizer(Protocol):
     products: int
     """Hessian-vector products in each iteration."""
 
+    def __hash__(self) -> int: ...
+
     def init(self, x: jax.Array) -> Any:
         """Return the state to start with."""
 
