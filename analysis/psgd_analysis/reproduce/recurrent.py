@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from psgd_core.arrays.arguments import require_choice, require_count
+from ..checks import require_choice, require_count
 
 Batch = tuple[jax.Array, jax.Array]
 """Sequences, (T, batch, 2), and labels -1 or 1, (batch,)."""
@@ -64,7 +64,7 @@ class Network:
 
     def __post_init__(self) -> None:
         require_choice("cell", self.cell, get_args(CellName))
-        require_count("units", self.units, "the paper has 30")
+        require_count("units", self.units)
 
     def start(self, seed: int) -> tuple[jax.Array, Callable[[jax.Array], Weights]]:
         """Return initial weights as a vector, and what makes them of a vector.
