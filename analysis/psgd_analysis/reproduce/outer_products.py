@@ -1,9 +1,9 @@
 """Logistic regression on the outer products of images, ``x (x) x``, which are never built (appendix E.3).
 
-With D pixels there are ``D^2`` features for each of C classes. The logits are ``z_k = x^T W_k x``: of B images,
-one product (B, D) (D, C D), and what autograd makes of them is the closed form, the gradient ``X^T diag(r_k) X``
-in one product (D, B) (B, C D), and a Hessian-vector product in two more. Building the features costs seven
-times as much.
+With D pixels there are ``D^2`` features for each of C classes. The logits are ``z_k = x^T W_k x``: of B
+images, one product (B, D) (D, C D), and what autograd makes of them is the closed form, the gradient ``X^T
+diag(r_k) X`` in one product (D, B) (B, C D), and a Hessian-vector product in two more. Building the
+features costs seven times as much.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class OuterProducts(torch.nn.Module):
     Parameters
     ----------
     size, side : int
-        Images have size^2 pixels; x has side^2, means over squares of them. It is as long as the image then, so
-        that learning rates stay what they are.
+        Images have size^2 pixels; x has side^2, means over squares of them, and is as long as if they had
+        that many equal pixels: so learning rates stay what they are.
     classes : int
 
     Raises
@@ -72,9 +72,9 @@ class Regression:
     data : DataSet
         Of images (n, size, size), in bytes.
     settings : dict
-        "side", see `OuterProducts`; "optimizer" and "options" as `optimizers.make` has them; "lr", which falls a hundredfold; "epochs",
-        "batch"; and "noise": "Bernoulli" draws each pixel of each batch anew, 1 with its grey for a
-        probability.
+        "side" of the images, see `OuterProducts`; "optimizer" and "options" as `optimizers.make` has them;
+        "lr", which falls a hundredfold; "epochs", "batch"; and "noise": "none", or "Bernoulli", which draws
+        each pixel of each batch anew.
     seed : int
     """
 
@@ -83,7 +83,9 @@ class Regression:
         self.noisy = {"none": False, "Bernoulli": True}[settings["noise"]]
         self.batch = min(int(settings["batch"]), len(data.train_y))
         self.length = len(data.train_y) // self.batch
-        self.lr = Exponential(settings["lr"], DECAY * settings["lr"], over=max(1, self.parts * self.length - 1))
+        self.lr = Exponential(
+            settings["lr"], DECAY * settings["lr"], over=max(1, self.parts * self.length - 1)
+        )
         self.model = OuterProducts(data.train_x.shape[1], settings["side"], data.classes)
         options = {**settings["options"], "lr": settings["lr"]}
         self.steps = make(settings["optimizer"], self.model, options, seed)
@@ -145,8 +147,7 @@ class Regression:
         """Return the loss of a batch, whose noise is drawn here."""
         x, y = greys(self.data.train_x[rows]), torch.from_numpy(self.data.train_y[rows])
         if self.noisy:
-            draws = np.random.default_rng([self.seed, 1, t]).random(tuple(x.shape), dtype=np.float32)
-            x = (torch.from_numpy(draws) < x).to(x.dtype)
+            x = dots(x, np.random.default_rng([self.seed, 1, t]))
         return lambda: (cross_entropy(self.model(x), y), None)
 
     @torch.no_grad()
@@ -164,3 +165,9 @@ class Regression:
 def greys(images: np.ndarray) -> Tensor:
     """Return bytes as numbers in [0, 1], float32."""
     return torch.from_numpy(images.astype(np.float32) / 255)
+
+
+def dots(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return Bernoulli's draws: each pixel is 1 with its grey for a probability, and 0 otherwise."""
+    draws = torch.from_numpy(rng.random(tuple(images.shape), dtype=np.float32))
+    return (draws < images).to(images.dtype)
