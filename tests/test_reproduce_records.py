@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from psgd_analysis.reproduce.experiment import Cell, Experiment, Job, Plan
-from psgd_analysis.reproduce.loop import Checkpoint, Stopped, run
+from psgd_analysis.reproduce.loop import Checkpoint, run
 from psgd_analysis.reproduce.records import Book, Record
+from psgd_analysis.sweeps import Stopped
 
 ABOUT = {"versions": {"numpy": "2"}, "revision": "abc", "command": "psgd", "machine": "m", "threads": 1}
 

@@ -37,11 +37,14 @@ class Cell:
         Of its runs.
     expected : float
         Rough CPU-seconds of a run, to order the work and to tell the time left.
+    runs : int, optional
+        How many of the seeds asked for, the first ones, where not all.
     """
 
     name: str
     settings: Settings
     expected: float = 1.0
+    runs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,10 @@ class Experiment:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""
         cells = self.plans[scale].cells
         return [
-            Job(self.name, scale, c.name, seed, c.settings, data, c.expected) for seed in seeds for c in cells
+            Job(self.name, scale, c.name, seed, c.settings, data, c.expected)
+            for i, seed in enumerate(seeds)
+            for c in cells
+            if c.runs is None or i < c.runs
         ]
 
     def select(self, scale: Scale, records: Iterable[Record]) -> list[Record]:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically, write_text
+from ..sweeps import Stopped
 from .experiment import Job, Training
 from .records import Record, Status
-
-
-class Stopped(Exception):
-    """The job was asked to stop between two parts; its checkpoint is there."""
 
 
 class Checkpoint:
@@ -75,12 +72,12 @@ def run(
     limit : float
         Seconds of CPU after which the run is cut, at the end of a part; its checkpoint stays.
     note, stopping : callable
-        Told the fraction done after each part, and asked whether to stop.
+        Told how much is done after each part, of `Job.expected`, and asked whether to stop.
 
     Raises
     ------
     Stopped
-        If `stopping` says so; the checkpoint has all parts that were run.
+        If `stopping` says so between two parts; the checkpoint has all that were run.
     """
     training = start(job)
     noted = checkpoint.read(training) or {"metrics": [], "seconds": 0.0, "cpu_seconds": 0.0}
@@ -91,7 +88,7 @@ def run(
         noted["cpu_seconds"] += time.process_time() - cpu
         noted["metrics"].append({**metrics, "seconds": noted["seconds"]})
         checkpoint.write(training, noted)
-        note(len(noted["metrics"]) / training.parts)
+        note(job.expected * len(noted["metrics"]) / training.parts)
         if training.status == "going" and stopping():
             raise Stopped(job.cell)
     status: Status = "cut" if training.status == "going" else training.status

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,14 @@ class Method:
 
 _TORCH, _MANY, _OWN = "torch", "pytorch_optimizer", "psgd-core"
 
+_IMPORTED = {"torch": "torch.optim", "pytorch_optimizer": "pytorch_optimizer", "asdfghjkl": "asdl"}
+
+_OWN_CLASSES = {
+    "kfac": ("kfac", "KFAC"),
+    "hessian_free": ("hessian_free", "HessianFree"),
+    "psgd_affine": ("affine", "Affine"),
+}
+
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -57,12 +66,15 @@ METHODS: dict[str, Method] = {
         Method("radam", _MANY, "RAdam", "RAdam"),
         Method("yogi", _MANY, "Yogi", "Yogi"),
         Method("padam", _MANY, "PAdam", "Padam"),
-        Method("apollo", _MANY, "Apollo", "Apollo: a diagonal quasi-Newton method"),
+        Method("apollo", _MANY, "ApolloDQN", "Apollo: a diagonal quasi-Newton method"),
+        Method("kfac", "asdfghjkl", "", "KFAC: Kronecker products of the Fisher matrix's factors, damped"),
+        Method("hessian_free", _TORCH, "", "Hessian-free: CG on Gauss-Newton products, damped as by LM"),
         Method("psgd_lowrank", _OWN, "", "PSGD, Q = diag(d) (I + U V^T); rank 0 is diagonal"),
         Method("psgd_xmat", _OWN, "", "PSGD, Q of a diagonal and an anti-diagonal"),
         Method("psgd_diagonal", _OWN, "", "PSGD, Q diagonal"),
         Method("psgd_dense", _OWN, "", "PSGD, Q dense, for few parameters"),
         Method("psgd_kron", _OWN, "", "PSGD, Q a Kronecker product for each parameter"),
+        Method("psgd_affine", _OWN, "", "PSGD, Q a Kronecker product for each layer's [W b]"),
     )
 }
 
@@ -109,27 +121,36 @@ def make(name: str, model: torch.nn.Module, settings: Mapping[str, Any], seed: i
     library(name, "torch", "torch")
     if name.endswith("_whitening"):
         settings = {"source": "whitening", **settings}
-    if method.package == _OWN:
-        from . import psgd
+    if method.kind:
+        return _from_class(method, model, settings, seed)
+    if method.package in _IMPORTED:
+        library(name, _IMPORTED[method.package], method.package)
+    home, kind = _OWN_CLASSES.get(method.name, ("psgd", "Preconditioned"))
+    module = importlib.import_module(f".{home}", __package__)
+    known = module.defaults(method.name)
+    _require_known(name, settings, list(known))
+    steps: Steps = getattr(module, kind)(name, model, {**known, **settings}, seed)
+    return steps
 
-        known = psgd.defaults(method.name)
-        _require_known(name, settings, list(known))
-        return psgd.Preconditioned(name, method.name, model, {**known, **settings}, seed)
+
+def _from_class(method: Method, model: torch.nn.Module, settings: Mapping[str, Any], seed: int) -> Steps:
+    """Return an optimiser of a library at work."""
     from . import torch_based
 
-    home = library(name, "torch.optim" if method.package == _TORCH else method.package, method.package)
+    home = library(method.name, _IMPORTED[method.package], method.package)
     kind = getattr(home, method.kind)
-    _require_known(name, settings, torch_based.arguments(kind))
-    classes = {
+    _require_known(method.name, settings, torch_based.arguments(kind))
+    classes: dict[str, type[torch_based.FromClass]] = {
         "lbfgs": torch_based.LineSearching,
         "adahessian": torch_based.DoubleBackward,
         "muon": torch_based.Orthogonalising,
+        "scalable_shampoo": torch_based.Blockwise,
     }
-    chosen = classes.get(name, torch_based.FromClass)
-    return chosen(name, method.package, kind, model, {**method.settings, **settings}, seed)
+    chosen = classes.get(method.name, torch_based.FromClass)
+    return chosen(method.name, method.package, kind, model, {**method.settings, **settings}, seed)
 
 
-def _require_known(name: str, settings: Mapping[str, Any], known: list[str]) -> None:
+def _require_known(name: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
     wrong = [key for key in settings if key not in known]
     if wrong:
         raise ValueError(f"`settings` of {name!r} must be among {', '.join(known)}, got {wrong[0]!r}")

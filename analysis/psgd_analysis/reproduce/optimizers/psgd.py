@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Settings of all of them; "rank" for LowRank besides."""
 
-NORMALIZERS = {
+NORMALIZERS: dict[str, normalizers.Normalizer] = {
     "running": normalizers.Running(),
     "sample": normalizers.Sample(),
     "gradient": normalizers.Gradient(),
@@ -42,6 +42,28 @@ def defaults(name: str) -> dict[str, Any]:
     return ({"rank": 10} if name == "psgd_lowrank" else {}) | DEFAULTS
 
 
+def normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
+    """Return the normaliser that the settings name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name.
+    """
+    if settings["normalizer"] not in NORMALIZERS:
+        raise ValueError(
+            f"`normalizer` must be one of {list(NORMALIZERS)}, got {settings['normalizer']!r}; "
+            "'running' is psgd_core's default"
+        )
+    return NORMALIZERS[settings["normalizer"]]
+
+
+def of_the_loop(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that PSGD's loop takes, by the names it has for them."""
+    shared = ("lr", "step", "clip", "momentum", "weight_decay", "decay", "update_probability")
+    return {"curvature": settings["source"], **{key: settings[key] for key in shared}}
+
+
 def preconditioner(
     name: str, model: torch.nn.Module, settings: Mapping[str, Any]
 ) -> psgd.Preconditioner[Any]:
@@ -52,12 +74,7 @@ def preconditioner(
     ValueError
         For invalid settings, and for a dense P of too many parameters.
     """
-    if settings["normalizer"] not in NORMALIZERS:
-        raise ValueError(
-            f"`normalizer` must be one of {list(NORMALIZERS)}, got {settings['normalizer']!r}; "
-            "'running' is psgd_core's default"
-        )
-    options: Any = {"normalizer": NORMALIZERS[settings["normalizer"]]}
+    options: Any = {"normalizer": normalizer(settings)}
     named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
     n = sum(p.numel() for _, p in named)
     if name == "psgd_dense" and n > DENSE:
@@ -82,8 +99,7 @@ class Preconditioned(Counting):
 
     Parameters
     ----------
-    name, base : str
-        As asked for, and without "_whitening".
+    name : str
     model : torch.nn.Module
     settings : dict
         All of `defaults`.
@@ -91,19 +107,15 @@ class Preconditioned(Counting):
         Of the probes.
     """
 
-    def __init__(
-        self, name: str, base: str, model: torch.nn.Module, settings: Mapping[str, Any], seed: int
-    ) -> None:
+    def __init__(self, name: str, model: torch.nn.Module, settings: Mapping[str, Any], seed: int) -> None:
         super().__init__(name, "psgd-core")
         named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
-        shared = ("lr", "step", "clip", "momentum", "weight_decay", "decay", "update_probability")
         self._exact = settings["source"] == "hvp"
         self._optimizer = PSGD(
             named,
-            preconditioner(base, model, settings),
-            curvature=settings["source"],
+            preconditioner(name.removesuffix("_whitening"), model, settings),
             rng=seed,
-            **{key: settings[key] for key in shared},
+            **of_the_loop(settings),
         )
 
     @property

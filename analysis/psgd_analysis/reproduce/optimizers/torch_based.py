@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -89,7 +89,8 @@ class LineSearching(FromClass):
             seen.append((value.detach(), detached(more)))
             return value.detach()
 
-        self._optimizer.step(closure)
+        optimizer: Any = self._optimizer
+        optimizer.step(closure)
         self.gradients += len(seen)
         value, more = seen[0]
         return value, more
@@ -127,6 +128,44 @@ class Orthogonalising(FromClass):
         groups = [{"params": hidden, "use_muon": True}, {"params": others, "use_muon": False}]
         made: torch.optim.Optimizer = kind([g for g in groups if g["params"]], **settings)
         return made
+
+
+class Blockwise(FromClass):
+    """ScalableShampoo, whose state is in objects: their tensors are kept."""
+
+    _HELD: ClassVar = {
+        "pre_conditioner": ("statistics", "pre_conditioners"),
+        "graft": ("momentum", "statistics"),
+    }
+
+    def _packed(self) -> dict[str, Any]:
+        packed = super()._packed()
+        plain = {}
+        for key, state in packed["optimizer"]["state"].items():
+            plain[key] = dict(state)
+            for name, fields in self._HELD.items():
+                held = vars(state[name])
+                plain[key][name] = {field: held[field] for field in fields if field in held}
+        return packed | {"optimizer": {**packed["optimizer"], "state": plain}}
+
+    def _unpack(self, own: Any) -> None:
+        # make the objects, as a first step does, and fill them
+        optimizer: Any = self._optimizer
+        objects: dict[int, dict[str, Any]] = {}
+        for p in self._params:
+            p.grad = torch.zeros_like(p)
+        for group in optimizer.param_groups:
+            optimizer.init_group(group)
+        for i, p in enumerate(self._params):
+            objects[i] = {name: optimizer.state[p][name] for name in self._HELD}
+            p.grad = None
+        super()._unpack(own)
+        for i, p in enumerate(self._params):
+            state = optimizer.state[p]
+            for name, made in objects[i].items():
+                vars(made).update(state.get(name, {}))
+                if name in state:
+                    state[name] = made
 
 
 def arguments(kind: type) -> list[str]:
