@@ -12,8 +12,8 @@ from torch.nn import functional
 class InputConv2d(nn.Conv2d):
     """A plain convolution (stride 1, no padding) of inputs that are not differentiated.
 
-    PyTorch's double backward of a convolution also computes the derivative by the input where nobody wants it,
-    by its slowest method: a third of LeNet5's Hessian-vector product. Here it is left out.
+    PyTorch's double backward of a convolution computes the derivative by the input, which nobody wants here,
+    by its slowest method: a third of LeNet5's Hessian-vector product. It is left out.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
