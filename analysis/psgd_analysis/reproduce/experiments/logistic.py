@@ -17,35 +17,52 @@ if TYPE_CHECKING:
 LOW_RANK, XMAT = "PSGD LowRank(10)", "PSGD XMat"
 
 METHODS: dict[str, dict[str, Any]] = {
-    "SGD": {"optimizer": "sgd", "options": {}, "lr": 0.5},
-    "L-BFGS": {"optimizer": "lbfgs", "options": {"max_iter": 10, "history_size": 10}, "lr": 0.1},
-    "AdaBelief": {"optimizer": "adabelief", "options": {}, "lr": 1e-3},
-    "AdaHessian": {"optimizer": "adahessian", "options": {}, "lr": 1e-3},
-    XMAT: {"optimizer": "psgd_xmat", "options": {"step": 0.1}, "lr": 0.05},
-    LOW_RANK: {"optimizer": "psgd_lowrank", "options": {"rank": 10, "step": 0.1}, "lr": 0.05},
+    "SGD": {"optimizer": "sgd", "lr": 0.5},
+    "L-BFGS": {
+        "optimizer": "lbfgs",
+        "optimizer_settings": {"max_iter": 10, "history_size": 10},
+        "lr": 0.1,
+    },
+    "AdaBelief": {"optimizer": "adabelief", "lr": 1e-3},
+    "AdaHessian": {"optimizer": "adahessian", "lr": 1e-3},
+    XMAT: {"optimizer": "psgd_xmat", "lr": 0.05, "step": 0.1},
+    LOW_RANK: {
+        "optimizer": "psgd_lowrank",
+        "optimizer_settings": {"rank": 10},
+        "lr": 0.05,
+        "step": 0.1,
+    },
 }
-"""PSGD's and L-BFGS's rates are the paper's, SGD's its authors'; the others are not said."""
+"""The rates of PSGD and L-BFGS are the paper's, SGD's its authors'; of the others nothing is said."""
+
+SECONDS = {"SGD": 22, "L-BFGS": 410, "AdaBelief": 24, "AdaHessian": 80, XMAT: 55, LOW_RANK: 115}
+"""Of a run of 20 epochs on 14 x 14 pixels, measured."""
 
 SLOW = "L-BFGS, lr 0.05"
 
 NOISE = ", noise"
 
 
-def cells(**size: Any) -> tuple[Cell, ...]:
-    """Return all cells; with `side`, `epochs` and `batch`."""
-    plain = {**METHODS, SLOW: {**METHODS["L-BFGS"], "lr": 0.05}}
-    return (
-        *(Cell(name, {**own, **size, "noise": "none"}) for name, own in plain.items()),
-        *(Cell(name + NOISE, {**own, **size, "noise": "Bernoulli"}) for name, own in METHODS.items()),
-    )
+def cells(side: int, epochs: int, batch: int) -> tuple[Cell, ...]:
+    """Return all cells."""
+    found = []
+    for noise in ("", NOISE):
+        for name, own in {**METHODS, **({} if noise else {SLOW: {**METHODS["L-BFGS"], "lr": 0.05}})}.items():
+            settings = {
+                **{"data": "mnist", "model": "outer_products", "model_settings": {"side": side}},
+                **{**own, "lr": [own["lr"], own["lr"] / 100], "batch": batch, "epochs": epochs},
+                **({"noise": "bernoulli"} if noise else {}),
+            }
+            seconds = SECONDS[name.split(",")[0]] * epochs / 20 * (side / 14) ** 4
+            found.append(Cell(name + noise, settings, seconds))
+    return tuple(found)
 
 
 def start(job: Job, folder: Path | None) -> Training:
     """Return a run at its beginning."""
-    from ..data import load
-    from ..outer_products import Regression
+    from .. import training
 
-    return Regression(load("mnist", folder), job.settings, job.seed)
+    return training.start(job, folder)
 
 
 def curves(noise: str) -> Callable[[Sequence[Record]], Figure]:
@@ -64,12 +81,13 @@ def curves(noise: str) -> Callable[[Sequence[Record]], Figure]:
                 continue
             middle = {
                 key: [statistics.median(part[key] for part in parts) for parts in zip(*runs, strict=False)]
-                for key in ("epoch", "seconds", "train_loss", "test_error")
+                for key in ("seconds", "train_loss", "accuracy")
             }
+            epochs = range(1, len(middle["seconds"]) + 1)
             style = {"color": color, "label": name, "linewidth": 1.4}
-            loss.semilogy(middle["epoch"], middle["train_loss"], **style)
+            loss.semilogy(epochs, middle["train_loss"], **style)
             by_time.loglog(middle["seconds"], middle["train_loss"], **style)
-            error.semilogy(middle["epoch"], middle["test_error"], **style)
+            error.semilogy(epochs, [100 - a for a in middle["accuracy"]], **style)
         finish(loss, "Training loss", "epochs", "mean of the epoch's batches")
         finish(by_time, "Training loss", "seconds, one thread", "mean of the epoch's batches")
         finish(error, "Test error", "epochs", "%")
@@ -80,9 +98,7 @@ def curves(noise: str) -> Callable[[Sequence[Record]], Figure]:
     return draw
 
 
-def others(name: str, noise: str = "") -> list[str]:
-    """Return all cells but one, and the slow L-BFGS, with or without noise."""
-    return [other + noise for other in METHODS if other != name]
+OTHERS = [name + NOISE for name in METHODS if name != LOW_RANK]
 
 
 EXPERIMENT = Experiment(
@@ -110,12 +126,12 @@ EXPERIMENT = Experiment(
     start=start,
     columns=(
         Column(
-            "test error, %",
-            "test_error",
+            "test accuracy, %",
+            "accuracy",
             ".2f",
-            {"SGD": "2.37 ± 0.08", "L-BFGS": "2.09 ± 0.18", LOW_RANK: "1.98 ± 0.08"},
+            {"SGD": "97.63 ± 0.08", "L-BFGS": "97.91 ± 0.18", LOW_RANK: "98.02 ± 0.08"},
         ),
-        Column("best on the way, %", "best_error", ".2f"),
+        Column("best on the way, %", "best_accuracy", ".2f"),
         Column("training loss", "train_loss", ".2g"),
         Column("test loss", "test_loss", ".3f"),
         Column("gradients", "gradients", ",.0f", spread="median"),
@@ -127,19 +143,19 @@ EXPERIMENT = Experiment(
             "PSGD's test error is lower than SGD's",
             "E.3",
             "1.98 and 2.37 %",
-            better("test_error", LOW_RANK, "SGD", larger=False),
+            better("accuracy", LOW_RANK, "SGD"),
         ),
         Claim(
             "PSGD's test error is lower than that of L-BFGS",
             "E.3",
             "1.98 and 2.09 %",
-            better("test_error", LOW_RANK, "L-BFGS", larger=False),
+            better("accuracy", LOW_RANK, "L-BFGS"),
         ),
         Claim(
             "The test error of L-BFGS is lower than SGD's",
             "E.3",
             "2.09 and 2.37 %",
-            better("test_error", "L-BFGS", "SGD", larger=False),
+            better("accuracy", "L-BFGS", "SGD"),
         ),
         Claim(
             "PSGD's training loss is about one order below those of SGD and L-BFGS (at least five times)",
@@ -157,19 +173,19 @@ EXPERIMENT = Experiment(
             "With noise, PSGD has the lowest training loss",
             "Figure 6",
             "in a figure",
-            best("train_loss", LOW_RANK + NOISE, others(LOW_RANK, NOISE), larger=False),
+            best("train_loss", LOW_RANK + NOISE, OTHERS, larger=False),
         ),
         Claim(
             "With noise, PSGD's test error is lower than SGD's",
             "Figure 6",
             "in a figure",
-            better("test_error", LOW_RANK + NOISE, "SGD" + NOISE, larger=False),
+            better("accuracy", LOW_RANK + NOISE, "SGD" + NOISE),
         ),
         Claim(
             "With noise, PSGD's test error is lower than that of L-BFGS",
             "Figure 6",
             "in a figure",
-            better("test_error", LOW_RANK + NOISE, "L-BFGS" + NOISE, larger=False),
+            better("accuracy", LOW_RANK + NOISE, "L-BFGS" + NOISE),
         ),
         Claim(
             "With noise, AdaBelief's training loss is the lowest but for PSGD's",
@@ -181,7 +197,7 @@ EXPERIMENT = Experiment(
             "PSGD's test error is that of the paper",
             "E.3",
             "1.98 ± 0.08 %",
-            near("test_error", LOW_RANK, 1.98, 0.1),
+            near("accuracy", LOW_RANK, 98.02, 0.1),
             absolute=True,
         ),
     ),
@@ -191,9 +207,10 @@ EXPERIMENT = Experiment(
         "1 with its grey for a probability. Test images are without noise.",
         "That program adds the pixels themselves and a bias to the outer products (6,154,410 parameters), "
         "and prints the lowest test error of 20 epochs; here there are the outer products alone, as in the "
-        "text, and the error that counts is the last.",
+        "text, and the last epoch counts. The paper has errors, the table accuracies.",
         "What the paper does not say is from it too: 20 epochs, W = 0 at first, SGD's rate 0.5, and rates "
-        "that fall a hundredfold (per iteration here, per epoch there).",
+        "that fall a hundredfold from the first epoch to the last.",
+        "In the first iterations losses jump to 8 to 20 with every optimiser at the paper's rates.",
         "L-BFGS is torch.optim.LBFGS on each batch in turn: ten iterations, a memory of ten, no line search. "
         "That is ten gradients a step, where SGD takes one, and PSGD one and a product.",
         "KFAC and Hessian-free are not run; the paper leaves them out too.",
