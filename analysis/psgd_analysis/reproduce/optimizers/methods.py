@@ -69,7 +69,12 @@ METHODS: dict[str, Method] = {
         Method("apollo", _MANY, "ApolloDQN", "Apollo: a diagonal quasi-Newton method"),
         Method("kfac", "asdfghjkl", "", "KFAC: Kronecker products of the Fisher matrix's factors, damped"),
         Method("hessian_free", _TORCH, "", "Hessian-free: CG on Gauss-Newton products, damped as by LM"),
-        Method("psgd_lowrank", _OWN, "", "PSGD, Q = diag(d) (I + U V^T); rank 0 is diagonal"),
+        Method(
+            "psgd_lowrank",
+            _OWN,
+            "",
+            "PSGD, Q = (I + U V^T) diag(d), or with d on the left; rank 0 is diagonal",
+        ),
         Method("psgd_xmat", _OWN, "", "PSGD, Q of a diagonal and an anti-diagonal"),
         Method("psgd_diagonal", _OWN, "", "PSGD, Q diagonal"),
         Method("psgd_dense", _OWN, "", "PSGD, Q dense, for few parameters"),

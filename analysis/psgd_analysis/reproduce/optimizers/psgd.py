@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "update_probability": 1.0,
     "normalizer": "running",
 }
-"""Settings of all of them; "rank" for LowRank besides."""
+"""Settings of all of them; "rank" and "diagonal" for LowRank besides."""
 
 NORMALIZERS: dict[str, normalizers.Normalizer] = {
     "running": normalizers.Running(),
@@ -39,7 +39,7 @@ DENSE = 5_000
 
 def defaults(name: str) -> dict[str, Any]:
     """Return the settings of a method, with their defaults."""
-    return ({"rank": 10} if name == "psgd_lowrank" else {}) | DEFAULTS
+    return ({"rank": 10, "diagonal": "right"} if name == "psgd_lowrank" else {}) | DEFAULTS
 
 
 def normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
@@ -81,7 +81,9 @@ def preconditioner(
         raise ValueError(f"`model` must have at most {DENSE} parameters for 'psgd_dense', got {n}")
     made: dict[str, Callable[[], psgd.Preconditioner[Any]]] = {
         "psgd_lowrank": lambda: (
-            psgd.LowRank(settings["rank"], **options) if settings["rank"] else psgd.Diagonal(**options)
+            psgd.LowRank(settings["rank"], settings["diagonal"], **options)
+            if settings["rank"]
+            else psgd.Diagonal(**options)
         ),
         "psgd_xmat": lambda: psgd.XMat(**options),
         "psgd_diagonal": lambda: psgd.Diagonal(**options),
