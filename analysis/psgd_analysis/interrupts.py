@@ -20,6 +20,7 @@ CTRL_C, TERMINATED = 130, 143
 
 _noted: list[int] = []
 _finishing: list[bool] = []
+_whole: list[bool] = []
 
 
 def listen() -> None:
@@ -50,7 +51,7 @@ def _to_main(number: int) -> None:
 
 def _handle(number: int, frame: Any) -> None:
     _noted.append(number)
-    if not _finishing or len(_noted) > 1:
+    if not (_finishing or _whole) or len(_noted) > 1:
         raise KeyboardInterrupt
 
 
@@ -87,6 +88,19 @@ def until_interrupted(work: Callable[[], object]) -> bool:
         interrupted = True
         _finishing.append(True)
     return interrupted or bool(_noted)
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """Let a first signal wait for the end of a ``with`` block, where something is written in full."""
+    before = len(_noted)
+    _whole.append(True)
+    try:
+        yield
+    finally:
+        _whole.pop()
+    if len(_noted) > before and not _finishing:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
