@@ -181,15 +181,17 @@ def better(key: str, first: str, second: str, *, larger: bool = True, factor: fl
 
 
 def ranked(key: str, cells: Sequence[str], *, larger: bool = True) -> Predicate:
-    """Return the predicate that each cell is better than the next."""
+    """Return the predicate that each cell is better than the next; see `better`."""
     _require_several("cells", cells, 2)
     return all_of(*(better(key, a, b, larger=larger) for a, b in pairwise(cells)))
 
 
-def best(key: str, cell: str, others: Sequence[str], *, larger: bool = True) -> Predicate:
-    """Return the predicate that a cell is better than each of the others."""
+def best(
+    key: str, cell: str, others: Sequence[str], *, larger: bool = True, factor: float = 1.0
+) -> Predicate:
+    """Return the predicate that a cell is better than each of the others; see `better`."""
     _require_several("others", others, 1)
-    return all_of(*(better(key, cell, other, larger=larger) for other in others))
+    return all_of(*(better(key, cell, other, larger=larger, factor=factor) for other in others))
 
 
 # -- several cells, and single ones --------------------------------------------------------------------------

@@ -27,8 +27,6 @@ Panel = Callable[[Any, Sequence[Record], Mapping[str, Look]], None]
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GRID = 200
-"""Points that runs are compared at where their own differ."""
 
 
 def figure(*panels: Panel, columns: int = 2) -> Callable[[Sequence[Record]], Figure]:
@@ -101,9 +99,8 @@ def curves(
     y : str
         In `Record.metrics`.
     x : str
-        "part" (such as an epoch), or a metric: "seconds", "iterations". Where it differs between runs they
-        are interpolated. A median ends where fewer than half of the runs go on; a cross marks a run that
-        diverged.
+        "part" (such as an epoch), or a metric: "seconds", "iterations", of which the median over the seeds
+        is taken in each part. A run that ended early keeps its last value; where one diverged is a cross.
     cells : sequence of str, optional
         All by default.
     log : bool
@@ -114,18 +111,21 @@ def curves(
 
     def panel(ax: Any, records: Sequence[Record], looks: Mapping[str, Look]) -> None:
         for cell, style in looks.items():
-            runs = [(r, *_along(r, x, y)) for r in records if r.cell == cell and r.status != "cut"]
-            runs = [run for run in runs if run[1].size]
+            runs = [r for r in records if r.cell == cell and r.status != "cut" and r.metrics]
             if (cells is not None and cell not in cells) or not runs:
                 continue
-            at, low, middle, high = _quartiles([(xs, ys) for _, xs, ys in runs])
+            at, values = _along(runs, x, y)
+            if not at.size:
+                continue
+            low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
             line = {key: style[key] for key in ("color", "linestyle")}
             ax.plot(at, middle, label=cell, linewidth=1.6, **line)
             if len(runs) > 1:
                 ax.fill_between(at, low, high, color=style["color"], alpha=0.18, linewidth=0)
-            for record, xs, ys in runs:
-                if record.status == "diverged":
-                    ax.plot(xs[-1], ys[-1], marker="x", color=style["color"], markersize=6, clip_on=False)
+            for run, ys in zip(runs, values, strict=True):
+                ends = np.flatnonzero(np.isfinite(ys))
+                if run.status == "diverged" and ends.size:
+                    ax.plot(at[ends[-1]], ys[ends[-1]], "x", color=style["color"], clip_on=False)
         if log:
             ax.set_yscale("log")
         _finish(ax, title, xlabel or x, ylabel or y)
@@ -133,24 +133,24 @@ def curves(
     return panel
 
 
-def _along(record: Record, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a run that are finite."""
-    xs = [i + 1 if x == "part" else m.get(x) for i, m in enumerate(record.metrics)]
-    points = [(a, m.get(y)) for a, m in zip(xs, record.metrics, strict=True)]
-    kept = [(a, b) for a, b in points if a is not None and b is not None and math.isfinite(b)]
-    return np.array([a for a, _ in kept], dtype=float), np.array([b for _, b in kept], dtype=float)
+def _along(runs: Sequence[Record], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return x by part, and y by run and part, NaN where there is none."""
+    longest = max(len(r.metrics) for r in runs)
+    xs, ys = np.full((2, len(runs), longest), np.nan)
+    for i, run in enumerate(runs):
+        for j, metrics in enumerate(run.metrics):
+            xs[i, j] = _finite(j + 1 if x == "part" else metrics.get(x))
+            ys[i, j] = _finite(metrics.get(y))
+        there = np.flatnonzero(np.isfinite(ys[i]))
+        if run.status == "done" and there.size:
+            ys[i, there[-1] + 1 :] = ys[i, there[-1]]
+    known = np.isfinite(xs).any(axis=0) & np.isfinite(ys).any(axis=0)
+    # a middle of fewer and fewer runs may go back
+    return np.maximum.accumulate(np.nanmedian(xs[:, known], axis=0)), ys[:, known]
 
 
-def _quartiles(runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Return x, and quartiles of y there, as far as half of the runs go."""
-    first, last = max(xs[0] for xs, _ in runs), float(np.median([xs[-1] for xs, _ in runs]))
-    own = np.unique(np.concatenate([xs for xs, _ in runs]))
-    # runs with the same few points need no other ones
-    at = own if own.size <= GRID else np.linspace(min(first, last), last, GRID)
-    rows = np.array([np.interp(at, xs, ys, left=np.nan, right=np.nan) for xs, ys in runs])
-    kept = np.sum(np.isfinite(rows), axis=0) * 2 >= len(runs)
-    low, middle, high = np.nanquantile(rows[:, kept], (0.25, 0.5, 0.75), axis=0)
-    return at[kept], low, middle, high
+def _finite(number: float | None) -> float:
+    return math.nan if number is None or not math.isfinite(number) else float(number)
 
 
 # -- numbers of finished runs --------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 OVERVIEW = "overview"
 
+EVERY = (*(f"Table {i}" for i in range(1, 12)), *(f"Figure {i}" for i in range(1, 9)))
+"""What the paper has."""
+
 
 def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
     """Return the scales that were asked for, the paper's first; smoke only where there is nothing else."""
@@ -97,7 +100,10 @@ def verdicts(experiment: Experiment, records: Sequence[Record], shown: Sequence[
 
 
 def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[Record]]) -> str:
-    """Return a page with a row for each claim, from the records of each experiment by its name."""
+    """Return a page with a row for each claim, from the records of each experiment by its name.
+
+    What has no experiment is said below.
+    """
     rows: list[tuple[str, ...]] = []
     for experiment in experiments:
         mine = records.get(experiment.name, ())
@@ -120,7 +126,10 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
             rows.append((sources, experiment.claim, "", UNTESTED.replace("at this scale", "yet"), ""))
     heads = ("table or figure", "claim", "paper", "verdict", "scale, data other than the paper's")
     table = Table(heads, tuple(rows), frozenset(range(len(heads))))
-    return "\n".join(["# The paper's tables and figures", "", *table.markdown(), ""])
+    lines = ["# The paper's tables and figures", "", *table.markdown(), ""]
+    there = {source for experiment in experiments for source in experiment.sources}
+    absent = [source for source in EVERY if source not in there]
+    return "\n".join([*lines, *([f"Without an experiment: {', '.join(absent)}.", ""] if absent else [])])
 
 
 def figure_name(experiment: Experiment, ending: str) -> str:
