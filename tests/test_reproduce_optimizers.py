@@ -314,6 +314,41 @@ class Mean(torch.nn.Module):
         return x.mean(dim=2)
 
 
+@pytest.mark.parametrize("fisher", ["empirical", "mc"])
+def test_kfac_with_a_dead_layer(fisher: str) -> None:
+    need("kfac")
+    work = Work("conv")
+    with torch.no_grad():
+        work.model[4].bias.fill_(-1e3)  # its ReLU is 0 for all inputs
+    before = work.weights()
+    steps = make("kfac", work.model, {"damping": 0.1, "fisher": fisher}, 0)
+    work.run(steps, 0, 3)
+    assert torch.isfinite(work.weights()).all()
+    assert not torch.equal(work.weights(), before)
+    assert steps.skipped == 0
+
+
+def test_kfac_keeps_its_inverses_where_new_ones_fail(monkeypatch: Any) -> None:
+    need("kfac")
+    work = Work("mlp")
+    steps = make("kfac", work.model, {"damping": 0.1}, 0)
+    work.run(steps, 0, 2)
+    before, inverses = work.weights(), steps.state_dict()["own"]["factors"]
+
+    def fail(x: Any) -> Any:
+        raise torch.linalg.LinAlgError("not positive definite")
+
+    monkeypatch.setattr(torch.linalg, "cholesky", fail)
+    work.run(steps, 2, 3)
+    after = steps.state_dict()["own"]["factors"]
+    for key, (a, b, *kept) in after.items():
+        assert not torch.equal(a, inverses[key][0])
+        assert not torch.equal(b, inverses[key][1])
+        assert all(map(torch.equal, kept, inverses[key][2:]))
+    assert steps.skipped == len(after) == 3
+    assert not torch.equal(work.weights(), before)
+
+
 def gauss_newton(work: Work, l2: float) -> tuple[Any, Any]:
     """Return (G, g) of the first batch, from the Jacobian of the outputs; with l2 |x|^2 / 2 in the loss."""
     named = dict(work.model.named_parameters())
@@ -393,7 +428,7 @@ def test_counts(name: str, settings: dict[str, Any], expected: tuple[int, int]) 
     assert (steps.gradients, steps.products, steps.skipped) == (*expected, 0)
 
 
-@pytest.mark.parametrize("name", ["psgd_lowrank", "psgd_affine", "kfac", "hessian_free"])
+@pytest.mark.parametrize("name", ["sgd", "shampoo", "psgd_lowrank", "psgd_affine", "kfac", "hessian_free"])
 def test_a_loss_that_is_not_finite_moves_nothing_and_is_counted(name: str) -> None:
     need(name)
     work = Work("mlp")
