@@ -89,6 +89,7 @@ def reproduce(
         except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
+    pages.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         records = _book(out, e).records()
         pages.write(e, records, out)
