@@ -117,8 +117,10 @@ class Work:
         return [steps.step(self.loss(t))[0] for t in range(begin, end)]
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [*NAMES, *WHITENING])
+CASES = [(name, net) for name in NAMES for net in NETS] + [(name, "mlp") for name in WHITENING]
+
+
+@pytest.mark.parametrize(("name", "net"), CASES)
 def test_lowers_the_loss(name: str, net: str) -> None:
     need(name)
     ends = []
@@ -132,11 +134,18 @@ def test_lowers_the_loss(name: str, net: str) -> None:
     assert np.median(ends) < 0.9, ends
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [*NAMES, *WHITENING])
-def test_resumes_bit_for_bit(name: str, net: str) -> None:
+DIFFERENCES = {"source": "finite_difference", "momentum": 0.9, "update_probability": 0.5, "weight_decay": 0.1}
+OTHERWISE = [
+    ("psgd_lowrank", "mlp", DIFFERENCES),
+    ("psgd_affine", "conv", {"every": 3, "factors": ["dense", "affine"], "scale": 1.0}),
+    ("kfac", "conv", {"fisher": "empirical", "every": 5, "momentum": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("name", "net", "more"), [(*case, {}) for case in CASES] + OTHERWISE)
+def test_resumes_bit_for_bit(name: str, net: str, more: dict[str, Any]) -> None:
     need(name)
-    settings = settings_of(name)
+    settings = settings_of(name) | more
     whole, first, second = Work(net), Work(net), Work(net, seed=1)
     steps = make(name, whole.model, settings, 7)
     values = whole.run(steps, 0, 12)
