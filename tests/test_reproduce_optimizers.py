@@ -318,6 +318,22 @@ def test_kfac_against_a_dense_kronecker_product(kind: str, fisher: str) -> None:
         torch.testing.assert_close(layer.bias.detach(), moved)
 
 
+@pytest.mark.parametrize("name", ["kfac", "hessian_free", "adahessian", "psgd_affine"])
+def test_a_convolution_of_inputs_counts_as_any_other(name: str) -> None:
+    from psgd_analysis.reproduce.convolution import InputConv2d
+
+    need(name)
+    work, twin = Work("conv"), Work("conv")
+    for one in (work, twin):
+        one.model, one.inputs = one.model.double(), one.inputs.double()
+    layer = InputConv2d(1, 3, 3).double()
+    layer.load_state_dict(work.model[1].state_dict())
+    work.model[1] = layer
+    for one in (work, twin):
+        one.run(make(name, one.model, settings_of(name), 7), 0, 4)
+    torch.testing.assert_close(work.weights(), twin.weights(), rtol=1e-7, atol=1e-8)
+
+
 class Mean(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         return x.mean(dim=2)
