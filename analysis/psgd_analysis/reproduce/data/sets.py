@@ -72,7 +72,12 @@ def _ten(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], tuple[A
 _BATCHES = ("cifar-10-batches-py", "cifar-10-batches-bin")
 
 _SOURCES = {
-    "mnist": _Source("MNIST", ("mnist", "MNIST/raw"), ((idx.NAMES, _ten(idx.read)),), "digits"),
+    "mnist": _Source(
+        "MNIST",
+        ("mnist", "MNIST/raw"),
+        ((idx.NAMES, _ten(idx.read)), (idx.DOTTED, _ten(idx.read))),
+        "digits",
+    ),
     "cifar10": _Source(
         "CIFAR-10",
         ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES)),
