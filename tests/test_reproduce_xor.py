@@ -36,6 +36,15 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quickly_compiled():
+    """Compile in half the time: what is tested here runs for a moment only."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 # -- data ------------------------------------------------------------------------------------------------
 
 
