@@ -214,8 +214,8 @@ main()
 
 DURING = {
     "verify": (
-        "verify.pool",
-        "_result",
+        "sweeps.sweep",
+        "opened",
         "found = original(*arguments)\n        send()\n        return found",
     ),
     "minimize": ("minimize.run", "_run", "original(*arguments)\n        send()"),
@@ -233,9 +233,7 @@ def interrupted(tmp_path, command, when, number):
     module, function, body = DURING[command]
     script = tmp_path / "run.py"
     text = RUN.replace("{module}", module).replace("{name}", function).replace("{body}", body)
-    script.write_text(
-        text + "\n" if command != "verify" else f"if __name__ == '__main__':\n    exec({text!r})\n"
-    )
+    script.write_text(text)
     done = subprocess.run(
         [sys.executable, script, when, str(int(number)), command, *arguments, "--out", tmp_path],
         capture_output=True,

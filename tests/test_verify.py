@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from psgd_analysis.backends import LIBRARIES, Backend, Unavailable
 from psgd_analysis.documents import as_json
+from psgd_analysis.sweeps import Stopped
 from psgd_analysis.verify import comparison, pool, report
 from psgd_analysis.verify.baselines import BFGS, ClosedForm, best_below
 from psgd_analysis.verify.cases import CHOSEN, Case, Sizes, chosen, situation_of, table
 from psgd_analysis.verify.entries import BASES, ENTRIES
 from psgd_analysis.verify.families import FAMILIES, OWN
 from psgd_analysis.verify.page import page
-from psgd_analysis.verify.run import Interrupted, Options, Source, run_case
+from psgd_analysis.verify.run import Options, Source, run_case
 from psgd_analysis.verify.settings import SETTINGS, Steps
 from psgd_analysis.verify.stops import Below, GapBelow, LinearDescent, Settled, descent
 from psgd_analysis.verify.theory import lag, online_rate
@@ -433,18 +434,20 @@ def test_ctrl_c_keeps_what_is_finished(monkeypatch):
     assert [outcome.case for outcome in results.outcomes] == FEW[:1]
 
 
-def test_processes_are_asked_to_stop():
-    class Flag:
-        value = True
+def test_a_case_ends_where_it_is_asked_to():
+    class Board:
+        noted = ()
 
-    before = dict(pool._shared)
-    pool._shared.update(made=[0], stop=Flag())
-    try:
-        with pytest.raises(Interrupted):
-            pool._work(0, FEW[0], small())
-    finally:
-        pool._shared.clear()
-        pool._shared.update(before)
+        def note(self, done):
+            self.noted += (done,)
+
+        def stopping(self):
+            return len(self.noted) == 2
+
+    board = Board()
+    with pytest.raises(Stopped):
+        pool.outcome(FEW[0], small(), board)
+    assert 0 < board.noted[0] < board.noted[1]
 
 
 def test_cases_and_outcomes_travel():

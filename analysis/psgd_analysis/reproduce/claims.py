@@ -3,7 +3,7 @@
 An experiment composes its claims of `better`, `trend`, `rate_at_least` and the like; each returns what gets
 the records of one scale and gives a `Judgement`. A claim is confirmed only if an interval of 95 % (or a test
 at the level of one of its ends) excludes the opposite, so a claim that is wrong is confirmed at most once in
-forty times. Comparisons are paired over seeds.
+forty times. Numbers are compared paired over seeds.
 """
 
 from __future__ import annotations
@@ -103,17 +103,14 @@ def compare(
     """Compare a number of two cells, paired over the seeds that both have; see `better`."""
     a, b = sample(records, first, key), sample(records, second, key)
     notes = left_out((a, b))
-    absent = [s.cell for s in (a, b) if not s.seeds]
-    if absent:
-        return Comparison("untested", f"no runs of {' and '.join(absent)}{notes}")
-    if not a.values and not b.values:
-        return Comparison("untested", f"no run of {first} or {second} has `{key}`{notes}")
-    seeds = sorted(set(a.seeds) & set(b.seeds))
-    if len(seeds) < FEWEST:
-        return Comparison("untested", f"{_count(len(seeds), 'paired seed')}, {FEWEST} are needed{notes}")
+    seeds, why = _common((a, b), key)
+    if why:
+        return Comparison("untested", why + notes)
+    if a.truth or b.truth:
+        return _by_odds(a, b, larger, notes)
     # a failed run is worse than any other, by how much nobody can say; and equal differences have no spread
     differences = [a.values[s] - factor * b.values[s] for s in seeds if s in a.values and s in b.values]
-    if a.truth or b.truth or len(differences) < len(seeds) or len(set(differences)) == 1:
+    if len(differences) < len(seeds) or len(set(differences)) == 1:
         wins = sum(_beats(a, b, s, larger, factor) for s in seeds)
         losses = sum(_beats(b, a, s, larger, 1 / factor) for s in seeds)
         return _by_signs(a, b, wins, losses, len(seeds), notes)
@@ -126,21 +123,30 @@ def compare(
 
 def _beats(a: Sample, b: Sample, seed: int, larger: bool, factor: float) -> bool:
     """Return whether a run is better than another one: any is, than one that failed."""
-    worst = 0.0 if a.truth or b.truth else float("-inf" if larger else "inf")
+    worst = float("-inf" if larger else "inf")
     x, y = a.values.get(seed, worst), b.values.get(seed, worst)
     return x > factor * y if larger else x < factor * y
 
 
-def _by_signs(a: Sample, b: Sample, wins: int, losses: int, count: int, notes: str) -> Comparison:
-    """Compare by how often each is better: the exact sign test, which for truths is McNemar's."""
-    rates = (
-        f"{a.cell} {a.true}/{len(a.seeds)}, {b.cell} {b.true}/{len(b.seeds)}; " if a.truth or b.truth else ""
+def _by_odds(a: Sample, b: Sample, larger: bool, notes: str) -> Comparison:
+    """Compare how often something is true, of all runs of both: a pair of seeds has little in common."""
+    low, high = statistics.odds((a.true, len(a.seeds)), (b.true, len(b.seeds)))
+    words = (
+        f"{a.cell} {a.true}/{len(a.seeds)}, {b.cell} {b.true}/{len(b.seeds)}: "
+        f"odds ratio in [{low:.2g}, {high:.2g}] (exact){notes}"
     )
+    up, down = low > 1, high < 1
+    right, wrong = (up, down) if larger else (down, up)
+    return Comparison("better" if right else "worse" if wrong else "open", words)
+
+
+def _by_signs(a: Sample, b: Sample, wins: int, losses: int, count: int, notes: str) -> Comparison:
+    """Compare by how often each is better: the exact sign test."""
     if not wins + losses:
-        return Comparison("open", f"{rates}{a.cell} and {b.cell} are equal with all {count} seeds{notes}")
+        return Comparison("open", f"{a.cell} and {b.cell} are equal with all {count} seeds{notes}")
     found = statistics.share(wins, wins + losses)
     words = (
-        f"{rates}{a.cell} is better than {b.cell} with {wins} seeds, worse with {losses}, of {count}: "
+        f"{a.cell} is better than {b.cell} with {wins} seeds, worse with {losses}, of {count}: "
         f"share {found} (exact sign test){notes}"
     )
     return Comparison("better" if found.low > 0.5 else "worse" if found.high < 0.5 else "open", words)
@@ -149,8 +155,9 @@ def _by_signs(a: Sample, b: Sample, wins: int, losses: int, count: int, notes: s
 def better(key: str, first: str, second: str, *, larger: bool = True, factor: float = 1.0) -> Predicate:
     """Return the predicate that a cell is better than another, paired over seeds.
 
-    The mean of the differences decides, by Student's t interval; how often each is better, by the exact sign
-    test, where the numbers are true or false, where a run diverged, and where all differences are equal.
+    The mean of the differences decides, by Student's t interval; where a run diverged, or all differences
+    are equal, how often each is better (exact sign test: it takes six seeds that all agree); and of what is
+    true or false, the odds ratio (exact: 4 of 4 against 0 of 4 is enough).
 
     Parameters
     ----------
@@ -174,15 +181,17 @@ def better(key: str, first: str, second: str, *, larger: bool = True, factor: fl
 
 
 def ranked(key: str, cells: Sequence[str], *, larger: bool = True) -> Predicate:
-    """Return the predicate that each cell is better than the next."""
+    """Return the predicate that each cell is better than the next; see `better`."""
     _require_several("cells", cells, 2)
     return all_of(*(better(key, a, b, larger=larger) for a, b in pairwise(cells)))
 
 
-def best(key: str, cell: str, others: Sequence[str], *, larger: bool = True) -> Predicate:
-    """Return the predicate that a cell is better than each of the others."""
+def best(
+    key: str, cell: str, others: Sequence[str], *, larger: bool = True, factor: float = 1.0
+) -> Predicate:
+    """Return the predicate that a cell is better than each of the others; see `better`."""
     _require_several("others", others, 1)
-    return all_of(*(better(key, cell, other, larger=larger) for other in others))
+    return all_of(*(better(key, cell, other, larger=larger, factor=factor) for other in others))
 
 
 # -- several cells, and single ones --------------------------------------------------------------------------
@@ -271,14 +280,15 @@ def near(key: str, cell: str, value: float, tolerance: float) -> Predicate:
 
 
 def all_of(*predicates: Predicate) -> Predicate:
-    """Return the predicate that all of them hold: what fails comes first in its words."""
+    """Return the predicate that all of them hold; its words say what fails, and how many others do not."""
     _require_several("predicates", predicates, 1)
 
     def predicate(records: Sequence[Record]) -> Judgement:
         judged = [one(records) for one in predicates]
-        order = (REFUTED, UNTESTED, CONFIRMED)
-        judged.sort(key=lambda judgement: order.index(judgement.verdict))
-        return Judgement(judged[0].verdict, "; ".join(dict.fromkeys(j.measured for j in judged)))
+        verdict = next(v for v in (REFUTED, UNTESTED, CONFIRMED) if any(j.verdict == v for j in judged))
+        said = list(dict.fromkeys(j.measured for j in judged if j.verdict == verdict))
+        held = sum(j.verdict == CONFIRMED for j in judged) if verdict != CONFIRMED else 0
+        return Judgement(verdict, "; ".join(said) + (f"; {held} of {len(judged)} parts hold" if held else ""))
 
     return predicate
 
@@ -291,7 +301,7 @@ def _judgement(outcome: str, words: str) -> Judgement:
         return Judgement(UNTESTED, words)
     if outcome == "better":
         return Judgement(CONFIRMED, words)
-    return Judgement(REFUTED, f"the opposite holds: {words}" if outcome == "worse" else f"left open: {words}")
+    return Judgement(REFUTED, f"the opposite holds: {words}" if outcome == "worse" else f"undecided: {words}")
 
 
 def _common(samples: Sequence[Sample], key: str) -> tuple[list[int], str]:

@@ -19,7 +19,6 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from .. import interrupts, sweeps
 from ..files import require_folder
 from ..machine import available_cores
-from ..sweeps.pools import Unreachable
 from ..terminal import UsageError, console, fail, progress
 from . import data, pages
 from .experiment import SCALES, Experiment, Job, Scale
@@ -87,9 +86,10 @@ def reproduce(
     if workers or scheduler:
         try:
             interrupted = _run(asked, place, out, workers, scheduler)
-        except Unreachable as error:
+        except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
+    pages.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         records = _book(out, e).records()
         pages.write(e, records, out)

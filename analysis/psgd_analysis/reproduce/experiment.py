@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .claims import Claim
+    from .contests import Contest
     from .records import Record
 
 Scale = Literal["smoke", "reduced", "faithful"]
@@ -166,6 +167,8 @@ class Experiment:
         By the ending of the file's name ("" for the only one): what makes a figure from records.
     notes : tuple of str
         What is known to differ, and where the paper contradicts itself.
+    contests : tuple of Contests
+        What PSGD is held against: pages begin with where it does not win.
     """
 
     name: str
@@ -180,6 +183,7 @@ class Experiment:
     claims: tuple[Claim, ...]
     figures: Mapping[str, Callable[[Sequence[Record]], Figure]]
     notes: tuple[str, ...] = ()
+    contests: tuple[Contest, ...] = ()
 
     def jobs(self, scale: Scale, seeds: Sequence[int], data: Mapping[str, str]) -> list[Job]:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .experiment import Experiment, Job, Scale
+from .experiment import Experiment, Scale
 from .records import Record
 
 
@@ -18,26 +18,19 @@ def of_scale(experiment: Experiment, records: Iterable[Record], scale: Scale) ->
     sets, those on the paper's data are taken, or else the most.
     """
     found: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for cell in experiment.plans[scale].cells:
-        for record in records:
-            job = Job(experiment.name, scale, cell.name, record.seed, cell.settings, record.data)
-            if record.cell == cell.name and record.key == job.key:
-                found[tuple(f"{name} {digest}" for name, digest in sorted(record.data.items()))].append(
-                    record
-                )
-    if not found:
-        return []
+    for record in experiment.select(scale, records):
+        found[tuple(f"{name} {digest}" for name, digest in sorted(record.data.items()))].append(record)
 
     def worth(data: tuple[str, ...]) -> tuple[bool, int, tuple[str, ...]]:
         return not stand_ins(experiment, found[data][:1]), len(found[data]), data
 
-    places = {cell.name: i for i, cell in enumerate(experiment.plans[scale].cells)}
-    return sorted(found[max(found, key=worth)], key=lambda r: (places[r.cell], r.seed))
+    return found[max(found, key=worth)] if found else []
 
 
 def stand_ins(experiment: Experiment, records: Iterable[Record]) -> list[str]:
-    """Return the data sets of runs that are not among the experiment's: they stand in for the paper's."""
-    return sorted({name for record in records for name in record.data if name not in experiment.data})
+    """Return the data sets of runs that are not the paper's: others than the experiment's, or JPEG files."""
+    names = {name for record in records for name in record.data}
+    return sorted(name for name in names if name not in experiment.data or name.endswith("-jpeg"))
 
 
 @dataclass(frozen=True)
@@ -77,10 +70,6 @@ class Sample:
     def true(self) -> int:
         """How many are true."""
         return sum(value == 1 for value in self.values.values())
-
-    def against(self, worst: float) -> list[float]:
-        """Return the values in the order of `seeds`, failed runs at the worst value."""
-        return [self.values.get(seed, worst) for seed in self.seeds]
 
 
 @dataclass

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 LEVEL = (1 - CONFIDENCE) / 2
@@ -37,6 +36,8 @@ class Interval(NamedTuple):
 
 def mean(values: Sequence[float]) -> Interval:
     """Return the mean of at least two numbers with Student's t interval."""
+    from scipy import stats
+
     x = np.asarray(values, dtype=np.float64)
     half = stats.t.ppf(1 - LEVEL, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
@@ -44,8 +45,22 @@ def mean(values: Sequence[float]) -> Interval:
 
 def share(successes: int, count: int) -> Interval:
     """Return the share of successes with Clopper and Pearson's exact interval."""
+    from scipy import stats
+
     found = stats.binomtest(successes, count).proportion_ci(CONFIDENCE, method="exact")
     return Interval(successes / count, float(found.low), float(found.high))
+
+
+def odds(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+    """Return the exact conditional interval of the odds ratio of two shares, each (successes, count).
+
+    It excludes 1 where Fisher's exact test decides; its ends may be 0 and infinity.
+    """
+    from scipy import stats
+
+    table = [[k, n - k] for k, n in (first, second)]
+    found = stats.contingency.odds_ratio(table).confidence_interval(CONFIDENCE)
+    return float(found.low), float(found.high)
 
 
 def rises(rows: Sequence[Sequence[float]]) -> float:
@@ -54,6 +69,8 @@ def rises(rows: Sequence[Sequence[float]]) -> float:
     Only the order within a row counts. With ties the normal approximation is used, without their correction,
     which errs on the safe side.
     """
+    from scipy import stats
+
     x = np.asarray(rows, dtype=np.float64)
     tied = any(np.unique(row).size < row.size for row in x)
     return float(stats.page_trend_test(x, method="asymptotic" if tied else "auto").pvalue)

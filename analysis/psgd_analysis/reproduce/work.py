@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import psgd_core as psgd
 
 from .. import machine
 from ..documents import versions
+from ..sweeps import Handle, single_threaded
 from .experiment import Job
 from .experiments import experiment
 from .loop import Checkpoint, run
@@ -44,8 +44,9 @@ class Place:
     limit: float = math.inf
 
 
-def work(job: Job, place: Place, *, board: Any) -> Record:
-    """Run a job and return its record; see `loop.run`. `board` is `sweeps`' handle on progress."""
+def work(job: Job, place: Place, *, board: Handle) -> Record:
+    """Run a job on one thread and return its record; see `loop.run`, and `sweeps` for `board`."""
+    single_threaded()
     about = {
         "versions": versions(PACKAGES),
         "revision": place.revision,
@@ -55,7 +56,7 @@ def work(job: Job, place: Place, *, board: Any) -> Record:
     }
     return run(
         job,
-        partial(experiment(job.experiment).start, folder=place.data),
+        lambda job: experiment(job.experiment).start(job, place.data),
         Checkpoint(place.checkpoints, job.key),
         about,
         limit=place.limit,
@@ -82,6 +83,8 @@ def compile_kernels() -> None:
     """Compile the kernels that float32 runs use, so that workers find them on the disk."""
     rng = np.random.default_rng(0)
     v, h = rng.standard_normal((2, 50_000), dtype=np.float32)
-    for p in (psgd.LowRank(1), psgd.LowRank(5), psgd.Diagonal(), psgd.XMat()):
-        state = p.update(p.init(len(v), v), v, h, 0.1)
-        p.precondition(state, h)
+    groups: tuple[psgd.Preconditioner[Any], ...]
+    groups = psgd.LowRank(1), psgd.LowRank(5), psgd.Diagonal(), psgd.XMat()
+    for group in groups:
+        state = group.update(group.init(len(v), v), v, h, 0.1)
+        group.precondition(state, h)

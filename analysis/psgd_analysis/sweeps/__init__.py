@@ -10,7 +10,8 @@ the others go on.
 """
 
 from .board import Handle, Stopped
+from .pools import Unreachable
 from .sweep import Failure, Results, Task, run
 from .worker import single_threaded
 
-__all__ = ["Failure", "Handle", "Results", "Stopped", "Task", "run", "single_threaded"]
+__all__ = ["Failure", "Handle", "Results", "Stopped", "Task", "Unreachable", "run", "single_threaded"]

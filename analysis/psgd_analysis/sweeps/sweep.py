@@ -99,7 +99,9 @@ def run(
     else:
         with (
             quiet(),
-            tempfile.TemporaryDirectory(prefix="psgd-", dir=folder, ignore_cleanup_errors=True) as place,
+            tempfile.TemporaryDirectory(
+                prefix="psgd-", dir=folder and folder.resolve(), ignore_cleanup_errors=True
+            ) as place,
         ):
             pool = Loky(jobs, Path(place)) if scheduler is None else Dask(scheduler)
             interrupted = until_interrupted(lambda: sweep.side_by_side(pool, Board(Path(place))))

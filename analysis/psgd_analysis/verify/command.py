@@ -21,6 +21,7 @@ from ..files import require_folder, write_figure, write_text
 from ..interrupts import until_interrupted
 from ..machine import available_cores
 from ..problems import load_hessian
+from ..sweeps import Unreachable
 from ..terminal import console, progress
 from . import comparison, report
 from .cases import Case, Sizes, chosen, table
@@ -76,6 +77,10 @@ def verify(
     out: Annotated[Path, typer.Option(help=f"Folder for {PNG} and {JSON}.")] = Path(),
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes. By default one per core on numpy, and 1 elsewhere.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on a Dask cluster instead: the address of its scheduler."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
     everything: Annotated[
@@ -133,14 +138,23 @@ def verify(
     _require_folder(out)
     options = Options(sizes, library, steps, step)
     jobs = jobs or (min(available_cores(), 8) if library.name == "numpy" else 1)
-    return _verify(cases, options, jobs, out, json, ["psgd", *(context.obj or ())])
+    try:
+        return _verify(cases, options, jobs, scheduler, out, json, ["psgd", *(context.obj or ())])
+    except Unreachable as error:
+        raise typer.BadParameter(str(error), param_hint="--scheduler") from error
 
 
 def _verify(
-    cases: Sequence[Case], options: Options, jobs: int, out: Path, json: bool, command: Sequence[str]
+    cases: Sequence[Case],
+    options: Options,
+    jobs: int,
+    scheduler: str | None,
+    out: Path,
+    json: bool,
+    command: Sequence[str],
 ) -> int:
     start = time.perf_counter()
-    results = _run(cases, options, jobs)
+    results = _run(cases, options, jobs, scheduler, out)
     seconds = time.perf_counter() - start
     # write the files, then print
     outcomes = results.outcomes
@@ -192,19 +206,16 @@ _COLUMNS = (
 )
 
 
-def _run(cases: Sequence[Case], options: Options, jobs: int) -> Results:
+def _run(cases: Sequence[Case], options: Options, jobs: int, scheduler: str | None, out: Path) -> Results:
     """Run the cases behind a progress bar on stderr."""
     with progress(*_COLUMNS) as bar:
         lengths = {case: length(case, options) for case in cases}
         task = bar.add_task(f"0 of {len(cases)} checks", total=sum(lengths.values()))
-        finished = 0
 
-        def show(done: int, name: str) -> None:
-            nonlocal finished
-            finished += bool(name)
-            bar.update(task, completed=done, description=f"{finished} of {len(cases)} checks")
+        def show(done: float, ended: int) -> None:
+            bar.update(task, completed=done, description=f"{ended} of {len(cases)} checks")
 
-        return run_all(cases, options, jobs, show, lengths)
+        return run_all(cases, options, jobs, show, lengths, scheduler, out if scheduler else None)
 
 
 def _write(path: Path, text: str, draw: Callable[[], Any]) -> list[str]:

@@ -23,11 +23,7 @@ from .stops import descent
 from .theory import Asked
 
 Tick = Callable[[int], None]
-"""Called with the number of updates just made; may raise `Interrupted`."""
-
-
-class Interrupted(Exception):
-    """A stop was asked for."""
+"""Called with the number of updates just made; may raise `psgd_analysis.sweeps.Stopped`."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,8 @@ class Outcome:
         return trace.distance[-1] if self.column == "distance" else convergence.level(trace.gap)
 
 
-def failed(case: Case, error: Exception) -> Outcome:
-    """Return the outcome of a case that raised an exception."""
-    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+def failed(case: Case, reason: str) -> Outcome:
+    """Return the outcome of a case that raised an exception, or whose process died."""
     label = ENTRIES[case.preconditioner].label
     return Outcome(case, 0, label, "distance", 0.0, None, None, False, "ERROR", reason, 0.0)
 
@@ -128,13 +123,7 @@ def planned(case: Case, options: Options) -> Plan:
 
 
 def run_case(case: Case, options: Options, tick: Tick = lambda updates: None) -> Outcome:
-    """Return the outcome of a case.
-
-    Raises
-    ------
-    Interrupted
-        If `tick` does.
-    """
+    """Return the outcome of a case; what `tick` raises ends it."""
     start = time.perf_counter()
     # the judged run first: those beside are as long
     with options.backend.active():

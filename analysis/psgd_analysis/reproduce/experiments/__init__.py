@@ -6,7 +6,7 @@ from importlib import import_module
 
 from ..experiment import Experiment
 
-NAMES: tuple[str, ...] = ("xor",)
+NAMES = ("xor", "lenet", "logistic")
 """In the order of the list."""
 
 

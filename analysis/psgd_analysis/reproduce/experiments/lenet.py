@@ -63,7 +63,7 @@ def start(job: Job, folder: Path | None) -> Training:
     return start(job, folder)
 
 
-ACCURACY = "test_accuracy"
+ACCURACY = "accuracy"
 LRA = low_rank(5)
 
 EXPERIMENT = Experiment(
@@ -74,7 +74,7 @@ EXPERIMENT = Experiment(
     needs=("torch", "asdl"),
     data=("mnist",),
     plans={
-        "smoke": Plan(cells(1, train=512, test=256), 1, "1 min", ("512 images, one epoch",)),
+        "smoke": Plan(cells(2, train=256, test=256), 1, "1 min", ("256 images, two epochs",)),
         "reduced": Plan(
             cells(4, train=20_000), 10, "1.5 h", ("20,000 of the 60,000 images, 4 of the 10 epochs",)
         ),
@@ -95,7 +95,7 @@ EXPERIMENT = Experiment(
                 LRA: "99.22",
             },
         ),
-        Column("best on the way, %", "best_test_accuracy", ".2f"),
+        Column("best on the way, %", "best_accuracy", ".2f"),
         Column("training loss", "train_loss", ".2g"),
         Column("test loss", "test_loss", ".3f"),
         Column("products", "products", ",.0f", spread="median"),
