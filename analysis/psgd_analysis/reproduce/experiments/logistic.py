@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "lr": 0.1,
     },
     "AdaBelief": {"optimizer": "adabelief", "lr": 3e-3},
-    "AdaHessian": {"optimizer": "adahessian", "optimizer_settings": {"eps": 1e-4}, "lr": 0.01},
+    "AdaHessian": {"optimizer": "adahessian", "optimizer_settings": {"eps": 0.01}, "lr": 0.1},
     XMAT: {"optimizer": "psgd_xmat", "lr": 0.05, "step": 0.1},
     LOW_RANK: {
         "optimizer": "psgd_lowrank",
@@ -33,7 +33,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "step": 0.1,
     },
 }
-"""The rates of PSGD and L-BFGS are the paper's, SGD's its authors'; of the others nothing is said."""
+"""PSGD's and L-BFGS's rates are the paper's, SGD's its authors'; those of AdaBelief and AdaHessian are the best
+of four and five in short runs on 14 x 14 pixels."""
 
 SECONDS = {"SGD": 22, "L-BFGS": 410, "AdaBelief": 24, "AdaHessian": 80, XMAT: 55, LOW_RANK: 115}
 """Of a run of 20 epochs on 14 x 14 pixels, measured."""
@@ -90,7 +91,7 @@ EXPERIMENT = Experiment(
         "smoke": Plan(
             cells(side=7, epochs=2, batch=250),
             1,
-            "1 min",
+            "10 s",
             ("images of 7 x 7 pixels, 24,010 parameters", "batches of 250, two epochs"),
         ),
         "reduced": Plan(
@@ -188,6 +189,8 @@ EXPERIMENT = Experiment(
         "text, and the last epoch counts. The paper has errors, the table accuracies.",
         "What the paper does not say is from it too: 20 epochs, W = 0 at first, SGD's rate 0.5, and rates "
         "that fall a hundredfold from the first epoch to the last.",
+        "The paper does not say the rates of AdaBelief and AdaHessian: 0.003 was the best of four, 0.1 with "
+        "eps = 0.01 the best of five, in runs of four and two epochs at the reduced scale.",
         "In the first iterations losses jump to 8 to 20 with every optimiser at the paper's rates.",
         "L-BFGS is torch.optim.LBFGS on each batch in turn: ten iterations, a memory of ten, no line search. "
         "That is ten gradients a step, where SGD takes one, and PSGD one and a product.",
