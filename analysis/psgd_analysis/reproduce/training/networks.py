@@ -93,7 +93,8 @@ class NetworkTraining:
         self._l2 = settings.get("l2", 0.0)
         # how far it is; the measures look at the model now
         self._done = self._iterations = 0
-        self._best, self._last, self._finite = 0.0, {}, True  # type: float, dict[str, Any], bool
+        self._best, self._finite = 0.0, True
+        self._last: dict[str, Any] = {}
         self._measures = {name: MEASURES[name](self) for name in settings.get("measures", ())}
 
     @property
@@ -134,7 +135,7 @@ class NetworkTraining:
             "test_loss": test_loss,
             "accuracy": accuracy,
         }
-        more = {}
+        more: dict[str, Any] = {}
         for measure in self._measures.values():
             more |= measure.after_part()
         return {**self._last, "iterations": self._iterations, "products": self.steps.products, **more}
