@@ -33,8 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "step": 0.1,
     },
 }
-"""PSGD's and L-BFGS's rates are the paper's, SGD's its authors'; those of AdaBelief and AdaHessian are the best
-of four and five in short runs on 14 x 14 pixels."""
+"""The rates of PSGD and L-BFGS are the paper's, SGD's its authors'; of the others the best of a few."""
 
 SECONDS = {"SGD": 22, "L-BFGS": 410, "AdaBelief": 24, "AdaHessian": 80, XMAT: 55, LOW_RANK: 115}
 """Of a run of 20 epochs on 14 x 14 pixels, measured."""
