@@ -99,7 +99,9 @@ BEFORE = {
     "psgd_core.adapters.scipy.psgd_method": MINIMISED,
     "psgd_core.adapters.torch": TRAINED,
     "psgd_core.adapters.torch.PSGD.step": TRAINED,
+    "psgd_core.adapters.torch.blocks_of": TRAINED,
     "psgd_core.adapters.torch.functions": TRAINED,
+    "psgd_core.adapters.torch.groups_of": TRAINED,
     "psgd_core.adapters.jax": """
 import jax, optax
 import psgd_core

@@ -33,9 +33,15 @@ RATES: dict[str, dict[str, Any]] = {
     "adan": {"lr": 0.01},
     "adahessian": {"lr": 0.05},
     "shampoo": {"lr": 0.05},
-    "scalable_shampoo": {"lr": 0.03, "start_preconditioning_step": 5, "preconditioning_compute_steps": 5},
+    "scalable_shampoo": {  # by itself it leaves layers of less than 512 parameters unpreconditioned
+        "lr": 0.03,
+        "start_preconditioning_step": 5,
+        "preconditioning_compute_steps": 5,
+        "shape_interpretation": False,
+        "block_size": 8,
+    },
     "soap": {"lr": 0.02},
-    "muon": {"lr": 0.02, "adamw_lr": 0.02},
+    "muon": {"lr": 0.03, "adamw_lr": 0.02},
     "adabound": {"lr": 0.01},
     "radam": {"lr": 0.05},
     "yogi": {"lr": 0.02},
@@ -220,40 +226,43 @@ def test_lowrank_equals_the_adapter_by_hand() -> None:
     assert 1 <= steps.products < 12
 
 
-class Joined(torch.nn.Module):
-    """Two affine layers whose parameters are the matrices [W b]."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        layers = [m for m in model if isinstance(m, torch.nn.Linear)]
-        joined = [torch.cat([m.weight, m.bias[:, None]], dim=1).detach() for m in layers]
-        self.matrices = torch.nn.ParameterList(joined)
-
-    def forward(self, x: Any) -> Any:
-        for i, matrix in enumerate(self.matrices):
-            x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ matrix.T
-            x = torch.tanh(x) if i + 1 < len(self.matrices) else x
-        return x
-
-
-def test_affine_equals_psgd_on_joined_matrices() -> None:
+def test_affine_equals_the_adapter_by_hand() -> None:
     import psgd_core
-    from psgd_core.adapters.torch import PSGD
+    from psgd_core.adapters.torch import PSGD, Affine
 
-    work, twin = Work("mlp"), Work("mlp")
-    work.model, twin.inputs = work.model.double(), twin.inputs.double()
-    work.inputs = work.inputs.double()
-    twin.model = Joined(work.model)
-    steps = make("psgd_affine", work.model, {"lr": 0.1, "clip": 1.0}, 7)
-    blocks = psgd_core.Blocks.of(twin.model, lambda s: psgd_core.Kronecker(s, "dense"))
-    optimizer = PSGD(twin.model.parameters(), blocks, lr=0.1, clip=1.0, momentum=0.0, rng=7)
+    work, twin = Work("conv"), Work("conv")
+    settings = {"factors": ["dense", "affine"], "scale": 2.0, "every": 2, "normalizer": "sample"}
+    steps = make("psgd_affine", work.model, {"lr": 0.1, "clip": 1.0, **settings}, 7)
+    shapes = [tuple(p.shape) for p in twin.model.parameters() if p.ndim > 1]
+    matrices = [(s[0], int(np.prod(s[1:])) + 1) for s in shapes]
+    sample = psgd_core.preconditioners.normalizers.Sample()
+    parts = [(m * n, Affine((m, n), ("dense", "affine"), normalizer=sample)) for m, n in matrices]
+    optimizer = PSGD(
+        twin.model.parameters(),
+        psgd_core.Blocks(tuple(parts)),
+        lr=0.1,
+        clip=1.0,
+        momentum=0.0,
+        scale=2.0,
+        every=2,
+        rng=7,
+    )
     for t in range(12):
         steps.step(work.loss(t))
         optimizer.step(lambda t=t: twin.loss(t)()[0])
-    ours = [p for _, p in sorted(work.model.named_parameters())]
-    theirs = [p for m in twin.model.matrices for p in (m[:, -1], m[:, :-1])]
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        assert torch.equal(work.weights(), twin.weights())
+    assert steps.products == 6
+
+
+def test_settings_of_preconditioners() -> None:
+    with pytest.raises(ValueError, match=r"`normalizer` must be one of .*, got 'none'"):
+        make("psgd_xmat", mlp(), {"normalizer": "none"}, 0)
+    with pytest.raises(ValueError, match=r"at most 5000 parameters for 'psgd_dense', got 5010"):
+        make("psgd_dense", torch.nn.Linear(500, 10), {}, 0)
+    work = Work("mlp")
+    steps = make("psgd_lowrank", work.model, {"rank": 3, "geometry": "natural", "clip": 1.0}, 0)
+    values = work.run(steps, 0, 30)
+    assert sum(values[-3:]) < sum(values[:3])
 
 
 @pytest.mark.parametrize("fisher", ["empirical", "mc"])

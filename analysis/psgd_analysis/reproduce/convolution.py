@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional, grad
 
 
 class InputConv2d(nn.Conv2d):
@@ -56,7 +56,7 @@ class _ByWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, shape: torch.Size) -> Tensor:
-        found: Tensor = torch.nn.grad.conv2d_weight(x, list(shape), g)
+        found: Tensor = grad.conv2d_weight(x, list(shape), g)
         return found
 
     @staticmethod
@@ -73,4 +73,4 @@ class _ByWeight(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: Any, g: Tensor, __: Any) -> Any:
         (x,) = ctx.saved_tensors
-        return torch.nn.grad.conv2d_weight(x, list(ctx.shape), g)
+        return grad.conv2d_weight(x, list(ctx.shape), g)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .convolution import InputConv2d
+from .outer_products import OuterProducts
 
 
 def make(
@@ -20,7 +21,7 @@ def make(
 
     Parameters
     ----------
-    name : {"lenet5", "softmax", "mlp", "rnn", "transformer"}
+    name : {"lenet5", "softmax", "mlp", "rnn", "transformer", "outer_products"}
     shape : tuple of int
         Of an example: (colours, height, width) of images, (length,) of texts.
     classes : int
@@ -198,4 +199,5 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "rnn": Recurrent,
     "transformer": Transformer,
+    "outer_products": OuterProducts,
 }

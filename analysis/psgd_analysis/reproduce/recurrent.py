@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from psgd_core.arrays.arguments import require_choice, require_count
+from ..checks import require_choice, require_count
 
 Batch = tuple[jax.Array, jax.Array]
 """Sequences, (T, batch, 2), and labels -1 or 1, (batch,)."""
@@ -64,7 +64,7 @@ class Network:
 
     def __post_init__(self) -> None:
         require_choice("cell", self.cell, get_args(CellName))
-        require_count("units", self.units, "the paper has 30")
+        require_count("units", self.units)
 
     def start(self, seed: int) -> tuple[jax.Array, Callable[[jax.Array], Weights]]:
         """Return initial weights as a vector, and what makes them of a vector.
@@ -103,7 +103,8 @@ class Network:
             return step(given @ inputs + bias + state[0] @ recurrent, state), None
 
         zero = jnp.zeros((x.shape[1], wide), x.dtype)
-        last, _ = jax.lax.scan(advance, (zero, zero) if self.cell == "LSTM" else (zero,), x)
+        first: tuple[jax.Array, ...] = (zero, zero) if self.cell == "LSTM" else (zero,)
+        last, _ = jax.lax.scan(advance, first, x)
         return last[0] @ filled(weights["output"], 0) + weights["offset"]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 import psgd_core as psgd
-from psgd_core.arrays.arguments import require_choice, require_count
 
+from ..checks import require_choice, require_count
 from .experiment import Settings
 from .recurrent import Network, delayed_xor, logistic
 
@@ -27,6 +27,8 @@ class Optimizer(Protocol):
 
     products: int
     """Hessian-vector products in each iteration."""
+
+    def __hash__(self) -> int: ...
 
     def init(self, x: jax.Array) -> Any:
         """Return the state to start with."""
@@ -152,8 +154,8 @@ class XorTraining:
     """
 
     def __init__(self, settings: Settings, seed: int) -> None:
-        self._most = require_count("iterations", settings["iterations"], "the paper has 100,000")
-        self._part = require_count("part", settings["part"], "1,000 take some seconds")
+        self._most = require_count("iterations", settings["iterations"])
+        self._part = require_count("part", settings["part"])
         self.parts = -(-self._most // self._part)
         self._solved = float(settings["solved"])
         self._optimizer = optimizer(settings)

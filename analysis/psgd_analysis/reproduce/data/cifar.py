@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Unreadable, contents
+from .files import Arrays, Unreadable, contents
 
 CLASSES = (
     "airplane",
@@ -51,10 +51,10 @@ def python_batch(path: Path) -> Batch:
     pixels, labels, listing = b"", [], False
     try:
         for code, value, _ in pickletools.genops(contents(path)):
-            if isinstance(value, str | bytes) and "PUT" not in code.name:
-                data = value if isinstance(value, bytes) else value.encode("latin-1", errors="replace")
+            if isinstance(value, str | bytes | bytearray):
+                data = value.encode("latin-1", errors="replace") if isinstance(value, str) else bytes(value)
                 pixels = max(pixels, data, key=len)
-                listing = data == b"labels"
+                listing = data == b"labels" or (listing and not labels)
             elif listing and code.name in ("BININT1", "BININT", "BININT2", "INT"):
                 labels.append(value)
             elif listing and code.name in ("SETITEM", "SETITEMS"):
@@ -75,14 +75,14 @@ def _images(path: Path, rows: np.ndarray, labels: np.ndarray) -> Batch:
     return np.ascontiguousarray(x), labels.astype(np.int64)
 
 
-def read(paths: list[Path], batch: Callable[[Path], Batch]) -> tuple[np.ndarray, ...]:
+def read(paths: list[Path], batch: Callable[[Path], Batch]) -> Arrays:
     """Return the arrays of CIFAR-10, training set first, from its five batches and the test batch."""
     batches = [batch(path) for path in paths]
     train_x, train_y = (np.concatenate(part) for part in zip(*batches[:-1], strict=True))
     return train_x, train_y, *batches[-1]
 
 
-def read_jpeg(paths: list[Path]) -> tuple[np.ndarray, ...]:
+def read_jpeg(paths: list[Path]) -> Arrays:
     """Return the arrays of CIFAR-10 from JPEG files, ``train/<class>/<number>.jpg``, in one tar file.
 
     They are in the order of their names, class by class.
@@ -116,10 +116,11 @@ def read_jpeg(paths: list[Path]) -> tuple[np.ndarray, ...]:
                 found[parts[0]]["/".join(parts[1:])] = x, CLASSES.index(parts[1])
     except (tarfile.TarError, EOFError, OSError, UnidentifiedImageError) as error:
         raise Unreadable(path, f"cannot be read as pictures in a tar file ({error})") from error
-    arrays: list[np.ndarray] = []
-    for split, pictures in found.items():
-        if not pictures:
-            raise Unreadable(path, f"must hold pictures in {split}/, got none")
-        ordered = [pictures[name] for name in sorted(pictures)]
-        arrays += [np.stack([x for x, _ in ordered]), np.asarray([y for _, y in ordered], np.int64)]
-    return tuple(arrays)
+    return *_stacked(path, found, "train"), *_stacked(path, found, "test")
+
+
+def _stacked(path: Path, found: dict[str, dict[str, tuple[np.ndarray, int]]], split: str) -> Batch:
+    pictures = [found[split][name] for name in sorted(found[split])]
+    if not pictures:
+        raise Unreadable(path, f"must hold pictures in {split}/, got none")
+    return np.stack([x for x, _ in pictures]), np.asarray([y for _, y in pictures], np.int64)

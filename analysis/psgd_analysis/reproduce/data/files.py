@@ -8,6 +8,11 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Inputs and labels of the training set, then of the test set."""
+
 
 class Missing(Exception):
     """A data set is not where it was looked for."""

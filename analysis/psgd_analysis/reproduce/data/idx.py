@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Unreadable, contents
+from .files import Arrays, Unreadable, contents
 
 NAMES = (
     "train-images-idx3-ubyte",
@@ -48,6 +48,6 @@ def read_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     return x, y.astype(np.int64)
 
 
-def read(paths: list[Path]) -> tuple[np.ndarray, ...]:
+def read(paths: list[Path]) -> Arrays:
     """Return the arrays of MNIST, training set first, from its four files."""
     return *read_split(*paths[:2]), *read_split(*paths[2:])

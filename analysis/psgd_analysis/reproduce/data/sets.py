@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from . import cifar, idx, stand_ins, text
-from .files import Missing, find, fingerprint
+from .files import Arrays, Missing, find, fingerprint
 
 FOLDER_VARIABLE = "PSGD_DATA"
 """The environment variable that holds the folder where none is given."""
-
-Arrays = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from .files import Arrays
+
 LETTERS = 27
 """Of the stand-in for texts."""
 
 
-def digits() -> tuple[np.ndarray, ...]:
+def digits() -> Arrays:
     """Return scikit-learn's 1,797 digits of 8 x 8 pixels, enlarged to MNIST's 28 x 28 by the nearest pixel.
 
     1,500 are to train on, chosen once and for all: the file has them writer by writer.

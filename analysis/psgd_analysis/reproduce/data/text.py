@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .files import Unreadable, contents
+from .files import Arrays, Unreadable, contents
 
 NAMES = ("input.txt", "text.txt")
 
@@ -21,13 +21,13 @@ def codes(text: str, level: Literal["characters", "words"]) -> tuple[np.ndarray,
     return np.fromiter((number[unit] for unit in units), np.int64, len(units)), vocabulary
 
 
-def split(tokens: np.ndarray) -> tuple[np.ndarray, ...]:
+def split(tokens: np.ndarray) -> Arrays:
     """Return what to train on and what comes next, and the same of the last tenth."""
     train, test = np.split(tokens, [9 * len(tokens) // 10])
     return train[:-1], train[1:], test[:-1], test[1:]
 
 
-def read(path: Path, level: Literal["characters", "words"]) -> tuple[tuple[np.ndarray, ...], int]:
+def read(path: Path, level: Literal["characters", "words"]) -> tuple[Arrays, int]:
     """Return the arrays of a text file in UTF-8, and the size of its vocabulary.
 
     Line ends count as one character, whatever system wrote the file.

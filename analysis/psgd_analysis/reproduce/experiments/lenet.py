@@ -74,7 +74,7 @@ EXPERIMENT = Experiment(
     needs=("torch", "asdl"),
     data=("mnist",),
     plans={
-        "smoke": Plan(cells(1, train=512, test=256), 1, "1 min", ("512 images, one epoch",)),
+        "smoke": Plan(cells(2, train=256, test=256), 1, "1 min", ("256 images, two epochs",)),
         "reduced": Plan(
             cells(4, train=20_000), 10, "1.5 h", ("20,000 of the 60,000 images, 4 of the 10 epochs",)
         ),

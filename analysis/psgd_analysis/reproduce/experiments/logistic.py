@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..claims import Claim, best, better, near
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
+from ..figures import curves, figure
 from ..records import Record
 
 if TYPE_CHECKING:
@@ -16,59 +17,73 @@ if TYPE_CHECKING:
 LOW_RANK, XMAT = "PSGD LowRank(10)", "PSGD XMat"
 
 METHODS: dict[str, dict[str, Any]] = {
-    "SGD": {"optimizer": "sgd", "options": {}, "lr": 0.5},
-    "L-BFGS": {"optimizer": "lbfgs", "options": {"max_iter": 10, "history_size": 10}, "lr": 0.1},
-    "AdaBelief": {"optimizer": "adabelief", "options": {}, "lr": 1e-3},
-    "AdaHessian": {"optimizer": "adahessian", "options": {}, "lr": 1e-3},
-    XMAT: {"optimizer": "psgd_xmat", "options": {"step": 0.1}, "lr": 0.05},
-    LOW_RANK: {"optimizer": "psgd_lowrank", "options": {"rank": 10, "step": 0.1}, "lr": 0.05},
+    "SGD": {"optimizer": "sgd", "lr": 0.5},
+    "L-BFGS": {
+        "optimizer": "lbfgs",
+        "optimizer_settings": {"max_iter": 10, "history_size": 10},
+        "lr": 0.1,
+    },
+    "AdaBelief": {"optimizer": "adabelief", "lr": 3e-3},
+    "AdaHessian": {"optimizer": "adahessian", "optimizer_settings": {"eps": 1e-4}, "lr": 0.01},
+    XMAT: {"optimizer": "psgd_xmat", "lr": 0.05, "step": 0.1},
+    LOW_RANK: {
+        "optimizer": "psgd_lowrank",
+        "optimizer_settings": {"rank": 10},
+        "lr": 0.05,
+        "step": 0.1,
+    },
 }
-"""The rates of PSGD and L-BFGS are the paper's, that of SGD its authors'; the paper does not say the others."""
+"""The rates of PSGD and L-BFGS are the paper's, SGD's its authors'; of the others nothing is said."""
+
+SECONDS = {"SGD": 22, "L-BFGS": 410, "AdaBelief": 24, "AdaHessian": 80, XMAT: 55, LOW_RANK: 115}
+"""Of a run of 20 epochs on 14 x 14 pixels, measured."""
 
 SLOW = "L-BFGS, lr 0.05"
 
 NOISE = ", noise"
 
 
-def cells(**size: Any) -> tuple[Cell, ...]:
-    """Return all cells; with `side`, `epochs` and `batch`."""
-    plain = {**METHODS, SLOW: {**METHODS["L-BFGS"], "lr": 0.05}}
-    return (
-        *(Cell(name, {**own, **size, "noise": "none"}) for name, own in plain.items()),
-        *(Cell(name + NOISE, {**own, **size, "noise": "Bernoulli"}) for name, own in METHODS.items()),
-    )
+def cells(side: int, epochs: int, batch: int) -> tuple[Cell, ...]:
+    """Return all cells."""
+    found = []
+    for noise in ("", NOISE):
+        for name, own in {**METHODS, **({} if noise else {SLOW: {**METHODS["L-BFGS"], "lr": 0.05}})}.items():
+            settings = {
+                **{"data": "mnist", "model": "outer_products", "model_settings": {"side": side}},
+                **{**own, "lr": [own["lr"], own["lr"] / 100], "batch": batch, "epochs": epochs},
+                **({"noise": "bernoulli"} if noise else {}),
+            }
+            seconds = SECONDS[name.split(",")[0]] * epochs / 20 * (side / 14) ** 4
+            found.append(Cell(name + noise, settings, seconds))
+    return tuple(found)
 
 
 def start(job: Job, folder: Path | None) -> Training:
     """Return a run at its beginning."""
-    from ..data import load
-    from ..outer_products import Regression
+    from .. import training
 
-    return Regression(load("mnist", folder), job.settings, job.seed)
-
-
-def curves(noise: str) -> Any:
-    """Return what draws loss and test error of the cells with or without noise."""
-
-    def draw(records: Sequence[Record]) -> Figure:
-        from ..curves import by_epoch
-
-        mine = {name: [r for r in records if r.cell == name + noise] for name in (*METHODS, SLOW)}
-        return by_epoch(mine, {"train_loss": "training loss", "test_error": "test error, %"})
-
-    return draw
+    return training.start(job, folder)
 
 
-def others(name: str, noise: str = "") -> list[str]:
-    """Return all cells but one, and the slow L-BFGS, with or without noise."""
-    return [other + noise for other in METHODS if other != name]
+def convergence(noise: str) -> Callable[[Sequence[Record]], Figure]:
+    """Return what draws training loss and test accuracy with or without noise."""
+    shown = [name + noise for name in (*METHODS, SLOW)]
+    return figure(
+        curves("train_loss", cells=shown, log=True, xlabel="epoch", ylabel="training loss"),
+        curves("train_loss", "seconds", cells=shown, log=True, xlabel="seconds", ylabel="training loss"),
+        curves("accuracy", cells=shown, xlabel="epoch", ylabel="test accuracy, %"),
+        columns=3,
+    )
+
+
+OTHERS = [name + NOISE for name in METHODS if name != LOW_RANK]
 
 
 EXPERIMENT = Experiment(
     name="logistic",
     title="Logistic regression on outer products of images",
     sources=("Figure 5", "Figure 6", "E.3"),
-    claim="On a convex problem of six million parameters PSGD has lower losses and errors than SGD and L-BFGS.",
+    claim="Convex, with six million parameters: PSGD has lower losses and errors than L-BFGS and SGD.",
     needs=("torch", "pytorch_optimizer"),
     data=("mnist",),
     plans={
@@ -89,12 +104,12 @@ EXPERIMENT = Experiment(
     start=start,
     columns=(
         Column(
-            "test error, %",
-            "test_error",
+            "test accuracy, %",
+            "accuracy",
             ".2f",
-            {"SGD": "2.37 ± 0.08", "L-BFGS": "2.09 ± 0.18", LOW_RANK: "1.98 ± 0.08"},
+            {"SGD": "97.63 ± 0.08", "L-BFGS": "97.91 ± 0.18", LOW_RANK: "98.02 ± 0.08"},
         ),
-        Column("best on the way, %", "best_error", ".2f"),
+        Column("best on the way, %", "best_accuracy", ".2f"),
         Column("training loss", "train_loss", ".2g"),
         Column("test loss", "test_loss", ".3f"),
         Column("gradients", "gradients", ",.0f", spread="median"),
@@ -106,28 +121,28 @@ EXPERIMENT = Experiment(
             "PSGD's test error is lower than SGD's",
             "E.3",
             "1.98 and 2.37 %",
-            better("test_error", LOW_RANK, "SGD", larger=False),
+            better("accuracy", LOW_RANK, "SGD"),
         ),
         Claim(
             "PSGD's test error is lower than that of L-BFGS",
             "E.3",
             "1.98 and 2.09 %",
-            better("test_error", LOW_RANK, "L-BFGS", larger=False),
+            better("accuracy", LOW_RANK, "L-BFGS"),
         ),
         Claim(
             "The test error of L-BFGS is lower than SGD's",
             "E.3",
             "2.09 and 2.37 %",
-            better("test_error", "L-BFGS", "SGD", larger=False),
+            better("accuracy", "L-BFGS", "SGD"),
         ),
         Claim(
-            "PSGD's training loss is about an order of magnitude below those of SGD and L-BFGS (five times here)",
+            "PSGD's training loss is about one order below those of SGD and L-BFGS (at least five times)",
             "Figure 5, E.3",
             "in a figure",
             best("train_loss", LOW_RANK, ["SGD", "L-BFGS"], larger=False, factor=0.2),
         ),
         Claim(
-            "L-BFGS reaches training losses a few times smaller than SGD (twice here)",
+            "L-BFGS reaches training losses a few times smaller than SGD (at least twice)",
             "Figure 5, E.3",
             "in a figure",
             better("train_loss", "L-BFGS", "SGD", larger=False, factor=0.5),
@@ -136,19 +151,19 @@ EXPERIMENT = Experiment(
             "With noise, PSGD has the lowest training loss",
             "Figure 6",
             "in a figure",
-            best("train_loss", LOW_RANK + NOISE, others(LOW_RANK, NOISE), larger=False),
+            best("train_loss", LOW_RANK + NOISE, OTHERS, larger=False),
         ),
         Claim(
             "With noise, PSGD's test error is lower than SGD's",
             "Figure 6",
             "in a figure",
-            better("test_error", LOW_RANK + NOISE, "SGD" + NOISE, larger=False),
+            better("accuracy", LOW_RANK + NOISE, "SGD" + NOISE),
         ),
         Claim(
             "With noise, PSGD's test error is lower than that of L-BFGS",
             "Figure 6",
             "in a figure",
-            better("test_error", LOW_RANK + NOISE, "L-BFGS" + NOISE, larger=False),
+            better("accuracy", LOW_RANK + NOISE, "L-BFGS" + NOISE),
         ),
         Claim(
             "With noise, AdaBelief's training loss is the lowest but for PSGD's",
@@ -160,21 +175,22 @@ EXPERIMENT = Experiment(
             "PSGD's test error is that of the paper",
             "E.3",
             "1.98 ± 0.08 %",
-            near("test_error", LOW_RANK, 1.98, 0.1),
+            near("accuracy", LOW_RANK, 98.02, 0.1),
             absolute=True,
         ),
     ),
-    figures={"5": curves(""), "6": curves(NOISE)},
+    figures={"5": convergence(""), "6": convergence(NOISE)},
     notes=(
-        "The noise is what the authors' published program does: in each batch every pixel is drawn anew, 1 with "
-        "its grey for a probability. Test images are without noise.",
-        "That program adds the pixels themselves and a bias to the outer products (6,154,410 parameters), and "
-        "prints the lowest test error of 20 epochs; here there are the outer products alone, as in the text, and "
-        "the error counted is the last. Both are in the table.",
-        "From it are also what the paper does not say: 20 epochs, W = 0 at first, SGD's rate 0.5, and rates that "
-        "fall a hundredfold (per iteration here, per epoch there).",
-        "L-BFGS is torch.optim.LBFGS on each batch in turn, ten iterations and a memory of ten, without a line "
-        "search: ten gradients a step where SGD takes one, and PSGD one and a product.",
-        "KFAC and Hessian-free are not run: the paper leaves them out too.",
+        "The noise is that of the authors' published program: in each batch every pixel is drawn anew, "
+        "1 with its grey for a probability. Test images are without noise.",
+        "That program adds the pixels themselves and a bias to the outer products (6,154,410 parameters), "
+        "and prints the lowest test error of 20 epochs; here there are the outer products alone, as in the "
+        "text, and the last epoch counts. The paper has errors, the table accuracies.",
+        "What the paper does not say is from it too: 20 epochs, W = 0 at first, SGD's rate 0.5, and rates "
+        "that fall a hundredfold from the first epoch to the last.",
+        "In the first iterations losses jump to 8 to 20 with every optimiser at the paper's rates.",
+        "L-BFGS is torch.optim.LBFGS on each batch in turn: ten iterations, a memory of ten, no line search. "
+        "That is ten gradients a step, where SGD takes one, and PSGD one and a product.",
+        "KFAC and Hessian-free are not run; the paper leaves them out too.",
     ),
 )

@@ -18,6 +18,7 @@ from asdl.symmatrix import Kron
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..convolution import InputConv2d
 from .steps import Counting, Loss, detached, refuse_step
 from .watching import evaluated
 
@@ -41,7 +42,7 @@ def defaults(name: str) -> dict[str, Any]:
     return DEFAULTS
 
 
-LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
+LAYERS = (torch.nn.Linear, torch.nn.Conv2d, InputConv2d)
 """What has a Kronecker product."""
 
 

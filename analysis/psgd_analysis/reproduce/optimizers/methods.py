@@ -44,7 +44,6 @@ _IMPORTED = {"torch": "torch.optim", "pytorch_optimizer": "pytorch_optimizer", "
 _OWN_CLASSES = {
     "kfac": ("kfac", "KFAC"),
     "hessian_free": ("hessian_free", "HessianFree"),
-    "psgd_affine": ("affine", "Affine"),
 }
 
 METHODS: dict[str, Method] = {
@@ -59,7 +58,12 @@ METHODS: dict[str, Method] = {
         Method("adan", _MANY, "Adan", "Adan"),
         Method("adahessian", _MANY, "AdaHessian", "AdaHessian: one Hessian-vector product a step"),
         Method("shampoo", _MANY, "Shampoo", "Shampoo: roots of both factors by SVD in every step"),
-        Method("scalable_shampoo", _MANY, "ScalableShampoo", "Shampoo in blocks, grafted"),
+        Method(
+            "scalable_shampoo",
+            _MANY,
+            "ScalableShampoo",
+            "Shampoo in blocks, grafted; small layers as vectors",
+        ),
         Method("soap", _MANY, "SOAP", "Adam in the eigenbasis of Shampoo"),
         Method("muon", _MANY, "Muon", "Muon for hidden matrices, AdamW for the others"),
         Method("adabound", _MANY, "AdaBound", "AdaBound"),
@@ -78,8 +82,10 @@ METHODS: dict[str, Method] = {
         Method("psgd_xmat", _OWN, "", "PSGD, Q of a diagonal and an anti-diagonal"),
         Method("psgd_diagonal", _OWN, "", "PSGD, Q diagonal"),
         Method("psgd_dense", _OWN, "", "PSGD, Q dense, for few parameters"),
-        Method("psgd_kron", _OWN, "", "PSGD, Q a Kronecker product for each parameter"),
-        Method("psgd_affine", _OWN, "", "PSGD, Q a Kronecker product for each layer's [W b]"),
+        Method("psgd_kron", _OWN, "", "PSGD, Q a Kronecker product for each matrix, diagonal for vectors"),
+        Method(
+            "psgd_affine", _OWN, "", "PSGD, Q a Kronecker product for each layer's [W b]; kernels as matrices"
+        ),
     )
 }
 

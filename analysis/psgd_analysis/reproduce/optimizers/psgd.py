@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import psgd_core as psgd
-from psgd_core.adapters.torch import PSGD
+from psgd_core.adapters.torch import PSGD, Affine, blocks_of
 from psgd_core.preconditioners import normalizers
 
 from .steps import Counting, Loss, detached
@@ -23,9 +23,22 @@ DEFAULTS: dict[str, Any] = {
     "decay": "decoupled",
     "source": "hvp",
     "update_probability": 1.0,
+    "every": 1,
+    "scale": None,
     "normalizer": "running",
+    "geometry": None,
 }
-"""Settings of all of them; "rank" and "diagonal" for LowRank besides."""
+"""Settings of all of them. clip: a limit on the norm of ``P m``, or None. source: "hvp",
+"finite_difference" or "whitening". scale: Q starts as this multiple of the identity; None lets the first pair
+set it. normalizer, geometry: of the preconditioner; None takes the geometry that is its default.
+"""
+
+MORE: dict[str, dict[str, Any]] = {
+    "psgd_lowrank": {"rank": 10, "diagonal": "right"},
+    "psgd_kron": {"factors": "dense"},
+    "psgd_affine": {"factors": "dense"},
+}
+"""Settings of some. factors: of each matrix, as for `psgd_core.Kronecker`: a name or a pair of names."""
 
 NORMALIZERS: dict[str, normalizers.Normalizer] = {
     "running": normalizers.Running(),
@@ -39,29 +52,7 @@ DENSE = 5_000
 
 def defaults(name: str) -> dict[str, Any]:
     """Return the settings of a method, with their defaults."""
-    return ({"rank": 10, "diagonal": "right"} if name == "psgd_lowrank" else {}) | DEFAULTS
-
-
-def normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
-    """Return the normaliser that the settings name.
-
-    Raises
-    ------
-    ValueError
-        If there is none of this name.
-    """
-    if settings["normalizer"] not in NORMALIZERS:
-        raise ValueError(
-            f"`normalizer` must be one of {list(NORMALIZERS)}, got {settings['normalizer']!r}; "
-            "'running' is psgd_core's default"
-        )
-    return NORMALIZERS[settings["normalizer"]]
-
-
-def of_the_loop(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that PSGD's loop takes, by the names it has for them."""
-    shared = ("lr", "step", "clip", "momentum", "weight_decay", "decay", "update_probability")
-    return {"curvature": settings["source"], **{key: settings[key] for key in shared}}
+    return MORE.get(name, {}) | DEFAULTS
 
 
 def preconditioner(
@@ -74,11 +65,25 @@ def preconditioner(
     ValueError
         For invalid settings, and for a dense P of too many parameters.
     """
-    options: Any = {"normalizer": normalizer(settings)}
-    named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
-    n = sum(p.numel() for _, p in named)
+    if settings["normalizer"] not in NORMALIZERS:
+        raise ValueError(
+            f"`normalizer` must be one of {list(NORMALIZERS)}, got {settings['normalizer']!r}; "
+            "'running' is psgd_core's default"
+        )
+    options: Any = {"normalizer": NORMALIZERS[settings["normalizer"]]}
+    if settings["geometry"] is not None:
+        options["geometry"] = settings["geometry"]
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if name == "psgd_dense" and n > DENSE:
         raise ValueError(f"`model` must have at most {DENSE} parameters for 'psgd_dense', got {n}")
+
+    def product(kind: type[psgd.Kronecker]) -> Callable[[tuple[int, ...]], psgd.Kronecker]:
+        factors = settings["factors"]
+        return lambda shape: kind(shape, factors if isinstance(factors, str) else tuple(factors), **options)
+
+    def vector(shape: tuple[int, ...]) -> psgd.Diagonal:
+        return psgd.Diagonal(**options)
+
     made: dict[str, Callable[[], psgd.Preconditioner[Any]]] = {
         "psgd_lowrank": lambda: (
             psgd.LowRank(settings["rank"], settings["diagonal"], **options)
@@ -88,7 +93,8 @@ def preconditioner(
         "psgd_xmat": lambda: psgd.XMat(**options),
         "psgd_diagonal": lambda: psgd.Diagonal(**options),
         "psgd_dense": lambda: psgd.Dense(**options),
-        "psgd_kron": lambda: psgd.Blocks.of(named, lambda s: psgd.Kronecker(s, **options)),
+        "psgd_kron": lambda: blocks_of(model, product(psgd.Kronecker), vector),
+        "psgd_affine": lambda: blocks_of(model, product(psgd.Kronecker), vector, affine=product(Affine)),
     }
     return made[name]()
 
@@ -112,12 +118,15 @@ class Preconditioned(Counting):
     def __init__(self, name: str, model: torch.nn.Module, settings: Mapping[str, Any], seed: int) -> None:
         super().__init__(name, "psgd-core")
         named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+        shared = ("lr", "step", "clip", "momentum", "weight_decay", "decay", "update_probability", "every")
         self._exact = settings["source"] == "hvp"
         self._optimizer = PSGD(
             named,
             preconditioner(name.removesuffix("_whitening"), model, settings),
+            curvature=settings["source"],
+            scale=settings["scale"],
             rng=seed,
-            **of_the_loop(settings),
+            **{key: settings[key] for key in shared},
         )
 
     @property
@@ -135,18 +144,15 @@ class Preconditioned(Counting):
 
     def step(self, loss: Loss) -> tuple[Tensor, Any]:
         """Do one step."""
-        seen: list[Any] = []
 
-        def closure() -> Tensor:
-            value, more = loss()
-            seen.append(detached(more))
-            return value
+        def counted() -> tuple[Tensor, Any]:
+            self.gradients += 1
+            return loss()
 
         if self._exact and self._optimizer.due():
             self.products += 1
-        value = self._optimizer.step(closure)
-        self.gradients += len(seen)
-        return value, seen[0]
+        value, more = self._optimizer.step(counted)
+        return value, detached(more)
 
     def _packed(self) -> dict[str, Any]:
         return self._optimizer.state_dict()

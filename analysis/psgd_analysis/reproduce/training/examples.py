@@ -54,28 +54,28 @@ def examples_of(
     length : int
         Of the pieces that a text is cut into.
     """
-    splits = []
-    for name, x, y, size in (
-        ("train", data.train_x, data.train_y, train),
-        ("test", data.test_x, data.test_y, test),
-    ):
-        if x.ndim == 1:
-            pieces = len(x) // length
-            x, y = (a[: pieces * length].reshape(pieces, length) for a in (x, y))  # noqa: PLW2901
-        if size is not None and not 1 <= size <= len(x):
-            raise ValueError(f"`{name}` must be from 1 to {len(x)} for {data.name!r}, got {size}")
-        if size is not None:
-            chosen = np.random.default_rng(0).permutation(len(x))[:size]
-            x, y = x[chosen], y[chosen]  # noqa: PLW2901
-        splits += [_inputs(x), torch.from_numpy(np.ascontiguousarray(y))]
-    return Examples(*splits, data.classes)
+    trained = _tensors("train", data.train_x, data.train_y, train, length)
+    tested = _tensors("test", data.test_x, data.test_y, test, length)
+    return Examples(*trained, *tested, data.classes)
 
 
-def _inputs(x: np.ndarray) -> Tensor:
+def _tensors(name: str, x: np.ndarray, y: np.ndarray, size: int | None, length: int) -> tuple[Tensor, Tensor]:
+    # a text is cut into pieces
+    if x.ndim == 1:
+        pieces = len(x) // length
+        x, y = (tokens[: pieces * length].reshape(pieces, length) for tokens in (x, y))
+    # a part, if that is asked for
+    if size is not None and not 1 <= size <= len(x):
+        raise ValueError(f"`{name}` must be from 1 to {len(x)} with this data, got {size}")
+    if size is not None:
+        chosen = np.random.default_rng(0).permutation(len(x))[:size]
+        x, y = x[chosen], y[chosen]
+    labels = torch.from_numpy(np.ascontiguousarray(y))
     if x.ndim == 2:
-        return torch.from_numpy(np.ascontiguousarray(x))
+        return torch.from_numpy(np.ascontiguousarray(x)), labels
+    # colours come before height and width
     images = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)) / 255
+    return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)) / 255, labels
 
 
 class Batches:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ...generalisation import Uncertainty, distance_from_initialization, uncertainty
+from ...generalisation import distance_from_initialization, uncertainty
 
 if TYPE_CHECKING:
     from .networks import NetworkTraining
@@ -73,7 +73,7 @@ class Entropies(Measure):
         """Return "test_entropy_mean" and so on: of both sets, of entropy and margin, least, mean, largest."""
         numbers = {}
         for split in ("test", "train"):
-            found: Uncertainty = sum(uncertainty(x, y) for x, y in self.training.logits(split))
+            found: Any = sum(uncertainty(x, y) for x, y in self.training.logits(split))
             for name, values in (("entropy", found.entropy), ("margin", found.margin)):
                 for which in ("min", "mean", "max"):
                     numbers[f"{split}_{name}_{which}"] = float(getattr(values, which))

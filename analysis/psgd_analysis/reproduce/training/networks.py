@@ -21,7 +21,7 @@ from .rates import rate_of
 SETTINGS = {
     *("model", "model_settings", "data", "length", "train", "test"),
     *("optimizer", "optimizer_settings", "lr", "step", "l2"),
-    *("batch", "epochs", "iterations", "parts", "measures"),
+    *("batch", "epochs", "iterations", "parts", "measures", "noise"),
 }
 
 EVALUATED = 500
@@ -58,8 +58,9 @@ class NetworkTraining:
     settings : dict
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
-        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name. All but model, optimizer,
-        batch, lr and length of the run may be left out.
+        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name; "noise": "bernoulli" draws
+        each pixel of each batch of images anew, 1 with its grey for a probability (E.3). All but model,
+        optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
 
@@ -73,13 +74,14 @@ class NetworkTraining:
         _require_known(settings)
         self.settings, self.examples = settings, examples
         # independent streams of one seed
-        initial, shuffled, drawn = (
-            int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(3)
+        initial, shuffled, drawn, noisy = (
+            int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(4)
         )
         self.model = models.make(
             settings["model"], examples.shape, examples.classes, settings.get("model_settings", {}), initial
         )
         self.batches = Batches(len(examples.train_x), settings["batch"], shuffled)
+        self._noise = torch.Generator().manual_seed(noisy)
         self.steps = optimizers.make(
             settings["optimizer"], self.model, settings.get("optimizer_settings", {}), drawn
         )
@@ -91,7 +93,8 @@ class NetworkTraining:
         self._l2 = settings.get("l2", 0.0)
         # how far it is; the measures look at the model now
         self._done = self._iterations = 0
-        self._best, self._last, self._finite = 0.0, {}, True  # type: float, dict[str, Any], bool
+        self._best, self._finite = 0.0, True
+        self._last: dict[str, Any] = {}
         self._measures = {name: MEASURES[name](self) for name in settings.get("measures", ())}
 
     @property
@@ -132,7 +135,7 @@ class NetworkTraining:
             "test_loss": test_loss,
             "accuracy": accuracy,
         }
-        more = {}
+        more: dict[str, Any] = {}
         for measure in self._measures.values():
             more |= measure.after_part()
         return {**self._last, "iterations": self._iterations, "products": self.steps.products, **more}
@@ -159,6 +162,7 @@ class NetworkTraining:
             "model": self.model.state_dict(),
             "steps": self.steps.state_dict(),
             "batches": self.batches.state_dict(),
+            "noise": self._noise.get_state(),
             "measures": {name: measure.state_dict() for name, measure in self._measures.items()},
             "progress": [self._done, self._iterations, self._best, self._last, self._finite],
         }
@@ -170,6 +174,7 @@ class NetworkTraining:
         self.model.load_state_dict(held["model"])
         self.steps.load_state_dict(held["steps"])
         self.batches.load_state_dict(held["batches"])
+        self._noise.set_state(held["noise"])
         for name, state in held["measures"].items():
             self._measures[name].load_state_dict(state)
         self._done, self._iterations, self._best, self._last, self._finite = held["progress"]
@@ -207,6 +212,8 @@ class NetworkTraining:
     def _one_step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Do a step; return the loss of the batch, without L2, and what of it was predicted right before."""
         x, y = self.examples.train_x[indices], self.examples.train_y[indices]
+        if self.settings.get("noise"):
+            x = torch.bernoulli(x, generator=self._noise)
 
         def loss() -> tuple[Tensor, Any]:
             logits = self.model(x)
@@ -230,6 +237,8 @@ def _require_known(settings: Settings) -> None:
         raise ValueError(
             "`settings` must have either 'epochs', or 'iterations' and 'parts'; give one of them"
         )
+    if settings.get("noise") not in (None, "bernoulli"):
+        raise ValueError(f"`noise` must be 'bernoulli' or None, got {settings['noise']!r}")
     unknown = [name for name in settings.get("measures", ()) if name not in MEASURES]
     if unknown:
         raise ValueError(f"`measures` must be among {', '.join(MEASURES)}, got {unknown[0]!r}")
