@@ -18,7 +18,15 @@ import jax.numpy as jnp  # noqa: E402
 from psgd_analysis.reproduce import loop  # noqa: E402
 from psgd_analysis.reproduce.experiments.xor import EXPERIMENT, LENGTHS, RANKS, cell  # noqa: E402
 from psgd_analysis.reproduce.recurrent import Network, delayed_xor, logistic  # noqa: E402
-from psgd_analysis.reproduce.recurrent_training import Preconditioned, XorTraining, optimizer  # noqa: E402
+from psgd_analysis.reproduce.recurrent_optimizers import (  # noqa: E402
+    AdaHessian,
+    HessianFree,
+    Loss,
+    Preconditioned,
+    gauss_newton,
+    optimizer,
+)
+from psgd_analysis.reproduce.recurrent_training import XorTraining  # noqa: E402
 
 SETTINGS = {
     "cell": "RNN",
@@ -96,15 +104,12 @@ def test_gradient_and_product_against_finite_differences(kind):
             weights = {name: np.asarray(w) for name, w in weights_of(at).items()}
             return plain_loss(kind, weights, sequences, labels)
 
-        found = {}
-
         def update(state, x, g, pair):
-            found.update(g=np.asarray(g), v=np.asarray(pair[0]), h=np.asarray(pair[1]))
-            return x, state
+            return x, {"g": g, "v": pair[0], "h": pair[1]}
 
-        value, _, _ = Preconditioned(SimpleNamespace(update=update)).step(
-            (), jnp.asarray(x), loss, jax.random.key(3)
-        )
+        step = jax.jit(lambda at, key: Preconditioned(SimpleNamespace(update=update)).step((), at, loss, key))
+        value, _, found = step(jnp.asarray(x), jax.random.key(3))
+        found = {name: np.asarray(array) for name, array in found.items()}
         assert abs(value - plain(x)) < 1e-12
         size, near = 1e-4, 1e-2
         gradient = [(plain(x + size * e) - plain(x - size * e)) / (2 * size) for e in np.eye(x.size)]
@@ -113,7 +118,7 @@ def test_gradient_and_product_against_finite_differences(kind):
         v = found["v"] / np.linalg.norm(found["v"])
         curvature = (plain(x + near * v) - 2 * plain(x) + plain(x - near * v)) / near**2
         assert found["v"] @ found["h"] == pytest.approx(found["v"] @ found["v"] * curvature, rel=1e-3)
-        g = jax.grad(loss)
+        g = jax.jit(jax.grad(loss))
         h = (g(jnp.asarray(x + size * v)) - g(jnp.asarray(x - size * v))) / (2 * size)
         np.testing.assert_allclose(found["h"], np.asarray(h) * np.linalg.norm(found["v"]), atol=1e-6)
 
@@ -179,6 +184,50 @@ def test_steps_are_those_of_the_numpy_loop_on_the_same_pairs():
             y, other_state = other.update(other_state, y, g, pair=(v, h))
         assert not np.allclose(y, start, atol=1e-3)
         np.testing.assert_allclose(np.asarray(x), y, atol=1e-9)
+
+
+def test_adahessian_is_that_of_pytorch_optimizer():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    theirs = pytest.importorskip("pytorch_optimizer", reason="pytorch_optimizer is not installed")
+    with jax.enable_x64(True):
+        # of a diagonal quadratic every probe gives the diagonal itself
+        rng = np.random.default_rng(0)
+        diagonal, x = rng.uniform(0.5, 5, 6), rng.standard_normal(6)
+        mine = AdaHessian(lr=0.1, clip=1e9)
+        a, state = jnp.asarray(x), mine.init(jnp.asarray(x))
+        b = torch.nn.Parameter(torch.tensor(x))
+        other = theirs.AdaHessian([b], lr=0.1)
+        for i in range(10):
+            _, a, state = mine.step(
+                state, a, lambda at: (jnp.asarray(diagonal) * at**2).sum() / 2, jax.random.key(i)
+            )
+            other.zero_grad()
+            (torch.tensor(diagonal) * b**2).sum().div(2).backward(create_graph=True)
+            other.step()
+        assert not np.allclose(x, np.asarray(a), atol=0.1)
+        np.testing.assert_allclose(np.asarray(a), b.detach().numpy(), rtol=1e-6)
+
+
+def test_hessian_free_solves_the_damped_gauss_newton_system():
+    with jax.enable_x64(True):
+        network = Network("RNN", units=2)
+        start, weights_of = network.start(0)
+        x = jnp.asarray(np.asarray(start, dtype=np.float64) * 3)
+        sequences, labels = delayed_xor(jax.random.key(0), 5, 16)
+        loss = Loss(lambda at: network.read(weights_of(at), sequences), labels)
+        # dense: J^T diag(p (1 - p)) J / batch
+        jacobian = np.asarray(jax.jacfwd(loss.outputs)(x))
+        p = sigmoid(np.asarray(loss.outputs(x)))
+        dense = jacobian.T @ np.diag(p * (1 - p)) @ jacobian / len(p)
+        product = gauss_newton(loss, x)
+        found = np.stack([np.asarray(product(jnp.asarray(e))) for e in np.eye(x.size)], axis=1)
+        np.testing.assert_allclose(found, dense, atol=1e-12)
+        method = HessianFree(products=3 * x.size, damping=0.5)
+        value, after, damping = method.step(method.init(x), x, loss, None)
+        move = np.linalg.solve(dense + 0.5 * np.eye(x.size), -np.asarray(jax.grad(loss)(x)))
+        np.testing.assert_allclose(np.asarray(after - x), move, atol=1e-5)
+        assert loss(after) < value
+        assert float(damping) in (0.5, 0.75, pytest.approx(1 / 3))
 
 
 def test_all_cells_of_a_seed_see_the_same_batches_and_start():
