@@ -7,6 +7,7 @@ import pickletools
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def python_batch(path: Path) -> Batch:
     the list that comes after the key "labels".
     """
     pixels, listing = b"", False
-    labels: list[int] = []
+    labels: list[Any] = []
     try:
         for code, value, _ in pickletools.genops(contents(path)):
             if isinstance(value, str | bytes | bytearray):
