@@ -434,6 +434,12 @@ def test_decimals_are_fixed_where_numbers_can_be_compared(form, values, found):
     assert fixed(form, values) == found
 
 
+def test_decimals_show_the_spread():
+    assert fixed(".2g", [2.3, 2.4], [0.004, 0.006, 0.0001]) == ".3f"
+    assert fixed(".2g", [2.3, 2.4], [0.6]) == ".1f"
+    assert fixed(".2g", [2.3, 2.4], [0.0]) == ".1f"
+
+
 def test_words():
     assert spans([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
     assert [duration(x) for x in (5, 90, 7200)] == ["5 s", "2 min", "2.0 h"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..files import write_figure, write_text
 from . import tables
-from .claims import REFUTED, UNTESTED, Claim, Judgement, judge
+from .claims import REFUTED, UNTESTED, judge
 from .contests import comparisons, standing
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
@@ -91,8 +91,9 @@ def verdicts(experiment: Experiment, records: Sequence[Record], shown: Sequence[
     """Return the table of claims, in the order of the experiment, at each scale."""
     heads = ("claim", "source", "paper", "measured", "verdict", "scale")
     judged = {scale: judge(experiment, records, scale) for scale in shown}
+    places = {scale: _place(experiment, records, scale) for scale in shown}
     rows = tuple(
-        (claim.text, claim.source, claim.paper, found.measured, f"**{found.verdict}**", scale)
+        (claim.text, claim.source, claim.paper, found.measured, f"**{found.verdict}**", places[scale])
         for i in range(len(experiment.claims))
         for scale, (claim, found) in ((scale, judged[scale][i]) for scale in shown)
     )
@@ -108,19 +109,10 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
     for experiment in experiments:
         mine = records.get(experiment.name, ())
         for scale in scales(experiment, mine)[:1]:
-            data = ", ".join(stand_ins(experiment, of_scale(experiment, mine, scale)))
-            told: list[tuple[Claim, Judgement]] = judge(experiment, mine, scale)
-            for claim, judged in told:
+            place = _place(experiment, mine, scale)
+            for claim, judged in judge(experiment, mine, scale):
                 link = f"[{claim.source}]({experiment.name}.md)"
-                rows.append(
-                    (
-                        link,
-                        claim.text,
-                        claim.paper,
-                        f"**{judged.verdict}**",
-                        f"{scale}{', ' * bool(data)}{data}",
-                    )
-                )
+                rows.append((link, claim.text, claim.paper, f"**{judged.verdict}**", place))
         if not scales(experiment, mine):
             sources = ", ".join(experiment.sources)
             rows.append((sources, experiment.claim, "", UNTESTED.replace("at this scale", "yet"), ""))
@@ -130,6 +122,11 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
     there = {source for experiment in experiments for source in experiment.sources}
     absent = [source for source in EVERY if source not in there]
     return "\n".join([*lines, *([f"Without an experiment: {', '.join(absent)}.", ""] if absent else [])])
+
+
+def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
+    """Return the scale, and the data if it is not the paper's."""
+    return ", ".join([scale, *stand_ins(experiment, of_scale(experiment, records, scale))])
 
 
 def figure_name(experiment: Experiment, ending: str) -> str:

@@ -83,8 +83,7 @@ def compile_kernels() -> None:
     """Compile the kernels that float32 runs use, so that workers find them on the disk."""
     rng = np.random.default_rng(0)
     v, h = rng.standard_normal((2, 50_000), dtype=np.float32)
-    groups: tuple[psgd.Preconditioner[Any], ...]
-    groups = psgd.LowRank(1), psgd.LowRank(5), psgd.Diagonal(), psgd.XMat()
+    groups: list[psgd.Preconditioner[Any]] = [psgd.LowRank(1), psgd.LowRank(5), psgd.Diagonal(), psgd.XMat()]
     for group in groups:
         state = group.update(group.init(len(v), v), v, h, 0.1)
         group.precondition(state, h)
