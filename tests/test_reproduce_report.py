@@ -494,6 +494,9 @@ def test_a_page_begins_with_what_psgd_does_not_beat():
     ]
     worse = standing((CONTEST,), runs(a=CLEAR["b"], b=CLEAR["a"], c=[0.0] * 4))
     assert worse[2].startswith("- worse in accuracy: a − b")
+    both = standing((CONTEST,), runs(a=CLEAR["b"], b=[1.1, 0.9, 1.0, 1.05], c=CLEAR["a"]))
+    assert both[2].startswith("- worse in accuracy: a − c")
+    assert both[3].startswith("- undecided in accuracy: a − b")
     assert standing((CONTEST,), runs(**CLEAR)) == ["**PSGD beats the baselines in all of 1 comparison.**"]
     assert "too few runs" in standing((CONTEST,), [])[0]
 
@@ -575,7 +578,7 @@ def test_a_page_has_everything_and_its_links_lead_somewhere(written):
     order = (
         "# A forgery",
         "**PSGD does not beat a baseline in 1 of 2",
-        "**Not confirmed** (Figure 3): b beats a",
+        "- **not confirmed** (Figure 3): b beats a",
         "## Verdicts",
         "## Results at the reduced scale",
         "half of it",
@@ -621,6 +624,8 @@ def test_a_page_without_runs_and_one_of_smoke_runs_decide_nothing(tmp_path):
     smoke = [dataclasses.replace(r, scale="smoke") for r in runs(**CLEAR)]
     text = pages.page(e, smoke)
     assert "they decide nothing" in text
+    assert "smoke" not in pages.page(e, [*smoke, run("c", 9, x=1.0)])
+    assert "smoke" not in "".join(pages.overview([e], {"forged": [*smoke, run("c", 9, x=1.0)]}))
     assert "**confirmed**" not in text
     assert "beat a baseline" not in text
 

@@ -81,9 +81,7 @@ def first(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[
     lines = standing(experiment.contests, mine) if experiment.contests else []
     failed = [(c, j) for c, j in judge(experiment, mine, scale) if j.verdict == REFUTED]
     lines += [""] if lines and failed else []
-    lines += [
-        f"**Not confirmed** ({claim.source}): {claim.text} {judged.measured}" for claim, judged in failed
-    ]
+    lines += [f"- **not confirmed** ({c.source}): {c.text.rstrip('.')}; {j.measured}" for c, j in failed]
     return [f"At the {scale} scale:", "", *lines] if lines else []
 
 
