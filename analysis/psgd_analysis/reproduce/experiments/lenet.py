@@ -166,8 +166,8 @@ EXPERIMENT = Experiment(
     },
     notes=(
         "The paper states no settings for SGD, Adam and KFAC. SGD and KFAC have PSGD's rates here, KFAC "
-        "its clip too; Adam's rate is its usual 0.001, annealed by the same factor. SGD with momentum 0.9 (rate 0.02 to "
-        "0.0002, chosen once, not tuned) is not in the paper.",
+        "its clip too; Adam's rate is its usual 0.001, annealed by the same factor. SGD with momentum 0.9 "
+        "(rate 0.02 to 0.0002, chosen once, not tuned) is not in the paper.",
         "E.1 writes Q = diag(d) (I + U V^T); the library's default has the diagonal on the right.",
     ),
 )

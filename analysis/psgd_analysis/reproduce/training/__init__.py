@@ -4,8 +4,9 @@ What is measured besides losses and accuracies is a list of `measures`.
 """
 
 from .examples import Batches, Examples, examples_of
-from .measures import MEASURES, Measure
-from .networks import NetworkTraining, start
+from .measure import Measure
+from .measures import MEASURES
+from .networks import NetworkTraining, examples_for, start
 from .rates import rate_of
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Examples",
     "Measure",
     "NetworkTraining",
+    "examples_for",
     "examples_of",
     "rate_of",
     "start",

@@ -5,43 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from ...generalisation import distance_from_initialization, uncertainty
+from .measure import Measure
+from .solutions import Events, Hessian, Memory, Seconds
 
 if TYPE_CHECKING:
     from .networks import NetworkTraining
-
-
-class Measure:
-    """Something measured of a training; subclasses define what they need of this.
-
-    Parameters
-    ----------
-    training : NetworkTraining
-        At its beginning: its model has its initial parameters.
-    """
-
-    def __init__(self, training: NetworkTraining) -> None:
-        self.training = training
-
-    def after_step(self, indices: Tensor, correct: Tensor) -> None:
-        """Take note of a batch: its places in the training set, and which of it was predicted right."""
-
-    def after_part(self) -> dict[str, Any]:
-        """Return metrics of the part."""
-        return {}
-
-    def final(self) -> dict[str, Any]:
-        """Return numbers of the finished run, in JSON's types."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is held between parts: tensors, numbers and texts."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
 
 
 class Train(Measure):
@@ -80,9 +49,13 @@ class Entropies(Measure):
         return numbers
 
 
-MEASURES: dict[str, Callable[[NetworkTraining], Measure]] = {
+MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
+    "forgetting": Events,
+    "hessian": Hessian,
+    "seconds": Seconds,
+    "memory": Memory,
 }
 """By the name that settings have."""

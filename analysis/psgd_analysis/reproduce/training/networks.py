@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -29,15 +29,25 @@ EVALUATED = 500
 
 
 def start(job: Job, folder: Path | None) -> NetworkTraining:
-    """Return the training that the settings of a job describe; see `NetworkTraining`.
+    """Return the training that the settings of a job describe; see `NetworkTraining` and `examples_for`."""
+    return NetworkTraining(job.settings, job.seed, examples_for(job, folder))
+
+
+def examples_for(job: Job, folder: Path | None) -> Examples:
+    """Return the examples that a job's settings name.
 
     Parameters
     ----------
     job : Job
-        Its settings name the "data" besides, and may have "train" and "test", numbers of examples, and
-        "length", of the pieces of a text.
+        Its settings name the "data", and may have "train" and "test", numbers of examples, and "length", of
+        the pieces of a text.
     folder : Path or None
         Where the user keeps the data.
+
+    Raises
+    ------
+    ValueError
+        If the files are others than those the run was planned with.
     """
     found = data.load(job.settings["data"], folder)
     if job.data and found.hash not in job.data.values():
@@ -45,7 +55,7 @@ def start(job: Job, folder: Path | None) -> NetworkTraining:
             f"the data {found.name!r} is not what the run was planned with; give every process the same files"
         )
     sizes = {name: job.settings[name] for name in ("train", "test", "length") if name in job.settings}
-    return NetworkTraining(job.settings, job.seed, examples_of(found, **sizes))
+    return examples_of(found, **sizes)
 
 
 class NetworkTraining:
@@ -58,9 +68,9 @@ class NetworkTraining:
     settings : dict
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
-        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name; "noise": "bernoulli" draws
-        each pixel of each batch of images anew, 1 with its grey for a probability (E.3). All but model,
-        optimizer, batch, lr and length of the run may be left out.
+        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name, or a dict from names to
+        their options; "noise": "bernoulli" draws each pixel of each batch of images anew, 1 with its grey for
+        a probability (E.3). All but model, optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
 
@@ -95,7 +105,9 @@ class NetworkTraining:
         self._done = self._iterations = 0
         self._best, self._finite = 0.0, True
         self._last: dict[str, Any] = {}
-        self._measures = {name: MEASURES[name](self) for name in settings.get("measures", ())}
+        given = settings.get("measures", ())
+        options = given if isinstance(given, Mapping) else {}
+        self.measures = {name: MEASURES[name](self, **options.get(name, {})) for name in given}
 
     @property
     def status(self) -> Literal["going", "done", "diverged"]:
@@ -111,17 +123,16 @@ class NetworkTraining:
 
     def advance(self) -> dict[str, Any]:
         """Run the next part; return loss and accuracy (%) over its batches, and on the test set."""
-        lr, step = self._lr(self._done), None if self._step is None else self._step(self._done)
-        self.steps.rates(lr, step)
+        self.set_rates()
         losses, right, seen = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
         last = losses
         for _ in range(self._length()):
             indices = self.batches.next()
-            last, correct = self._one_step(indices)
+            last, correct = self.one_step(indices)
             losses += last * len(indices)
             right += correct.sum()
             seen += len(indices)
-            for measure in self._measures.values():
+            for measure in self.measures.values():
                 measure.after_step(indices, correct)
             self._iterations += 1
         self._done += 1
@@ -136,7 +147,7 @@ class NetworkTraining:
             "accuracy": accuracy,
         }
         more: dict[str, Any] = {}
-        for measure in self._measures.values():
+        for measure in self.measures.values():
             more |= measure.after_part()
         return {**self._last, "iterations": self._iterations, "products": self.steps.products, **more}
 
@@ -152,7 +163,7 @@ class NetworkTraining:
             "optimizer": self.steps.version,
         }
         if self._finite:
-            for measure in self._measures.values():
+            for measure in self.measures.values():
                 found |= measure.final()
         return found
 
@@ -163,7 +174,7 @@ class NetworkTraining:
             "steps": self.steps.state_dict(),
             "batches": self.batches.state_dict(),
             "noise": self._noise.get_state(),
-            "measures": {name: measure.state_dict() for name, measure in self._measures.items()},
+            "measures": {name: measure.state_dict() for name, measure in self.measures.items()},
             "progress": [self._done, self._iterations, self._best, self._last, self._finite],
         }
         torch.save(held, file)
@@ -176,7 +187,7 @@ class NetworkTraining:
         self.batches.load_state_dict(held["batches"])
         self._noise.set_state(held["noise"])
         for name, state in held["measures"].items():
-            self._measures[name].load_state_dict(state)
+            self.measures[name].load_state_dict(state)
         self._done, self._iterations, self._best, self._last, self._finite = held["progress"]
 
     # -- what measures ask for -------------------------------------------------------------------------
@@ -202,14 +213,12 @@ class NetworkTraining:
 
     # -- its parts -------------------------------------------------------------------------------------
 
-    def _length(self) -> int:
-        """Return how many iterations the next part has; equal to one, all parts together as asked for."""
-        if "epochs" in self.settings:
-            return self.batches.per_epoch
-        total = self.settings["iterations"]
-        return (self._done + 1) * total // self.parts - self._done * total // self.parts
+    def set_rates(self) -> None:
+        """Set the learning rate and the step size of the part that comes next."""
+        step = None if self._step is None else self._step(self._done)
+        self.steps.rates(self._lr(self._done), step)
 
-    def _one_step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Do a step; return the loss of the batch, without L2, and what of it was predicted right before."""
         x, y = self.examples.train_x[indices], self.examples.train_y[indices]
         if self.settings.get("noise"):
@@ -225,6 +234,13 @@ class NetworkTraining:
 
         _, (value, correct) = self.steps.step(loss)
         return value, correct
+
+    def _length(self) -> int:
+        """Return how many iterations the next part has; equal to one, all parts together as asked for."""
+        if "epochs" in self.settings:
+            return self.batches.per_epoch
+        total = self.settings["iterations"]
+        return (self._done + 1) * total // self.parts - self._done * total // self.parts
 
 
 def _require_known(settings: Settings) -> None:
