@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..files import write_figure, write_text
 from . import tables
-from .claims import REFUTED, UNTESTED, judge
+from .claims import OPPOSITE, REFUTED, UNTESTED, judge
 from .contests import comparisons, standing
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
@@ -81,7 +81,9 @@ def first(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[
     lines = standing(experiment.contests, mine) if experiment.contests else []
     failed = [(c, j) for c, j in judge(experiment, mine, scale) if j.verdict == REFUTED]
     lines += [""] if lines and failed else []
-    lines += [f"- **not confirmed** ({c.source}): {c.text.rstrip('.')}; {j.measured}" for c, j in failed]
+    for claim, judged in failed:
+        wrong = f"; {OPPOSITE}" if judged.measured.startswith(OPPOSITE) else ""
+        lines.append(f"- **not confirmed** ({claim.source}): {claim.text.rstrip('.')}{wrong}")
     return [f"At the {scale} scale:", "", *lines] if lines else []
 
 
