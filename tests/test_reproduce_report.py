@@ -611,7 +611,7 @@ def test_the_overview_says_what_has_no_experiment(tmp_path):
     from psgd_analysis.reproduce import pages
 
     text = pages.overview([forged()], {})
-    assert text.splitlines()[-1].startswith("Without an experiment: Table 2, Table 3")
+    assert text.splitlines()[-1].startswith("Without an experiment of its own: Table 2, Table 3")
     assert "Figure 8." in text
     assert "Table 1," not in text.splitlines()[-1]
 

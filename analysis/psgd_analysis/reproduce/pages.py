@@ -121,7 +121,9 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
     lines = ["# The paper's tables and figures", "", *table.markdown(), ""]
     there = {source for experiment in experiments for source in experiment.sources}
     absent = [source for source in EVERY if source not in there]
-    return "\n".join([*lines, *([f"Without an experiment: {', '.join(absent)}.", ""] if absent else [])])
+    return "\n".join(
+        [*lines, *([f"Without an experiment of its own: {', '.join(absent)}.", ""] if absent else [])]
+    )
 
 
 def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
