@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..files import write_figure, write_text
 from . import tables
-from .claims import REFUTED, UNTESTED, judge
+from .claims import OPPOSITE, REFUTED, UNTESTED, judge
 from .contests import comparisons, standing
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
@@ -81,9 +81,9 @@ def first(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[
     lines = standing(experiment.contests, mine) if experiment.contests else []
     failed = [(c, j) for c, j in judge(experiment, mine, scale) if j.verdict == REFUTED]
     lines += [""] if lines and failed else []
-    lines += [
-        f"**Not confirmed** ({claim.source}): {claim.text} {judged.measured}" for claim, judged in failed
-    ]
+    for claim, judged in failed:
+        wrong = f"; {OPPOSITE}" if judged.measured.startswith(OPPOSITE) else ""
+        lines.append(f"- **not confirmed** ({claim.source}): {claim.text.rstrip('.')}{wrong}")
     return [f"At the {scale} scale:", "", *lines] if lines else []
 
 
@@ -121,7 +121,9 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
     lines = ["# The paper's tables and figures", "", *table.markdown(), ""]
     there = {source for experiment in experiments for source in experiment.sources}
     absent = [source for source in EVERY if source not in there]
-    return "\n".join([*lines, *([f"Without an experiment: {', '.join(absent)}.", ""] if absent else [])])
+    return "\n".join(
+        [*lines, *([f"Without an experiment of its own: {', '.join(absent)}.", ""] if absent else [])]
+    )
 
 
 def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
