@@ -72,7 +72,7 @@ def main(folder: Path, stops: bool) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command():
     from psgd_analysis import interrupts
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background

@@ -124,7 +124,7 @@ def test_progress_within_tasks_is_shown_and_an_exception_in_this_process_ends_al
 def test_no_cluster_is_said_in_one_sentence(monkeypatch):
     pytest.importorskip("distributed", reason="needs the extra `cluster`")
     monkeypatch.setattr("psgd_analysis.sweeps.pools.WAIT", 0.5)
-    with pytest.raises(sweeps.Unreachable, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
+    with pytest.raises(sweeps.Unreachable, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         run(PLAIN, scheduler="tcp://127.0.0.1:9")
 
 
@@ -164,10 +164,10 @@ def sweep(tmp_path):
     started = []
 
     def start(stops):
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join(map(str, [ROOT, ROOT / "analysis", ROOT / "tests"]))
         (tmp_path / "tmp").mkdir()
         process = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "sweep_tasks.py", tmp_path, stops],
+            [sys.executable, "-c", "import sweep_tasks; sweep_tasks.command()", tmp_path, stops],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path / "tmp")},
