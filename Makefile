@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 KEY := $(shell cksum < pyproject.toml | cut -d' ' -f1)
 # The CPU build of PyTorch; a bare "torch" would pull the CUDA libraries. Empty skips it.
 TORCH ?= torch==2.13.0
+COMMA := ,
 VERIFY ?=
 TESTS ?=
 
@@ -24,7 +25,7 @@ $(VENV)/.verify-$(KEY): $(VENV)/.venv-$(KEY)
 
 $(VENV)/.test-$(KEY): $(VENV)/.venv-$(KEY)
 	test -z "$(TORCH)" || $(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q -e ".[fast,jax,test,lint]"
+	$(BIN)/python -m pip install -q -e ".[fast,jax,test,lint$(if $(TORCH),$(COMMA)reproduce)]"
 	@touch $@
 
 $(VENV)/.docs-$(KEY): $(VENV)/.venv-$(KEY)

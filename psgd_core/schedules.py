@@ -44,6 +44,22 @@ def value_at(schedule: Schedule, t: int | Array) -> float | Array:
     return found
 
 
+def is_due(iteration: int, every: int, chance: float | Array, toss: Callable[[], float]) -> bool:
+    """Return whether P is fitted in an iteration: in each `every`-th, with a probability, and in the first.
+
+    Parameters
+    ----------
+    iteration, every : int
+    chance : float
+        The probability of this iteration.
+    toss : callable
+        Returns a number in [0, 1) by chance; called only where that decides.
+    """
+    if iteration % every:
+        return False
+    return bool(iteration == 0 or chance >= 1 or toss() < chance)
+
+
 def require_schedule(name: str, schedule: Schedule, within: str) -> Schedule:
     """Return a callable unchanged, and a number inside the interval `within`, such as "(0, 1)", as a float.
 

@@ -75,8 +75,10 @@ class Run:
         {"clip": (clips.Elements(1.0), clips.Norm(2.0)), "curvature": "whitening", "lr": 0.02},
         {"clip": 0.5, "probes": psgd.curvature.Gaussian(2)},
         {"replay": psgd.Replay(5, 3)},
+        {"global_clip": (clips.AdaptiveNorm(1.1, 0.5), clips.Norm(3.0)), "clip": None, "scale": 0.1},
+        {"every": 4, "update_probability": 1.0},
     ],
-    ids=["running", "trust", "chain", "number", "replay"],
+    ids=["running", "trust", "chain", "number", "replay", "global", "every"],
 )
 def test_a_resumed_run_goes_on_bit_for_bit(settings, dtype, engine):
     settings = {**settings, "dtype": dtype, "engine": engine}
@@ -165,6 +167,10 @@ def test_settings_that_are_numbers_are_taken_over_with_their_state(settings):
             r"`clip of group 0` must be the one that was saved, .* factor = 3.0, got 2.0 here",
         ),
         (
+            {"global_clip": clips.AdaptiveNorm(3.0)},
+            "`global_clip` must be the one that was saved, but it belongs to AdaptiveNorm, got None",
+        ),
+        (
             {"step": psgd.schedules.Cosine(0.5, 9)},
             "`step of group 0` must be the one that was saved, but it belongs to Cosine, got 0.1",
         ),
@@ -182,6 +188,15 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(make, message):
     assert before["param_groups"] == after["param_groups"]
     same(before, after)
     assert torch.equal(before["psgd"]["generator"]["state"], after["psgd"]["generator"]["state"])
+
+
+def test_checkpoints_from_before_scales_and_global_clips_are_loaded():
+    run = Run().go(4)
+    saved = run.saved()
+    del saved["optimizer"]["psgd"]["global_clip"]
+    for group in saved["optimizer"]["param_groups"]:
+        del group["scale"]
+    assert torch.equal(Run(seed=3).load(saved).go(4).end(), run.go(4).end())
 
 
 def test_the_checkpoint_of_another_optimiser_is_refused():

@@ -8,7 +8,7 @@ import psgd_core as psgd
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from psgd_core.adapters.torch import PSGD  # noqa: E402
+from psgd_core.adapters.torch import PSGD, Affine  # noqa: E402
 from psgd_core.descent import clips  # noqa: E402
 
 N, STEPS = 16, 8
@@ -20,12 +20,10 @@ def run(p, fits=STEPS, **settings):
     torch.manual_seed(0)
     h = torch.randn(N, N, dtype=torch.float64)
     x = torch.nn.Parameter(torch.randn(N, dtype=torch.float64))
-    optimizer = PSGD(
-        [x], p, step=psgd.schedules.Exponential(0.5, 0.1, over=STEPS), engine="torch", **settings
-    )
+    settings = {"step": psgd.schedules.Exponential(0.5, 0.1, over=STEPS), "engine": "torch", **settings}
+    optimizer = PSGD([x], p, update_probability=lambda t: 1.0 if t < fits else 1e-9, **settings)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    for t in range(STEPS):
-        optimizer._probability = 1.0 if t < fits else 1e-9
+    for _ in range(STEPS):
         optimizer.step(lambda: torch.sum((h @ x) ** 2))
         scheduler.step()
     assert int(optimizer.group_state().preconditioner.count) == fits
@@ -38,11 +36,13 @@ def run(p, fits=STEPS, **settings):
     [
         (psgd.LowRank(rank=2), {}, 1),
         (psgd.XMat(), {"clip": clips.TrustRadius(), "curvature": "whitening", "fits": STEPS // 2}, 2),
+        (psgd.Diagonal(), {"clip": None, "global_clip": clips.AdaptiveNorm(1.1), "fits": STEPS // 2}, 3),
+        (Affine((4, 4)), {"scale": 0.1}, 1),
     ],
-    ids=["LowRank", "XMat"],
+    ids=["LowRank", "XMat", "global", "Affine"],
 )
 def test_fitting_and_moving_compile_to_one_graph_each(p, settings, expected):
-    """As often as the learning rate, the step and the count change."""
+    """As often as the learning rate, the step and the count change; to two if all groups share a limit."""
     graphs = []
 
     def backend(graph, inputs):
@@ -52,7 +52,7 @@ def test_fitting_and_moving_compile_to_one_graph_each(p, settings, expected):
     compiled = run(p, compile={"backend": backend}, **settings)
     torch.testing.assert_close(compiled, run(p, **settings), rtol=1e-12, atol=1e-12)
     assert len(graphs) == expected  # with a pair and without
-    assert all(len(graph.graph.nodes) > 50 for graph in graphs)
+    assert all(len(graph.graph.nodes) > 50 for graph in graphs if "global_clip" not in settings)
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")

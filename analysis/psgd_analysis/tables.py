@@ -1,10 +1,10 @@
-"""Small tables, as results show them in notebooks, and the numbers in them."""
+"""Small tables, as results show them in notebooks and Markdown, and the numbers in them."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 
 def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -21,6 +21,18 @@ def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]
     return (
         f"<table><caption>{html.escape(caption)}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
     )
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Container[int] = ()
+) -> list[str]:
+    """Return the lines of a table in Markdown; bars are escaped, columns whose number is in `right` flush."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "|" + "".join("--:|" if i in right else "---|" for i in range(len(header)))
+    return [line(header), rule, *map(line, rows)]
 
 
 def short(x: float | None, digits: int = 3) -> str:

@@ -4,7 +4,8 @@ from . import clips
 from .clips import Clip, TrustRadius
 from .minimizer import Nonfinite, Preset, minimize
 from .presets import deterministic, stochastic
-from .psgd import PSGD, Decay, PSGDState
+from .psgd import PSGD, Decay
+from .state import PSGDState
 
 __all__ = [
     "PSGD",

@@ -278,8 +278,8 @@ class TrustRadius(NormClip):
         return allowed, memory._replace(radius=radius, length=allowed, bound=length >= radius)
 
 
-def as_clip(clip: Any) -> Clip:
-    """Return a setting `clip` as one Clip: None has no limit, a number is a `Norm`, a tuple a `Chain`."""
+def as_clip(clip: Any, name: str = "clip") -> Clip:
+    """Return a setting as one Clip: None has no limit, a number is a `Norm`, a tuple a `Chain`."""
     if clip is None:
         return Chain(())
     if isinstance(clip, tuple | list):
@@ -287,7 +287,7 @@ def as_clip(clip: Any) -> Clip:
     if as_float(clip) is not None:
         return Norm(clip)
     if not isinstance(clip, Clip):
-        raise TypeError(f"`clip` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
+        raise TypeError(f"`{name}` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
     return clip
 
 

@@ -26,9 +26,9 @@ Function = Callable[..., Any]
 # -- for one step --------------------------------------------------------------------------------------------
 
 
-def rate(name: str, schedule: Schedule, t: Any, x: Array) -> float | Array:
-    """Return the value of a schedule at t as a number, or as an array in the dtype of x, which sets it."""
-    value: Any = value_at(schedule, t)
+def rate(name: str, schedule: Schedule, count: Array, x: Array) -> float | Array:
+    """Return a schedule after `count` steps as a number, or as an array in the dtype of x, which sets it."""
+    value: Any = value_at(schedule, namespace(x).astype(count, x.dtype)) if callable(schedule) else schedule
     if not is_array(value) or array_api_compat.is_numpy_array(value):
         return require_number(name, value, "(-inf, inf)", "it is what the schedule returned")
     return require_arrays(**{"x": x, name: value}).astype(value, x.dtype)
@@ -57,6 +57,13 @@ def flag_of(name: str, flag: Any) -> bool | Array:
     if is_array(flag) and flag.ndim == 0 and namespace(flag).isdtype(flag.dtype, "bool"):
         return found
     raise TypeError(f"`{name}` must be a bool or a 0-d array of bool, got {described(flag)}; compare first")
+
+
+def toss(rng: Any) -> float:
+    """Return a number in [0, 1) by chance, or raise TypeError."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"`rng` must be a numpy.random.Generator, got {described(rng)}; it tosses coins")
+    return rng.random()
 
 
 def require_state(state: Any) -> None:

@@ -19,7 +19,8 @@ from ..schedules import value_at
 from .clips import Point
 from .inputs import Function, Objective
 from .progress import Progress
-from .psgd import PSGD, PSGDState
+from .psgd import PSGD
+from .state import PSGDState
 
 if TYPE_CHECKING:
     from .result import MinimizeResult

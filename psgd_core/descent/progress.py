@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..arrays.library import Array
 from .clips import Point
-from .psgd import PSGDState
+from .state import PSGDState
 
 
 class Progress(NamedTuple):

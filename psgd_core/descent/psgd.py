@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
-
-import numpy as np
+from functools import partial
+from typing import Any, Literal, get_args
 
 from ..arrays import trees
 from ..arrays.arguments import described, keep, require_choice, require_count, require_number
@@ -17,26 +16,17 @@ from ..preconditioners import Dense, Preconditioner, Replay
 from ..preconditioners.pace import Memory, require_memory
 from ..preconditioners.placement import require_placed
 from ..preconditioners.replay import fitted
-from ..schedules import Schedule, require_schedule, value_at
+from ..schedules import Schedule, is_due, require_schedule, value_at
 from .clips import Clip, Point, as_clip
-from .inputs import flag_of, on_vectors, rate, require_state, value_like, vectors
+from .inputs import flag_of, on_vectors, rate, require_state, toss, value_like, vectors
 from .momentum import averaged
+from .state import PSGDState
 
 Decay = Literal["decoupled", "l2"]
 """How `PSGD` decays weights."""
 
-
-class PSGDState(NamedTuple):
-    """State of `PSGD`: a nested NamedTuple of arrays, all of the library, dtype and device of x."""
-
-    preconditioner: Any  # the preconditioner's state
-    momentum: Tree  # (n,) m, or () without momentum
-    clip: Any  # the clip's memory
-    source: Any  # the source's memory
-    value: Array  # 0-d: the function where the last step started, NaN if not known
-    count: Array  # type: ignore[assignment]  # 0-d int32: steps done
-    skipped: Array  # 0-d int32: steps left out (NaN or Inf in value or gradient)
-    ring: Any = ()  # the last pairs, or () without replay
+Pair = tuple[Array | None, Array] | None
+"""(v, h), v None where it is integrated out; None leaves P alone."""
 
 
 @dataclass(frozen=True)
@@ -250,15 +240,9 @@ class PSGD:
             Tosses the coin, unless `probability` is 1. The first iteration always fits.
         """
         iteration = require_count("iteration", iteration, "count from 0", 0)
-        if iteration % self.every:
-            return False
         chance = value_at(self.probability, iteration)
         chance = require_number("probability", chance, "[0, inf)", f"it is that of iteration {iteration}")
-        if iteration == 0 or chance >= 1:
-            return True
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"`rng` must be a numpy.random.Generator, got {described(rng)}; it tosses coins")
-        return bool(rng.random() < chance)
+        return is_due(iteration, self.every, chance, partial(toss, rng))
 
     # -- the parts of a step, on vectors ---------------------------------------------------------------
 
@@ -302,20 +286,21 @@ class PSGD:
         return pair, state._replace(source=self.source.remember(state.source, point.x, point.g))
 
     def advance(
-        self,
-        state: PSGDState,
-        here: Point,
-        usable: Array,
-        pair: tuple[Array | None, Array] | None,
-        fit: bool | Array | None = None,
+        self, state: PSGDState, here: Point, usable: Array, pair: Pair, fit: bool | Array | None = None
     ) -> tuple[Array, PSGDState]:
         """Return (x, state) after fitting P and moving."""
+        move, after = self.propose(state, here, usable, pair, fit)
+        return self.accept(state, after, here.x, usable, move)
+
+    def propose(
+        self, state: PSGDState, here: Point, usable: Array, pair: Pair, fit: bool | Array | None = None
+    ) -> tuple[Array, PSGDState]:
+        """Return (``P m`` within its limit, the state after that move), P fitted before."""
         x, g, xp = here.x, here.g, namespace(here.x)
-        t: Any = xp.astype(state.count, x.dtype) if callable(self.lr) or callable(self.step_size) else 0
         # fit
         before = held = (state.preconditioner, state.ring)
         if pair is not None:
-            step = rate("step_size", self.step_size, t, x)
+            step = rate("step_size", self.step_size, state.count, x)
             held = fitted(self.preconditioner, self.replay, before, *pair, step, self.memory)
             if fit is not None and not isinstance(fit, bool):
                 held = trees.where(fit, held, before)
@@ -325,19 +310,27 @@ class PSGD:
         m = self._average(state, select(usable, g, xp.zeros_like(g)))
         # precondition and limit
         move, clip = self._clip.limit(state.clip, self.preconditioner.precondition(held[0], m))
+        return move, state._replace(
+            preconditioner=held[0],
+            momentum=m if self.momentum > 0 else (),
+            clip=clip,
+            count=state.count + 1,
+            ring=held[1],
+        )
+
+    def accept(
+        self, state: PSGDState, after: PSGDState, x: Array, usable: Array, move: Array
+    ) -> tuple[Array, PSGDState]:
+        """Return (x, state) after a move that was proposed, if everything is finite."""
         if self.weight_decay > 0 and self.decay == "decoupled":
             move = move + self.weight_decay * x
-        # move, if everything is finite
-        new = x - rate("lr", self.lr, t, x) * move
+        new = x - rate("lr", self.lr, state.count, x) * move
         passed = usable & finite(new)
         moved = select(passed, new, x)
         # callers may write to the result: never the array that was passed in
-        return owned(x) if moved is x else moved, state._replace(
-            preconditioner=held[0],
-            momentum=trees.where(passed, m, state.momentum) if self.momentum > 0 else (),
-            clip=trees.where(passed, clip, state.clip),
-            count=state.count + 1,
-            ring=held[1],
+        return owned(x) if moved is x else moved, after._replace(
+            momentum=trees.where(passed, after.momentum, state.momentum) if self.momentum > 0 else (),
+            clip=trees.where(passed, after.clip, state.clip),
         )
 
     def _average(self, state: PSGDState, g: Array) -> Array:

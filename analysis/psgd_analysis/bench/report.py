@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..documents import plain
+from ..tables import markdown_table
 from .models import Overhead
 from .run import Growth, Row
 from .timing import Limits, Samples
@@ -282,15 +283,10 @@ def markdown(
         lines += ["- Interrupted: these are the results so far"]
     lines += ["", LEGEND, "", f"![Cost of an update and of P g]({figure})", ""]
     for title, group in titles(rows):
-        lines += [f"## {title}", "", *_lines(HEADS, map(cells, group)), ""]
+        lines += [f"## {title}", "", *markdown_table(HEADS, map(cells, group)), ""]
     if overheads:
         lines += ["## What PSGD adds to a gradient step", ""]
-        lines += [*_lines(OVERHEAD_HEADS, map(overhead_cells, overheads)), ""]
+        lines += [*markdown_table(OVERHEAD_HEADS, map(overhead_cells, overheads)), ""]
     if found:
-        lines += ["## How cost grows", "", *_lines(GROWTH_HEADS, map(growth_cells, found)), ""]
+        lines += ["## How cost grows", "", *markdown_table(GROWTH_HEADS, map(growth_cells, found)), ""]
     return "\n".join(lines)
-
-
-def _lines(heads: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    made = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return made + ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in body]

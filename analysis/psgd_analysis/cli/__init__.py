@@ -13,7 +13,7 @@ from importlib import import_module
 
 import typer
 
-COMMANDS = ("verify", "minimize", "spectrum", "bench", "efficiency")
+COMMANDS = ("verify", "minimize", "spectrum", "bench", "efficiency", "reproduce")
 """In the order of the help; each name is a package of psgd_analysis."""
 
 app = typer.Typer(

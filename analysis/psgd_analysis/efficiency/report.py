@@ -9,6 +9,7 @@ import numpy as np
 
 from ..documents import plain
 from ..look import COLORS, LINES, finish
+from ..tables import markdown_table
 from .run import Result
 from .tasks import TaskKind
 
@@ -78,9 +79,7 @@ def markdown(results: Sequence[Result], kinds: dict[str, TaskKind], about: dict[
         lines += ["Interrupted: these are the results so far.", ""]
     lines += ["![Accuracy by products](efficiency.png)", ""]
     for title, heads, rows in tables(results, kinds):
-        lines += [f"**{title}**", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-        lines += [""]
+        lines += [f"**{title}**", "", *markdown_table(heads, rows), ""]
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ class Task(NamedTuple):
     arguments : tuple
         What can be pickled.
     length : float
-        What it costs in any unit: the longest come first, and progress is counted in it.
+        What it costs, in any unit; progress is counted in it.
     """
 
     name: str
@@ -69,7 +69,7 @@ def run(
     Parameters
     ----------
     tasks : sequence of Task
-        In any order.
+        In the order in which they begin; the longest first end soonest in all.
     jobs : int
         Processes of one thread each; with 1 everything runs in this one.
     scheduler : str, optional
@@ -140,13 +140,13 @@ class _Sweep:
     # -- in others -------------------------------------------------------------------------------------------
 
     def side_by_side(self, pool: Pool, board: Board) -> None:
-        """Run all in a pool, the longest first, and in a new one whatever was under way in one that broke.
+        """Run all in a pool, in the order given, and in a new one whatever was under way in one that broke.
 
         What was under way in two that broke runs alone: so a task that kills its process is found, and costs
         no other.
         """
         try:
-            waiting = sorted(range(len(self._tasks)), key=lambda i: -self._tasks[i].length)
+            waiting = list(range(len(self._tasks)))
             deaths: Counter[int] = Counter()
             while waiting:
                 batch = [i for i in waiting if deaths[i] < TRIES - 1] or waiting[:1]

@@ -16,6 +16,18 @@ Whitening needs only gradients, and is used like any other optimiser::
         loss_function(model(x), y).backward()
         optimizer.step()
 
+Layer by layer, matrices one way and vectors another, P fitted in every tenth step, and what else the closure
+has to say::
+
+    groups = groups_of(model, matrices=psgd_core.Kronecker, vectors=lambda shape: psgd_core.Diagonal())
+    optimizer = PSGD(groups, lr=0.05, every=10, clip=None, global_clip=10.0)
+
+    def closure():
+        logits = model(x)
+        return loss_function(logits, y), logits
+
+    loss, logits = optimizer.step(closure)
+
 Replicas under `DistributedDataParallel` keep equal preconditioners. It averages in backward, so where the
 optimiser differentiates instead, it needs the process group to average over::
 
@@ -28,6 +40,7 @@ except ImportError as error:
     raise ImportError("PyTorch is not installed; pip install torch") from error
 
 from .functions import functions
+from .modules import Affine, blocks_of, groups_of
 from .optimizer import PSGD
 
-__all__ = ["PSGD", "functions"]
+__all__ = ["PSGD", "Affine", "blocks_of", "functions", "groups_of"]

@@ -30,12 +30,18 @@ TWICE = (
 
 
 class Found(NamedTuple):
-    """The results of evaluating the loss; nothing in it has a graph."""
+    """The results of evaluating the loss; nothing in it has a graph, but for what is the closure's own."""
 
     loss: Any
     grads: Grads
     products: list[Grads]  # one list per probe
     own: bool  # the gradient was taken here, not by the closure's backward
+    more: tuple[Any, ...] = ()  # what the closure returned beside the loss
+
+    @property
+    def returned(self) -> Any:
+        """What the closure returned: the loss, or (loss, more)."""
+        return (self.loss, *self.more) if self.more else self.loss
 
 
 def given(params: Sequence[Tensor]) -> Grads:
@@ -63,7 +69,7 @@ def evaluate(
     Parameters
     ----------
     closure : callable
-        Returns the loss, a scalar tensor.
+        Returns the loss, a scalar tensor, or (loss, more).
     params : sequence of tensors
     probes : sequence of sequences of tensors
         For each probe, tensors in the shapes and dtypes of `params`.
@@ -75,11 +81,13 @@ def evaluate(
     """
     with torch.enable_grad(), layers_in_sight():
         with _noticing_backward(params) as was_called:
-            loss = closure()
+            loss, more = closure(), ()
+        if isinstance(loss, tuple) and len(loss) == 2:
+            loss, more = loss[0], loss[1:]
         if was_called():
             if once:
                 raise ValueError(ONCE)
-            return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False)
+            return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False, more)
         _require_loss(loss)
         products: list[Grads] = []
         if probes:
@@ -88,7 +96,7 @@ def evaluate(
             seed = torch.ones_like(loss)
             grads = _differentiate([loss], params, [seed], create_graph=False, retain_graph=False)
             _look(loss, grads, looked)
-    return Found(loss.detach(), grads, products, True)
+    return Found(loss.detach(), grads, products, True, more)
 
 
 @contextlib.contextmanager
@@ -230,7 +238,9 @@ def _dense(grad: Tensor | None) -> Tensor | None:
 
 def _require_loss(loss: Any) -> None:
     if not isinstance(loss, Tensor):
-        raise TypeError(f"`closure` must return the loss, a tensor, got {type(loss).__name__}; return it")
+        raise TypeError(
+            f"`closure` must return the loss, a tensor, got {type(loss).__name__}; return it, or (loss, more)"
+        )
     if loss.numel() != 1:
         raise ValueError(f"`closure` must return a scalar, got shape {tuple(loss.shape)}; take the mean")
     if loss.is_complex():

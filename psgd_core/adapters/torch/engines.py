@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...arrays.library import Array
+from ...arrays.vectors import finite
 from ...curvature import Functions
 from ...descent import PSGD as Loop
 from ...descent.clips import Point
@@ -88,19 +89,43 @@ class Engine:
         """
 
         def update(state: Any, x: Array, g: Array, v: Any, h: Any, value: Any) -> tuple[Array, Any]:
-            pair = None if v is None else (v, h)
-            if v is not None and h is None:
-                here = Point(x, g, x[0])  # the value has no part in whitening
-                pair, state = loop.ask(state, here, here, Functions(gradient=lambda x: g), v)
+            pair, state = _pair(loop, state, x, g, v, h)
             return loop.update(state, x, g, pair=pair, value=value)
 
-        if self.options is None:
-            return update
-        compiled = torch.compile(update, **{"fullgraph": True, "dynamic": False, **self.options})
+        return self._compiled(update)
 
-        def quietly(*args: Any) -> tuple[Array, Any]:
+    def halves(self, loop: Loop) -> tuple[Callable[..., Any], Callable[..., tuple[Array, Any]]]:
+        """Return `advance` as two functions, for those who shorten the move between them.
+
+        ``(state, x, g, v, h, value) -> (move, usable, x, before, after)``, and ``(before, after, x, usable,
+        move) -> (x, state)``.
+        """
+
+        def propose(state: Any, x: Array, g: Array, v: Any, h: Any, value: Any) -> tuple[Any, ...]:
+            pair, state = _pair(loop, state, x, g, v, h)
+            here, usable, state = loop.observe(state, loop.point(x, g, value))
+            move, after = loop.propose(state, here, usable, pair)
+            return move, usable & finite(move), here.x, state, after
+
+        return self._compiled(propose), self._compiled(loop.accept)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function compiled, if `options` are given."""
+        if self.options is None:
+            return function
+        compiled = torch.compile(function, **{"fullgraph": True, "dynamic": False, **self.options})
+
+        def quietly(*args: Any) -> Any:
             with warnings.catch_warnings():  # array_api_compat caches pure functions of types
                 warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
                 return compiled(*args)
 
         return quietly
+
+
+def _pair(loop: Loop, state: Any, x: Array, g: Array, v: Any, h: Any) -> tuple[Any, Any]:
+    """Return ((v, h), state), None for the pair without v."""
+    if v is not None and h is None:
+        here = Point(x, g, x[0])  # the value has no part in whitening
+        return loop.ask(state, here, here, Functions(gradient=lambda x: g), v)
+    return None if v is None else (v, h), state

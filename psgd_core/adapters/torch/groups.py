@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from ...arrays.arguments import require_number
 from ...arrays.library import Array
 from ...arrays.trees import Leaf, owned
-from ...curvature import Central, Exact, Forward, Source, Whitening
+from ...curvature import Source
 from ...descent import PSGD as Loop
 from ...preconditioners import LowRank, Preconditioner
 from ...preconditioners.placement import placed
@@ -27,40 +27,14 @@ LOOP = ("preconditioner", "momentum", "clip", "weight_decay", "decay", "replay")
 """The settings of a group that its loop is built from; `lr` and `step` go into each update."""
 
 
-Curvature = Literal["hvp", "finite_difference", "whitening"]
-"""Names for `curvature`."""
-
-SOURCES: dict[str, Source] = dict(zip(get_args(Curvature), (Exact(), Forward(), Whitening()), strict=True))
-
-SHARED = ("curvature", "update_probability", "engine", "probes", "rng", "process_group", "compile")
-"""Settings for all groups, because the loss is differentiated for all at once."""
-
-
-def source_of(curvature: Any) -> Source:
-    """Return the source that `curvature` names, or is."""
-    source = SOURCES.get(curvature) if isinstance(curvature, str) else curvature
-    if not isinstance(source, Exact | Forward | Central | Whitening):
-        raise ValueError(
-            f"`curvature` must be one of {list(SOURCES)}, or Exact, Forward, Central or Whitening of "
-            f"psgd_core.curvature, got {curvature!r}"
-        )
-    return source
-
-
-def seed_of(rng: Any) -> int:
-    """Return a seed, or that of a generator."""
-    seed = rng.initial_seed() if isinstance(rng, torch.Generator) else rng
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise TypeError(f"`rng` must be an int >= 0 or a torch.Generator, got {rng!r}")
-    return seed
-
-
 def require_settings(settings: dict[str, Any], source: Source) -> None:
     """Raise TypeError or ValueError for invalid settings of a group."""
     lr = settings["lr"]
     one = lr.reshape(()) if isinstance(lr, Tensor) and lr.numel() == 1 else lr
     require_number("lr", one, "[0, inf)", "torch.optim.lr_scheduler changes it in time")
     require_schedule("step", settings["step"], "(0, 1)")
+    if settings["scale"] is not None:
+        require_number("scale", settings["scale"], "(0, inf)", "None lets the first pair set it")
     if settings["preconditioner"] is None:
         settings = settings | {"preconditioner": LowRank(RANK)}
     _loop(settings, source)
@@ -95,6 +69,20 @@ def _loop(settings: dict[str, Any], source: Source, lr: Any = 1.0, step: Any = 0
     return Loop(lr=lr, step_size=step, source=source, **{name: settings[name] for name in LOOP})
 
 
+Moved = tuple[Tensor, dict[str, Any]]
+"""The new parameters of a group, (n,), and what the optimiser is to hold for it."""
+
+
+class Proposal(NamedTuple):
+    """A move of a group, before it is known how far all groups may go."""
+
+    move: Tensor  # (n,): ``P m`` within the group's own limit
+    usable: Tensor  # 0-d bool: gradient, value and move are finite
+    x: Array  # these three in the engine's library: where the move starts,
+    before: Any  # the state before it,
+    after: Any  # and after it
+
+
 class Mover:
     """The loop of a group; a new one is made when the group's settings change (except lr and step).
 
@@ -125,7 +113,9 @@ class Mover:
         if options is not None:
             self.now = {name: torch.zeros((), dtype=flat.dtype, device=flat.device) for name in self.now}
         self.loop: Loop = _loop(group, source, lambda t: self.now["lr"], lambda t: self.now["step"])
+        self.scale: float | None = group["scale"]
         self.advance: Callable[..., tuple[Array, Any]] = self.engine.advance(self.loop)
+        self.propose, self.accept = self.engine.halves(self.loop)
 
     def fits(self, group: dict[str, Any], flat: Flat) -> bool:
         """Return whether this is still the group's."""
@@ -140,11 +130,11 @@ class Mover:
             If the preconditioner is for another number of parameters.
         """
         with self.engine.context():
-            state = self.loop.init(self.engine.inward(flat.vector()))
+            state = self.loop.init(self.engine.inward(flat.vector()), scale=self.scale)
         # compiled updates would depend on which arrays of PyTorch's share memory: none do
         return {"loop": owned(state) if self.engine.name == "torch" else state}
 
-    def moved(
+    def arguments(
         self,
         group: dict[str, Any],
         held: dict[str, Any],
@@ -154,8 +144,8 @@ class Mover:
         pair: tuple[Tensor | None, Tensor | None],
         value: Tensor | None,
         iteration: int,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the new parameters of a group, (n,), and its new state; nothing is changed in place.
+    ) -> list[Any]:
+        """Return (state, x, g, v, h, value) in the engine's library; lr and step take their present values.
 
         Parameters
         ----------
@@ -189,9 +179,29 @@ class Mover:
         with engine.context():
             if self.loop.momentum > 0 and isinstance(state.momentum, tuple):  # it was 0 until now
                 state = state._replace(momentum=engine.inward(torch.zeros_like(x)))
-            arrays = [None if a is None else engine.inward(a) for a in (x, g, *pair, value)]
-            new, state = self.advance(state, *arrays)
-            moved = engine.outward(new)
+            return [state, *(None if a is None else engine.inward(a) for a in (x, g, *pair, value))]
+
+    def moved(self, flat: Flat, arguments: list[Any]) -> Moved:
+        """Return the new parameters of a group, (n,), and its new state; nothing is changed in place."""
+        with self.engine.context():
+            return self._outward(flat, *self.advance(*arguments))
+
+    def proposed(self, arguments: list[Any]) -> Proposal:
+        """Return the first half of what `moved` does, up to the move."""
+        with self.engine.context():
+            move, usable, *rest = self.propose(*arguments)
+            return Proposal(self.engine.outward(move), self.engine.outward(usable), *rest)
+
+    def accepted(self, flat: Flat, proposal: Proposal, move: Tensor) -> Moved:
+        """Return the second half of what `moved` does, from a move within the limit of all groups."""
+        _, usable, x, before, after = proposal
+        with self.engine.context():
+            inward = self.engine.inward
+            return self._outward(flat, *self.accept(before, after, x, inward(usable), inward(move)))
+
+    def _outward(self, flat: Flat, new: Array, state: Any) -> Moved:
+        """Return the new parameters as a tensor, and what the optimiser is to hold."""
+        moved = self.engine.outward(new)
         return moved, {"loop": state} | ({"wide": moved} if flat.rounds else {})
 
     def _set(self, group: dict[str, Any], iteration: int) -> None:
@@ -208,4 +218,4 @@ class Mover:
 
 
 def _key(group: dict[str, Any], flat: Flat) -> tuple[Any, ...]:
-    return (*(group[name] for name in LOOP), flat.dtype, flat.device)
+    return (*(group[name] for name in (*LOOP, "scale")), flat.dtype, flat.device)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import descent
-from ...arrays.arguments import require_choice
 from ...curvature import Gaussian, Probes, Source, Whitening
 from ...descent import clips
 from ...preconditioners import Preconditioner, Replay
-from ...schedules import Schedule, require_schedule, value_at
+from ...schedules import Schedule
 from . import pairs, saved
 from .engines import EngineName
 from .flat import Flat, Flats, Vectors, once, require_parameter
-from .groups import SHARED, Curvature, Mover, has_parameters, require_settings, seed_of, settled, source_of
+from .groups import Mover, has_parameters, require_settings, settled
+from .shared import SHARED, Curvature, Shared, Way, seed_of, source_of
 from .silence import tell
 from .undo import Snapshot, all_or_nothing
 
@@ -43,18 +43,23 @@ class PSGD(torch.optim.Optimizer):
         step, and 0.1 the default; with whitening P m has elements of about 1, and 0.01 is the default.
     step : float or schedule, per group
         Step size of the fitting, in (0, 1): a number or one of `psgd_core.schedules`.
+    scale : float, optional, per group
+        Q starts as this multiple of the identity; set by the group's first pair by default.
     momentum, weight_decay, decay, replay : per group
         As in `psgd_core.PSGD`. A ring of pairs takes ``2 size n`` numbers.
     clip : Clip, tuple of Clips, float or None, per group
         The limit on ``P m``: no step beyond twice their running mean by default, see
         `psgd_core.descent.clips`; a number limits the norm. `TrustRadius` needs a closure.
+    global_clip : Clip, tuple of Clips, float or None
+        The limit on the ``P m`` of all groups together, after their own: a norm is that of the whole step.
+        `TrustRadius` is refused.
     curvature : {"hvp", "finite_difference", "whitening"} or Source
         Where h comes from: the loss differentiated twice; differences of gradients at parameters displaced by
         a small multiple of v, which evaluates the closure twice (and updates BatchNorm's averages twice); or
         h = g, which makes ``P g`` white. Or one of `Exact`, `Forward`, `Central`, `Whitening`.
-    update_probability : float or schedule
-        P is fitted with this probability, and always in the first step: the paper takes 0.1, which saves the
-        cost of most pairs.
+    update_probability, every : float or schedule; int
+        P is fitted in each `every`-th step, with this probability, and always in the first: the paper takes
+        0.1, or every tenth step, which saves the cost of most pairs.
     engine : {"auto", "torch", "numpy", "cupy"}
         The library that computes. NumPy and CuPy work on the memory of PyTorch's gradients, without a copy.
         "auto" takes NumPy on the CPU, PyTorch elsewhere.
@@ -94,6 +99,7 @@ class PSGD(torch.optim.Optimizer):
         *,
         lr: float | Tensor | None = None,
         step: Schedule = 0.1,
+        scale: float | None = None,
         momentum: float = 0.9,
         clip: clips.Clip | tuple[clips.Clip, ...] | float | None = clips.AdaptiveNorm(),  # noqa: B008
         weight_decay: float = 0.0,
@@ -101,6 +107,8 @@ class PSGD(torch.optim.Optimizer):
         replay: Replay | None = None,
         curvature: Curvature | Source = "hvp",
         update_probability: Schedule = 1.0,
+        every: int = 1,
+        global_clip: clips.Clip | tuple[clips.Clip, ...] | float | None = None,
         engine: EngineName = "auto",
         probes: Probes = Gaussian(),  # noqa: B008
         rng: int | torch.Generator = 0,
@@ -108,27 +116,21 @@ class PSGD(torch.optim.Optimizer):
         compile: bool | dict[str, Any] = False,
     ) -> None:
         source = source_of(curvature)
-        require_choice("engine", engine, get_args(EngineName))
-        if compile is not False and engine not in ("auto", "torch"):
-            raise ValueError(f"`compile` must be False for engine {engine!r}, got {compile!r}; use 'torch'")
-        if not isinstance(probes, Probes):
-            raise TypeError(f"`probes` must be Probes such as psgd_core.curvature.Gaussian(), got {probes!r}")
+        self._shared = Shared(source, probes, update_probability, every, global_clip, engine, compile)
         seed = seed_of(rng)
-        self._probability = require_schedule("update_probability", update_probability, "(0, 1]")
-        self._source, self._engine, self._probes = source, engine, probes
         self._oracle = pairs.Oracle(source, process_group)
-        self._options = {} if compile is True else compile or None
         self._generator = rng if isinstance(rng, torch.Generator) else None
         self._seed = seed
         self._iteration = 0
         self._movers: dict[int, Mover] = {}
         self._waiting: set[int] = set()  # groups, by index, that wait for their first pair
         self._told: set[int] = set()  # parameters, by id, checked for a gradient in a fitted step
+        self._clip: Any = None  # the memory of the global clip; None before the first step
         if lr is None:
             lr = 0.01 if isinstance(source, Whitening) else 0.1
         defaults = {
             "preconditioner": preconditioner,
-            **{"lr": lr, "step": step, "momentum": momentum, "clip": clip},
+            **{"lr": lr, "step": step, "scale": scale, "momentum": momentum, "clip": clip},
             **{"weight_decay": weight_decay, "decay": decay, "replay": replay},
         }
         super().__init__(params, defaults)
@@ -138,7 +140,7 @@ class PSGD(torch.optim.Optimizer):
         shared = [name for name in SHARED if name in param_group]
         if shared:
             raise ValueError(f"`{shared[0]}` must be given to PSGD, got it in a group; all share it")
-        require_settings({**self.defaults, **param_group}, self._source)
+        require_settings({**self.defaults, **param_group}, self._shared.source)
         if "params" in param_group:
             param_group["params"] = once(param_group["params"])
         super().add_param_group(param_group)
@@ -161,9 +163,10 @@ class PSGD(torch.optim.Optimizer):
         Parameters
         ----------
         closure : callable, optional
-            Returns the loss *without calling backward*; it is differentiated here, and ``.grad`` is left
-            alone. With finite differences and whitening, closures that call zero_grad and backward work too.
-            Without a closure the gradients are those in ``.grad``, as backward leaves them.
+            Returns the loss, or (loss, more) with anything else of use, *without calling backward*; it is
+            differentiated here, and ``.grad`` is left alone. With finite differences and whitening, closures
+            that call zero_grad and backward work too. Without a closure the gradients are those in ``.grad``,
+            as backward leaves them.
         v, h : list of tensors like the parameters, or tensor of shape (n,) or (n, k); optional
             Your own probes, over all groups in order, and their products, to fit P on in this step; `due`
             says when that is worth its cost, `probe` draws a v::
@@ -177,8 +180,8 @@ class PSGD(torch.optim.Optimizer):
 
         Returns
         -------
-        tensor or None
-            What the closure returned, detached.
+        tensor, tuple or None
+            What the closure returned: the loss detached, more as it was (at the point stepped from).
 
         Raises
         ------
@@ -221,7 +224,7 @@ class PSGD(torch.optim.Optimizer):
         told = tell(groups, found.grads, self._told) if fit else self._told
         # where each group goes
         used = flats.split([grad is not None for grad in found.grads])
-        moves, waiting = [], set() if fit else set(self._waiting)
+        ways, waiting = [], set() if fit else set(self._waiting)
         for k, (i, group, flat, mover) in enumerate(zip(indices, groups, flats, movers, strict=True)):
             if any(used[k]) and i not in held and not fit:
                 waiting.add(i)  # its first step must fit P: that is the next one
@@ -229,15 +232,16 @@ class PSGD(torch.optim.Optimizer):
                 pair = (None if vs is None else vs[k], None if hs is None else hs[k])
                 value = self._oracle.value(found.loss, flat) if mover.loop.needs_value else None
                 own = held[i] if i in held else mover.start(flat)
-                new = mover.moved(group, own, flat, x[k], g[k], pair, value, self._iteration)
-                moves.append((flat, used[k], *new))
+                given = mover.arguments(group, own, flat, x[k], g[k], pair, value, self._iteration)
+                ways.append(Way(mover, flat, used[k], given))
+        moves, clip = self._shared.moves(self._clip, flats, ways)
         # all changes
-        for flat, moving, moved, new_held in moves:
-            flat.write(moved, moving)
-            self.state[flat.params[0]] = new_held
+        for way, (moved, new_held) in zip(ways, moves, strict=True):
+            way.flat.write(moved, way.used)
+            self.state[way.flat.params[0]] = new_held
         self._iteration += 1
-        self._waiting, self._told = waiting, told
-        return found.loss
+        self._waiting, self._told, self._clip = waiting, told, clip
+        return found.returned
 
     def due(self) -> bool:
         """Return whether the next step fits P; asking changes nothing."""
@@ -245,13 +249,14 @@ class PSGD(torch.optim.Optimizer):
         waiting = [p for i, group in groups if i in self._waiting for p in group["params"]]
         if any(p.requires_grad or p.grad is not None for p in waiting):
             return True
-        chance = value_at(self._probability, self._iteration)
-        return bool(chance >= 1 or pairs.toss(self._seed, self._iteration) < chance)
+        return self._shared.due(self._iteration, self._seed)
 
     def probe(self) -> list[Tensor]:
         """Return a probe v as a list of tensors like the parameters, from the optimiser's generator."""
-        if self._probes.k != 1:
-            raise ValueError(f"`probes` must have k = 1 to be handed out, got {self._probes!r}; draw yours")
+        if self._shared.probes.k != 1:
+            raise ValueError(
+                f"`probes` must have k = 1 to be handed out, got {self._shared.probes!r}; draw yours"
+            )
         flats = Flats(Flat(group["params"]) for group in self.param_groups)
         return flats.columns(self._draw(flats))[0]
 
@@ -279,6 +284,7 @@ class PSGD(torch.optim.Optimizer):
             **{"version": saved.VERSION, "iteration": self._iteration, "seed": self._seed},
             "waiting": sorted(self._waiting),
             "generator": saved.generator_state(self._generator),
+            "global_clip": saved.clip_state(self._shared.global_clip, self._clip),
         }
         return packed
 
@@ -294,10 +300,12 @@ class PSGD(torch.optim.Optimizer):
         """
         own = saved.require_own(state_dict)
         here = self.param_groups
-        make_mover = partial(Mover, source=self._source, engine=self._engine, options=None)
+        shared = self._shared
+        make_mover = partial(Mover, source=shared.source, engine=shared.engine, options=None)
         groups, states = saved.restored_states(state_dict, here, make_mover)
         waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]
         generator = saved.resumed_generator(own["generator"], self._generator)
+        clip = saved.resumed_clip(own.get("global_clip"), shared, here)
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
         self._iteration, self._seed = own["iteration"], own["seed"]
@@ -305,7 +313,7 @@ class PSGD(torch.optim.Optimizer):
             self._generator.set_state(generator.get_state())  # the user may hold it
         else:
             self._generator = generator
-        self._waiting = set(own.get("waiting", waiting))
+        self._waiting, self._clip = set(own.get("waiting", waiting)), clip
         self._movers = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -325,26 +333,18 @@ class PSGD(torch.optim.Optimizer):
         mover = self._movers.get(id(group))
         if mover is None or not mover.fits(group, flat):
             group["preconditioner"] = settled(group)
-            mover = self._movers[id(group)] = Mover(group, flat, self._source, self._engine, self._options)
+            mover = self._movers[id(group)] = Mover(
+                group, flat, self._shared.source, self._shared.engine, self._shared.options
+            )
         return mover
 
     def _draw(self, flats: Flats) -> Vectors:
         if self._generator is None:
             self._generator = torch.Generator(flats[0].device).manual_seed(self._seed)
-        return pairs.draw(self._probes, self._generator, flats)
+        return pairs.draw(self._shared.probes, self._generator, flats)
 
 
-_STEPPED = ("_iteration", "_waiting", "_told", "_generator")
+_STEPPED = ("_iteration", "_waiting", "_told", "_generator", "_clip")
 """What a step replaces, besides the state."""
-_OWN = [
-    "_source",
-    "_engine",
-    "_probes",
-    "_probability",
-    "_oracle",
-    "_options",
-    "_seed",
-    "_iteration",
-    "_waiting",
-]
+_OWN = ("_shared", "_oracle", "_seed", "_iteration", "_waiting", "_clip")
 """What a copy of the optimiser takes along, besides its generator."""

@@ -18,10 +18,11 @@ from torch import Tensor
 from ...arrays.trees import leaves_with_names, mapped
 from ...checkpoint.fingerprint import Misfit, compare, fingerprint, text_of
 from .. import dlpack
-from .flat import Flat
+from .flat import Flat, Flats
 
 if TYPE_CHECKING:
     from .groups import Mover
+    from .shared import Shared
 
 VERSION = 1
 """Of the layout; each change of the layout raises it."""
@@ -152,6 +153,28 @@ def resumed_generator(saved: dict[str, Any], here: torch.Generator | None) -> to
     return generator_at({"device": kind, "state": saved["state"]})
 
 
+def clip_state(clip: Any, memory: Any) -> dict[str, Any]:
+    """Return the global clip, described, and its memory by name, None before the first step."""
+    return {"clip": plain(clip), "memory": None if memory is None else leaves(memory)}
+
+
+def resumed_clip(saved: dict[str, Any] | None, shared: Shared, here: list[dict[str, Any]]) -> Any:
+    """Return the memory of the global clip that was saved, for the present groups; None to start anew.
+
+    Raises
+    ------
+    ValueError
+        If it is of another clip.
+    """
+    if saved is None:  # before there was one
+        return None
+    restored(saved["clip"], shared.global_clip, "global_clip")
+    if saved["clip"] is None or saved["memory"] is None:
+        return None
+    template = shared.clip_memory(Flats(Flat(group["params"]) for group in here if group["params"]))
+    return rebuilt(template, saved["memory"], "the global clip")
+
+
 def restored_states(
     state_dict: dict[str, Any],
     here: list[dict[str, Any]],
@@ -170,7 +193,7 @@ def restored_states(
     groups, states = [], {}
     for i, (old, new) in enumerate(zip(saved, here, strict=True)):
         group = {name: restored(x, new.get(name), f"{name} of group {i}") for name, x in old.items()}
-        group.setdefault("replay", None)  # saved before there was one
+        group = {"replay": None, "scale": None} | group  # saved before there were these
         held = state_dict["state"].get(old["params"][0]) if old["params"] else None
         if held is not None:
             flat = Flat(new["params"])

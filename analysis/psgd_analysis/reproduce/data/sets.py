@@ -1,0 +1,205 @@
+"""The data sets by name: where they are looked for, and what stands in for them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import cifar, idx, stand_ins, text
+from .files import Arrays, Missing, find, fingerprint
+
+FOLDER_VARIABLE = "PSGD_DATA"
+"""The environment variable that holds the folder where none is given."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in memory.
+
+    Parameters
+    ----------
+    name : str
+        The stand-in's own, if it is one.
+    train_x, train_y, test_x, test_y : arrays
+        Images are bytes, (n, 28, 28) or (n, 32, 32, 3), labels integers. A text has integers throughout, and
+        y is the x that comes next.
+    classes : int
+        Or the size of the vocabulary.
+    hash : str
+        SHA-256 of the contents.
+    stands_in : str
+        For what, and why, if it is a stand-in; "" otherwise.
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: int
+    hash: str
+    stands_in: str = ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set in files: one of `layouts` (names of files) lies in one of `folders`, or beside them.
+
+    `wanted` says in words which files to get, and where from.
+    """
+
+    title: str
+    wanted: str
+    folders: tuple[str, ...]
+    layouts: tuple[tuple[Sequence[str], Callable[[list[Path]], tuple[Arrays, int]]], ...]
+    stand_in: str = ""
+
+    def found(self, folder: Path) -> tuple[list[Path], Callable[[list[Path]], tuple[Arrays, int]]] | None:
+        places = [folder / own for own in self.folders] + [folder]
+        for names, read in self.layouts:
+            paths = find(places, names)
+            if paths:
+                return paths, read
+        return None
+
+
+def _ten(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], tuple[Arrays, int]]:
+    return lambda paths: (read(paths), 10)
+
+
+_BATCHES = ("cifar-10-batches-py", "cifar-10-batches-bin")
+
+_SOURCES = {
+    "mnist": _Source(
+        "MNIST",
+        "its four files, train-images-idx3-ubyte and so on, gzipped or not (http://yann.lecun.com/exdb/mnist),",
+        ("mnist", "MNIST/raw"),
+        ((idx.NAMES, _ten(idx.read)), (idx.DOTTED, _ten(idx.read))),
+        "digits",
+    ),
+    "cifar10": _Source(
+        "CIFAR-10",
+        "its batches, for Python or binary, unpacked (https://www.cs.toronto.edu/~kriz/cifar.html),",
+        ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES)),
+        (
+            (cifar.PYTHON, _ten(lambda paths: cifar.read(paths, cifar.python_batch))),
+            (cifar.BINARY, _ten(lambda paths: cifar.read(paths, cifar.binary_batch))),
+        ),
+    ),
+    "cifar10-jpeg": _Source(
+        "CIFAR-10 as JPEG files",
+        f"{cifar.ARCHIVES[0]}, with train/<class>/<number>.jpg and test/ likewise,",
+        ("cifar10",),
+        tuple(((archive,), _ten(cifar.read_jpeg)) for archive in cifar.ARCHIVES),
+    ),
+    "text": _Source(
+        "A text",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
+        ("shakespeare_char", "text"),
+        tuple(((name,), lambda paths: text.read(paths[0], "characters")) for name in text.NAMES),
+        "chain",
+    ),
+    "text-words": _Source(
+        "A text",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
+        ("shakespeare_char", "text"),
+        tuple(((name,), lambda paths: text.read(paths[0], "words")) for name in text.NAMES),
+        "chain",
+    ),
+}
+
+_MADE: dict[str, tuple[Callable[[], Arrays], int, str]] = {
+    "digits": (stand_ins.digits, 10, "scikit-learn's digits, enlarged to 28 x 28"),
+    "chain": (lambda: text.split(stand_ins.chain()), stand_ins.LETTERS, "letters of a Markov chain"),
+}
+"""Those that need no files: what makes them, their classes, what they are."""
+
+NAMES = (*_SOURCES, *_MADE)
+
+
+def load(name: str, folder: Path | None = None) -> DataSet:
+    """Return a data set, or what stands in for it where no folder is given.
+
+    Parameters
+    ----------
+    name : {"mnist", "cifar10", "cifar10-jpeg", "text", "text-words", "digits", "chain"}
+        "text" has characters. The last two are the stand-ins.
+    folder : Path, optional
+        Where the data sets are; by default what the environment variable PSGD_DATA says.
+
+    Raises
+    ------
+    Missing
+        If it is not there.
+    Unreadable
+        If a file is damaged or is something else.
+    """
+    actual, mark = resolve(name, folder)
+    return _loaded(name, actual, mark, _folder(folder))
+
+
+def available(name: str, folder: Path | None = None) -> str | None:
+    """Return the name of the data set that `load` would return, its own or a stand-in's, or None."""
+    try:
+        return _located(name, _folder(folder))[0]
+    except Missing:
+        return None
+
+
+def resolve(name: str, folder: Path | None = None) -> tuple[str, str]:
+    """Return name and hash of the data set that `load` would return; each file is read once in a process."""
+    actual, paths = _located(name, _folder(folder))
+    return actual, fingerprint(paths) if paths else _made(actual)[1]
+
+
+def _folder(folder: Path | None) -> Path | None:
+    given = os.environ.get(FOLDER_VARIABLE)
+    return folder if folder is not None else Path(given) if given else None
+
+
+def _located(name: str, folder: Path | None) -> tuple[str, list[Path]]:
+    """Return the name of what is there, and its files; none for those that are made."""
+    if name in _MADE:
+        return name, []
+    if name not in _SOURCES:
+        raise ValueError(f"`name` must be one of {', '.join(NAMES)}, got {name!r}")
+    source = _SOURCES[name]
+    found = source.found(folder) if folder is not None else None
+    if found:
+        return name, found[0]
+    if folder is None and source.stand_in:
+        return source.stand_in, []
+    where = f"{folder / source.folders[0]} or {folder}" if folder else f"DIR/{source.folders[0]} or DIR"
+    given = "" if folder else f", and give --data DIR or set {FOLDER_VARIABLE}"
+    raise Missing(f"{source.title} is missing; put {source.wanted} into {where}{given}")
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str, actual: str, mark: str, folder: Path | None) -> DataSet:
+    """Return a data set; the hash is an argument so that files that have changed are read again."""
+    if actual in _MADE:
+        _, classes, about = _MADE[actual]
+        stands_in = (
+            "" if actual == name else f"{about} stand in for {_SOURCES[name].title}: no data was given"
+        )
+        return DataSet(actual, *_made(actual)[0], classes, mark, stands_in)
+    found = _SOURCES[name].found(folder) if folder is not None else None
+    assert found is not None
+    paths, read = found
+    arrays, classes = read(paths)
+    return DataSet(name, *arrays, classes, mark)
+
+
+@functools.cache
+def _made(name: str) -> tuple[Arrays, str]:
+    arrays = _MADE[name][0]()
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(np.ascontiguousarray(array).tobytes())
+    return arrays, content.hexdigest()

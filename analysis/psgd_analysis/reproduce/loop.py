@@ -1,0 +1,98 @@
+"""Running one job: part after part, left and taken up again bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically, write_text
+from ..sweeps import Stopped
+from .experiment import Job, Training
+from .records import Record, Status
+
+
+class Checkpoint:
+    """What is kept of a run on the way: the training's own file, and a page that names it.
+
+    The page is replaced when the file is complete, so both belong together whenever the process ends.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.page = folder / f"{key}.json"
+
+    def read(self, training: Training) -> dict[str, Any]:
+        """Take the training to where it was left, and return what was noted; {} at the beginning."""
+        if not self.page.exists():
+            return {}
+        noted: dict[str, Any] = json.loads(self.page.read_text(encoding="utf-8"))
+        with (self.folder / noted["file"]).open("rb") as file:
+            training.load(file)
+        return noted
+
+    def write(self, training: Training, noted: dict[str, Any]) -> None:
+        """Keep the training as it is, and forget the checkpoint before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"{self.key}.{len(noted['metrics'])}"
+        write_atomically(file, training.save)
+        write_text(self.page, json.dumps({**noted, "file": file.name}))
+        for old in self.folder.glob(f"{self.key}.[0-9]*"):
+            if old.name != file.name:
+                old.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Forget the run; its record has been written."""
+        self.page.unlink(missing_ok=True)
+        for old in self.folder.glob(f"{self.key}.*"):
+            old.unlink(missing_ok=True)
+
+
+def run(
+    job: Job,
+    start: Callable[[Job], Training],
+    checkpoint: Checkpoint,
+    about: Mapping[str, Any],
+    *,
+    limit: float = math.inf,
+    note: Callable[[float], None] = lambda done: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Record:
+    """Run a job to its end, from its checkpoint if there is one, and return its record.
+
+    Parameters
+    ----------
+    start : callable
+        Returns the training at its beginning.
+    about : dict
+        The fields of the record that say where it comes from.
+    limit : float
+        Seconds of CPU after which the run is cut, at the end of a part; its checkpoint stays.
+    note, stopping : callable
+        Told how much is done after each part, of `Job.expected`, and asked whether to stop.
+
+    Raises
+    ------
+    Stopped
+        If `stopping` says so between two parts; the checkpoint has all that were run.
+    """
+    training = start(job)
+    noted = checkpoint.read(training) or {"metrics": [], "seconds": 0.0, "cpu_seconds": 0.0}
+    while training.status == "going" and noted["cpu_seconds"] < limit:
+        wall, cpu = time.perf_counter(), time.process_time()
+        metrics = training.advance()
+        noted["seconds"] += time.perf_counter() - wall
+        noted["cpu_seconds"] += time.process_time() - cpu
+        noted["metrics"].append({**metrics, "seconds": noted["seconds"]})
+        checkpoint.write(training, noted)
+        note(job.expected * len(noted["metrics"]) / training.parts)
+        if training.status == "going" and stopping():
+            raise Stopped(job.cell)
+    status: Status = "cut" if training.status == "going" else training.status
+    error = f"cut after {noted['cpu_seconds']:.0f} CPU-seconds" if status == "cut" else ""
+    more = {name: noted[name] for name in ("metrics", "seconds", "cpu_seconds")}
+    final = training.final()
+    return Record.of(job, status, final=final, skipped=training.skipped, error=error, **more, **about)

@@ -1,0 +1,195 @@
+"""Pages in Markdown with tables and figures, the same on the terminal, and the list of experiments."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import write_figure, write_text
+from . import tables
+from .claims import REFUTED, UNTESTED, judge
+from .contests import comparisons, standing
+from .experiment import SCALES, Experiment, Scale
+from .records import Book, Record
+from .samples import of_scale, stand_ins
+from .tables import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+OVERVIEW = "overview"
+
+EVERY = (*(f"Table {i}" for i in range(1, 12)), *(f"Figure {i}" for i in range(1, 9)))
+"""What the paper has."""
+
+
+def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
+    """Return the scales that were asked for, the paper's first; smoke only where there is nothing else."""
+    found = [
+        scale
+        for scale in reversed(SCALES)
+        if scale in experiment.plans and any(r.scale == scale for r in of_scale(experiment, records, scale))
+    ]
+    return [s for s in found if s != "smoke"] or found
+
+
+def page(experiment: Experiment, records: Sequence[Record]) -> str:
+    """Return an experiment's page, from all records of its book."""
+    shown = scales(experiment, records)
+    lines = [f"# {experiment.title}", "", f"{experiment.claim} ({', '.join(experiment.sources)})", ""]
+    if not shown:
+        return "\n".join([*lines, "Not run yet.", "", *_command(experiment, [], "reduced")])
+    for scale in shown:
+        lines += [*first(experiment, of_scale(experiment, records, scale), scale), ""]
+    if experiment.claims:
+        lines += ["## Verdicts", "", *verdicts(experiment, records, shown).markdown(), ""]
+    for scale in shown:
+        mine = of_scale(experiment, records, scale)
+        lines += [f"## Results at the {scale} scale", ""]
+        lines += [*(f"- {text}" for text in tables.about(experiment, mine, scale)), ""]
+        lines += [*tables.results(experiment, mine, scale).markdown(), "", LEGEND, ""]
+        if experiment.contests and scale != "smoke":
+            lines += [f"## PSGD against the baselines at the {scale} scale", ""]
+            lines += [*comparisons(experiment.contests, mine).markdown(), ""]
+    lines += [
+        f"![{experiment.title}{f', {end}' if end else ''}]({figure_name(experiment, end)})\n"
+        for end in experiment.figures
+    ]
+    if experiment.notes:
+        lines += ["## What is known to differ", "", *(f"- {note}" for note in experiment.notes), ""]
+    lines += ["## Run it", ""]
+    for scale in shown:
+        lines += _command(experiment, of_scale(experiment, records, scale), scale)
+    return "\n".join(lines)
+
+
+LEGEND = (
+    "±: standard deviation over the seeds; k/n: in how many of the runs it is true, one that diverged "
+    "counting as false. Other numbers are of the runs that ended; those that diverged or were cut are "
+    "counted beside."
+)
+
+
+def first(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[str]:
+    """Return what a page begins with: where PSGD does not beat a baseline, and which claims fail."""
+    if scale == "smoke":
+        return ["Smoke runs only show that it runs: they decide nothing."]
+    lines = standing(experiment.contests, mine) if experiment.contests else []
+    failed = [(c, j) for c, j in judge(experiment, mine, scale) if j.verdict == REFUTED]
+    lines += [""] if lines and failed else []
+    lines += [
+        f"**Not confirmed** ({claim.source}): {claim.text} {judged.measured}" for claim, judged in failed
+    ]
+    return [f"At the {scale} scale:", "", *lines] if lines else []
+
+
+def verdicts(experiment: Experiment, records: Sequence[Record], shown: Sequence[Scale]) -> Table:
+    """Return the table of claims, in the order of the experiment, at each scale."""
+    heads = ("claim", "source", "paper", "measured", "verdict", "scale")
+    judged = {scale: judge(experiment, records, scale) for scale in shown}
+    places = {scale: _place(experiment, records, scale) for scale in shown}
+    rows = tuple(
+        (claim.text, claim.source, claim.paper, found.measured, f"**{found.verdict}**", places[scale])
+        for i in range(len(experiment.claims))
+        for scale, (claim, found) in ((scale, judged[scale][i]) for scale in shown)
+    )
+    return Table(heads, rows, frozenset(range(len(heads))))
+
+
+def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[Record]]) -> str:
+    """Return a page with a row for each claim, from the records of each experiment by its name.
+
+    What has no experiment is said below.
+    """
+    rows: list[tuple[str, ...]] = []
+    for experiment in experiments:
+        mine = records.get(experiment.name, ())
+        for scale in scales(experiment, mine)[:1]:
+            place = _place(experiment, mine, scale)
+            for claim, judged in judge(experiment, mine, scale):
+                link = f"[{claim.source}]({experiment.name}.md)"
+                rows.append((link, claim.text, claim.paper, f"**{judged.verdict}**", place))
+        if not scales(experiment, mine):
+            sources = ", ".join(experiment.sources)
+            rows.append((sources, experiment.claim, "", UNTESTED.replace("at this scale", "yet"), ""))
+    heads = ("table or figure", "claim", "paper", "verdict", "scale, data other than the paper's")
+    table = Table(heads, tuple(rows), frozenset(range(len(heads))))
+    lines = ["# The paper's tables and figures", "", *table.markdown(), ""]
+    there = {source for experiment in experiments for source in experiment.sources}
+    absent = [source for source in EVERY if source not in there]
+    return "\n".join([*lines, *([f"Without an experiment: {', '.join(absent)}.", ""] if absent else [])])
+
+
+def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
+    """Return the scale, and the data if it is not the paper's."""
+    return ", ".join([scale, *stand_ins(experiment, of_scale(experiment, records, scale))])
+
+
+def figure_name(experiment: Experiment, ending: str) -> str:
+    """Return the name of a figure's file."""
+    return f"{experiment.name}{f'-{ending}' if ending else ''}.png"
+
+
+def write_overview(experiments: Sequence[Experiment], folder: Path) -> None:
+    """Write the overview of what a folder has of each experiment."""
+    records = {e.name: Book(folder / f"{e.name}.jsonl").records() for e in experiments}
+    write_text(folder / f"{OVERVIEW}.md", overview(experiments, records))
+
+
+def write(experiment: Experiment, records: Sequence[Record], folder: Path) -> None:
+    """Write an experiment's page and its figures, of the largest scale that was run, into a folder."""
+    write_text(folder / f"{experiment.name}.md", page(experiment, records))
+    for scale in scales(experiment, records)[:1]:
+        for ending, draw in experiment.figures.items():
+            figure = draw(of_scale(experiment, records, scale))
+            write_figure(folder / figure_name(experiment, ending), figure, dpi=150)
+
+
+def show(experiment: Experiment, records: Sequence[Record], scale: Scale, console: Console) -> None:
+    """Print a scale's table and verdicts."""
+    mine = of_scale(experiment, records, scale)
+    if not mine:
+        console.print(f"{experiment.name}: no runs at the {scale} scale yet", markup=False)
+        return
+    console.print(tables.results(experiment, mine, scale).rich(f"{experiment.title}, {scale} scale"))
+    for text in tables.about(experiment, mine, scale):
+        console.print(text.replace("**", ""), markup=False, style="dim")
+    console.print()
+    if experiment.contests and scale != "smoke":
+        console.print(standing(experiment.contests, mine)[0].replace("**", ""), markup=False)
+    for claim, judged in judge(experiment, mine, scale):
+        console.print(f"{judged.verdict}: {claim.text} ({claim.source}: {claim.paper})", markup=False)
+        console.print(f"  {judged.measured}", markup=False, style="dim")
+
+
+def listing(experiments: Sequence[Experiment], folder: Path) -> RichTable:
+    """Return the table of what can be run, what it needs and costs, and what a folder has of it."""
+    rows = []
+    for e in experiments:
+        records = Book(folder / f"{e.name}.jsonl").records()
+        needs = [n if find_spec(n) else f"{n} (missing)" for n in e.needs]
+        costs = "\n".join(f"{scale}: {plan.cost}" for scale, plan in e.plans.items())
+        run = "\n".join(f"{scale}: {_progress(e, records, scale)}" for scale in e.plans)
+        rows.append((e.name, "\n".join(e.sources), e.claim, "\n".join((*needs, *e.data)), costs, run))
+    heads = ("", "paper", "claim", "needs", "cost on one core", "runs done")
+    return Table(heads, tuple(rows), frozenset(range(len(heads)))).rich()
+
+
+def _progress(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
+    planned = {(j.cell, j.seed) for j in experiment.jobs(scale, range(experiment.plans[scale].seeds), {})}
+    done = {(r.cell, r.seed) for r in of_scale(experiment, records, scale) if r.status != "cut"}
+    return f"{len(done & planned)} of {len(planned)}"
+
+
+def _command(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[str]:
+    """Return the command that repeats the runs, in a block."""
+    words = ["psgd", "reproduce", experiment.name, "--scale", scale]
+    if mine:
+        words += ["--seeds", tables.spans(sorted({r.seed for r in mine}))]
+    if experiment.data and (not mine or set(experiment.data) & {name for r in mine for name in r.data}):
+        words += ["--data", "DIR"]
+    return ["```sh", shlex.join(words), "```", ""]

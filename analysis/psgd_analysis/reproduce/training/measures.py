@@ -1,0 +1,61 @@
+"""What is measured of a run besides losses and accuracies, each by a class of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...generalisation import distance_from_initialization, uncertainty
+from .measure import Measure
+from .solutions import Events, Hessian, Memory, Seconds
+
+if TYPE_CHECKING:
+    from .networks import NetworkTraining
+
+
+class Train(Measure):
+    """Loss and accuracy (%) on the whole training set, at the end."""
+
+    def final(self) -> dict[str, Any]:
+        """Return "whole_train_loss" and "whole_train_accuracy"."""
+        loss, accuracy = self.training.evaluate("train")
+        return {"whole_train_loss": loss, "whole_train_accuracy": accuracy}
+
+
+class Distance(Measure):
+    """How far the parameters are from where they began, as in Table 11."""
+
+    def __init__(self, training: NetworkTraining) -> None:
+        super().__init__(training)
+        self._initial = {name: p.detach().clone() for name, p in training.model.named_parameters()}
+
+    def final(self) -> dict[str, Any]:
+        """Return "distance", and "relative_distance" in units of the initial norm."""
+        found = distance_from_initialization(dict(self.training.model.named_parameters()), self._initial)
+        return {"distance": found.total, "relative_distance": found.relative}
+
+
+class Entropies(Measure):
+    """Entropy (nats) and margin of the predictions on both sets, as in Tables 6 and 11."""
+
+    def final(self) -> dict[str, Any]:
+        """Return "test_entropy_mean" and so on: of both sets, of entropy and margin, least, mean, largest."""
+        numbers = {}
+        for split in ("test", "train"):
+            found: Any = sum(uncertainty(x, y) for x, y in self.training.logits(split))
+            for name, values in (("entropy", found.entropy), ("margin", found.margin)):
+                for which in ("min", "mean", "max"):
+                    numbers[f"{split}_{name}_{which}"] = float(getattr(values, which))
+        return numbers
+
+
+MEASURES: dict[str, Callable[..., Measure]] = {
+    "train": Train,
+    "distance": Distance,
+    "uncertainty": Entropies,
+    "forgetting": Events,
+    "hessian": Hessian,
+    "seconds": Seconds,
+    "memory": Memory,
+}
+"""By the name that settings have."""

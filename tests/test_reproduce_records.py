@@ -1,0 +1,159 @@
+"""Jobs, books of records, and runs that are left and taken up again."""
+
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psgd_analysis.reproduce.experiment import Cell, Experiment, Job, Plan
+from psgd_analysis.reproduce.loop import Checkpoint, run
+from psgd_analysis.reproduce.records import Book, Record
+from psgd_analysis.sweeps import Stopped
+
+ABOUT = {"versions": {"numpy": "2"}, "revision": "abc", "command": "psgd", "machine": "m", "threads": 1}
+
+
+class Walk:
+    """A random walk of five parts, in need of its generator."""
+
+    parts = 5
+    skipped = 0
+
+    def __init__(self, job: Job, fatal: float = math.inf) -> None:
+        self.rng, self.x, self.done = np.random.default_rng(job.seed), np.zeros(3), 0
+        self.fatal = fatal
+
+    @property
+    def status(self) -> str:
+        if not np.isfinite(self.x).all():
+            return "diverged"
+        return "done" if self.done == self.parts else "going"
+
+    def advance(self) -> dict[str, float]:
+        self.x = self.x + self.rng.standard_normal(3)
+        self.done += 1
+        if self.done == self.fatal:
+            self.x = self.x * np.nan
+        return {"x": float(self.x[0])}
+
+    def final(self) -> dict[str, object]:
+        return {"x": self.x.tolist()}
+
+    def save(self, file: io.BytesIO) -> None:
+        held = {"x": self.x.tolist(), "done": self.done, "rng": self.rng.bit_generator.state}
+        file.write(json.dumps(held).encode())
+
+    def load(self, file: io.BytesIO) -> None:
+        held = json.loads(file.read())
+        self.x, self.done = np.array(held["x"]), held["done"]
+        self.rng.bit_generator.state = held["rng"]
+
+
+def job(seed: int = 0, **more: object) -> Job:
+    return Job("walk", "smoke", "a", seed, {"lr": 0.1}, {"digits": "00"}, **more)
+
+
+def content(record: Record) -> dict[str, object]:
+    """What does not depend on the clock."""
+    held = dataclasses.asdict(record)
+    del held["seconds"], held["cpu_seconds"]
+    held["metrics"] = [{k: x for k, x in m.items() if k != "seconds"} for m in record.metrics]
+    return held
+
+
+def test_the_key_is_what_makes_a_run_the_same() -> None:
+    assert job().key == job(expected=9.0).key == dataclasses.replace(job(), scale="faithful").key
+    others = [
+        job(1),
+        dataclasses.replace(job(), cell="b"),
+        dataclasses.replace(job(), experiment="other"),
+        dataclasses.replace(job(), settings={"lr": 0.2}),
+        dataclasses.replace(job(), data={"digits": "01"}),
+    ]
+    assert len({job().key, *(other.key for other in others)}) == 6
+
+
+@pytest.mark.parametrize("left_after", [1, 2, 4])
+def test_a_run_that_was_left_goes_on_bit_for_bit(tmp_path: Path, left_after: int) -> None:
+    whole = run(job(), Walk, Checkpoint(tmp_path / "a", job().key), ABOUT)
+    notes: list[float] = []
+    place = Checkpoint(tmp_path / "b", job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, note=notes.append, stopping=lambda: len(notes) == left_after)
+    again = run(job(), Walk, place, ABOUT, note=notes.append)
+    assert content(again) == content(whole)
+    assert notes == [0.2, 0.4, 0.6, 0.8, 1.0]
+    place.remove()
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_an_error_in_a_part_leaves_the_part_before(tmp_path: Path) -> None:
+    class Fails(Walk):
+        def advance(self) -> dict[str, float]:
+            if self.done == 3:
+                raise RuntimeError("no")
+            return super().advance()
+
+    place = Checkpoint(tmp_path, job().key)
+    with pytest.raises(RuntimeError, match="no"):
+        run(job(), Fails, place, ABOUT)
+    whole = run(job(), Walk, Checkpoint(tmp_path / "whole", job().key), ABOUT)
+    assert content(run(job(), Walk, place, ABOUT)) == content(whole)
+
+
+def test_numbers_that_are_not_finite_end_a_run(tmp_path: Path) -> None:
+    found = run(job(), lambda j: Walk(j, fatal=2), Checkpoint(tmp_path, job().key), ABOUT)
+    assert found.status == "diverged"
+    assert len(found.metrics) == 2
+    assert json.loads(found.line())["final"] == {"x": [None] * 3}
+
+
+def test_a_limit_cuts_between_parts_and_the_run_can_be_taken_up(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path, job().key)
+    cut = run(job(), Walk, place, ABOUT, limit=0.0)
+    assert cut.status == "cut"
+    assert "CPU-seconds" in cut.error
+    assert run(job(), Walk, place, ABOUT).status == "done"
+
+
+def test_a_book_keeps_the_latest_record_of_each_run(tmp_path: Path) -> None:
+    book = Book(tmp_path / "new" / "walk.jsonl")
+    assert book.records() == []
+    book.add(Record.of(job(), "cut", error="died"))
+    book.add(Record.of(job(1), "diverged"))
+    assert book.missing([job(), job(1), job(2)]) == [job(), job(2)]
+    book.add(Record.of(job(), "done", final={"x": 1.5, "y": math.inf}))
+    first, second = book.records()
+    assert (first.seed, first.status, second.status) == (0, "done", "diverged")
+    assert first.number("x") == 1.5
+    assert math.isnan(first.number("y"))
+    assert book.missing([job(), job(1)]) == []
+
+
+@pytest.mark.parametrize("torn", [b'{"experiment": "wa', b"\xff\xfe", b"[1, 2]", b"null", b'{"key": 3}'])
+def test_a_torn_line_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
+    book = Book(tmp_path / "walk.jsonl")
+    book.add(Record.of(job(), "done"))
+    with book.path.open("ab") as file:
+        file.write(torn)
+    assert [r.seed for r in book.records()] == [0]
+    book.add(Record.of(job(1), "done"))
+    assert [r.seed for r in book.records()] == [0, 1]
+
+
+def test_selecting_finds_the_cells_as_they_are_set_now() -> None:
+    cells = tuple(Cell(name, {"lr": lr, "shape": (1, 2)}) for name, lr in (("b", 0.1), ("a", 0.2)))
+    plans = {scale: Plan(cells, 2, "") for scale in ("smoke", "reduced", "faithful")}
+    e = Experiment("walk", "", (), "", (), (), plans, Walk, (), (), {})
+    jobs = e.jobs("reduced", [1, 0], {})
+    assert [(j.cell, j.seed) for j in jobs] == [("b", 1), ("a", 1), ("b", 0), ("a", 0)]
+    records = [Record.of(j, "done") for j in jobs]
+    # as read from a file, where tuples are lists
+    records = [dataclasses.replace(r, settings=json.loads(json.dumps(r.settings))) for r in records]
+    old = dataclasses.replace(records[0], settings={"lr": 7.0})
+    found = e.select("reduced", [old, *records])
+    assert [(r.cell, r.seed) for r in found] == [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
