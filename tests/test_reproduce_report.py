@@ -448,13 +448,14 @@ def test_words():
 def test_what_the_runs_are_is_said():
     e = forged()
     records = [run("a", 0, x=1.0, data={"digits": "00ff"}), run("b", 0, "cut", data={"digits": "00ff"})]
+    records[1] = dataclasses.replace(records[1], error="cut after 9 CPU-seconds")
     text = "\n".join(about(e, records, "reduced"))
     for said in (
         "half of it",
         "digits (00ff)",
         "Not the paper's data: digits in place of mnist",
         "Not run: c",
-        "Cut for time, and left out of all numbers: b (1 of 1)",
+        "Cut, and left out of all numbers: b (1 of 1: cut after 9 CPU-seconds)",
         "forge",
         "numpy 2",
         "abc",

@@ -30,7 +30,7 @@ EVERY = (*(f"Table {i}" for i in range(1, 12)), *(f"Figure {i}" for i in range(1
 
 
 def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
-    """Return the scales that were asked for, those that can decide something first, the paper's first of them.
+    """Return the scales that were asked for, those that can decide first, the paper's first of them.
 
     Smoke runs count only where there is nothing else.
     """
