@@ -111,8 +111,8 @@ assert ready_losses[-1] < 0.01 * first
 # %% [markdown]
 # ## Layer by layer
 #
-# `groups_of` makes a group of each layer. With `affine=Affine` its weight and bias are one matrix `[W b]`, with
-# a Kronecker product for P, the paper's affine preconditioner. P is fitted in every fifth step here, and
+# `groups_of` makes a group of each layer. With `affine=Affine` its weight and bias are one matrix `[W b]`,
+# with a Kronecker product for P, the paper's affine preconditioner. P is fitted in every fifth step here, and
 # `global_clip` limits the step of all layers together. A closure may return more than the loss.
 
 # %%

@@ -181,7 +181,7 @@ def test_without_a_place_for_the_cache_all_is_compiled_in_memory(small, tmp_path
 # -- signals to the command ----------------------------------------------------------------------------------
 
 COMMANDS = {
-    "verify": (["--jobs", "2", "-p", "xmat", "--n", "4"], "verify.json"),
+    "verify": (["--jobs", "2", "-p", "xmat", "--n", "4", "--steps", "100"], "verify.json"),
     "minimize": (["rosenbrock", "--maxiter", "20"], "minimize.json"),
     "spectrum": (["dense", "--n", "16", "--products", "10"], "spectrum.json"),
     "bench": (["--n", "1e4", "--budget", "1000", "--peers", "none", "--copy-mib", "8"], "bench.json"),

@@ -19,6 +19,19 @@ from psgd_analysis.reproduce import data
 MNIST = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
 
+GIVEN = os.environ.get("PSGD_DATA")
+PUBLISHED = {
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "text": ("86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",),
+}
+"""SHA-256 of the four files of MNIST, and of tiny Shakespeare."""
+
+
 @pytest.fixture(autouse=True)
 def _no_folder(monkeypatch):
     monkeypatch.delenv("PSGD_DATA", raising=False)
@@ -66,6 +79,13 @@ def test_mnist_is_read(tmp_path, zipped, own_folder):
     assert found.train_x.dtype == np.uint8
     assert data.resolve("mnist", tmp_path) == ("mnist", found.hash)
     assert data.available("mnist", tmp_path) == "mnist"
+
+
+def test_names_with_dots(tmp_path):
+    write_mnist(tmp_path, mnist_arrays(), zipped=True)
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path / path.name.replace("-idx", ".idx"))
+    require_equal(data.load("mnist", tmp_path), mnist_arrays())
 
 
 def test_the_hash_is_that_of_the_contents(tmp_path):
@@ -153,7 +173,7 @@ def test_damaged_gzip(tmp_path, damage, words):
 
 def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"")  # one of four
-    with pytest.raises(data.Missing, match="MNIST is missing; put train-images-idx3-ubyte") as caught:
+    with pytest.raises(data.Missing, match="MNIST is missing; put its four files, train-im") as caught:
         data.resolve("mnist", tmp_path)
     assert str(tmp_path / "mnist") in str(caught.value)
     assert data.available("mnist", tmp_path) is None
@@ -368,3 +388,21 @@ def test_a_text_stands_in_with_structure_to_learn():
     pairs = counts.sum(2)
     given_two = entropy(counts.ravel()) - entropy(pairs.ravel())
     assert given_two < 0.6 * entropy(counts.sum((0, 1)))
+
+
+# -- the real ones -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_real_data_is_what_was_published(name):
+    folder = Path(GIVEN) if GIVEN else None
+    if folder is None or data.available(name, folder) is None:
+        pytest.skip("PSGD_DATA names no folder with this data set")
+    wanted = hashlib.sha256(b"".join(bytes.fromhex(x) for x in PUBLISHED[name])).hexdigest()
+    found = data.load(name, folder)
+    assert found.hash == wanted
+    if name == "mnist":
+        assert np.bincount(found.test_y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+        assert found.train_x.shape == (60_000, 28, 28)
+    else:
+        assert (found.classes, len(found.train_x) + len(found.test_x)) == (65, 1_115_394 - 2)

@@ -117,8 +117,10 @@ class Work:
         return [steps.step(self.loss(t))[0] for t in range(begin, end)]
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [*NAMES, *WHITENING])
+CASES = [(name, net) for name in NAMES for net in NETS] + [(name, "mlp") for name in WHITENING]
+
+
+@pytest.mark.parametrize(("name", "net"), CASES)
 def test_lowers_the_loss(name: str, net: str) -> None:
     need(name)
     ends = []
@@ -132,11 +134,18 @@ def test_lowers_the_loss(name: str, net: str) -> None:
     assert np.median(ends) < 0.9, ends
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [*NAMES, *WHITENING])
-def test_resumes_bit_for_bit(name: str, net: str) -> None:
+DIFFERENCES = {"source": "finite_difference", "momentum": 0.9, "update_probability": 0.5, "weight_decay": 0.1}
+OTHERWISE = [
+    ("psgd_lowrank", "mlp", DIFFERENCES),
+    ("psgd_affine", "conv", {"every": 3, "factors": ["dense", "affine"], "scale": 1.0}),
+    ("kfac", "conv", {"fisher": "empirical", "every": 5, "momentum": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("name", "net", "more"), [(*case, {}) for case in CASES] + OTHERWISE)
+def test_resumes_bit_for_bit(name: str, net: str, more: dict[str, Any]) -> None:
     need(name)
-    settings = settings_of(name)
+    settings = settings_of(name) | more
     whole, first, second = Work(net), Work(net), Work(net, seed=1)
     steps = make(name, whole.model, settings, 7)
     values = whole.run(steps, 0, 12)
@@ -309,9 +318,60 @@ def test_kfac_against_a_dense_kronecker_product(kind: str, fisher: str) -> None:
         torch.testing.assert_close(layer.bias.detach(), moved)
 
 
+@pytest.mark.parametrize("name", ["kfac", "hessian_free", "adahessian", "psgd_affine"])
+def test_a_convolution_of_inputs_counts_as_any_other(name: str) -> None:
+    from psgd_analysis.reproduce.convolution import InputConv2d
+
+    need(name)
+    work, twin = Work("conv"), Work("conv")
+    for one in (work, twin):
+        one.model, one.inputs = one.model.double(), one.inputs.double()
+    layer = InputConv2d(1, 3, 3).double()
+    layer.load_state_dict(work.model[1].state_dict())
+    work.model[1] = layer
+    for one in (work, twin):
+        one.run(make(name, one.model, settings_of(name), 7), 0, 4)
+    torch.testing.assert_close(work.weights(), twin.weights(), rtol=1e-7, atol=1e-8)
+
+
 class Mean(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         return x.mean(dim=2)
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "mc"])
+def test_kfac_with_a_dead_layer(fisher: str) -> None:
+    need("kfac")
+    work = Work("conv")
+    with torch.no_grad():
+        work.model[4].bias.fill_(-1e3)  # its ReLU is 0 for all inputs
+    before = work.weights()
+    steps = make("kfac", work.model, {"damping": 0.1, "fisher": fisher}, 0)
+    work.run(steps, 0, 3)
+    assert torch.isfinite(work.weights()).all()
+    assert not torch.equal(work.weights(), before)
+    assert steps.skipped == 0
+
+
+def test_kfac_keeps_its_inverses_where_new_ones_fail(monkeypatch: Any) -> None:
+    need("kfac")
+    work = Work("mlp")
+    steps = make("kfac", work.model, {"damping": 0.1}, 0)
+    work.run(steps, 0, 2)
+    before, inverses = work.weights(), steps.state_dict()["own"]["factors"]
+
+    def fail(x: Any) -> Any:
+        raise torch.linalg.LinAlgError("not positive definite")
+
+    monkeypatch.setattr(torch.linalg, "cholesky", fail)
+    work.run(steps, 2, 3)
+    after = steps.state_dict()["own"]["factors"]
+    for key, (a, b, *kept) in after.items():
+        assert not torch.equal(a, inverses[key][0])
+        assert not torch.equal(b, inverses[key][1])
+        assert all(map(torch.equal, kept, inverses[key][2:]))
+    assert steps.skipped == len(after) == 3
+    assert not torch.equal(work.weights(), before)
 
 
 def gauss_newton(work: Work, l2: float) -> tuple[Any, Any]:
@@ -393,7 +453,7 @@ def test_counts(name: str, settings: dict[str, Any], expected: tuple[int, int]) 
     assert (steps.gradients, steps.products, steps.skipped) == (*expected, 0)
 
 
-@pytest.mark.parametrize("name", ["psgd_lowrank", "psgd_affine", "kfac", "hessian_free"])
+@pytest.mark.parametrize("name", ["sgd", "shampoo", "psgd_lowrank", "psgd_affine", "kfac", "hessian_free"])
 def test_a_loss_that_is_not_finite_moves_nothing_and_is_counted(name: str) -> None:
     need(name)
     work = Work("mlp")

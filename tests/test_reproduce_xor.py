@@ -18,22 +18,18 @@ import jax.numpy as jnp  # noqa: E402
 from psgd_analysis.reproduce import loop  # noqa: E402
 from psgd_analysis.reproduce.experiments.xor import EXPERIMENT, LENGTHS, RANKS, cell  # noqa: E402
 from psgd_analysis.reproduce.recurrent import Network, delayed_xor, logistic  # noqa: E402
-from psgd_analysis.reproduce.recurrent_training import Preconditioned, XorTraining, optimizer  # noqa: E402
+from psgd_analysis.reproduce.recurrent_optimizers import (  # noqa: E402
+    AdaHessian,
+    HessianFree,
+    Loss,
+    Preconditioned,
+    gauss_newton,
+    optimizer,
+)
+from psgd_analysis.reproduce.recurrent_training import XorTraining  # noqa: E402
 
-SETTINGS = {
-    "cell": "RNN",
-    "units": 6,
-    "length": 5,
-    "batch": 16,
-    "solved": 0.1,
-    "iterations": 50,
-    "part": 20,
-    "optimizer": "PSGD",
-    "lr": 0.01,
-    "clip": 1.0,
-    "rank": 2,
-    "step": 0.1,
-}
+PSGD, SGD = ({**c.settings, "iterations": 50, "part": 20} for c in EXPERIMENT.plans["smoke"].cells[:2])
+"""What the smoke scale compiles too, but shorter."""
 
 
 # -- data ------------------------------------------------------------------------------------------------
@@ -96,15 +92,12 @@ def test_gradient_and_product_against_finite_differences(kind):
             weights = {name: np.asarray(w) for name, w in weights_of(at).items()}
             return plain_loss(kind, weights, sequences, labels)
 
-        found = {}
-
         def update(state, x, g, pair):
-            found.update(g=np.asarray(g), v=np.asarray(pair[0]), h=np.asarray(pair[1]))
-            return x, state
+            return x, {"g": g, "v": pair[0], "h": pair[1]}
 
-        value, _, _ = Preconditioned(SimpleNamespace(update=update)).step(
-            (), jnp.asarray(x), loss, jax.random.key(3)
-        )
+        step = jax.jit(lambda at, key: Preconditioned(SimpleNamespace(update=update)).step((), at, loss, key))
+        value, _, found = step(jnp.asarray(x), jax.random.key(3))
+        found = {name: np.asarray(array) for name, array in found.items()}
         assert abs(value - plain(x)) < 1e-12
         size, near = 1e-4, 1e-2
         gradient = [(plain(x + size * e) - plain(x - size * e)) / (2 * size) for e in np.eye(x.size)]
@@ -113,7 +106,7 @@ def test_gradient_and_product_against_finite_differences(kind):
         v = found["v"] / np.linalg.norm(found["v"])
         curvature = (plain(x + near * v) - 2 * plain(x) + plain(x - near * v)) / near**2
         assert found["v"] @ found["h"] == pytest.approx(found["v"] @ found["v"] * curvature, rel=1e-3)
-        g = jax.grad(loss)
+        g = jax.jit(jax.grad(loss))
         h = (g(jnp.asarray(x + size * v)) - g(jnp.asarray(x - size * v))) / (2 * size)
         np.testing.assert_allclose(found["h"], np.asarray(h) * np.linalg.norm(found["v"]), atol=1e-6)
 
@@ -144,7 +137,7 @@ def test_units_that_fill_up_the_lanes_change_nothing():
 @pytest.mark.parametrize("given", [{"cell": "GRU"}, {"optimizer": "Newton"}, {"iterations": 0}])
 def test_unknown_settings_get_a_sentence(given):
     with pytest.raises(ValueError, match=f"`{next(iter(given))}` must be"):
-        XorTraining({**SETTINGS, **given}, 0)
+        XorTraining({**PSGD, **given}, 0)
 
 
 # -- steps -----------------------------------------------------------------------------------------------
@@ -154,8 +147,8 @@ def test_steps_are_those_of_the_numpy_loop_on_the_same_pairs():
     with jax.enable_x64(True):
         network = Network("RNN", units=4)
         start, weights_of = network.start(0)
-        mine = optimizer({**SETTINGS, "rank": 3})
-        other = psgd.PSGD(psgd.LowRank(3), lr=0.01, step_size=0.1, clip=1.0)
+        mine = optimizer({**PSGD, "rank": 3})
+        other = psgd.PSGD(psgd.LowRank(3), lr=0.01, step_size=0.3, clip=1.0)
 
         def loss(at, sequences, labels):
             return logistic(network.read(weights_of(at), sequences), labels)
@@ -181,13 +174,54 @@ def test_steps_are_those_of_the_numpy_loop_on_the_same_pairs():
         np.testing.assert_allclose(np.asarray(x), y, atol=1e-9)
 
 
+def test_adahessian_is_that_of_pytorch_optimizer():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    theirs = pytest.importorskip("pytorch_optimizer", reason="pytorch_optimizer is not installed")
+    with jax.enable_x64(True):
+        # of a diagonal quadratic every probe gives the diagonal itself
+        rng = np.random.default_rng(0)
+        diagonal, x = rng.uniform(0.5, 5, 6), rng.standard_normal(6)
+        mine = AdaHessian(lr=0.1, clip=1e9)
+        a, state = jnp.asarray(x), mine.init(jnp.asarray(x))
+        b = torch.nn.Parameter(torch.tensor(x))
+        other = theirs.AdaHessian([b], lr=0.1)
+        for i in range(10):
+            _, a, state = mine.step(
+                state, a, lambda at: (jnp.asarray(diagonal) * at**2).sum() / 2, jax.random.key(i)
+            )
+            other.zero_grad()
+            (torch.tensor(diagonal) * b**2).sum().div(2).backward(create_graph=True)
+            other.step()
+        assert not np.allclose(x, np.asarray(a), atol=0.1)
+        np.testing.assert_allclose(np.asarray(a), b.detach().numpy(), rtol=1e-6)
+
+
+def test_hessian_free_solves_the_damped_gauss_newton_system():
+    with jax.enable_x64(True):
+        network = Network("RNN", units=2)
+        start, weights_of = network.start(0)
+        x = jnp.asarray(np.asarray(start, dtype=np.float64) * 3)
+        sequences, labels = delayed_xor(jax.random.key(0), 5, 16)
+        loss = Loss(lambda at: network.read(weights_of(at), sequences), labels)
+        # dense: J^T diag(p (1 - p)) J / batch
+        jacobian = np.asarray(jax.jacfwd(loss.outputs)(x))
+        p = sigmoid(np.asarray(loss.outputs(x)))
+        dense = jacobian.T @ np.diag(p * (1 - p)) @ jacobian / len(p)
+        product = gauss_newton(loss, x)
+        found = np.stack([np.asarray(product(jnp.asarray(e))) for e in np.eye(x.size)], axis=1)
+        np.testing.assert_allclose(found, dense, atol=1e-12)
+        method = HessianFree(products=3 * x.size, damping=0.5)
+        value, after, damping = method.step(method.init(x), x, loss, None)
+        move = np.linalg.solve(dense + 0.5 * np.eye(x.size), -np.asarray(jax.grad(loss)(x)))
+        np.testing.assert_allclose(np.asarray(after - x), move, atol=1e-5)
+        assert loss(after) < value
+        assert float(damping) in (0.5, 0.75, pytest.approx(1 / 3))
+
+
 def test_all_cells_of_a_seed_see_the_same_batches_and_start():
-    first = {}
-    for name in ("PSGD", "Adan"):
-        training = XorTraining({**SETTINGS, "optimizer": name, "iterations": 1}, 3)
-        first[name] = training.advance()["loss"]
-    assert len(set(first.values())) == 1
-    assert XorTraining({**SETTINGS, "iterations": 1}, 4).advance()["loss"] != first["PSGD"]
+    first = [XorTraining({**settings, "iterations": 1}, 3).advance()["loss"] for settings in (PSGD, SGD)]
+    assert first[0] == first[1]
+    assert XorTraining({**PSGD, "iterations": 1}, 4).advance()["loss"] != first[0]
 
 
 # -- runs ------------------------------------------------------------------------------------------------
@@ -213,9 +247,8 @@ def run(folder, settings, stop_after=None):
     return record, file.getvalue()
 
 
-@pytest.mark.parametrize("more", [{}, {"optimizer": "Adan"}], ids=["PSGD", "Adan"])
-def test_a_run_that_was_left_ends_bit_for_bit_as_one_that_was_not(tmp_path, more):
-    settings = {**SETTINGS, **more}
+@pytest.mark.parametrize("settings", [PSGD, SGD], ids=["PSGD", "SGD"])
+def test_a_run_that_was_left_ends_bit_for_bit_as_one_that_was_not(tmp_path, settings):
     whole, end = run(tmp_path / "whole", settings)
     again, same = run(tmp_path / "again", settings, stop_after=2)
     assert [m["iterations"] for m in whole.metrics] == [20, 40, 50]
@@ -226,14 +259,14 @@ def test_a_run_that_was_left_ends_bit_for_bit_as_one_that_was_not(tmp_path, more
 
 def test_a_checkpoint_of_other_settings_is_refused():
     file = io.BytesIO()
-    XorTraining(SETTINGS, 0).save(file)
+    XorTraining(PSGD, 0).save(file)
     file.seek(0)
     with pytest.raises(ValueError, match="must hold a run with these settings"):
-        XorTraining({**SETTINGS, "units": 7}, 0).load(file)
+        XorTraining({**PSGD, "units": 7}, 0).load(file)
 
 
 def test_a_run_that_leaves_all_numbers_ends_as_diverged():
-    training = XorTraining({**SETTINGS, "optimizer": "SGD", "lr": 1e38, "clip": None}, 0)
+    training = XorTraining({**SGD, "lr": 1e38, "clip": None}, 0)
     while training.status == "going":
         training.advance()
     assert training.status == "diverged"
@@ -252,6 +285,7 @@ def test_cells_have_names_of_their_own_and_the_paper_s_numbers():
     assert [rates[cell("LSTM", length, "SGD").name] for length in LENGTHS] == ["1", "0", "0", "0"]
     faithful = {c.name for c in EXPERIMENT.plans["faithful"].cells}
     assert set(rates) <= faithful
+    assert [rates[cell("LSTM", length, "AdaHessian").name] for length in LENGTHS] == ["1", "1", "0.8", "0"]
     assert {c.name for c in EXPERIMENT.plans["reduced"].cells} <= faithful
 
 

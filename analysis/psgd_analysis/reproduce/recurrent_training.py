@@ -3,103 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import IO, Any, Literal, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-import psgd_core as psgd
-
-from ..checks import require_choice, require_count
+from ..checks import require_count
 from .experiment import Settings
-from .recurrent import Network, delayed_xor, logistic
-
-Loss = Callable[[jax.Array], jax.Array]
-"""The loss of the iteration's batch, as a function of the parameters, a vector."""
-
-
-class Optimizer(Protocol):
-    """How an iteration moves; hashable, as what is compiled for it is kept by it."""
-
-    products: int
-    """Hessian-vector products in each iteration."""
-
-    def __hash__(self) -> int: ...
-
-    def init(self, x: jax.Array) -> Any:
-        """Return the state to start with."""
-
-    def step(self, state: Any, x: jax.Array, loss: Loss, key: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        """Return (loss at x, x, state) after an iteration."""
-
-    def skipped(self, state: Any) -> int:
-        """Return how many iterations were refused so far."""
-
-
-@dataclass(frozen=True)
-class Preconditioned:
-    """PSGD with a pair in each iteration."""
-
-    psgd: psgd.PSGD
-    products = 1
-
-    def init(self, x: jax.Array) -> Any:
-        """Return the state to start with."""
-        return self.psgd.init(x)
-
-    def step(self, state: Any, x: jax.Array, loss: Loss, key: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        """Return (loss at x, x, state): loss, gradient and product come from one pass."""
-        v = jax.random.normal(key, x.shape, x.dtype)
-        (value, g), (_, h) = jax.jvp(jax.value_and_grad(loss), (x,), (v,))
-        x, state = self.psgd.update(state, x, g, pair=(v, h))
-        return value, x, state
-
-    def skipped(self, state: Any) -> int:
-        """Return how many gradients and pairs were not finite."""
-        return int(state.skipped) + int(state.preconditioner.skipped)
-
-
-@dataclass(frozen=True)
-class Optax:
-    """An optimiser of optax, the gradient clipped; without clip for ``clip=None``."""
-
-    name: Literal["SGD", "Adam", "AdaBelief", "Adan"]
-    lr: float
-    clip: float | None
-    products = 0
-
-    def _transformation(self) -> optax.GradientTransformation:
-        make = {"SGD": optax.sgd, "Adam": optax.adam, "AdaBelief": optax.adabelief, "Adan": optax.adan}
-        found = make[self.name](self.lr)
-        return found if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), found)
-
-    def init(self, x: jax.Array) -> Any:
-        """Return the state to start with."""
-        return self._transformation().init(x)
-
-    def step(self, state: Any, x: jax.Array, loss: Loss, key: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        """Return (loss at x, x, state)."""
-        value, g = jax.value_and_grad(loss)(x)
-        updates, state = self._transformation().update(g, state, x)
-        return value, optax.apply_updates(x, updates), state
-
-    def skipped(self, state: Any) -> int:
-        """Return 0: what is not finite ends the run."""
-        return 0
-
-
-def optimizer(settings: Settings) -> Optimizer:
-    """Return the optimiser of a cell."""
-    name, lr, clip = settings["optimizer"], settings["lr"], settings["clip"]
-    require_choice("optimizer", name, ("PSGD", "SGD", "Adam", "AdaBelief", "Adan"))
-    if name != "PSGD":
-        return Optax(name, lr, clip)
-    p = psgd.LowRank(settings["rank"])
-    return Preconditioned(psgd.PSGD(p, lr=lr, step_size=settings["step"], clip=clip))
+from .recurrent import Network, delayed_xor
+from .recurrent_optimizers import Loss, Optimizer, optimizer
 
 
 class Carry(NamedTuple):
@@ -127,9 +41,7 @@ def _compiled(
         data, probe = jax.random.split(jax.random.fold_in(jax.random.key(carry.seed), carry.count))
         sequences, labels = delayed_xor(data, length, batch)
 
-        def loss(x: jax.Array) -> jax.Array:
-            return logistic(network.read(weights_of(x), sequences), labels)
-
+        loss = Loss(lambda x: network.read(weights_of(x), sequences), labels)
         value, x, state = optimizer.step(carry.state, carry.x, loss, probe)
         return Carry(x, state, carry.seed, carry.count + 1, value, carry.total + value)
 

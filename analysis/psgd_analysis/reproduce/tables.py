@@ -77,7 +77,8 @@ def _ours(column: Column, samples: Sequence[Sample]) -> list[str]:
     if column.spread == "rate":
         return [f"{s.true}/{len(s.seeds)}" if s.seeds else DASH for s in samples]
     middle = statistics.fmean if column.spread == "sd" else statistics.median
-    form = fixed(column.form, [middle(s.finite) for s in samples if s.finite])
+    spreads = [statistics.stdev(s.finite) for s in samples if len(s.finite) > 1 and column.spread == "sd"]
+    form = fixed(column.form, [middle(s.finite) for s in samples if s.finite], spreads)
     return [_text(column.spread, middle(s.finite), s.finite, form) if s.finite else DASH for s in samples]
 
 
@@ -89,15 +90,22 @@ def _text(spread: str, middle: float, values: Sequence[float], form: str) -> str
     return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def fixed(form: str, values: Iterable[float]) -> str:
-    """Return a form with fixed decimals in place of significant digits, unless numbers differ too much."""
+def fixed(form: str, values: Iterable[float], spreads: Sequence[float] = ()) -> str:
+    """Return a form with fixed decimals in place of significant digits, unless numbers differ too much.
+
+    They are enough for a digit of a typical spread.
+    """
     sizes = [abs(x) for x in values if x and math.isfinite(x)]
     digits = form[1:-1]
     if not (form[:1] == "." and form[-1:] == "g" and digits.isdigit() and sizes):
         return form
     if max(sizes) >= 1e4 * min(sizes) or min(sizes) < 1e-4 or max(sizes) >= 1e6:
         return form
-    return f".{max(0, int(digits) - 1 - math.floor(math.log10(min(sizes))))}f"
+    decimals = int(digits) - 1 - math.floor(math.log10(min(sizes)))
+    spread = statistics.median(spreads) if spreads else 0.0
+    if spread > 1e-6:
+        decimals = max(decimals, -math.floor(math.log10(spread)))
+    return f".{max(0, decimals)}f"
 
 
 # -- what the runs are ---------------------------------------------------------------------------------------
@@ -137,10 +145,10 @@ def _incomplete(cells: Iterable[Cell], records: Sequence[Record]) -> list[str]:
     """Return what is missing and what was cut."""
     runs = {c.name: [r for r in records if r.cell == c.name] for c in cells}
     absent = [name for name, mine in runs.items() if not mine]
-    cut = {name: sum(r.status == "cut" for r in mine) for name, mine in runs.items()}
-    said = [f"{name} ({count} of {len(runs[name])})" for name, count in cut.items() if count]
+    cut = {name: [r.error for r in mine if r.status == "cut"] for name, mine in runs.items()}
+    said = [f"{name} ({len(why)} of {len(runs[name])}: {_several(why)})" for name, why in cut.items() if why]
     lines = [f"Not run: {'; '.join(absent)}."] if absent else []
-    return lines + ([f"Cut for time, and left out of all numbers: {'; '.join(said)}."] if said else [])
+    return lines + ([f"Cut, and left out of all numbers: {'; '.join(said)}."] if said else [])
 
 
 def _several(texts: Iterable[str]) -> str:

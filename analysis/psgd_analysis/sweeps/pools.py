@@ -167,7 +167,15 @@ def _start(configured: Any, calls: Iterator[Any], pre_dispatch: int | str, messa
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep loky from warning that it replaced a process that had grown."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A worker stopped while", category=UserWarning)
-        yield
+    """Keep loky from warning that it replaced a process that had grown, or cleaned up after a killed one."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A worker stopped while", category=UserWarning)
+            yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONWARNINGS", None)
+        else:
+            os.environ["PYTHONWARNINGS"] = before

@@ -131,8 +131,6 @@ class _Sweep:
         for i, task in enumerate(self._tasks):
             try:
                 result = task.work(*task.arguments, board=_Here(self, task.length))
-            except Stopped as error:
-                raise KeyboardInterrupt from error
             except (Exception, SystemExit) as error:
                 if noted():  # extensions turn a KeyboardInterrupt into other exceptions
                     raise KeyboardInterrupt from error

@@ -7,6 +7,7 @@ import pickletools
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def python_batch(path: Path) -> Batch:
     That is a pickled dict. Nothing is unpickled: the pixels are its longest string, the labels the numbers in
     the list that comes after the key "labels".
     """
-    pixels, labels, listing = b"", [], False
+    pixels, listing = b"", False
+    labels: list[Any] = []
     try:
         for code, value, _ in pickletools.genops(contents(path)):
             if isinstance(value, str | bytes | bytearray):

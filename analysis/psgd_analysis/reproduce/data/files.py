@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def find(folders: Iterable[Path], names: Sequence[str]) -> list[Path] | None:
         found = []
         for name in names:
             for candidate in (folder / name, folder / f"{name}.gz"):
-                if candidate.is_file():
+                if os.path.isfile(candidate):  # false also where it may not be looked at
                     found.append(candidate)
                     break
         if len(found) == len(names):

@@ -15,6 +15,8 @@ NAMES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+DOTTED = tuple(name.replace("-idx", ".idx") for name in NAMES)
+"""As some archives have them."""
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

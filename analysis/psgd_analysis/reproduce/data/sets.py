@@ -49,9 +49,13 @@ class DataSet:
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set in files: one of `layouts` (names of files) lies in one of `folders`, or beside them."""
+    """A data set in files: one of `layouts` (names of files) lies in one of `folders`, or beside them.
+
+    `wanted` says in words which files to get, and where from.
+    """
 
     title: str
+    wanted: str
     folders: tuple[str, ...]
     layouts: tuple[tuple[Sequence[str], Callable[[list[Path]], tuple[Arrays, int]]], ...]
     stand_in: str = ""
@@ -72,9 +76,16 @@ def _ten(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], tuple[A
 _BATCHES = ("cifar-10-batches-py", "cifar-10-batches-bin")
 
 _SOURCES = {
-    "mnist": _Source("MNIST", ("mnist", "MNIST/raw"), ((idx.NAMES, _ten(idx.read)),), "digits"),
+    "mnist": _Source(
+        "MNIST",
+        "its four files, train-images-idx3-ubyte and so on, gzipped or not (http://yann.lecun.com/exdb/mnist),",
+        ("mnist", "MNIST/raw"),
+        ((idx.NAMES, _ten(idx.read)), (idx.DOTTED, _ten(idx.read))),
+        "digits",
+    ),
     "cifar10": _Source(
         "CIFAR-10",
+        "its batches, for Python or binary, unpacked (https://www.cs.toronto.edu/~kriz/cifar.html),",
         ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES)),
         (
             (cifar.PYTHON, _ten(lambda paths: cifar.read(paths, cifar.python_batch))),
@@ -83,17 +94,20 @@ _SOURCES = {
     ),
     "cifar10-jpeg": _Source(
         "CIFAR-10 as JPEG files",
+        f"{cifar.ARCHIVES[0]}, with train/<class>/<number>.jpg and test/ likewise,",
         ("cifar10",),
         tuple(((archive,), _ten(cifar.read_jpeg)) for archive in cifar.ARCHIVES),
     ),
     "text": _Source(
         "A text",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
         ("shakespeare_char", "text"),
         tuple(((name,), lambda paths: text.read(paths[0], "characters")) for name in text.NAMES),
         "chain",
     ),
     "text-words": _Source(
         "A text",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
         ("shakespeare_char", "text"),
         tuple(((name,), lambda paths: text.read(paths[0], "words")) for name in text.NAMES),
         "chain",
@@ -161,12 +175,9 @@ def _located(name: str, folder: Path | None) -> tuple[str, list[Path]]:
         return name, found[0]
     if folder is None and source.stand_in:
         return source.stand_in, []
-    layouts = " or ".join(
-        ", ".join(names) if len(names) < 5 else f"{names[0]} .. {names[-1]}" for names, _ in source.layouts
-    )
     where = f"{folder / source.folders[0]} or {folder}" if folder else f"DIR/{source.folders[0]} or DIR"
     given = "" if folder else f", and give --data DIR or set {FOLDER_VARIABLE}"
-    raise Missing(f"{source.title} is missing; put {layouts} into {where}{given}")
+    raise Missing(f"{source.title} is missing; put {source.wanted} into {where}{given}")
 
 
 @functools.lru_cache(maxsize=4)

@@ -80,7 +80,10 @@ class KFAC(Counting):
         self._optimizer.param_groups[0]["lr"] = lr
 
     def step(self, loss: Loss) -> tuple[Tensor, Any]:
-        """Do one step; a loss or gradient that is not finite changes nothing."""
+        """Do one step; a loss or gradient that is not finite changes nothing.
+
+        Factors that cannot be inverted leave the inverses before in place, and count as skipped.
+        """
         # the gradient, and the batch's factors where they are due
         fit = self._taken % self._settings["every"] == 0
         new: dict[str, tuple[Tensor, Tensor]] = {}
@@ -136,9 +139,26 @@ class KFAC(Counting):
         weight = max(self._settings["forget"], 1 / self._updates)
         for key, (a, b) in new.items():
             held = self._factors.get(key)
-            mean = Kron(a, b) if held is None else Kron(held.A.lerp(a, weight), held.B.lerp(b, weight))
-            self._factors[key] = mean
-            mean.update_inv(self._settings["damping"])
+            if held is not None:
+                a, b = held.A.lerp(a, weight), held.B.lerp(b, weight)  # noqa: PLW2901
+            try:
+                inverses = self._inverses(a, b)
+            except torch.linalg.LinAlgError:  # too near to singular for its damping
+                if held is None:
+                    raise
+                self._refused += 1
+                inverses = held.A_inv, held.B_inv
+            self._factors[key] = Kron(a, b, *inverses)
+
+    def _inverses(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the damped inverses of the factors."""
+        damping = self._settings["damping"]
+        # copies, to which the library adds the damping; it leaves out factors that are 0, of dead layers
+        tried = Kron(a.clone(), b.clone())
+        tried.update_inv(damping)
+        pairs = ((tried.A_inv, a), (tried.B_inv, b))
+        first, second = (torch.eye(len(x)).to(x) / damping if inv is None else inv for inv, x in pairs)
+        return first, second
 
     def _packed(self) -> dict[str, Any]:
         return {

@@ -55,9 +55,12 @@ class FromClass(Counting):
             group["lr"] = lr if i == 0 else self._base[i] * (lr / self._base[0])
 
     def step(self, loss: Loss) -> tuple[Tensor, Any]:
-        """Do one step."""
+        """Do one step; a loss that is not finite, on which some fail, changes nothing."""
         self._optimizer.zero_grad(set_to_none=True)
         value, more = loss()
+        if not bool(torch.isfinite(value.detach())):
+            self._refused += 1
+            return value.detach(), detached(more)
         self._differentiate(value)
         self.gradients += 1
         with self._random:
