@@ -230,3 +230,19 @@ def test_a_task_that_gives_up_unasked_has_failed():
     found = run([Task("gives up", sweep_tasks.gives_up)], jobs=2)
     assert not found.interrupted
     assert found.found["gives up"].error == "Stopped"
+
+
+def test_verify_finds_the_same_on_a_cluster(cluster):
+    from psgd_analysis.verify import pool
+    from psgd_analysis.verify.cases import Case, Sizes
+    from psgd_analysis.verify.run import Options
+
+    cases = [Case("xmat", "definite", "exact"), Case("diagonal", "definite", "exact")]
+    options = Options(Sizes(n=4), steps=50)
+    here, there = (
+        pool.run_all(cases, options, scheduler=scheduler).outcomes for scheduler in (None, cluster)
+    )
+    assert [outcome.case for outcome in there] == cases
+    assert [outcome.traces["PSGD"].distance for outcome in there] == [
+        outcome.traces["PSGD"].distance for outcome in here
+    ]
