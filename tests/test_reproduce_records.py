@@ -145,6 +145,43 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
     assert [r.seed for r in book.records()] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"seed": 1},  # another run than the key says
+        {"settings": {"lr": 0.2}},
+        {"data": None},
+        {"metrics": None},
+        {"metrics": ["x"]},
+        {"final": [1]},
+        {"versions": None},
+        {"status": "fine"},
+        {"cpu_seconds": "1"},
+        {"error": 3},
+        {"key": [1]},
+        {"settings": {"lr": math.nan}},
+    ],
+)
+def test_a_line_that_is_no_record_of_its_run_is_passed_over(tmp_path: Path, edits: dict[str, object]) -> None:
+    book = Book(tmp_path / "walk.jsonl")
+    held = json.loads(Record.of(job(), "done").line())
+    book.path.write_text(json.dumps(held | edits) + "\n")
+    book.add(Record.of(job(2), "done"))
+    assert [r.seed for r in book.records()] == [2]
+    assert book.missing([job(), job(2)]) == [job()]
+
+
+def test_a_book_may_come_from_an_editor(tmp_path: Path) -> None:
+    book = Book(tmp_path / "walk.jsonl")
+    lines = [Record.of(job(seed), "done", error="a\u2028b").line() for seed in (0, 1)]
+    book.path.write_bytes("\r\n".join(["\ufeff" + lines[0], "", lines[1]]).encode())
+    assert [r.seed for r in book.records()] == [0, 1]
+
+
+def test_a_text_in_place_of_a_number_is_none() -> None:
+    assert math.isnan(Record.of(job(), "done", final={"x": "high"}).number("x"))
+
+
 def test_selecting_finds_the_cells_as_they_are_set_now() -> None:
     cells = tuple(Cell(name, {"lr": lr, "shape": (1, 2)}) for name, lr in (("b", 0.1), ("a", 0.2)))
     plans = {scale: Plan(cells, 2, "") for scale in ("smoke", "reduced", "faithful")}
