@@ -91,6 +91,62 @@ def test_a_run_that_was_left_goes_on_bit_for_bit(tmp_path: Path, left_after: int
     assert not list((tmp_path / "b").iterdir())
 
 
+@pytest.mark.parametrize(
+    "page", [b"", b"[]", b"{}", b"\xff", b'{"metrics": [], "seconds": 0, "cpu_seconds": 0}']
+)
+@pytest.mark.parametrize("where", ["page", "file", "gone", "by half"])
+def test_a_run_whose_checkpoint_is_of_no_use_begins_anew(tmp_path: Path, page: bytes, where: str) -> None:
+    class Halting(Walk):
+        def load(self, file: io.BytesIO) -> None:
+            self.x = self.x + 1
+            super().load(file)
+            if where == "by half":
+                raise KeyError("weights")
+
+    notes: list[float] = []
+    place = Checkpoint(tmp_path / "a", job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, note=notes.append, stopping=lambda: len(notes) == 2)
+    file = next(f for f in place.folder.iterdir() if f != place.page)
+    if where == "page":
+        place.page.write_bytes(page)
+    elif where == "file":
+        file.write_bytes(page)
+    elif where == "gone":
+        file.unlink()
+    found = run(job(), Halting, place, ABOUT)
+    assert found.error.startswith("begun anew")
+    whole = run(job(), Walk, Checkpoint(tmp_path / "whole", job().key), ABOUT)
+    assert content(dataclasses.replace(found, error="")) == content(whole)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path: Path) -> None:
+    class Unlucky(Walk):
+        def load(self, file: io.BytesIO) -> None:
+            raise MemoryError
+
+    place = Checkpoint(tmp_path, job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, stopping=lambda: True)
+    with pytest.raises(MemoryError):
+        run(job(), Unlucky, place, ABOUT)
+    assert len(run(job(), Walk, place, ABOUT).metrics) == 5
+
+
+def test_a_run_that_is_interrupted_while_it_loads_keeps_its_checkpoint(tmp_path: Path) -> None:
+    class Interrupted(Walk):
+        def load(self, file: io.BytesIO) -> None:
+            raise RuntimeError("was KeyboardInterrupt")
+
+    place = Checkpoint(tmp_path, job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, stopping=lambda: True)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(Stopped):
+        run(job(), Interrupted, place, ABOUT, stopping=lambda: True)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
 def test_an_error_in_a_part_leaves_the_part_before(tmp_path: Path) -> None:
     class Fails(Walk):
         def advance(self) -> dict[str, float]:

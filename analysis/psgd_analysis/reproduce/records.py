@@ -38,7 +38,7 @@ class Record:
     versions, revision, command, machine, threads
         Where it comes from.
     error : str
-        Why it was cut, or "".
+        Why it was cut, or begun anew; or "".
     """
 
     experiment: str
