@@ -94,7 +94,7 @@ def test_a_run_that_was_left_goes_on_bit_for_bit(tmp_path: Path, left_after: int
 @pytest.mark.parametrize(
     "page", [b"", b"[]", b"{}", b"\xff", b'{"metrics": [], "seconds": 0, "cpu_seconds": 0}']
 )
-@pytest.mark.parametrize("where", ["page", "file", "gone", "by half"])
+@pytest.mark.parametrize("where", ["page", "file", "a bit", "gone", "by half"])
 def test_a_run_whose_checkpoint_is_of_no_use_begins_anew(tmp_path: Path, page: bytes, where: str) -> None:
     class Halting(Walk):
         def load(self, file: io.BytesIO) -> None:
@@ -112,6 +112,10 @@ def test_a_run_whose_checkpoint_is_of_no_use_begins_anew(tmp_path: Path, page: b
         place.page.write_bytes(page)
     elif where == "file":
         file.write_bytes(page)
+    elif where == "a bit":
+        damaged = bytearray(file.read_bytes())
+        damaged[damaged.index(b".") + 3] ^= 1  # another digit of x
+        file.write_bytes(damaged)
     elif where == "gone":
         file.unlink()
     found = run(job(), Halting, place, ABOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -32,15 +33,19 @@ class Checkpoint:
             return {}
         held = json.loads(self.page.read_bytes())
         noted = {name: held[name] for name in ("metrics", "seconds", "cpu_seconds")}
-        training.load(io.BytesIO(self._file(noted).read_bytes()))
+        content = self._file(noted).read_bytes()
+        if _hash(content) != held["sha256"]:  # PyTorch does not check what it reads
+            raise ValueError("it is damaged")
+        training.load(io.BytesIO(content))
         return noted
 
     def write(self, training: Training, noted: dict[str, Any]) -> None:
         """Keep the training as it is, and forget the checkpoint before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self._file(noted)
-        write_atomically(file, training.save)
-        write_text(self.page, json.dumps(noted))
+        file, held = self._file(noted), io.BytesIO()
+        training.save(held)
+        write_atomically(file, lambda new: new.write(held.getbuffer()))
+        write_text(self.page, json.dumps({**noted, "sha256": _hash(held.getbuffer())}))
         for old in self.folder.glob(f"{self.key}.[0-9]*"):
             if old.name != file.name:
                 old.unlink(missing_ok=True)
@@ -53,6 +58,10 @@ class Checkpoint:
 
     def _file(self, noted: Mapping[str, Any]) -> Path:
         return self.folder / f"{self.key}.{len(noted['metrics'])}"
+
+
+def _hash(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def run(
