@@ -467,7 +467,9 @@ def test_smoke_cells_run_and_give_what_tables_and_claims_need(
         assert record.status == "done"
         missing = {c.key for c in e.columns if c.key != "cpu_seconds"} - set(record.final)
         assert missing <= {"seconds_to_loss"} | {k for k in missing if k.startswith("level_")}
-    assert page(e, records).startswith(f"# {e.title}")
+    text = page(e, records)
+    assert text.startswith(f"# {e.title}")
+    assert max(line.count("|") for line in text.splitlines()) < 30
     for make in e.figures.values():
         assert make(records).axes
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 DASH = "–"
 
+WIDEST = 20
+"""Columns up to which each cell has a row; beyond that each has a column, where cells are fewer."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -69,6 +72,9 @@ def results(experiment: Experiment, records: Sequence[Record], scale: Scale) -> 
         if statuses is None or any(counts):
             heads.append(head)
             columns.append([str(count) for count in counts])
+    if len(heads) > max(WIDEST, len(cells)):
+        turned = [(head, *column) for head, column in zip(heads, columns, strict=True)]
+        return Table(turned[0], tuple(turned[1:]))
     return Table(tuple(heads), tuple(zip(*columns, strict=True)))
 
 
