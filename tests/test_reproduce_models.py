@@ -182,6 +182,7 @@ def test_the_convolution_of_inputs_is_torchs():
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # which torch.func uses itself
 def test_the_convolution_of_inputs_is_smooth_in_every_mode():
     """Forward over reverse and three times backward, by finite differences."""
     layer = InputConv2d(1, 2, 3).double()

@@ -305,16 +305,16 @@ def test_rates_grow_as_in_the_papers_figure_8():
     records = runs(**{cell: [i < k for i in range(10)] for cell, k in solved.items()})
     judged = rates_grow("x", list("abcde"))(records)
     assert judged.verdict == CONFIRMED
-    assert judged.measured.startswith("a 1/10, b 4/10, c 8/10, d 10/10, e 10/10")
+    assert judged.measured.startswith("a: 1/10; b: 4/10; c: 8/10; d: 10/10; e: 10/10; p = ")
     assert rates_grow("x", list("edcba"))(records).verdict == REFUTED
 
 
 def test_rates_have_exact_intervals():
     records = runs(a=[True] * 10, b=[True] * 5 + [False] * 4 + [None], c=[True] * 2)
     assert rate_at_least("x", ["a"], 0.69)(records).verdict == CONFIRMED
-    assert rate_at_least("x", ["a"], 0.70)(records).measured == "undecided: a 10/10, 1.00 [0.69, 1.00]"
+    assert rate_at_least("x", ["a"], 0.70)(records).measured == "undecided: a: 10/10, 1.00 [0.69, 1.00]"
     assert rate_at_least("x", ["a", "b"], 0.5)(records).verdict == REFUTED
-    assert "b 5/10" in rate_at_least("x", ["b"], 0.5)(records).measured
+    assert "b: 5/10" in rate_at_least("x", ["b"], 0.5)(records).measured
     assert rate_at_most("x", ["a"], 0.5)(records).measured.startswith("the opposite holds")
     assert rate_at_least("x", ["c"], 0.5)(records).verdict == UNTESTED
     with pytest.raises(ValueError, match="`value` must lie between 0 and 1"):
@@ -326,7 +326,7 @@ def test_near_needs_the_whole_interval_inside():
     assert near("x", "a", 99.22, 0.1)(records).verdict == CONFIRMED
     assert near("x", "a", 99.4, 0.1)(records).measured.startswith("the opposite holds")
     assert near("x", "b", 99.22, 0.1)(records).verdict == REFUTED  # one diverged
-    assert near("x", "c", 99.22, 0.1)(records).measured.startswith("undecided: c 99.20 [98.70, 99.70]")
+    assert near("x", "c", 99.22, 0.1)(records).measured.startswith("undecided: c: 99.20 [98.70, 99.70]")
     with pytest.raises(ValueError, match="`tolerance` must be positive"):
         near("x", "a", 1.0, 0.0)
 
@@ -360,7 +360,7 @@ def test_what_each_scale_may_say(scale, data, compared, absolute):
     found = judge(forged((COMPARED, ABSOLUTE)), on(data), scale)
     assert [judged.verdict for _, judged in found] == [compared, absolute]
     if absolute == UNTESTED:
-        assert "a 2.0" in found[1][1].measured  # what was measured is said nevertheless
+        assert "a: 2.0" in found[1][1].measured  # what was measured is said nevertheless
 
 
 def test_a_faithful_plan_that_departs_tests_no_absolute_claim():
@@ -448,13 +448,14 @@ def test_words():
 def test_what_the_runs_are_is_said():
     e = forged()
     records = [run("a", 0, x=1.0, data={"digits": "00ff"}), run("b", 0, "cut", data={"digits": "00ff"})]
+    records[1] = dataclasses.replace(records[1], error="cut after 9 CPU-seconds")
     text = "\n".join(about(e, records, "reduced"))
     for said in (
         "half of it",
         "digits (00ff)",
         "Not the paper's data: digits in place of mnist",
         "Not run: c",
-        "Cut for time, and left out of all numbers: b (1 of 1)",
+        "Cut, and left out of all numbers: b (1 of 1: cut after 9 CPU-seconds)",
         "forge",
         "numpy 2",
         "abc",
@@ -494,6 +495,9 @@ def test_a_page_begins_with_what_psgd_does_not_beat():
     ]
     worse = standing((CONTEST,), runs(a=CLEAR["b"], b=CLEAR["a"], c=[0.0] * 4))
     assert worse[2].startswith("- worse in accuracy: a − b")
+    both = standing((CONTEST,), runs(a=CLEAR["b"], b=[1.1, 0.9, 1.0, 1.05], c=CLEAR["a"]))
+    assert both[2].startswith("- worse in accuracy: a − c")
+    assert both[3].startswith("- undecided in accuracy: a − b")
     assert standing((CONTEST,), runs(**CLEAR)) == ["**PSGD beats the baselines in all of 1 comparison.**"]
     assert "too few runs" in standing((CONTEST,), [])[0]
 
@@ -575,7 +579,7 @@ def test_a_page_has_everything_and_its_links_lead_somewhere(written):
     order = (
         "# A forgery",
         "**PSGD does not beat a baseline in 1 of 2",
-        "**Not confirmed** (Figure 3): b beats a",
+        "- **not confirmed** (Figure 3): b beats a; the opposite holds\n",
         "## Verdicts",
         "## Results at the reduced scale",
         "half of it",
@@ -608,7 +612,7 @@ def test_the_overview_says_what_has_no_experiment(tmp_path):
     from psgd_analysis.reproduce import pages
 
     text = pages.overview([forged()], {})
-    assert text.splitlines()[-1].startswith("Without an experiment: Table 2, Table 3")
+    assert text.splitlines()[-1].startswith("Without an experiment of its own: Table 2, Table 3")
     assert "Figure 8." in text
     assert "Table 1," not in text.splitlines()[-1]
 
@@ -621,6 +625,8 @@ def test_a_page_without_runs_and_one_of_smoke_runs_decide_nothing(tmp_path):
     smoke = [dataclasses.replace(r, scale="smoke") for r in runs(**CLEAR)]
     text = pages.page(e, smoke)
     assert "they decide nothing" in text
+    assert "smoke" not in pages.page(e, [*smoke, run("c", 9, x=1.0)])
+    assert "smoke" not in "".join(pages.overview([e], {"forged": [*smoke, run("c", 9, x=1.0)]}))
     assert "**confirmed**" not in text
     assert "beat a baseline" not in text
 

@@ -27,6 +27,9 @@ CONFIRMED: Verdict = "confirmed"
 REFUTED: Verdict = "not confirmed"
 UNTESTED: Verdict = "not tested at this scale"
 
+OPPOSITE = "the opposite holds"
+"""What a judgement's words begin with where that was measured."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -132,7 +135,7 @@ def _by_odds(a: Sample, b: Sample, larger: bool, notes: str) -> Comparison:
     """Compare how often something is true, of all runs of both: a pair of seeds has little in common."""
     low, high = statistics.odds((a.true, len(a.seeds)), (b.true, len(b.seeds)))
     words = (
-        f"{a.cell} {a.true}/{len(a.seeds)}, {b.cell} {b.true}/{len(b.seeds)}: "
+        f"{a.cell}: {a.true}/{len(a.seeds)}; {b.cell}: {b.true}/{len(b.seeds)}; "
         f"odds ratio in [{low:.2g}, {high:.2g}] (exact){notes}"
     )
     up, down = low > 1, high < 1
@@ -212,7 +215,7 @@ def trend(key: str, cells: Sequence[str], *, larger: bool = True) -> Predicate:
         right, wrong = (up, down) if larger else (down, up)
         outcome = "better" if right < LEVEL else "worse" if wrong < LEVEL else "open"
         test = f"Page's test for a trend {'upwards' if larger else 'downwards'}, {len(seeds)} paired seeds"
-        return _judgement(outcome, f"{_levels(found)}: p = {right:.2g} ({test}){notes}")
+        return _judgement(outcome, f"{_levels(found)}; p = {right:.2g} ({test}){notes}")
 
     return predicate
 
@@ -248,7 +251,7 @@ def _rate(key: str, cell: str, value: float, larger: bool) -> Predicate:
         interval = statistics.share(found.true, len(found.seeds))
         above, below = interval.low >= value, interval.high <= value
         right, wrong = (above, below) if larger else (below, above)
-        words = f"{cell} {found.true}/{len(found.seeds)}, {interval}{left_out([found])}"
+        words = f"{cell}: {found.true}/{len(found.seeds)}, {interval}{left_out([found])}"
         return _judgement("better" if right else "worse" if wrong else "open", words)
 
     return predicate
@@ -273,7 +276,7 @@ def near(key: str, cell: str, value: float, tolerance: float) -> Predicate:
         inside = value - tolerance <= mean.low and mean.high <= value + tolerance
         outside = mean.high < value - tolerance or mean.low > value + tolerance
         outcome = "worse" if outside else "better" if inside and not found.failed else "open"
-        words = f"{cell} {mean} (t, {len(found.values)} seeds), to be {value:g} ± {tolerance:g}"
+        words = f"{cell}: {mean} (t, {len(found.values)} seeds), to be {value:g} ± {tolerance:g}"
         return _judgement(outcome, words + left_out([found]))
 
     return predicate
@@ -301,14 +304,14 @@ def _judgement(outcome: str, words: str) -> Judgement:
         return Judgement(UNTESTED, words)
     if outcome == "better":
         return Judgement(CONFIRMED, words)
-    return Judgement(REFUTED, f"the opposite holds: {words}" if outcome == "worse" else f"undecided: {words}")
+    return Judgement(REFUTED, f"{OPPOSITE}: {words}" if outcome == "worse" else f"undecided: {words}")
 
 
 def _common(samples: Sequence[Sample], key: str) -> tuple[list[int], str]:
     """Return the seeds that all have, and why they decide nothing ("" if they do)."""
     absent = [s.cell for s in samples if not s.seeds]
     if absent:
-        return [], f"no runs of {', '.join(absent)}"
+        return [], f"no runs of {'; '.join(absent)}"
     if not any(s.values for s in samples):
         return [], f"no run has `{key}`"
     seeds = sorted(set.intersection(*(set(s.seeds) for s in samples)))
@@ -319,9 +322,9 @@ def _common(samples: Sequence[Sample], key: str) -> tuple[list[int], str]:
 def _levels(samples: Sequence[Sample]) -> str:
     """Return the rates, or means, of some cells in words."""
     if any(s.truth for s in samples):
-        return ", ".join(f"{s.cell} {s.true}/{len(s.seeds)}" for s in samples)
-    return ", ".join(
-        f"{s.cell} {sum(s.finite) / len(s.finite):.4g}" if s.finite else f"{s.cell} –" for s in samples
+        return "; ".join(f"{s.cell}: {s.true}/{len(s.seeds)}" for s in samples)
+    return "; ".join(
+        f"{s.cell}: {sum(s.finite) / len(s.finite):.4g}" if s.finite else f"{s.cell}: –" for s in samples
     )
 
 

@@ -73,7 +73,7 @@ def reproduce(
         chosen = [experiment(n) for n in _names(name)]
         numbers = _seeds(seeds)
         asked = [job for e in chosen for job in _jobs(e, scale.value, numbers, cell, data_folder)]
-    except (UsageError, data.Missing, data.Unreadable) as error:
+    except (UsageError, data.Missing, data.Unreadable, ImportError) as error:
         fail(COMMAND, str(error))
     try:
         require_folder(out)

@@ -207,7 +207,10 @@ def levels(
                 color = COLORS["black"] if len(lines) == 1 else style["color"]
                 ax.plot(spots, [*told.values()], **_paper() | {"color": color})
         if len(handles) > 1:
-            ax.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="best")
+            ax.legend(
+                handles.values(), handles.keys(), fontsize=8, frameon=False, loc="upper center",
+                bbox_to_anchor=(0.5, -0.16), ncols=2,
+            )  # fmt: skip
         ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         if log:
             ax.set_yscale("log")

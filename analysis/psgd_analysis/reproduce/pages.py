@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from ..files import write_figure, write_text
 from . import tables
-from .claims import REFUTED, UNTESTED, judge
+from .claims import OPPOSITE, REFUTED, UNTESTED, judge
 from .contests import comparisons, standing
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
 from .samples import of_scale, stand_ins
+from .statistics import FEWEST
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -28,12 +30,19 @@ EVERY = (*(f"Table {i}" for i in range(1, 12)), *(f"Figure {i}" for i in range(1
 
 
 def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
-    """Return the scales that were asked for, the paper's first; smoke only where there is nothing else."""
-    found = [
-        scale
-        for scale in reversed(SCALES)
-        if scale in experiment.plans and any(r.scale == scale for r in of_scale(experiment, records, scale))
-    ]
+    """Return the scales that were asked for, those that can decide first, the paper's first of them.
+
+    Smoke runs count only where there is nothing else.
+    """
+    runs = {scale: of_scale(experiment, records, scale) for scale in SCALES if scale in experiment.plans}
+    asked = [scale for scale in reversed(runs) if any(r.scale == scale for r in runs[scale])]
+
+    def worth(scale: Scale) -> tuple[bool, int]:
+        ended = Counter(r.cell for r in runs[scale] if r.status != "cut")
+        complete = all(ended[cell.name] >= FEWEST for cell in experiment.plans[scale].cells)
+        return complete, 0 if complete else ended.total()
+
+    found = sorted(asked, key=worth, reverse=True)
     return [s for s in found if s != "smoke"] or found
 
 
@@ -81,9 +90,9 @@ def first(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[
     lines = standing(experiment.contests, mine) if experiment.contests else []
     failed = [(c, j) for c, j in judge(experiment, mine, scale) if j.verdict == REFUTED]
     lines += [""] if lines and failed else []
-    lines += [
-        f"**Not confirmed** ({claim.source}): {claim.text} {judged.measured}" for claim, judged in failed
-    ]
+    for claim, judged in failed:
+        wrong = f"; {OPPOSITE}" if judged.measured.startswith(OPPOSITE) else ""
+        lines.append(f"- **not confirmed** ({claim.source}): {claim.text.rstrip('.')}{wrong}")
     return [f"At the {scale} scale:", "", *lines] if lines else []
 
 
@@ -121,7 +130,9 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
     lines = ["# The paper's tables and figures", "", *table.markdown(), ""]
     there = {source for experiment in experiments for source in experiment.sources}
     absent = [source for source in EVERY if source not in there]
-    return "\n".join([*lines, *([f"Without an experiment: {', '.join(absent)}.", ""] if absent else [])])
+    return "\n".join(
+        [*lines, *([f"Without an experiment of its own: {', '.join(absent)}.", ""] if absent else [])]
+    )
 
 
 def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
@@ -141,7 +152,7 @@ def write_overview(experiments: Sequence[Experiment], folder: Path) -> None:
 
 
 def write(experiment: Experiment, records: Sequence[Record], folder: Path) -> None:
-    """Write an experiment's page and its figures, of the largest scale that was run, into a folder."""
+    """Write an experiment's page and its figures, of the scale that comes first, into a folder."""
     write_text(folder / f"{experiment.name}.md", page(experiment, records))
     for scale in scales(experiment, records)[:1]:
         for ending, draw in experiment.figures.items():

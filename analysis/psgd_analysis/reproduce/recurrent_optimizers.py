@@ -40,8 +40,9 @@ class Loss:
 class Optimizer(Protocol):
     """How an iteration moves; hashable, as what is compiled for it is kept by it."""
 
-    products: int
-    """Products with the Hessian, or the Gauss-Newton matrix, in each iteration."""
+    @property
+    def products(self) -> int:
+        """Products with the Hessian, or the Gauss-Newton matrix, in each iteration."""
 
     def __hash__(self) -> int: ...
 

@@ -145,10 +145,10 @@ def _incomplete(cells: Iterable[Cell], records: Sequence[Record]) -> list[str]:
     """Return what is missing and what was cut."""
     runs = {c.name: [r for r in records if r.cell == c.name] for c in cells}
     absent = [name for name, mine in runs.items() if not mine]
-    cut = {name: sum(r.status == "cut" for r in mine) for name, mine in runs.items()}
-    said = [f"{name} ({count} of {len(runs[name])})" for name, count in cut.items() if count]
+    cut = {name: [r.error for r in mine if r.status == "cut"] for name, mine in runs.items()}
+    said = [f"{name} ({len(why)} of {len(runs[name])}: {_several(why)})" for name, why in cut.items() if why]
     lines = [f"Not run: {'; '.join(absent)}."] if absent else []
-    return lines + ([f"Cut for time, and left out of all numbers: {'; '.join(said)}."] if said else [])
+    return lines + ([f"Cut, and left out of all numbers: {'; '.join(said)}."] if said else [])
 
 
 def _several(texts: Iterable[str]) -> str:

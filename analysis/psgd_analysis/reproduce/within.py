@@ -1,4 +1,4 @@
-"""Claims about several numbers of the same runs, such as those of three networks in Table 11."""
+"""Claims about several numbers of the same runs, and about the runs that have a number."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def better_within(
         return compared(apart)
 
     return predicate
+
+
+def where_known(key: str, predicate: Predicate) -> Predicate:
+    """Return the predicate on the runs alone that have a number: those without it have not failed.
+
+    Parameters
+    ----------
+    key : str
+        A number of `Record.final`.
+    predicate : callable
+    """
+
+    def known(records: Sequence[Record]) -> Judgement:
+        return predicate([r for r in records if r.final.get(key) is not None])
+
+    return known

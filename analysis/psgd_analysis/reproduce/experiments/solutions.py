@@ -10,6 +10,7 @@ from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
 from ..figures import against, figure
 from ..panels import densities
+from ..within import where_known
 
 PSGD_RATES = {"lr": [0.1, 0.001], "step": [0.1, 0.01], "optimizer_settings": {"clip": 10.0}}
 """E.1's."""
@@ -94,7 +95,8 @@ def claims() -> tuple[Claim, ...]:
                 ("the mean entropy of the predictions is higher", "train_entropy_mean", True),
             ):
                 says = f"{model}: {text} with {LOW_RANK} than with {other}"
-                found.append(Claim(says, MECHANISM, "in words", better(key, ours, theirs, larger=larger)))
+                judge = where_known(key, better(key, ours, theirs, larger=larger))
+                found.append(Claim(says, MECHANISM, "in words", judge))
     return tuple(found)
 
 
