@@ -35,9 +35,13 @@ def waited(condition, seconds=90.0):
 def cluster():
     """A Dask cluster of two processes on this machine."""
     distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as found:
+    dask = pytest.importorskip("dask")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "3s"}),  # to workers that have died
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        ) as found,
+    ):
         yield found.scheduler_address
 
 
@@ -230,3 +234,19 @@ def test_a_task_that_gives_up_unasked_has_failed():
     found = run([Task("gives up", sweep_tasks.gives_up)], jobs=2)
     assert not found.interrupted
     assert found.found["gives up"].error == "Stopped"
+
+
+def test_verify_finds_the_same_on_a_cluster(cluster):
+    from psgd_analysis.verify import pool
+    from psgd_analysis.verify.cases import Case, Sizes
+    from psgd_analysis.verify.run import Options
+
+    cases = [Case("xmat", "definite", "exact"), Case("diagonal", "definite", "exact")]
+    options = Options(Sizes(n=4), steps=50)
+    here, there = (
+        pool.run_all(cases, options, scheduler=scheduler).outcomes for scheduler in (None, cluster)
+    )
+    assert [outcome.case for outcome in there] == cases
+    assert [outcome.traces["PSGD"].distance for outcome in there] == [
+        outcome.traces["PSGD"].distance for outcome in here
+    ]

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,9 +118,9 @@ class Dask:
             raise
 
     def _require_workers(self, address: str) -> None:
-        with contextlib.suppress(TimeoutError):
-            self._client.wait_for_workers(1, timeout=WAIT)
-        cores = sum(self._client.ncores().values())
+        limit = time.monotonic() + WAIT
+        while (cores := sum(self._client.ncores().values())) < 2 and time.monotonic() < limit:
+            time.sleep(0.1)  # they may be starting, or starting again
         if cores < 2:  # with 1, joblib would run the tasks in this process
             raise Unreachable(
                 f"the Dask cluster at {address!r} must have two cores or more, got {cores}; start workers"

@@ -121,6 +121,7 @@ class _Sweep:
         self._tasks, self._show, self._finished = tasks, show, finished
         self._total = sum(task.length for task in tasks)
         self._looked = 0.0
+        self.within: Callable[[], float] = lambda: 0.0  # how much is done of tasks under way
         self._stopping = False
         self.found: dict[int, Any] = {}
 
@@ -135,6 +136,7 @@ class _Sweep:
                 if noted():  # extensions turn a KeyboardInterrupt into other exceptions
                     raise KeyboardInterrupt from error
                 result = raised(error)
+            self.within = lambda: 0.0
             self._end(i, result)
 
     # -- in others -------------------------------------------------------------------------------------------
@@ -184,6 +186,7 @@ class _Sweep:
                 else:
                     yield delayed(call)(i, packet, board.handle(i))
 
+        self.within = lambda: self._under_way(board, handed)
         pool.start(calls(), len(batch), messages)
         try:
             while (ended := self._hear(messages)) is None:
@@ -192,7 +195,7 @@ class _Sweep:
                 lost = pool.lost()
                 if lost and len(lost) >= sum(i not in self.found for i in batch):
                     return handed, lost[0]
-                self.look(lambda: self._under_way(board, handed))
+                self.look()
         except BaseException:
             # keep what ends in time
             self._stopping = True
@@ -204,7 +207,7 @@ class _Sweep:
         return handed, ended.error
 
     def _under_way(self, board: Board, handed: Sequence[int]) -> float:
-        left = [i for i in handed if i not in self.found]
+        left = [i for i in list(handed) if i not in self.found]
         return sum(min(board.done(i), self._tasks[i].length) for i in left)
 
     def _hear(self, messages: Messages) -> Ended | None:
@@ -227,18 +230,17 @@ class _Sweep:
         with whole():
             self.found[number] = result
             self._finished(task, result)
-        self._tell(0.0)
+        self._tell()
 
-    def look(self, within: Callable[[], float]) -> None:
+    def look(self) -> None:
         """Tell how much is done, a few times a second."""
         now = time.monotonic()
         if now - self._looked >= EVERY:
             self._looked = now
-            self._tell(within())
+            self._tell()
 
-    def _tell(self, within: float) -> None:
-        """Tell how much is done: all tasks that have ended, and so much of others."""
-        self._show(sum(self._tasks[i].length for i in self.found) + within, self._total)
+    def _tell(self) -> None:
+        self._show(sum(self._tasks[i].length for i in self.found) + self.within(), self._total)
 
 
 class _Here:
@@ -248,7 +250,8 @@ class _Here:
         self._sweep, self._length = sweep, length
 
     def note(self, done: float) -> None:
-        self._sweep.look(lambda: min(done, self._length))
+        self._sweep.within = lambda: min(done, self._length)
+        self._sweep.look()
 
     def stopping(self) -> bool:
         return noted()

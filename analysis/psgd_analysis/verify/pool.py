@@ -57,8 +57,9 @@ def run_all(
         ended += 1
 
     lengths = lengths or {case: length(case, options) for case in cases}
+    order = list(cases) if jobs == 1 else sorted(cases, key=lambda case: -lengths[case])  # no long one last
     found = sweeps.run(
-        [Task(case.name, outcome, (case, options), lengths[case]) for case in cases],
+        [Task(case.name, outcome, (case, options), lengths[case]) for case in order],
         jobs=max(1, min(jobs, len(cases))),
         scheduler=scheduler,
         folder=folder,
