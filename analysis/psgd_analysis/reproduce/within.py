@@ -74,7 +74,7 @@ def at_most_times(key: str, first: str, second: str, factor: float) -> Predicate
     """
 
     def predicate(records: Sequence[Record]) -> Judgement:
-        found = []
+        found: list[float] = []
         for cell in (first, second):
             values = {r.final[key] for r in records if r.cell == cell and r.final.get(key) is not None}
             if len(values) > 1:
