@@ -76,7 +76,7 @@ def at_most_times(key: str, first: str, second: str, factor: float) -> Predicate
     def predicate(records: Sequence[Record]) -> Judgement:
         found: list[float] = []
         for cell in (first, second):
-            values = {r.final.get(key) for r in records if r.cell == cell} - {None}
+            values = {r.number(key) for r in records if r.cell == cell and r.final.get(key) is not None}
             if len(values) > 1:
                 raise ValueError(f"`key` must be the same in all runs of {cell!r}, got {key!r}, which is not")
             if not values:
