@@ -91,6 +91,66 @@ def test_a_run_that_was_left_goes_on_bit_for_bit(tmp_path: Path, left_after: int
     assert not list((tmp_path / "b").iterdir())
 
 
+@pytest.mark.parametrize(
+    "page", [b"", b"[]", b"{}", b"\xff", b'{"metrics": [], "seconds": 0, "cpu_seconds": 0}']
+)
+@pytest.mark.parametrize("where", ["page", "file", "a bit", "gone", "by half"])
+def test_a_run_whose_checkpoint_is_of_no_use_begins_anew(tmp_path: Path, page: bytes, where: str) -> None:
+    class Halting(Walk):
+        def load(self, file: io.BytesIO) -> None:
+            self.x = self.x + 1
+            super().load(file)
+            if where == "by half":
+                raise KeyError("weights")
+
+    notes: list[float] = []
+    place = Checkpoint(tmp_path / "a", job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, note=notes.append, stopping=lambda: len(notes) == 2)
+    file = next(f for f in place.folder.iterdir() if f != place.page)
+    if where == "page":
+        place.page.write_bytes(page)
+    elif where == "file":
+        file.write_bytes(page)
+    elif where == "a bit":
+        damaged = bytearray(file.read_bytes())
+        damaged[damaged.index(b".") + 3] ^= 1  # another digit of x
+        file.write_bytes(damaged)
+    elif where == "gone":
+        file.unlink()
+    found = run(job(), Halting, place, ABOUT)
+    assert found.error.startswith("begun anew")
+    whole = run(job(), Walk, Checkpoint(tmp_path / "whole", job().key), ABOUT)
+    assert content(dataclasses.replace(found, error="")) == content(whole)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path: Path) -> None:
+    class Unlucky(Walk):
+        def load(self, file: io.BytesIO) -> None:
+            raise MemoryError
+
+    place = Checkpoint(tmp_path, job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, stopping=lambda: True)
+    with pytest.raises(MemoryError):
+        run(job(), Unlucky, place, ABOUT)
+    assert len(run(job(), Walk, place, ABOUT).metrics) == 5
+
+
+def test_a_run_that_is_interrupted_while_it_loads_keeps_its_checkpoint(tmp_path: Path) -> None:
+    class Interrupted(Walk):
+        def load(self, file: io.BytesIO) -> None:
+            raise RuntimeError("was KeyboardInterrupt")
+
+    place = Checkpoint(tmp_path, job().key)
+    with pytest.raises(Stopped):
+        run(job(), Walk, place, ABOUT, stopping=lambda: True)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(Stopped):
+        run(job(), Interrupted, place, ABOUT, stopping=lambda: True)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
 def test_an_error_in_a_part_leaves_the_part_before(tmp_path: Path) -> None:
     class Fails(Walk):
         def advance(self) -> dict[str, float]:
@@ -143,6 +203,43 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
     assert [r.seed for r in book.records()] == [0]
     book.add(Record.of(job(1), "done"))
     assert [r.seed for r in book.records()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"seed": 1},  # another run than the key says
+        {"settings": {"lr": 0.2}},
+        {"data": None},
+        {"metrics": None},
+        {"metrics": ["x"]},
+        {"final": [1]},
+        {"versions": None},
+        {"status": "fine"},
+        {"cpu_seconds": "1"},
+        {"error": 3},
+        {"key": [1]},
+        {"settings": {"lr": math.nan}},
+    ],
+)
+def test_a_line_that_is_no_record_of_its_run_is_passed_over(tmp_path: Path, edits: dict[str, object]) -> None:
+    book = Book(tmp_path / "walk.jsonl")
+    held = json.loads(Record.of(job(), "done").line())
+    book.path.write_text(json.dumps(held | edits) + "\n")
+    book.add(Record.of(job(2), "done"))
+    assert [r.seed for r in book.records()] == [2]
+    assert book.missing([job(), job(2)]) == [job()]
+
+
+def test_a_book_may_come_from_an_editor(tmp_path: Path) -> None:
+    book = Book(tmp_path / "walk.jsonl")
+    lines = [Record.of(job(seed), "done", error="a\u2028b").line() for seed in (0, 1)]
+    book.path.write_bytes("\r\n".join(["\ufeff" + lines[0], "", lines[1]]).encode())
+    assert [r.seed for r in book.records()] == [0, 1]
+
+
+def test_a_text_in_place_of_a_number_is_none() -> None:
+    assert math.isnan(Record.of(job(), "done", final={"x": "high"}).number("x"))
 
 
 def test_selecting_finds_the_cells_as_they_are_set_now() -> None:

@@ -198,7 +198,8 @@ class Experiment:
     def select(self, scale: Scale, records: Iterable[Record]) -> list[Record]:
         """Return the records of a scale's cells as they are set now, cell by cell and seed by seed."""
         order = {_text(c.name, c.settings): i for i, c in enumerate(self.plans[scale].cells)}
-        found = [(order.get(_text(r.cell, r.settings), -1), r.seed, i, r) for i, r in enumerate(records)]
+        mine = [r for r in records if r.experiment == self.name]
+        found = [(order.get(_text(r.cell, r.settings), -1), r.seed, i, r) for i, r in enumerate(mine)]
         return [record for place, *_, record in sorted(found, key=lambda f: f[:3]) if place >= 0]
 
 

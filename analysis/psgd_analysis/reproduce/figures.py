@@ -149,8 +149,8 @@ def _along(runs: Sequence[Record], x: str, y: str) -> tuple[np.ndarray, np.ndarr
     return np.maximum.accumulate(np.nanmedian(xs[:, known], axis=0)), ys[:, known]
 
 
-def _finite(number: float | None) -> float:
-    return math.nan if number is None or not math.isfinite(number) else float(number)
+def _finite(number: Any) -> float:
+    return float(number) if isinstance(number, int | float) and math.isfinite(number) else math.nan
 
 
 # -- numbers of finished runs --------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import time
@@ -16,7 +18,7 @@ from .records import Record, Status
 
 
 class Checkpoint:
-    """What is kept of a run on the way: the training's own file, and a page that names it.
+    """What is kept of a run on the way: the training's own file, and a page that tells which one it is.
 
     The page is replaced when the file is complete, so both belong together whenever the process ends.
     """
@@ -29,17 +31,21 @@ class Checkpoint:
         """Take the training to where it was left, and return what was noted; {} at the beginning."""
         if not self.page.exists():
             return {}
-        noted: dict[str, Any] = json.loads(self.page.read_text(encoding="utf-8"))
-        with (self.folder / noted["file"]).open("rb") as file:
-            training.load(file)
+        held = json.loads(self.page.read_bytes())
+        noted = {name: held[name] for name in ("metrics", "seconds", "cpu_seconds")}
+        content = self._file(noted).read_bytes()
+        if _hash(content) != held["sha256"]:  # PyTorch does not check what it reads
+            raise ValueError("it is damaged")
+        training.load(io.BytesIO(content))
         return noted
 
     def write(self, training: Training, noted: dict[str, Any]) -> None:
         """Keep the training as it is, and forget the checkpoint before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"{self.key}.{len(noted['metrics'])}"
-        write_atomically(file, training.save)
-        write_text(self.page, json.dumps({**noted, "file": file.name}))
+        file, held = self._file(noted), io.BytesIO()
+        training.save(held)
+        write_atomically(file, lambda new: new.write(held.getbuffer()))
+        write_text(self.page, json.dumps({**noted, "sha256": _hash(held.getbuffer())}))
         for old in self.folder.glob(f"{self.key}.[0-9]*"):
             if old.name != file.name:
                 old.unlink(missing_ok=True)
@@ -49,6 +55,13 @@ class Checkpoint:
         self.page.unlink(missing_ok=True)
         for old in self.folder.glob(f"{self.key}.*"):
             old.unlink(missing_ok=True)
+
+    def _file(self, noted: Mapping[str, Any]) -> Path:
+        return self.folder / f"{self.key}.{len(noted['metrics'])}"
+
+
+def _hash(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def run(
@@ -62,6 +75,8 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Run a job to its end, from its checkpoint if there is one, and return its record.
+
+    With a checkpoint that is damaged, or that another version wrote in another form, the run begins anew.
 
     Parameters
     ----------
@@ -79,8 +94,17 @@ def run(
     Stopped
         If `stopping` says so between two parts; the checkpoint has all that were run.
     """
-    training = start(job)
-    noted = checkpoint.read(training) or {"metrics": [], "seconds": 0.0, "cpu_seconds": 0.0}
+    training, problem = start(job), ""
+    try:
+        noted = checkpoint.read(training)
+    except Exception as error:
+        if stopping():  # extensions turn a KeyboardInterrupt into other exceptions
+            raise Stopped(job.cell) from error
+        if isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError):
+            raise  # it may be readable next time
+        training, noted = start(job), {}  # it may have been loaded by half
+        problem = f"begun anew: the checkpoint cannot be used ({error!r})"
+    noted = noted or {"metrics": [], "seconds": 0.0, "cpu_seconds": 0.0}
     while training.status == "going" and noted["cpu_seconds"] < limit:
         wall, cpu = time.perf_counter(), time.process_time()
         metrics = training.advance()
@@ -92,7 +116,7 @@ def run(
         if training.status == "going" and stopping():
             raise Stopped(job.cell)
     status: Status = "cut" if training.status == "going" else training.status
-    error = f"cut after {noted['cpu_seconds']:.0f} CPU-seconds" if status == "cut" else ""
+    error = f"cut after {noted['cpu_seconds']:.0f} CPU-seconds" if status == "cut" else problem
     more = {name: noted[name] for name in ("metrics", "seconds", "cpu_seconds")}
     final = training.final()
     return Record.of(job, status, final=final, skipped=training.skipped, error=error, **more, **about)

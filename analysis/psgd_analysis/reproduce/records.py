@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..documents import plain
 from .experiment import Job, Scale, Settings
@@ -39,7 +38,7 @@ class Record:
     versions, revision, command, machine, threads
         Where it comes from.
     error : str
-        Why it was cut, or "".
+        Why it was cut, or begun anew; or "".
     """
 
     experiment: str
@@ -71,7 +70,7 @@ class Record:
     def number(self, name: str) -> float:
         """Return a number of `final`, or "seconds", "cpu_seconds", "skipped"; NaN if there is none."""
         value = getattr(self, name) if name in ("seconds", "cpu_seconds", "skipped") else self.final.get(name)
-        return float("nan") if value is None else float(value)
+        return float(value) if isinstance(value, int | float) else float("nan")
 
     def line(self) -> str:
         """Return the JSON, in one line."""
@@ -80,12 +79,42 @@ class Record:
 
 FIELDS = {f.name for f in dataclasses.fields(Record)}
 
+FORMS: Mapping[Any, tuple[str, ...]] = {
+    str: ("experiment", "scale", "cell", "key", "status", "revision", "command", "machine", "error"),
+    int: ("seed", "skipped", "threads"),
+    int | float: ("cpu_seconds", "seconds"),
+    dict: ("settings", "data", "final", "versions"),
+    list: ("metrics",),
+}
+"""The fields by their types in a file, which anyone may have edited."""
+
+
+def read(line: str) -> Record | None:
+    """Return the record in a line; None if there is none, or it is not of the run that its key names."""
+    try:
+        held = json.loads(line, parse_constant=_refused)
+        record = Record(**{"metrics": [], **{name: value for name, value in held.items() if name in FIELDS}})
+        formed = all(isinstance(getattr(record, name), form) for form in FORMS for name in FORMS[form])
+        formed = formed and all(isinstance(part, dict) for part in record.metrics)
+        formed = formed and all(isinstance(digest, str) for digest in record.data.values())
+        if not formed or record.status not in get_args(Status):
+            return None
+        run = (record.experiment, record.scale, record.cell, record.seed, record.settings, record.data)
+        return record if Job(*run).key == record.key else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _refused(constant: str) -> float:
+    """Refuse NaN and Infinity, which are not JSON."""
+    raise ValueError(constant)
+
 
 class Book:
     """The file of an experiment's records, one JSON line each; later lines replace earlier ones of their key.
 
-    Only the process that the user started writes it, a whole line at once; a line that was cut by a crash is
-    passed over, and the next one begins on a new line.
+    Only the process that the user started writes it, a whole line at once; a line that was cut by a crash, or
+    is no record, is passed over, and the next one begins on a new line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,9 +124,8 @@ class Book:
         """Return the latest record of each run, in the order of first appearance."""
         found: dict[str, Record] = {}
         for line in self._lines():
-            with contextlib.suppress(json.JSONDecodeError, TypeError, AttributeError):
-                read = json.loads(line)
-                record = Record(**{name: value for name, value in read.items() if name in FIELDS})
+            record = read(line)
+            if record is not None:
                 found[record.key] = record
         return list(found.values())
 
@@ -117,6 +145,6 @@ class Book:
 
     def _lines(self) -> list[str]:
         try:
-            return self.path.read_bytes().decode("utf-8", errors="replace").splitlines()
+            return self.path.read_bytes().decode("utf-8-sig", errors="replace").split("\n")
         except FileNotFoundError:
             return []
