@@ -661,7 +661,7 @@ def test_a_table_that_is_too_wide_for_the_terminal_is_turned(written):
     e, folder, _ = written
     records = Book(folder / "forged.jsonl").records()
     e = dataclasses.replace(e, columns=e.columns * 12)
-    console = rich.Console(width=40, record=True, file=io.StringIO())
+    console = rich.Console(width=60, record=True, file=io.StringIO())
     pages.show(e, records, "reduced", console)
     shown = console.export_text()
     assert shown.count("2.01 ± 0.09") == 12
