@@ -45,7 +45,7 @@ def reproduce(
     ] = None,
     data_folder: Annotated[
         Path | None,
-        typer.Option("--data", help=f"Folder of your data sets. [default: ${data.FOLDER_VARIABLE}]"),
+        typer.Option("--data", help=f"Folder of your data sets. By default ${data.FOLDER_VARIABLE}."),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -67,7 +67,7 @@ def reproduce(
     the paper whether it was confirmed, by intervals over seeds.
     """
     if listing:
-        console(120).print(pages.listing([experiment(n) for n in NAMES], out))
+        console(110, highlight=False).print(pages.listing([experiment(n) for n in NAMES], out))
         return 0
     try:
         chosen = [experiment(n) for n in _names(name)]
@@ -89,11 +89,15 @@ def reproduce(
         except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
+    terminal = console(110, highlight=False)
     pages.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         records = _book(out, e).records()
         pages.write(e, records, out)
-        pages.show(e, records, scale.value, console(110, highlight=False))
+        pages.show(e, records, scale.value, terminal)
+    terminal.print(
+        f"\nPages with figures: {', '.join(str(out / f'{e.name}.md') for e in chosen)}", markup=False
+    )
     return interrupts.code(130 if interrupted else 0)
 
 

@@ -43,6 +43,18 @@ class Table:
         right = set(range(len(self.heads))) - self.words
         return markdown_table(self.heads, self.rows, right)
 
+    def transposed(self) -> Table:
+        """Return the table with rows and columns exchanged, for one that is too wide."""
+        across = zip(*self.rows, strict=True)
+        heads, *rows = ((head, *texts) for head, texts in zip(self.heads, across, strict=True))
+        return Table(heads, tuple(rows))
+
+    @property
+    def width(self) -> int:
+        """How many characters the terminal must have across for the table to show every text in one line."""
+        columns = zip(self.heads, *self.rows, strict=True)
+        return sum(max(map(len, column)) + 3 for column in columns) + 1
+
     def rich(self, title: str = "") -> RichTable:
         """Return the table for the terminal: where it is narrow, texts are folded, never cut."""
         from rich import box

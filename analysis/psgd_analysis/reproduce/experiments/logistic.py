@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..claims import Claim, best, better, near
+from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
 from ..figures import curves, figure
 from ..records import Record
@@ -77,6 +78,16 @@ def convergence(noise: str) -> Callable[[Sequence[Record]], Figure]:
 
 
 OTHERS = [name + NOISE for name in METHODS if name != LOW_RANK]
+
+
+def contests() -> tuple[Contest, ...]:
+    """Return what PSGD is held against: accuracy and training loss, without and with noise."""
+    ours, theirs = (LOW_RANK, XMAT), [name for name in METHODS if name not in (LOW_RANK, XMAT)]
+    return tuple(
+        Contest(f"{about}{noise}", key, tuple(n + noise for n in ours), tuple(n + noise for n in theirs), up)
+        for noise in ("", NOISE)
+        for about, key, up in (("test accuracy", "accuracy", True), ("training loss", "train_loss", False))
+    )
 
 
 EXPERIMENT = Experiment(
@@ -182,6 +193,7 @@ EXPERIMENT = Experiment(
             absolute=True,
         ),
     ),
+    contests=contests(),
     figures={"5": convergence(""), "6": convergence(NOISE)},
     notes=(
         "The noise is that of the authors' published program: in each batch every pixel is drawn anew, "
