@@ -18,6 +18,7 @@ import sys
 import textwrap
 import tomllib
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -211,6 +212,11 @@ def test_shell_commands_are_there(page, line):
         assert set(re.findall(r"\w+", arguments[2].partition("[")[2])) <= set(extras)
     elif program == "python":
         assert (ROOT / arguments[0]).exists()
+    elif program == "dask":
+        pytest.importorskip("distributed")
+        command = metadata.entry_points(group="dask_cli")[arguments[0]].load()
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {x for x in arguments[1:] if x.startswith("-")} <= known
     else:
         assert program == "psgd"
         typer = pytest.importorskip("typer")

@@ -384,7 +384,7 @@ def on(data: dict[str, str]) -> list[Record]:
 def test_what_each_scale_may_say(scale, data, compared, absolute):
     found = judge(forged((COMPARED, ABSOLUTE)), on(data), scale)
     assert [judged.verdict for _, judged in found] == [compared, absolute]
-    if absolute == UNTESTED:
+    if absolute == UNTESTED and scale != "smoke":
         assert "a: 2.0" in found[1][1].measured  # what was measured is said nevertheless
 
 
@@ -671,12 +671,40 @@ def test_the_terminal_and_the_list(written):
         "confirmed: a beats b",
         "no runs at the faithful scale yet",
         "no_such_package (missing)",
-        "reduced: 1 min",
-        "reduced: 9 of 9",
-        "faithful: 12 of 12",
-        "smoke: 3 of 3",
+        "reduced    1 min",
+        "9 of 9 runs done",
+        "12 of 12 runs done",
+        "3 of 3 runs done",
     ):
         assert said in shown
+
+
+def test_a_table_that_is_too_wide_for_the_terminal_is_turned(written):
+    rich = pytest.importorskip("rich.console")
+    from psgd_analysis.reproduce import pages, tables
+
+    e, folder, _ = written
+    records = Book(folder / "forged.jsonl").records()
+    e = dataclasses.replace(e, columns=e.columns * 12)
+    console = rich.Console(width=60, record=True, file=io.StringIO())
+    pages.show(e, records, "reduced", console)
+    shown = console.export_text()
+    assert shown.count("2.01 ± 0.09") == 12
+    plain = tables.results(e, records, "reduced")
+    assert plain.transposed().transposed() == plain
+
+
+def test_many_claims_that_smoke_runs_cannot_decide_are_said_at_once(written):
+    rich = pytest.importorskip("rich.console")
+    from psgd_analysis.reproduce import pages
+
+    e, *_ = written
+    console = rich.Console(width=110, record=True, file=io.StringIO())
+    pages.show(e, [dataclasses.replace(r, scale="smoke") for r in runs(**CLEAR)], "smoke", console)
+    shown = console.export_text()
+    assert shown.count("not tested at this scale: smoke runs only show that it runs\n") == 1
+    assert "  a beats b" in shown
+    assert "  b beats a" in shown
 
 
 def test_committed_results_are_shown_on_the_site():

@@ -24,7 +24,7 @@ from psgd_analysis.reproduce.records import Record  # noqa: E402
 from psgd_analysis.reproduce.sizes import state_bytes, step_bytes  # noqa: E402
 from psgd_analysis.reproduce.stages import Stage, Stages  # noqa: E402
 from psgd_analysis.reproduce.training import Examples, NetworkTraining, solutions  # noqa: E402
-from psgd_analysis.reproduce.within import better_within, where_known  # noqa: E402
+from psgd_analysis.reproduce.within import at_most_times, better_within, where_known  # noqa: E402
 
 # -- stages --------------------------------------------------------------------------------------------------
 
@@ -439,6 +439,19 @@ def test_runs_without_a_number_can_be_left_out() -> None:
     assert where_known("x", better("x", "A", "B"))(none).verdict == UNTESTED
 
 
+def test_numbers_without_chance_need_one_run() -> None:
+    records = [
+        Record.of(Job("e", "reduced", cell, seed, {}), "done", final={"x": x, "y": x + seed})
+        for cell, x in (("A", 3.0), ("B", 2.0))
+        for seed in range(2)
+    ]
+    assert at_most_times("x", "A", "B", 1.5)(records[1:3]).verdict == CONFIRMED
+    assert at_most_times("x", "A", "B", 1.4)(records).verdict == REFUTED
+    assert at_most_times("x", "A", "C", 1.4)(records).verdict == UNTESTED
+    with pytest.raises(ValueError, match="same in all runs"):
+        at_most_times("y", "A", "B", 1.4)(records)
+
+
 # -- the experiments -----------------------------------------------------------------------------------------
 
 FEW = {
@@ -467,7 +480,9 @@ def test_smoke_cells_run_and_give_what_tables_and_claims_need(
         assert record.status == "done"
         missing = {c.key for c in e.columns if c.key != "cpu_seconds"} - set(record.final)
         assert missing <= {"seconds_to_loss"} | {k for k in missing if k.startswith("level_")}
-    assert page(e, records).startswith(f"# {e.title}")
+    text = page(e, records)
+    assert text.startswith(f"# {e.title}")
+    assert max(line.count("|") for line in text.splitlines()) < 30
     for make in e.figures.values():
         assert make(records).axes
 

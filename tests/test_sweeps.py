@@ -35,9 +35,13 @@ def waited(condition, seconds=90.0):
 def cluster():
     """A Dask cluster of two processes on this machine."""
     distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as found:
+    dask = pytest.importorskip("dask")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "3s"}),  # to workers that have died
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        ) as found,
+    ):
         yield found.scheduler_address
 
 

@@ -71,7 +71,9 @@ def judge(experiment: Experiment, records: Sequence[Record], scale: Scale) -> li
     for claim in experiment.claims:
         judged = claim.judge(mine) if mine else Judgement(UNTESTED, "no runs")
         why = _untestable(experiment, claim, mine, scale) if mine else ""
-        if why:
+        if why and scale == "smoke":
+            judged = Judgement(UNTESTED, why)
+        elif why:
             judged = Judgement(UNTESTED, f"{why}; {judged.measured}")
         found.append((claim, judged))
     return found

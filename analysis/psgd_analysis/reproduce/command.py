@@ -45,7 +45,7 @@ def reproduce(
     ] = None,
     data_folder: Annotated[
         Path | None,
-        typer.Option("--data", help=f"Folder of your data sets. [default: ${data.FOLDER_VARIABLE}]"),
+        typer.Option("--data", help=f"Folder of your data sets. By default ${data.FOLDER_VARIABLE}."),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -68,7 +68,7 @@ def reproduce(
     """
     if listing:
         with _disk(out):
-            console(120).print(pages.listing([experiment(n) for n in NAMES], out))
+            console(110, highlight=False).print(pages.listing([experiment(n) for n in NAMES], out))
         return 0
     try:
         chosen = [experiment(n) for n in _names(name)]
@@ -91,13 +91,17 @@ def reproduce(
         except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
+    terminal = console(110, highlight=False)
     with _disk(out):
         pages.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         with _disk(out):
             records = _book(out, e).records()
             pages.write(e, records, out)
-        pages.show(e, records, scale.value, console(110, highlight=False))
+        pages.show(e, records, scale.value, terminal)
+    terminal.print(
+        f"\nPages with figures: {', '.join(str(out / f'{e.name}.md') for e in chosen)}", markup=False
+    )
     return interrupts.code(130 if interrupted else 0)
 
 

@@ -128,6 +128,8 @@ def curves(
                     ax.plot(at[ends[-1]], ys[ends[-1]], "x", color=style["color"], clip_on=False)
         if log:
             ax.set_yscale("log")
+        if x == "part":
+            ax.locator_params(axis="x", integer=True)
         _finish(ax, title, xlabel or x, ylabel or y)
 
     return panel

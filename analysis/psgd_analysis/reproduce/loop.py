@@ -116,7 +116,7 @@ def run(
         if training.status == "going" and stopping():
             raise Stopped(job.cell)
     status: Status = "cut" if training.status == "going" else training.status
-    error = f"cut after {noted['cpu_seconds']:.0f} CPU-seconds" if status == "cut" else problem
+    why = f"cut after {noted['cpu_seconds']:.0f} CPU-seconds" if status == "cut" else problem
     more = {name: noted[name] for name in ("metrics", "seconds", "cpu_seconds")}
     final = training.final()
-    return Record.of(job, status, final=final, skipped=training.skipped, error=error, **more, **about)
+    return Record.of(job, status, final=final, skipped=training.skipped, error=why, **more, **about)

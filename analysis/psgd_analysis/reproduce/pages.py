@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,8 @@ from .statistics import FEWEST
 from .tables import Table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    from rich.console import Console, Group, RenderableType
+    from rich.padding import Padding
 
 OVERVIEW = "overview"
 
@@ -166,34 +168,63 @@ def show(experiment: Experiment, records: Sequence[Record], scale: Scale, consol
     if not mine:
         console.print(f"{experiment.name}: no runs at the {scale} scale yet", markup=False)
         return
-    console.print(tables.results(experiment, mine, scale).rich(f"{experiment.title}, {scale} scale"))
+    found = tables.results(experiment, mine, scale)
+    if found.width > console.width:
+        found = min(found, found.transposed(), key=lambda table: table.width)
+    console.print(found.rich(f"{experiment.title}, {scale} scale"))
     for text in tables.about(experiment, mine, scale):
         console.print(text.replace("**", ""), markup=False, style="dim")
     console.print()
     if experiment.contests and scale != "smoke":
         console.print(standing(experiment.contests, mine)[0].replace("**", ""), markup=False)
-    for claim, judged in judge(experiment, mine, scale):
-        console.print(f"{judged.verdict}: {claim.text} ({claim.source}: {claim.paper})", markup=False)
-        console.print(f"  {judged.measured}", markup=False, style="dim")
+    for (verdict, measured), same in groupby(judge(experiment, mine, scale), lambda f: astuple(f[1])):
+        claims = [f"{claim.text} ({claim.source}: {claim.paper})" for claim, _ in same]
+        head, *below = [*claims, measured] if len(claims) == 1 else [measured, *claims]
+        console.print(f"{verdict}: {head}", markup=False)
+        for text in below:
+            console.print(_indented(text, style="dim"))
 
 
-def listing(experiments: Sequence[Experiment], folder: Path) -> RichTable:
-    """Return the table of what can be run, what it needs and costs, and what a folder has of it."""
-    rows = []
+def listing(experiments: Sequence[Experiment], folder: Path) -> Group:
+    """Return the list of what can be run, what it needs and costs, and what a folder has of it.
+
+    It has a paragraph for each experiment, so that narrow terminals show it too.
+    """
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    found: list[RenderableType] = []
     for e in experiments:
         records = Book(folder / f"{e.name}.jsonl").records()
         needs = [n if find_spec(n) else f"{n} (missing)" for n in e.needs]
-        costs = "\n".join(f"{scale}: {plan.cost}" for scale, plan in e.plans.items())
-        run = "\n".join(f"{scale}: {_progress(e, records, scale)}" for scale in e.plans)
-        rows.append((e.name, "\n".join(e.sources), e.claim, "\n".join((*needs, *e.data)), costs, run))
-    heads = ("", "paper", "claim", "needs", "cost on one core", "runs done")
-    return Table(heads, tuple(rows), frozenset(range(len(heads)))).rich()
+        data = f"; data: {', '.join(e.data)}" if e.data else ""
+        scales = RichTable.grid(padding=(0, 3))
+        for scale, plan in e.plans.items():
+            scales.add_row(scale, plan.cost, _seeds(plan.seeds), _progress(e, records, scale))
+        about = f"{e.claim} ({', '.join(e.sources)})"
+        found += [Text(f"{e.name}: {e.title}", style="bold"), _indented(about)]
+        found += [_indented(f"Needs {', '.join(needs)}{data}"), Padding(scales, (0, 0, 1, 2), expand=False)]
+    return Group(*found, Text(f"Times are of all runs on one core; runs are those recorded in {folder}."))
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _indented(text: str, style: str = "") -> Padding:
+    """Return a paragraph that is indented, also where it is folded."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(text, style=style), (0, 0, 0, 2), expand=False)
 
 
 def _progress(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
     planned = {(j.cell, j.seed) for j in experiment.jobs(scale, range(experiment.plans[scale].seeds), {})}
     done = {(r.cell, r.seed) for r in of_scale(experiment, records, scale) if r.status != "cut"}
-    return f"{len(done & planned)} of {len(planned)}"
+    return f"{len(done & planned)} of {len(planned)} runs done"
 
 
 def _command(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> list[str]:

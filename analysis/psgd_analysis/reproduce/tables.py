@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 DASH = "–"
 
+WIDEST = 20
+"""Columns up to which each cell has a row; beyond that each has a column, where cells are fewer."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -39,6 +42,18 @@ class Table:
         """Return the lines in Markdown."""
         right = set(range(len(self.heads))) - self.words
         return markdown_table(self.heads, self.rows, right)
+
+    def transposed(self) -> Table:
+        """Return the table with rows and columns exchanged, for one that is too wide."""
+        across = zip(*self.rows, strict=True)
+        heads, *rows = ((head, *texts) for head, texts in zip(self.heads, across, strict=True))
+        return Table(heads, tuple(rows))
+
+    @property
+    def width(self) -> int:
+        """How many characters the terminal must have across for the table to show every text in one line."""
+        columns = zip(self.heads, *self.rows, strict=True)
+        return sum(max(map(len, column)) + 3 for column in columns) + 1
 
     def rich(self, title: str = "") -> RichTable:
         """Return the table for the terminal: where it is narrow, texts are folded, never cut."""
@@ -69,6 +84,9 @@ def results(experiment: Experiment, records: Sequence[Record], scale: Scale) -> 
         if statuses is None or any(counts):
             heads.append(head)
             columns.append([str(count) for count in counts])
+    if len(heads) > max(WIDEST, len(cells)):
+        turned = [(head, *column) for head, column in zip(heads, columns, strict=True)]
+        return Table(turned[0], tuple(turned[1:]))
     return Table(tuple(heads), tuple(zip(*columns, strict=True)))
 
 

@@ -1,11 +1,11 @@
-"""Claims about several numbers of the same runs, and about the runs that have a number."""
+"""Claims about several numbers of the same runs, the runs that have a number, and numbers without chance."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from .claims import Judgement, Predicate, better
+from .claims import CONFIRMED, REFUTED, UNTESTED, Judgement, Predicate, better
 from .records import Record
 
 
@@ -51,3 +51,38 @@ def where_known(key: str, predicate: Predicate) -> Predicate:
         return predicate([r for r in records if r.final.get(key) is not None])
 
     return known
+
+
+def at_most_times(key: str, first: str, second: str, factor: float) -> Predicate:
+    """Return the predicate that a number which no seed changes, such as bytes, is at most a multiple.
+
+    No interval is needed: one run of each cell decides.
+
+    Parameters
+    ----------
+    key : str
+        A number of `Record.final`.
+    first, second : str
+        Names of cells.
+    factor : float
+        That the second is multiplied by.
+
+    Raises
+    ------
+    ValueError
+        If runs of a cell differ.
+    """
+
+    def predicate(records: Sequence[Record]) -> Judgement:
+        found: list[float] = []
+        for cell in (first, second):
+            values = {r.number(key) for r in records if r.cell == cell and r.final.get(key) is not None}
+            if len(values) > 1:
+                raise ValueError(f"`key` must be the same in all runs of {cell!r}, got {key!r}, which is not")
+            if not values:
+                return Judgement(UNTESTED, f"no run of {cell} has `{key}`")
+            found += values
+        ratio = found[0] / found[1]
+        return Judgement(CONFIRMED if ratio <= factor else REFUTED, f"{first} / {second}: {ratio:.3g}")
+
+    return predicate

@@ -41,7 +41,7 @@ class Shared:
         self._seen = True
 
     def begin(self) -> int:
-        """Note a start of the task, and return how many there have been; 0 if that cannot be known."""
+        """Note a start, and return how many there have been without an end; 0 if that cannot be known."""
         self._noted = self._asked = time.monotonic()
         path = _starts(self._folder, self._number)
         try:
@@ -55,6 +55,11 @@ class Shared:
         if starts > 1:
             self._write(0.0)
         return starts
+
+    def end(self) -> None:
+        """Note that the process survived the task: should it die now, that is not the fault of this one."""
+        with contextlib.suppress(OSError):
+            _starts(self._folder, self._number).unlink(missing_ok=True)
 
     def note(self, done: float) -> None:
         """See `Handle`."""
@@ -96,7 +101,7 @@ class Board:
             (self._folder / _STOP).touch()
 
     def starts(self, number: int) -> int:
-        """Return how often a task was started."""
+        """Return how often a task was started and did not end."""
         try:
             return _starts(self._folder, number).stat().st_size
         except OSError:

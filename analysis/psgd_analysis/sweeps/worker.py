@@ -60,6 +60,8 @@ def call(number: int, packet: bytes, handle: Shared) -> tuple[int, Any]:
         return number, pickle.dumps(work(*arguments, board=handle))
     except (Exception, SystemExit) as error:
         return number, Stopped if isinstance(error, Stopped) and handle.stopping() else raised(error)
+    finally:
+        handle.end()
 
 
 def opened(result: bytes | Raised) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from ..claims import Claim, all_of, better, rate_at_least, rate_at_most, rates_grow
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
-from ..figures import figure, levels
+from ..figures import curves, figure, levels
 
 LENGTHS = (32, 55, 64, 112)
 RANKS = (0, 1, 2, 5, 10)
@@ -256,6 +256,16 @@ EXPERIMENT = Experiment(
                 xlabel="T",
                 ylabel="solved",
             ),
+            curves(
+                "loss",
+                "iterations",
+                cells=[n for b in ("PSGD", *BASELINES) for n in names("RNN", b, LENGTHS[:1])]
+                + [c.name for c in SMOKE],
+                log=True,
+                title="On the way",
+                xlabel="iterations",
+            ),
+            columns=3,
         )
     },
     notes=(
