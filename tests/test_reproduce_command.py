@@ -130,6 +130,19 @@ def test_a_cluster_whose_worker_is_killed_ends_the_same(whole: Path, tmp_path: P
     assert content(tmp_path) == content(whole)
 
 
+def test_runs_that_fail_are_recorded_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: object, board: object) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr("psgd_analysis.reproduce.command.work", fails)
+    words = [*LENET, "--jobs", "1", "--out", str(tmp_path)]
+    assert run(words) == 1
+    assert "runs that failed: 6; ValueError: no such thing" in capsys.readouterr().err
+    assert {r.status for r in Book(tmp_path / "lenet.jsonl").records()} == {"cut"}
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

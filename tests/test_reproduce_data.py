@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from psgd_analysis.reproduce import data
+from psgd_analysis.reproduce import data, samples
 
 MNIST = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
@@ -96,6 +96,11 @@ def test_the_hash_is_that_of_the_contents(tmp_path):
     wanted = hashlib.sha256(b"".join(hashlib.sha256(idx(a)).digest() for a in arrays)).hexdigest()
     assert data.resolve("mnist", tmp_path / "plain")[1] == wanted
     assert data.resolve("mnist", tmp_path / "zipped")[1] == wanted
+
+
+def test_verdicts_know_the_published_files():
+    files = b"".join(bytes.fromhex(digest) for digest in PUBLISHED["mnist"])
+    assert {"mnist": hashlib.sha256(files).hexdigest()} == samples.PUBLISHED
 
 
 def test_changed_files_are_read_again(tmp_path):

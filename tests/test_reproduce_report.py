@@ -31,10 +31,10 @@ from psgd_analysis.reproduce.claims import (
 from psgd_analysis.reproduce.contests import Contest, comparisons, standing
 from psgd_analysis.reproduce.experiment import Cell, Column, Experiment, Job, Plan
 from psgd_analysis.reproduce.records import Book, Record
-from psgd_analysis.reproduce.samples import of_scale, sample, stand_ins
+from psgd_analysis.reproduce.samples import PUBLISHED, of_scale, sample, stand_ins
 from psgd_analysis.reproduce.tables import about, duration, fixed, results, spans
 
-MNIST = {"mnist": "ab" * 32}
+MNIST = PUBLISHED
 CONFIRMED, REFUTED, UNTESTED = "confirmed", "not confirmed", "not tested at this scale"
 
 
@@ -379,6 +379,13 @@ def on(data: dict[str, str]) -> list[Record]:
         ("reduced", {"digits": "00"}, CONFIRMED, UNTESTED),
         ("faithful", {"digits": "00"}, CONFIRMED, UNTESTED),
         ("faithful", {"mnist-jpeg": "00"}, CONFIRMED, UNTESTED),
+        (
+            "faithful",
+            {"mnist": "00"},
+            CONFIRMED,
+            UNTESTED,
+        ),  # such as Fashion-MNIST, in files of the same names
+        ("faithful", {}, CONFIRMED, UNTESTED),
     ],
 )
 def test_what_each_scale_may_say(scale, data, compared, absolute):

@@ -83,11 +83,11 @@ def reproduce(
     # run what has no record yet
     place = Place(data_folder, out / ".unfinished", _told(context.obj or ()), revision(), limit or math.inf)
     workers = min(available_cores(), max(len(asked), 1)) if jobs is None else jobs
-    interrupted = False
+    interrupted, failures = False, []
     if workers or scheduler:
         try:
             with _disk(out):
-                interrupted = _run(asked, place, out, workers, scheduler)
+                interrupted, failures = _run(asked, place, out, workers, scheduler)
         except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
@@ -102,11 +102,18 @@ def reproduce(
     terminal.print(
         f"\nPages with figures: {', '.join(str(out / f'{e.name}.md') for e in chosen)}", markup=False
     )
-    return interrupts.code(130 if interrupted else 0)
+    if failures:
+        typer.echo(f"psgd {COMMAND}: runs that failed: {len(failures)}; {failures[0].error}", err=True)
+    return interrupts.code(130 if interrupted else 1 if failures else 0)
 
 
-def _run(jobs: Sequence[Job], place: Place, out: Path, workers: int, scheduler: str | None) -> bool:
-    """Run the jobs that have no record yet, each recorded as it ends; return whether that was interrupted."""
+def _run(
+    jobs: Sequence[Job], place: Place, out: Path, workers: int, scheduler: str | None
+) -> tuple[bool, list[sweeps.Failure]]:
+    """Run the jobs that have no record yet, each recorded as it ends.
+
+    Return whether that was interrupted, and what failed.
+    """
     missing = {job.key: job for job in jobs}
     for name in {job.experiment for job in jobs}:
         kept = {job.key for job in _book(out, experiment(name)).missing(jobs)}
@@ -130,7 +137,7 @@ def _run(jobs: Sequence[Job], place: Place, out: Path, workers: int, scheduler: 
         )
     with contextlib.suppress(OSError):
         place.checkpoints.rmdir()
-    return found.interrupted
+    return found.interrupted, [r for r in found.found.values() if isinstance(r, sweeps.Failure)]
 
 
 @contextlib.contextmanager
