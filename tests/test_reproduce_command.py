@@ -140,6 +140,8 @@ def test_a_cluster_whose_worker_is_killed_ends_the_same(whole: Path, tmp_path: P
         (("lenet", "--seeds", ""), "got ''"),
         (("lenet", "--cell", "nothing"), "`--cell` must match a cell of lenet, got 'nothing'"),
         (("lenet", "--data", "/nowhere"), "`--data` must be a folder"),
+        (("lenet", "--limit", "0"), "`--limit` must be positive, got 0"),
+        (("lenet", "--limit", "nan"), "`--limit` must be positive, got nan"),
         (("lenet", "--scheduler", "nowhere", "--jobs", "1"), "scheduler"),
     ],
 )
@@ -151,6 +153,19 @@ def test_bad_options_get_one_sentence_and_change_nothing(
     assert says in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.glob("new/*.jsonl"))
+
+
+@pytest.mark.parametrize("inside", ["lenet.jsonl", "lenet.md", "overview.md"])
+@pytest.mark.parametrize("words", [("lenet", "--jobs", "0"), ("--list",)])
+def test_a_folder_of_no_use_gets_one_sentence(
+    inside: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / inside).mkdir()
+    bad = inside == "lenet.jsonl" or "--list" not in words
+    assert run(["reproduce", *words, "--out", str(tmp_path)]) == (2 if bad else 0)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == int(bad)
+    assert not bad or "cannot be read or written" in error
 
 
 def test_the_list_names_everything_and_runs_nothing(

@@ -270,6 +270,7 @@ class Evil:
         b"\x80\x02",
         b"no pickle",
         pickle.dumps({b"labels": [1, 2], b"data": bytes(3072)}),
+        pickle.dumps({b"labels": [1, -1], b"data": bytes(2 * 3072)}),
         pickle.dumps(Evil()),
     ],
 )
@@ -319,6 +320,10 @@ def test_odd_archives(tmp_path):
         ({"train/cat/0.jpg": jpeg((0, 0, 0)), "train/mouse/0.jpg": jpeg((0, 0, 0))}, "train/mouse/0.jpg"),
         ({"train/cat/0.jpg": jpeg((0, 0, 0), (32, 31))}, "32 x 32"),
         ({"train/cat/0.jpg": b"no picture"}, "cannot be read"),
+        (
+            {"train/cat/0.jpg": jpeg((0, 0, 0)).replace(b"\0\x20\0\x20", b"\xff\xff\xff\xff")},
+            "cannot be read as pictures",  # 4 * 10^9 pixels, which are not decoded
+        ),
         ({"train/cat/0.jpg": jpeg((0, 0, 0))}, "pictures in test/, got none"),
     ):
         write_jpegs(path, pictures)
@@ -346,6 +351,11 @@ def test_texts(tmp_path, name, units):
     assert [known[i] for i in found.train_y] == words[1:cut]
     assert [known[i] for i in found.test_x] == words[cut:-1]
     assert [known[i] for i in found.test_y] == words[cut + 1 :]
+
+
+def test_a_mark_at_the_beginning_is_no_character(tmp_path):
+    (tmp_path / "input.txt").write_bytes("\ufeff".encode() + b"ab" * 100)
+    assert data.load("text", tmp_path).classes == 2
 
 
 def test_odd_texts(tmp_path):

@@ -249,6 +249,31 @@ def test_too_little_is_not_tested(cells, why):
     assert better("x", "a", "b")(runs(**cells)) == Judgement(UNTESTED, why)
 
 
+def test_differences_that_are_equal_but_for_rounding_have_no_interval():
+    records = runs(a=[99.22, 99.12, 99.32], b=[99.12, 99.02, 99.22])
+    assert len({x - y for x, y in ((99.22, 99.12), (99.12, 99.02), (99.32, 99.22))}) > 1
+    found = compare(records, "x", "a", "b")
+    assert (found.outcome, "sign test" in found.words) == ("open", True)
+
+
+def test_numbers_too_large_to_be_squared_decide_nothing():
+    with np.errstate(over="ignore"):
+        assert compare(runs(a=[1e200, 2e200, 4e200], b=[1.0, 1.1, 1.2]), "x", "a", "b").outcome == "open"
+
+
+def test_what_was_cut_may_be_what_would_not_have_come_true():
+    six, cut, none = [True] * 6, ["cut"] * 20, [False] * 26
+    assert rate_at_least("x", ["a"], 0.5)(runs(a=six)).verdict == CONFIRMED
+    found = rate_at_least("x", ["a"], 0.5)(runs(a=six + cut))
+    assert (found.verdict, "cut, left out: 20 of a" in found.measured) == (REFUTED, True)
+    assert not found.measured.startswith("the opposite holds")
+    assert rate_at_most("x", ["a"], 0.5)(runs(a=none[:6] + cut)).measured.startswith("undecided")
+    assert compare(runs(a=six, b=none), "x", "a", "b").outcome == "better"
+    assert compare(runs(a=six + cut, b=none), "x", "a", "b").outcome == "better"  # 6 of 26 are still more
+    assert compare(runs(a=six[:4] + cut, b=none), "x", "a", "b").outcome == "open"
+    assert compare(runs(a=six, b=none[:6] + cut), "x", "a", "b").outcome == "open"
+
+
 def test_pairs_are_of_the_same_seed():
     records = [run("a", seed, x=float(seed)) for seed in (0, 1, 2, 3)]
     records += [run("b", seed, x=seed - 0.5 - 0.01 * seed) for seed in (1, 2, 3, 9)]

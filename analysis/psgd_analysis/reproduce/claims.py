@@ -114,8 +114,11 @@ def compare(
     if a.truth or b.truth:
         return _by_odds(a, b, larger, notes)
     # a failed run is worse than any other, by how much nobody can say; and equal differences have no spread
-    differences = [a.values[s] - factor * b.values[s] for s in seeds if s in a.values and s in b.values]
-    if len(differences) < len(seeds) or len(set(differences)) == 1:
+    pairs = [(a.values[s], factor * b.values[s]) for s in seeds if s in a.values and s in b.values]
+    differences = [x - y for x, y in pairs]
+    if len(differences) < len(seeds) or not statistics.spread(
+        differences, [x for pair in pairs for x in pair]
+    ):
         wins = sum(_beats(a, b, s, larger, factor) for s in seeds)
         losses = sum(_beats(b, a, s, larger, 1 / factor) for s in seeds)
         return _by_signs(a, b, wins, losses, len(seeds), notes)
@@ -134,12 +137,19 @@ def _beats(a: Sample, b: Sample, seed: int, larger: bool, factor: float) -> bool
 
 
 def _by_odds(a: Sample, b: Sample, larger: bool, notes: str) -> Comparison:
-    """Compare how often something is true, of all runs of both: a pair of seeds has little in common."""
+    """Compare how often something is true, of all runs of both: a pair of seeds has little in common.
+
+    What takes longest is cut, and may be what would not have come true: neither may decide.
+    """
     low, high = statistics.odds((a.true, len(a.seeds)), (b.true, len(b.seeds)))
     words = (
         f"{a.cell}: {a.true}/{len(a.seeds)}; {b.cell}: {b.true}/{len(b.seeds)}; "
         f"odds ratio in [{low:.2g}, {high:.2g}] (exact){notes}"
     )
+    if a.cut or b.cut:
+        (a_least, a_most), (b_least, b_most) = a.bounds, b.bounds
+        low, high = statistics.odds(a_least, b_most)[0], statistics.odds(a_most, b_least)[1]
+        words += f"; with any outcome of those cut in [{low:.2g}, {high:.2g}]"
     up, down = low > 1, high < 1
     right, wrong = (up, down) if larger else (down, up)
     return Comparison("better" if right else "worse" if wrong else "open", words)
@@ -251,9 +261,12 @@ def _rate(key: str, cell: str, value: float, larger: bool) -> Predicate:
         if why:
             return Judgement(UNTESTED, f"{why}{left_out([found])}")
         interval = statistics.share(found.true, len(found.seeds))
-        above, below = interval.low >= value, interval.high <= value
+        least, most = (statistics.share(*counts) for counts in found.bounds)  # equal where none was cut
+        above, below = least.low >= value, most.high <= value
         right, wrong = (above, below) if larger else (below, above)
         words = f"{cell}: {found.true}/{len(found.seeds)}, {interval}{left_out([found])}"
+        if found.cut:
+            words += f"; with any outcome of those in [{least.low:.2f}, {most.high:.2f}]"
         return _judgement("better" if right else "worse" if wrong else "open", words)
 
     return predicate

@@ -55,7 +55,7 @@ def reproduce(
         str | None, typer.Option(help="Address of a Dask scheduler, whose workers run the jobs.")
     ] = None,
     limit: Annotated[
-        float | None, typer.Option(min=0, help="CPU-seconds after which a run is cut; it can be taken up.")
+        float | None, typer.Option(help="CPU-seconds after which a run is cut; it can be taken up.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for records, pages and figures.")] = Path("reproduced"),
     listing: Annotated[bool, typer.Option("--list", help="List the experiments, and run none.")] = False,
@@ -67,33 +67,37 @@ def reproduce(
     the paper whether it was confirmed, by intervals over seeds.
     """
     if listing:
-        console(110, highlight=False).print(pages.listing([experiment(n) for n in NAMES], out))
+        with _disk(out):
+            console(110, highlight=False).print(pages.listing([experiment(n) for n in NAMES], out))
         return 0
     try:
         chosen = [experiment(n) for n in _names(name)]
         numbers = _seeds(seeds)
+        if limit is not None and not limit > 0:
+            raise UsageError(f"`--limit` must be positive, got {limit:g}; leave it out for no limit")
         asked = [job for e in chosen for job in _jobs(e, scale.value, numbers, cell, data_folder)]
     except (UsageError, data.Missing, data.Unreadable, ImportError) as error:
         fail(COMMAND, str(error))
-    try:
+    with _disk(out):
         require_folder(out)
-    except OSError as error:
-        fail(COMMAND, f"`--out {out}` cannot be written ({error.strerror or error})")
     # run what has no record yet
     place = Place(data_folder, out / ".unfinished", _told(context.obj or ()), revision(), limit or math.inf)
     workers = min(available_cores(), max(len(asked), 1)) if jobs is None else jobs
     interrupted = False
     if workers or scheduler:
         try:
-            interrupted = _run(asked, place, out, workers, scheduler)
+            with _disk(out):
+                interrupted = _run(asked, place, out, workers, scheduler)
         except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
     terminal = console(110, highlight=False)
-    pages.write_overview([experiment(n) for n in NAMES], out)
+    with _disk(out):
+        pages.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
-        records = _book(out, e).records()
-        pages.write(e, records, out)
+        with _disk(out):
+            records = _book(out, e).records()
+            pages.write(e, records, out)
         pages.show(e, records, scale.value, terminal)
     terminal.print(
         f"\nPages with figures: {', '.join(str(out / f'{e.name}.md') for e in chosen)}", markup=False
@@ -127,6 +131,17 @@ def _run(jobs: Sequence[Job], place: Place, out: Path, workers: int, scheduler: 
     with contextlib.suppress(OSError):
         place.checkpoints.rmdir()
     return found.interrupted
+
+
+@contextlib.contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    """End the command in a sentence if the folder cannot be read or written: it is full, or another's."""
+    try:
+        yield
+    except OSError as error:
+        problem = error.strerror or error
+        where = f": {error.filename}" if error.filename else ""
+        fail(COMMAND, f"`--out {out}` cannot be read or written ({problem}{where}); what is recorded is kept")
 
 
 @contextlib.contextmanager

@@ -247,7 +247,7 @@ def rows(
         if spots:
             ax.plot(*zip(*spots, strict=True), **_paper())
         ax.set_yticks(range(len(found)), [s.cell for s in found])
-        ax.set_ylim(len(found) - 0.5, -0.5)
+        ax.set_ylim(max(len(found), 1) - 0.5, -0.5)
         if log:
             ax.set_xscale("log")
         _finish(ax, title, xlabel or key, "")

@@ -71,6 +71,12 @@ class Sample:
         """How many are true."""
         return sum(value == 1 for value in self.values.values())
 
+    @property
+    def bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The least and the most that may be true of how many, whatever would have become of runs cut."""
+        count = len(self.seeds) + len(self.cut)
+        return (self.true, count), (self.true + len(self.cut), count)
+
 
 @dataclass
 class _Drawer:

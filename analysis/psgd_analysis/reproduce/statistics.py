@@ -43,6 +43,11 @@ def mean(values: Sequence[float]) -> Interval:
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
 
 
+def spread(values: Sequence[float], made_of: Sequence[float]) -> bool:
+    """Return whether numbers differ by more than the rounding of those that they were computed from."""
+    return max(values) - min(values) > 1e-9 * max(map(abs, made_of))
+
+
 def share(successes: int, count: int) -> Interval:
     """Return the share of successes with Clopper and Pearson's exact interval."""
     from scipy import stats
@@ -79,7 +84,7 @@ def rises(rows: Sequence[Sequence[float]]) -> float:
 def spoken(values: Sequence[float], width: float) -> list[str]:
     """Return numbers with two digits of a width between them: the same decimals for all."""
     size = max(abs(x) for x in values)
-    if not width > 0:
+    if not 0 < width < math.inf:
         return [f"{x:.4g}" for x in values]
     decimals = 1 - math.floor(math.log10(width))
     if size < 1e-3 or size >= 1e6:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Place:
 def work(job: Job, place: Place, *, board: Handle) -> Record:
     """Run a job on one thread and return its record; see `loop.run`, and `sweeps` for `board`."""
     single_threaded()
+    gc.collect()  # trainings and their measures hold each other, and the data: those of the job before
     about = {
         "versions": versions(PACKAGES),
         "revision": place.revision,

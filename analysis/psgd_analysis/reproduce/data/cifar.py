@@ -71,8 +71,9 @@ def python_batch(path: Path) -> Batch:
 
 
 def _images(path: Path, rows: np.ndarray, labels: np.ndarray) -> Batch:
-    if labels.max() > 9:
-        raise Unreadable(path, f"must have labels up to 9, got {labels.max()}")
+    if labels.max() > 9 or labels.min() < 0:
+        odd = labels.max() if labels.max() > 9 else labels.min()
+        raise Unreadable(path, f"must have labels from 0 to 9, got {odd}")
     x = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(x), labels.astype(np.int64)
 
@@ -112,11 +113,18 @@ def read_jpeg(paths: list[Path]) -> Arrays:
                 file = archive.extractfile(member)
                 if len(parts) != 3 or parts[0] not in found or parts[1] not in CLASSES or file is None:
                     raise Unreadable(path, f"must hold train/<class>/<number>.jpg, got {member.name}")
-                x = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
-                if x.shape != (32, 32, 3):
+                picture = Image.open(io.BytesIO(file.read()))
+                if picture.size != (32, 32):
                     raise Unreadable(path, f"must hold pictures of 32 x 32 pixels, not so {member.name}")
+                x = np.asarray(picture.convert("RGB"))
                 found[parts[0]]["/".join(parts[1:])] = x, CLASSES.index(parts[1])
-    except (tarfile.TarError, EOFError, OSError, UnidentifiedImageError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        OSError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         raise Unreadable(path, f"cannot be read as pictures in a tar file ({error})") from error
     return *_stacked(path, found, "train"), *_stacked(path, found, "test")
 

@@ -33,7 +33,7 @@ def read(path: Path, level: Literal["characters", "words"]) -> tuple[Arrays, int
     Line ends count as one character, whatever system wrote the file.
     """
     try:
-        text = contents(path).decode("utf-8")
+        text = contents(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable(path, f"must be text in UTF-8, is not so at byte {error.start}") from error
     tokens, vocabulary = codes(text.replace("\r\n", "\n"), level)

@@ -36,7 +36,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "Muon": {"optimizer": "muon", "lr": 0.02, "optimizer_settings": {"adamw_lr": 0.001}},
     "KFAC": {"optimizer": "kfac", "lr": 0.1, "optimizer_settings": {"clip": 10.0}},
 }
-"""Rates are the best of two or three tried on 2,000 images; seconds of a step do not depend on them."""
+"""Rates are the best of two or three tried on 2,000 images, AdamW's is Adam's; they do not set seconds."""
 
 
 def seldom(name: str) -> str:
@@ -164,8 +164,9 @@ EXPERIMENT = Experiment(
         "10 %.",
         "The paper's 20 % are with P fitted once in ten steps, on a GPU. Seconds to the loss are steps "
         "(whole epochs) times the seconds of a step.",
-        "The baselines' learning rates, constant, are the best of two or three tried with one seed on 2,000 "
-        "images; PSGD's are E.1's first ones. Shampoo is ScalableShampoo: in blocks, grafted.",
+        "The baselines' learning rates, constant (AdamW's is Adam's), are the best of two or three tried "
+        "with one seed on 2,000 images; PSGD's are E.1's first ones. Shampoo is ScalableShampoo: in blocks, "
+        "grafted.",
     ),
     contests=(
         Contest(
