@@ -206,6 +206,8 @@ def test_every_experiment_is_complete(name: str) -> None:
     every = {cell.name for scale in SCALES for cell in e.plans[scale].cells}
     for column in e.columns:
         assert set(column.paper) <= every
+    for contest in e.contests:
+        assert set(contest.psgd) | set(contest.baselines) <= {c.name for c in e.plans["faithful"].cells}
     # every claim has words for no runs at all
     for claim in e.claims:
         assert claim.judge([]).verdict == "not tested at this scale"
@@ -217,8 +219,14 @@ def test_every_experiment_runs_at_the_smoke_scale(name: str, tmp_path: Path) -> 
         pytest.importorskip(package)
     words = ["reproduce", name, "--scale", "smoke", "--seeds", "0", "--jobs", "1", "--out", str(tmp_path)]
     assert run(words) == 0
+    e = experiment(name)
     records: list[Record] = Book(tmp_path / f"{name}.jsonl").records()
-    assert [r.cell for r in records] == [c.name for c in experiment(name).plans["smoke"].cells]
+    assert [r.cell for r in records] == [c.name for c in e.plans["smoke"].cells]
     assert {r.status for r in records} <= {"done", "diverged"}, [r.error for r in records]
-    assert (tmp_path / f"{name}.md").exists()
+    for record in records:
+        missing = {c.key for c in e.columns} - {"seconds", "cpu_seconds"} - set(record.final)
+        assert not {key for key in missing if key != "seconds_to_loss" and not key.startswith("level_")}
+    text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {e.title}")
+    assert max(line.count("|") for line in text.splitlines()) < 30
     assert list(tmp_path.glob(f"{name}*.png"))

@@ -18,8 +18,6 @@ from psgd_analysis.reproduce.claims import CONFIRMED, REFUTED, UNTESTED, better 
 from psgd_analysis.reproduce.curvature import GRID, Curvature  # noqa: E402
 from psgd_analysis.reproduce.experiment import Job  # noqa: E402
 from psgd_analysis.reproduce.experiments import experiment  # noqa: E402
-from psgd_analysis.reproduce.loop import Checkpoint, run  # noqa: E402
-from psgd_analysis.reproduce.pages import page  # noqa: E402
 from psgd_analysis.reproduce.records import Record  # noqa: E402
 from psgd_analysis.reproduce.sizes import state_bytes, step_bytes  # noqa: E402
 from psgd_analysis.reproduce.stages import Stage, Stages  # noqa: E402
@@ -454,38 +452,6 @@ def test_numbers_without_chance_need_one_run() -> None:
 
 # -- the experiments -----------------------------------------------------------------------------------------
 
-FEW = {
-    "entropy": ("PSGD LowRank(5)",),
-    "solutions": ("softmax, SGD", "softmax, PSGD XMat"),
-    "rank": ("softmax, r = 5",),
-    "cost": ("PSGD LowRank(5)",),
-}
-"""Cells of the smoke scale that are run; those that need no further packages."""
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_smoke_cells_run_and_give_what_tables_and_claims_need(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("sklearn")
-    for module in (solutions, costs):  # processes of their own are tested above
-        monkeypatch.setattr(module, "step_bytes", lambda *_: 10**6)
-    e = experiment(name)
-    jobs = [job for job in e.jobs("smoke", [0], {"digits": ""}) if job.cell in FEW[name]]
-    assert len(jobs) == len(FEW[name])
-    jobs = [Job(j.experiment, j.scale, j.cell, j.seed, j.settings) for j in jobs]
-    about = {"versions": {}, "revision": "", "command": "", "machine": "", "threads": 1}
-    records = [run(j, lambda j: e.start(j, None), Checkpoint(tmp_path, j.key), about) for j in jobs]
-    for record in records:
-        assert record.status == "done"
-        missing = {c.key for c in e.columns if c.key != "cpu_seconds"} - set(record.final)
-        assert missing <= {"seconds_to_loss"} | {k for k in missing if k.startswith("level_")}
-    text = page(e, records)
-    assert text.startswith(f"# {e.title}")
-    assert max(line.count("|") for line in text.splitlines()) < 30
-    for make in e.figures.values():
-        assert make(records).axes
-
 
 class Everything(dict[str, Any]):
     """The numbers of a run that has whatever it is asked for."""
@@ -494,7 +460,7 @@ class Everything(dict[str, Any]):
         return 1.0
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ["entropy", "solutions", "rank", "cost"])
 def test_claims_name_cells_that_there_are(name: str) -> None:
     e = experiment(name)
     for scale in ("reduced", "faithful"):

@@ -289,9 +289,10 @@ def test_cells_have_names_of_their_own_and_the_paper_s_numbers():
     assert {c.name for c in EXPERIMENT.plans["reduced"].cells} <= faithful
 
 
-def test_the_smoke_scale_runs_and_psgd_solves_its_easy_length(tmp_path):
+def test_psgd_solves_the_easy_length_of_the_smoke_scale(tmp_path):
     found = {}
-    for job in EXPERIMENT.jobs("smoke", [0, 1, 2], {}):
+    jobs = [job for job in EXPERIMENT.jobs("smoke", [0, 1, 2], {}) if "PSGD" in job.cell]
+    for job in jobs:
         record = loop.run(
             job, lambda job: EXPERIMENT.start(job, None), loop.Checkpoint(tmp_path, job.key), {}
         )
