@@ -83,7 +83,7 @@ def reproduce(
     # run what has no record yet
     place = Place(data_folder, out / ".unfinished", _told(context.obj or ()), revision(), limit or math.inf)
     workers = min(available_cores(), max(len(asked), 1)) if jobs is None else jobs
-    interrupted, failures = False, []
+    interrupted, failures = False, list[sweeps.Failure]()
     if workers or scheduler:
         try:
             with _disk(out):

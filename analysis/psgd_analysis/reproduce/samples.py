@@ -33,7 +33,7 @@ PUBLISHED = {"mnist": "e9914cff2ade526da2ab1ac60c072f9173cc53e35b9411692de8207cb
 
 def stand_ins(experiment: Experiment, records: Iterable[Record]) -> list[str]:
     """Return the data sets of runs that are not the paper's: of other names or contents, or JPEG files."""
-    found = set()
+    found: set[str] = set()
     for record in records:
         found.update(_other(experiment, name, digest) for name, digest in record.data.items())
         if experiment.data and not record.data:
