@@ -30,6 +30,7 @@ from psgd_analysis.reproduce.claims import (
 )
 from psgd_analysis.reproduce.contests import Contest, comparisons, standing
 from psgd_analysis.reproduce.experiment import Cell, Column, Experiment, Job, Plan
+from psgd_analysis.reproduce.pages import scales
 from psgd_analysis.reproduce.records import Book, Record
 from psgd_analysis.reproduce.samples import PUBLISHED, of_scale, sample, stand_ins
 from psgd_analysis.reproduce.tables import about, duration, fixed, results, spans
@@ -724,3 +725,21 @@ def test_committed_results_are_shown_on_the_site():
             shown = (site / page.name).read_text(encoding="utf-8")
             assert f"analysis/results/reproduce/{page.name}" in shown
             assert f"<{page.stem}>" in index
+
+
+def test_the_scale_that_decides_comes_first():
+    e = forged()
+    paper = [run(c, 0, scale="faithful", x=1.0) for c in "abc"]
+    reduced = [run(c, seed, x=1.0) for c in "abc" for seed in range(3)]
+    own = {s: Plan(tuple(Cell(n, {"name": n, "at": s}) for n in "abc"), 3, "") for s in e.plans}
+    e = dataclasses.replace(e, plans=own)
+
+    def at(scale: str, records: list[Record]) -> list[Record]:
+        return [dataclasses.replace(r, scale=scale, settings={"name": r.cell, "at": scale}) for r in records]
+
+    assert scales(e, at("faithful", paper)) == ["faithful"]
+    assert scales(e, at("faithful", paper) + at("reduced", reduced)) == ["reduced"]
+    assert scales(e, at("faithful", reduced) + at("reduced", reduced)) == ["faithful", "reduced"]
+    assert scales(e, at("faithful", reduced[:6]) + at("reduced", reduced)) == ["reduced", "faithful"]
+    assert scales(e, at("smoke", reduced)) == ["smoke"]
+    assert scales(e, []) == []

@@ -34,18 +34,20 @@ EVERY = (*(f"Table {i}" for i in range(1, 12)), *(f"Figure {i}" for i in range(1
 def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
     """Return the scales that were asked for, those that can decide first, the paper's first of them.
 
-    Smoke runs count only where there is nothing else.
+    Smoke runs, and scales of which no cell has enough seeds yet, count only where there is nothing else.
     """
     runs = {scale: of_scale(experiment, records, scale) for scale in SCALES if scale in experiment.plans}
     asked = [scale for scale in reversed(runs) if any(r.scale == scale for r in runs[scale])]
 
+    ended = {scale: Counter(r.cell for r in runs[scale] if r.status != "cut") for scale in asked}
+
     def worth(scale: Scale) -> tuple[bool, int]:
-        ended = Counter(r.cell for r in runs[scale] if r.status != "cut")
-        complete = all(ended[cell.name] >= FEWEST for cell in experiment.plans[scale].cells)
-        return complete, 0 if complete else ended.total()
+        complete = all(ended[scale][cell.name] >= FEWEST for cell in experiment.plans[scale].cells)
+        return complete, 0 if complete else ended[scale].total()
 
     found = sorted(asked, key=worth, reverse=True)
-    return [s for s in found if s != "smoke"] or found
+    found = [s for s in found if s != "smoke"] or found
+    return [s for s in found if max(ended[s].values(), default=0) >= FEWEST] or found
 
 
 def page(experiment: Experiment, records: Sequence[Record]) -> str:
