@@ -16,7 +16,7 @@ from typing import Literal
 from . import statistics
 from .experiment import Experiment, Scale
 from .records import Record
-from .samples import Sample, left_out, of_scale, sample, stand_ins
+from .samples import Sample, left_out, levels, of_scale, sample, stand_ins
 from .statistics import FEWEST, LEVEL
 
 Verdict = Literal["confirmed", "not confirmed", "not tested at this scale"]
@@ -71,10 +71,8 @@ def judge(experiment: Experiment, records: Sequence[Record], scale: Scale) -> li
     for claim in experiment.claims:
         judged = claim.judge(mine) if mine else Judgement(UNTESTED, "no runs")
         why = _untestable(experiment, claim, mine, scale) if mine else ""
-        if why and scale == "smoke":
-            judged = Judgement(UNTESTED, why)
-        elif why:
-            judged = Judgement(UNTESTED, f"{why}; {judged.measured}")
+        if why:
+            judged = Judgement(UNTESTED, why if scale == "smoke" else f"{why}; {judged.measured}")
         found.append((claim, judged))
     return found
 
@@ -227,7 +225,7 @@ def trend(key: str, cells: Sequence[str], *, larger: bool = True) -> Predicate:
         right, wrong = (up, down) if larger else (down, up)
         outcome = "better" if right < LEVEL else "worse" if wrong < LEVEL else "open"
         test = f"Page's test for a trend {'upwards' if larger else 'downwards'}, {len(seeds)} paired seeds"
-        return _judgement(outcome, f"{_levels(found)}; p = {right:.2g} ({test}){notes}")
+        return _judgement(outcome, f"{levels(found)}; p = {right:.2g} ({test}){notes}")
 
     return predicate
 
@@ -332,15 +330,6 @@ def _common(samples: Sequence[Sample], key: str) -> tuple[list[int], str]:
     seeds = sorted(set.intersection(*(set(s.seeds) for s in samples)))
     few = f"{_count(len(seeds), 'paired seed' if len(samples) > 1 else 'seed')}, {FEWEST} are needed"
     return seeds, few if len(seeds) < FEWEST else ""
-
-
-def _levels(samples: Sequence[Sample]) -> str:
-    """Return the rates, or means, of some cells in words."""
-    if any(s.truth for s in samples):
-        return "; ".join(f"{s.cell}: {s.true}/{len(s.seeds)}" for s in samples)
-    return "; ".join(
-        f"{s.cell}: {sum(s.finite) / len(s.finite):.4g}" if s.finite else f"{s.cell}: –" for s in samples
-    )
 
 
 def _count(count: int, what: str) -> str:

@@ -124,3 +124,12 @@ def left_out(samples: Sequence[Sample]) -> str:
     words = [f"diverged, counted as worst: {', '.join(failed)}"] if failed else []
     words += [f"cut, left out: {', '.join(cut)}"] if cut else []
     return "".join(f"; {text}" for text in words)
+
+
+def levels(samples: Sequence[Sample]) -> str:
+    """Return the rates, or means, of some cells in words."""
+    if any(s.truth for s in samples):
+        return "; ".join(f"{s.cell}: {s.true}/{len(s.seeds)}" for s in samples)
+    return "; ".join(
+        f"{s.cell}: {sum(s.finite) / len(s.finite):.4g}" if s.finite else f"{s.cell}: –" for s in samples
+    )
