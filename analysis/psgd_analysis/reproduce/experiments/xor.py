@@ -140,7 +140,7 @@ EXPERIMENT = Experiment(
     needs=("jax", "optax"),
     data=(),
     plans={
-        "smoke": Plan(SMOKE, 2, "20 s", ("sequences of 6, up to 1,000 iterations",)),
+        "smoke": Plan(SMOKE, 2, "30 s", ("sequences of 6, up to 1,000 iterations",)),
         "reduced": Plan(
             REDUCED,
             10,
