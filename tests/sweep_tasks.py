@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from psgd_analysis.sweeps import Stopped, Task, run
@@ -26,7 +28,8 @@ def unpicklable(board):
 
 
 def threads(board):
-    return os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"]
+    kernels = importlib.import_module("numba").get_num_threads() if find_spec("numba") else 1
+    return os.environ["OMP_NUM_THREADS"], kernels
 
 
 def dies_once(marker: Path, board):

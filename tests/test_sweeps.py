@@ -15,6 +15,7 @@ import pytest
 import sweep_tasks
 
 from psgd_analysis import interrupts, sweeps
+from psgd_analysis.machine import set_threads
 from psgd_analysis.sweeps import Failure, Task, run
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +106,18 @@ def test_what_cannot_be_pickled_fails_alone(places):
 
 
 def test_workers_use_one_thread(places):
-    assert run([Task("threads", sweep_tasks.threads)], **places).found["threads"] == ("1", "1")
+    assert run([Task("threads", sweep_tasks.threads)], **places).found["threads"] == ("1", 1)
+
+
+def test_one_thread_in_this_process_leaves_numba_able_to_compile():
+    numba = pytest.importorskip("numba")
+    before = numba.get_num_threads(), os.environ.get("NUMBA_NUM_THREADS")
+    try:
+        set_threads(1)
+        assert numba.njit(lambda x: x + 1)(1.5) == 2.5  # it looks at its variables again
+        assert os.environ.get("NUMBA_NUM_THREADS") == before[1]
+    finally:
+        set_threads(before[0])
 
 
 def test_progress_within_tasks_is_shown_and_an_exception_in_this_process_ends_all(places):

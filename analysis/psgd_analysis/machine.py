@@ -69,8 +69,11 @@ def gpu() -> str | None:
 
 
 def set_threads(count: int) -> None:
-    """Set the number of threads of every library that allows it, loaded or not."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    """Set the number of threads of every library that allows it, loaded or not.
+
+    Of numba it is a mask: its variable must not change once it runs.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ[name] = str(count)  # read by libraries that are loaded later
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)

@@ -15,7 +15,7 @@ import psgd_core as psgd
 
 from .. import machine
 from ..documents import versions
-from ..sweeps import Handle, single_threaded
+from ..sweeps import Handle
 from .experiment import Job
 from .experiments import experiment
 from .loop import Checkpoint, run
@@ -47,7 +47,7 @@ class Place:
 
 def work(job: Job, place: Place, *, board: Handle) -> Record:
     """Run a job on one thread and return its record; see `loop.run`, and `sweeps` for `board`."""
-    single_threaded()
+    machine.set_threads(1)
     gc.collect()  # trainings and their measures hold each other, and the data: those of the job before
     about = {
         "versions": versions(PACKAGES),

@@ -12,6 +12,5 @@ the others go on.
 from .board import Handle, Stopped
 from .pools import Unreachable
 from .sweep import Failure, Results, Task, run
-from .worker import single_threaded
 
-__all__ = ["Failure", "Handle", "Results", "Stopped", "Task", "Unreachable", "run", "single_threaded"]
+__all__ = ["Failure", "Handle", "Results", "Stopped", "Task", "Unreachable", "run"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -15,18 +13,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
+from ..machine import set_threads
 from .board import Shared, Stopped
 
 TRIES = 3
 """How often a task may be started: then its process has died twice beside others, and once more."""
-
-_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 
 
 class Raised(NamedTuple):
@@ -54,7 +45,7 @@ def call(number: int, packet: bytes, handle: Shared) -> tuple[int, Any]:
         return number, Raised(died(TRIES), "")
     if handle.stopping():
         return number, Stopped
-    single_threaded()
+    set_threads(1)  # there is a process per core already
     try:
         work, arguments = pickle.loads(packet)
         return number, pickle.dumps(work(*arguments, board=handle))
@@ -76,19 +67,6 @@ def died(times: int) -> str:
     """Return what is known of a task whose process died."""
     often = {1: "when it ran alone", 2: "twice"}.get(times, f"{times} times")
     return f"its process died {often}: out of memory, a crash in a library, or ended from outside"
-
-
-def single_threaded() -> None:
-    """Let linear algebra and kernels use one thread: there is a process per core already."""
-    os.environ.update(dict.fromkeys(_VARIABLES, "1"))  # read by libraries that are loaded later
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-    if "numba" in sys.modules:
-        sys.modules["numba"].set_num_threads(1)
-    with contextlib.suppress(ImportError):
-        import threadpoolctl
-
-        threadpoolctl.threadpool_limits(1)
 
 
 def enter(parent: int, folder: Path) -> None:
