@@ -29,8 +29,18 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def figure(*panels: Panel, columns: int = 2) -> Callable[[Sequence[Record]], Figure]:
-    """Return what makes a figure of some panels, with one legend for all of them."""
+def figure(
+    *panels: Panel, columns: int = 2, named: Callable[[str], str] = str
+) -> Callable[[Sequence[Record]], Figure]:
+    """Return what makes a figure of some panels, with one legend for all of them.
+
+    Parameters
+    ----------
+    columns : int
+        Panels side by side, at most.
+    named : callable
+        The legend's name for a cell; cells of the same name look the same.
+    """
 
     def make(records: Sequence[Record]) -> Figure:
         from matplotlib.figure import Figure
@@ -39,19 +49,23 @@ def figure(*panels: Panel, columns: int = 2) -> Callable[[Sequence[Record]], Fig
         down = -(-len(panels) // across)
         width = 6.4 if across == 1 else 4.6 * across
         made = Figure(figsize=(width, 3.7 * down + 0.6), layout="constrained")
-        looks = {cell: look(i) for i, cell in enumerate(dict.fromkeys(r.cell for r in records))}
+        cells = dict.fromkeys(r.cell for r in records)
+        turn = {name: i for i, name in enumerate(dict.fromkeys(map(named, cells)))}
+        looks = {cell: look(turn[named(cell)]) for cell in cells}
         grid = made.subplots(down, across, squeeze=False)
         for ax in grid.flat[len(panels) :]:
             ax.set_axis_off()
         for ax, panel in zip(grid.flat, panels, strict=False):
             panel(ax, records, looks)
-        _legend(made, grid.flat, looks, width)
+        _legend(made, grid.flat, looks, named, width)
         return made
 
     return make
 
 
-def _legend(made: Any, every: Any, looks: Mapping[str, Look], width: float) -> None:
+def _legend(
+    made: Any, every: Any, looks: Mapping[str, Look], named: Callable[[str], str], width: float
+) -> None:
     """Put one legend below: cells with line and marker, whichever of these a panel draws."""
     from matplotlib.lines import Line2D
 
@@ -60,8 +74,8 @@ def _legend(made: Any, every: Any, looks: Mapping[str, Look], width: float) -> N
         handles.update(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     if not handles:
         return
-    cells = {c: Line2D([], [], **style) for c, style in looks.items() if c in handles}
-    shown = cells | {label: handle for label, handle in handles.items() if label not in cells}
+    cells = {named(c): Line2D([], [], **style) for c, style in looks.items() if c in handles}
+    shown = cells | {label: handle for label, handle in handles.items() if label not in looks}
     most = max(1, min(5, int(width * 13 / (max(map(len, shown)) + 8))))
     made.legend(
         shown.values(), shown.keys(), loc="outside lower center", ncols=most, fontsize=8, frameon=False,

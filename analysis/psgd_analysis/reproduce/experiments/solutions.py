@@ -46,6 +46,11 @@ def name(model: str, method: str) -> str:
     return f"{model}, {method}"
 
 
+def method_of(cell: str) -> str:
+    """Return the optimiser in the name of a cell."""
+    return cell.partition(", ")[2]
+
+
 def cells(
     train: int,
     epochs: int,
@@ -141,7 +146,7 @@ EXPERIMENT = Experiment(
     ),
     claims=claims(),
     figures={
-        "": figure(*(densities(m, [name(m, method) for method in METHODS]) for m in MODELS)),
+        "": figure(*(densities(m, [name(m, method) for method in METHODS]) for m in MODELS), named=method_of),
         "flatness": figure(
             *(
                 against(
@@ -154,7 +159,8 @@ EXPERIMENT = Experiment(
                     ylabel="trace of the Hessian",
                 )
                 for m in MODELS
-            )
+            ),
+            named=method_of,
         ),
     },
     notes=(
