@@ -320,7 +320,8 @@ def test_a_group_added_later_starts_fitting_at_once(rng):
 
 
 def test_parameters_without_gradient_stay_and_have_no_part_in_fitting(rng):
-    used, unused, frozen = (torch.nn.Parameter(torch.randn(3, 2)) for _ in range(3))
+    drawn = rng.standard_normal((3, 2)), rng.standard_normal((3, 2)), rng.uniform(0.5, 2.0, (3, 2))
+    used, unused, frozen = (torch.nn.Parameter(torch.tensor(x, dtype=torch.float32)) for x in drawn)
     frozen.requires_grad_(False)
     before = [p.detach().clone() for p in (unused, frozen)]
     optimizer = PSGD([used, unused, frozen], psgd.Diagonal(), weight_decay=0.1)
