@@ -157,7 +157,7 @@ def test_every_cell_learns_and_resumes_bit_for_bit(digits: Examples, cell: str) 
     assert whole.status == resumed.status == "done"
     assert torch.equal(whole.model.weight, resumed.model.weight)
     assert whole.final() == resumed.final()
-    assert whole.final()["accuracy"] > 30  # 10 by chance
+    assert whole.final()["accuracy"] > 20  # 10 by chance, +- 1.5
 
 
 def seen_by(run: NetworkTraining) -> list[Any]:

@@ -87,7 +87,7 @@ def seen(monkeypatch):
 
 RESUMED = {
     "sgd": {},
-    "momentum": {"noise": "bernoulli"},
+    "momentum": {"augment": [{"name": "bernoulli"}]},
     "adam": {"lr": [1e-2, 1e-3]},
     "adahessian": {},
     "kfac": {"lr": 0.01},

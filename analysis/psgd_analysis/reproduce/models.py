@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .convolution import InputConv2d
 from .outer_products import OuterProducts
+from .residual import resnet
 
 
 def make(
@@ -21,7 +22,8 @@ def make(
 
     Parameters
     ----------
-    name : {"lenet5", "softmax", "mlp", "rnn", "transformer", "outer_products"}
+    name : str
+        One of `MODELS`.
     shape : tuple of int
         Of an example: (colours, height, width) of images, (length,) of texts.
     classes : int
@@ -200,4 +202,5 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "rnn": Recurrent,
     "transformer": Transformer,
     "outer_products": OuterProducts,
+    "resnet": resnet,
 }

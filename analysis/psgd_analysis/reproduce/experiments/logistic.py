@@ -52,7 +52,7 @@ def cells(side: int, epochs: int, batch: int) -> tuple[Cell, ...]:
             settings = {
                 **{"data": "mnist", "model": "outer_products", "model_settings": {"side": side}},
                 **{**own, "lr": [own["lr"], own["lr"] / 100], "batch": batch, "epochs": epochs},
-                **({"noise": "bernoulli"} if noise else {}),
+                **({"augment": [{"name": "bernoulli"}]} if noise else {}),
             }
             seconds = SECONDS[name.split(",")[0]] * epochs / 20 * (side / 14) ** 4
             found.append(Cell(name + noise, settings, seconds))

@@ -35,6 +35,16 @@ class Examples:
         """The shape of an example."""
         return tuple(self.train_x.shape[1:])
 
+    def to(self, device: torch.device) -> Examples:
+        """Return the same on a device."""
+        return Examples(
+            self.train_x.to(device),
+            self.train_y.to(device),
+            self.test_x.to(device),
+            self.test_y.to(device),
+            self.classes,
+        )
+
     def of(self, indices: Any) -> Examples:
         """Return the same with a part of the training set."""
         chosen = torch.as_tensor(indices)

@@ -11,17 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import data, models, optimizers
 from ..experiment import Job, Settings
+from .augment import AUGMENTATIONS, augmented
+from .changes import changed
+from .device import device
 from .examples import Batches, Examples, examples_of
+from .losses import IGNORED
+from .losses import loss as loss_of
 from .measures import MEASURES
-from .rates import rate_of
+from .phases import phases_of
 
 SETTINGS = {
     *("model", "model_settings", "data", "length", "train", "test"),
     *("optimizer", "optimizer_settings", "lr", "step", "l2"),
-    *("batch", "epochs", "iterations", "parts", "measures", "noise"),
+    *("batch", "epochs", "iterations", "parts", "measures", "augment", "changes", "phases"),
 }
 
 EVALUATED = 500
@@ -69,8 +75,9 @@ class NetworkTraining:
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
         "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name, or a dict from names to
-        their options; "noise": "bernoulli" draws each pixel of each batch of images anew, 1 with its grey for
-        a probability (E.3). All but model, optimizer, batch, lr and length of the run may be left out.
+        their options; "changes" of the data (see `changed`) and what is done to each batch ("augment", see
+        `augmented`); "phases" with data, rates or an optimiser of their own (see `phases_of`). All but model,
+        optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
 
@@ -82,25 +89,24 @@ class NetworkTraining:
 
     def __init__(self, settings: Settings, seed: int, examples: Examples) -> None:
         _require_known(settings)
-        self.settings, self.examples = settings, examples
+        self.settings, self._whole = settings, examples
+        self.parts = settings.get("epochs") or settings["parts"]
+        self._phases = phases_of(settings, self.parts)
         # independent streams of one seed
-        initial, shuffled, drawn, noisy = (
-            int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(4)
+        streams = np.random.SeedSequence(seed).spawn(5)
+        initial, self._shuffled, self._drawn, augmenting, self._changing = (
+            int(s.generate_state(1)[0]) for s in streams
         )
+        self.device = device()
         self.model = models.make(
             settings["model"], examples.shape, examples.classes, settings.get("model_settings", {}), initial
-        )
-        self.batches = Batches(len(examples.train_x), settings["batch"], shuffled)
-        self._noise = torch.Generator().manual_seed(noisy)
-        self.steps = optimizers.make(
-            settings["optimizer"], self.model, settings.get("optimizer_settings", {}), drawn
-        )
-        self.parts = settings.get("epochs") or settings["parts"]
+        ).to(self.device)
+        self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self._params = [p for p in self.model.parameters() if p.requires_grad]
-        self._lr = rate_of("lr", settings["lr"], self.parts)
-        step = settings.get("step")
-        self._step = None if step is None else rate_of("step", step, self.parts)
+        self._augmenting = torch.Generator().manual_seed(augmenting)
         self._l2 = settings.get("l2", 0.0)
+        self._earlier = {"gradients": 0, "products": 0, "skipped": 0}
+        self._begin(0)
         # how far it is; the measures look at the model now
         self._done = self._iterations = 0
         self._best, self._finite = 0.0, True
@@ -119,18 +125,22 @@ class NetworkTraining:
     @property
     def skipped(self) -> int:
         """Pairs and steps that the optimiser left out."""
-        return self.steps.skipped
+        return self._used("skipped")
 
     def advance(self) -> dict[str, Any]:
         """Run the next part; return loss and accuracy (%) over its batches, and on the test set."""
+        if self._phase + 1 < len(self._phases) and self._done == self._phases[self._phase + 1].first:
+            self._begin(self._phase + 1)
         self.set_rates()
-        losses, right, seen = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
+        losses, seen = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        right, asked = torch.zeros((2,), dtype=torch.int64, device=self.device)
         last = losses
         for _ in range(self._length()):
             indices = self.batches.next()
-            last, correct = self.one_step(indices)
+            last, correct, places = self.one_step(indices)
             losses += last * len(indices)
             right += correct.sum()
+            asked += places
             seen += len(indices)
             for measure in self.measures.values():
                 measure.after_step(indices, correct)
@@ -139,17 +149,16 @@ class NetworkTraining:
         test_loss, accuracy = self.evaluate("test")
         self._finite = bool(torch.isfinite(last)) and math.isfinite(test_loss)
         self._best = max(self._best, accuracy)
-        places = seen * self.examples.train_y[0].numel()
         self._last = {
             "train_loss": float(losses) / seen,
-            "train_accuracy": 100 * int(right) / places,
+            "train_accuracy": 100 * int(right) / max(int(asked), 1),
             "test_loss": test_loss,
             "accuracy": accuracy,
         }
         more: dict[str, Any] = {}
         for measure in self.measures.values():
             more |= measure.after_part()
-        return {**self._last, "iterations": self._iterations, "products": self.steps.products, **more}
+        return {**self._last, "iterations": self._iterations, "products": self._used("products"), **more}
 
     def final(self) -> dict[str, Any]:
         """Return the last metrics, the best test accuracy, what was used, and what was measured."""
@@ -158,8 +167,8 @@ class NetworkTraining:
             "best_accuracy": self._best,
             "iterations": self._iterations,
             "parameters": sum(p.numel() for p in self._params),
-            "gradients": self.steps.gradients,
-            "products": self.steps.products,
+            "gradients": self._used("gradients"),
+            "products": self._used("products"),
             "optimizer": self.steps.version,
         }
         if self._finite:
@@ -173,19 +182,23 @@ class NetworkTraining:
             "model": self.model.state_dict(),
             "steps": self.steps.state_dict(),
             "batches": self.batches.state_dict(),
-            "noise": self._noise.get_state(),
+            "augmenting": self._augmenting.get_state(),
             "measures": {name: measure.state_dict() for name, measure in self.measures.items()},
+            "phase": [self._phase, self._earlier],
             "progress": [self._done, self._iterations, self._best, self._last, self._finite],
         }
         torch.save(held, file)
 
     def load(self, file: IO[bytes]) -> None:
         """Take up what `save` wrote; nothing is unpickled but tensors, numbers and texts."""
-        held = torch.load(file, weights_only=True)
+        held = torch.load(file, weights_only=True, map_location="cpu")
+        phase, self._earlier = held["phase"]
+        if phase != self._phase:
+            self._begin(phase, counting=False)
         self.model.load_state_dict(held["model"])
         self.steps.load_state_dict(held["steps"])
         self.batches.load_state_dict(held["batches"])
-        self._noise.set_state(held["noise"])
+        self._augmenting.set_state(held["augmenting"])
         for name, state in held["measures"].items():
             self.measures[name].load_state_dict(state)
         self._done, self._iterations, self._best, self._last, self._finite = held["progress"]
@@ -193,13 +206,14 @@ class NetworkTraining:
     # -- what measures ask for -------------------------------------------------------------------------
 
     def logits(self, split: Literal["train", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits (m, classes) and labels (m,) of a whole set, in blocks and in order."""
+        """Yield logits (m, classes) and labels (m,) of a whole set's places, in blocks and in order."""
         x = getattr(self.examples, f"{split}_x").split(EVALUATED)
         y = getattr(self.examples, f"{split}_y").split(EVALUATED)
         self.model.eval()
         with torch.no_grad():
             for some, labels in zip(x, y, strict=True):
-                yield self.model(some).reshape(-1, self.examples.classes), labels.reshape(-1)
+                logits, asked = self.model(some), labels != IGNORED
+                yield logits[asked], labels[asked]
         self.model.train()
 
     def evaluate(self, split: Literal["train", "test"]) -> tuple[float, float]:
@@ -213,27 +227,54 @@ class NetworkTraining:
 
     # -- its parts -------------------------------------------------------------------------------------
 
+    def _begin(self, phase: int, counting: bool = True) -> None:
+        """Enter a phase: make its data, its batches and, if it has a new one, its optimiser."""
+        now = self._phases[phase]
+        if now.starts or not counting:
+            if counting and phase:
+                self._earlier = {name: self._used(name) for name in self._earlier}
+            own = now.settings.get("optimizer_settings") or {}
+            self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
+        self._phase = phase
+        found = changed(self._whole, now.settings.get("changes", ()), self._changing)
+        self.examples = found.to(self.device)
+        self.batches = Batches(len(found.train_x), self.settings["batch"], self._shuffled + phase)
+
+    def _used(self, name: str) -> int:
+        """Return how many gradients, products or refusals all optimisers had."""
+        count: int = self._earlier[name] + getattr(self.steps, name)
+        return count
+
     def set_rates(self) -> None:
         """Set the learning rate and the step size of the part that comes next."""
-        step = None if self._step is None else self._step(self._done)
-        self.steps.rates(self._lr(self._done), step)
+        now = self._phases[self._phase]
+        self.steps.rates(now.lr(self._done), None if now.step is None else now.step(self._done))
 
-    def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Do a step; return the loss of the batch, without L2, and what of it was predicted right before."""
-        x, y = self.examples.train_x[indices], self.examples.train_y[indices]
-        if self.settings.get("noise"):
-            x = torch.bernoulli(x, generator=self._noise)
+    def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do a step.
+
+        Return the loss of the batch, without L2, what of it was predicted right before, and how many places
+        were asked for. However often the optimiser evaluates the loss, statistics of batches move once.
+        """
+        chosen = indices.to(self.device)
+        x, y = self.examples.train_x[chosen], self.examples.train_y[chosen]
+        x, y = augmented(x, y, self.settings.get("augment", ()), self._augmenting)
+        momenta = [m.momentum for m in self._norms]
 
         def loss() -> tuple[Tensor, Any]:
             logits = self.model(x)
-            value = cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+            for m in self._norms:  # a running mean of momentum 0 stays
+                m.momentum = 0.0
+            value = loss_of(logits, y)
             more = value.detach(), logits.detach().argmax(-1) == y
             if self._l2:
                 value = value + 0.5 * self._l2 * sum(p.square().sum() for p in self._params)
             return value, more
 
         _, (value, correct) = self.steps.step(loss)
-        return value, correct
+        for m, momentum in zip(self._norms, momenta, strict=True):
+            m.momentum = momentum
+        return value, correct, (y != IGNORED).sum()
 
     def _length(self) -> int:
         """Return how many iterations the next part has; equal to one, all parts together as asked for."""
@@ -253,8 +294,9 @@ def _require_known(settings: Settings) -> None:
         raise ValueError(
             "`settings` must have either 'epochs', or 'iterations' and 'parts'; give one of them"
         )
-    if settings.get("noise") not in (None, "bernoulli"):
-        raise ValueError(f"`noise` must be 'bernoulli' or None, got {settings['noise']!r}")
+    strange = [one["name"] for one in settings.get("augment", ()) if one["name"] not in AUGMENTATIONS]
+    if strange:
+        raise ValueError(f"`augment` must be among {', '.join(AUGMENTATIONS)}, got {strange[0]!r}")
     unknown = [name for name in settings.get("measures", ()) if name not in MEASURES]
     if unknown:
         raise ValueError(f"`measures` must be among {', '.join(MEASURES)}, got {unknown[0]!r}")

@@ -1,0 +1,36 @@
+"""Changes of a data set before training, such as fewer examples of some classes, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .examples import Examples
+
+Change = Callable[..., Examples]
+"""Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
+
+CHANGES: dict[str, Change] = {}
+"""By the name that settings have."""
+
+
+def changed(examples: Examples, changes: Sequence[Mapping[str, Any]], seed: int) -> Examples:
+    """Return examples after some changes, one after the other.
+
+    Parameters
+    ----------
+    examples : Examples
+        Left as they are.
+    changes : sequence of dicts
+        Each with a "name", one of `CHANGES`, and its options.
+    seed : int
+        Each change has a generator of its own, so that it is the same whatever comes before it.
+    """
+    for change in changes:
+        name, options = change["name"], {key: value for key, value in change.items() if key != "name"}
+        if name not in CHANGES:
+            raise ValueError(f"`changes` must be among {', '.join(CHANGES)}, got {name!r}")
+        examples = CHANGES[name](examples, np.random.default_rng([seed, *name.encode()]), **options)
+    return examples
