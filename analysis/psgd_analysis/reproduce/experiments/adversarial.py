@@ -12,6 +12,7 @@ from ..cifar10 import (
     LRA,
     REDUCED,
     REDUCED_DEPARTS,
+    SCAN,
     SGD,
     SMOKE,
     XMAT,
@@ -103,5 +104,6 @@ EXPERIMENT = Experiment(
         "How many runs Table 3 has is not said; 5 at the faithful scale here.",
         CODE,
         BASELINES,
+        SCAN,
     ),
 )

@@ -14,6 +14,7 @@ from ..cifar10 import (
     LRA,
     REDUCED,
     REDUCED_DEPARTS,
+    SCAN,
     SCHEDULES,
     SGD,
     SMOKE,
@@ -228,5 +229,6 @@ EXPERIMENT = Experiment(
         "As published it builds the network with its shortcuts in any case.",
         CODE,
         BASELINES,
+        SCAN,
     ),
 )

@@ -14,6 +14,7 @@ from ..cifar10 import (
     LRA,
     REDUCED,
     REDUCED_DEPARTS,
+    SCAN,
     SGD,
     SMOKE,
     SMOKE_DEPARTS,
@@ -119,5 +120,6 @@ EXPERIMENT = Experiment(
         "cosine schedule here. How many runs Table 3 has is not said; 5 at the faithful scale here.",
         CODE,
         BASELINES,
+        SCAN,
     ),
 )
