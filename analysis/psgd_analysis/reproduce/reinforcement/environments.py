@@ -78,7 +78,7 @@ class Environments:
         terminated, ended = np.zeros((2, len(self._made)), dtype=bool)
         for i, made in enumerate(self._made):
             space = made.action_space
-            allowed = np.clip(actions[i], space.low, space.high)
+            allowed = np.clip(actions[i], space.low, space.high).astype(space.dtype)
             following[i], rewards[i], terminated[i], ended[i], _ = made.step(allowed)
         self._lengths += 1
         self._returns += rewards

@@ -119,7 +119,7 @@ class Learner:
 
 
 class PPOTraining:
-    """A `Training` of a policy and a value by PPO, on the CPU: for networks of this size a GPU is slower.
+    """A `Training` of a policy and a value by PPO, on the CPU, where the environments are.
 
     The same seed gives all optimisers the same initial networks, environments, noise and order of batches.
 
@@ -146,8 +146,8 @@ class PPOTraining:
             )
         self.settings = settings
         # independent streams of one seed
-        streams = np.random.SeedSequence(seed).spawn(5)
-        born, initial, noise, shuffled, drawn = (int(s.generate_state(1)[0]) for s in streams)
+        streams = np.random.SeedSequence(seed).spawn(6)
+        born, initial, noise, shuffled, one, two = (int(s.generate_state(1)[0]) for s in streams)
         self.environments = Environments(settings["environment"], settings["environments"], born)
         together = settings["environments"] * require_count("rollout", settings["rollout"])
         self._updates = -(-require_count("steps", settings["steps"]) // together)
@@ -157,8 +157,8 @@ class PPOTraining:
             torch.manual_seed(initial)
             actor = Actor(inputs, self.environments.actions, settings["hidden"])
             critic = Critic(inputs, settings["hidden"])
-        self.actor = Learner("actor", actor, settings["actor"], self._updates, drawn)
-        self.critic = Learner("critic", critic, settings["critic"], self._updates, drawn + 1)
+        self.actor = Learner("actor", actor, settings["actor"], self._updates, one)
+        self.critic = Learner("critic", critic, settings["critic"], self._updates, two)
         self.scales = Scales(self.environments, settings["discount"])
         self._noise = torch.Generator().manual_seed(noise)
         self._together = together

@@ -1,0 +1,153 @@
+"""Reinforcement learning: PPO on HalfCheetah and Walker2d, Figure 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..claims import Claim, best
+from ..contests import Contest
+from ..experiment import Cell, Column, Experiment, Job, Plan, Training
+from ..figures import curves, figure, rows
+
+ENVIRONMENTS = ("HalfCheetah", "Walker2d")
+
+PSGD = {
+    "optimizer": "psgd_lowrank",
+    "step": 0.1,
+    "optimizer_settings": {"rank": 10, "every": 10, "momentum": 0.9},
+}
+WHITENING = {**PSGD, "optimizer": "psgd_lowrank_whitening"}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "PSGD": {**PSGD, "lr": 0.03},
+    "PSGD, whitening": {**WHITENING, "lr": 0.001},
+    "AdaBelief": {"optimizer": "adabelief", "lr": 0.001},
+    "Adan": {"optimizer": "adan", "lr": 0.001},
+    "Adam": {"optimizer": "adam", "lr": 0.001},
+}
+"""The same for the actor and for the critic."""
+
+FIRST_ORDER = ("AdaBelief", "Adan", "Adam")
+SECOND_ORDER = ("PSGD", "PSGD, whitening")
+
+COMMON: dict[str, Any] = {
+    "discount": 0.99,
+    "trace": 0.95,
+    "clip": 0.2,
+    "epochs": 10,
+    "batch": 64,
+    "hidden": [64, 64],
+}
+"""Those of Schulman et al., Proximal policy optimization algorithms, 2017, Table 3 and Section 6.1."""
+
+SECONDS = {"PSGD": 0.5, "PSGD, whitening": 0.6, "AdaBelief": 0.45, "Adan": 0.45, "Adam": 0.4}
+"""CPU-seconds of 1,000 steps with batches of 64, roughly."""
+
+
+def name(environment: str, method: str) -> str:
+    """Return the name of a cell."""
+    return f"{environment}, {method}"
+
+
+def cells(**size: Any) -> tuple[Cell, ...]:
+    """Return all cells; `size` says for how long, and in how many environments."""
+    found = []
+    for environment in ENVIRONMENTS:
+        for method, own in METHODS.items():
+            learners = {"environment": f"{environment}-v5", "actor": own, "critic": own}
+            settings = {**COMMON, **size, **learners}
+            share = settings["steps"] / 1000 * (0.4 + 0.6 * 64 / settings["batch"])
+            found.append(Cell(name(environment, method), settings, share * SECONDS[method]))
+    return tuple(found)
+
+
+def start(job: Job, folder: Path | None) -> Training:
+    """Return a run at its beginning; the environment is its data."""
+    from ..reinforcement import PPOTraining
+
+    return PPOTraining(job.settings, job.seed)
+
+
+RETURN = "return"
+EXPERIMENT = Experiment(
+    name="ppo",
+    title="Reinforcement learning with PPO",
+    sources=("Figure 1", "5.3"),
+    claim="With PSGD, PPO reaches a higher reward on Walker2d and HalfCheetah than with AdaBelief and Adan.",
+    needs=("torch", "pytorch_optimizer", "gymnasium", "mujoco"),
+    extras="reproduce,reproduce-rl",
+    data=(),
+    plans={
+        "smoke": Plan(
+            cells(environments=2, rollout=128, steps=2_048, parts=2, batch=256, epochs=2),
+            1,
+            "20 s",
+            ("2,048 steps, few updates",),
+        ),
+        "reduced": Plan(
+            cells(environments=4, rollout=512, steps=200_000, parts=25, batch=128),
+            3,
+            "40 min",
+            (
+                "200,000 steps; batches of 128 steps",
+                "512 steps in each of four environments, not 2,048 in one",
+            ),
+        ),
+        "faithful": Plan(cells(environments=1, rollout=2_048, steps=3_000_000, parts=100), 10, "40 h"),
+    },
+    start=start,
+    columns=(
+        Column("return at the end", RETURN, ",.0f", {name(e, "PSGD"): "higher" for e in ENVIRONMENTS}),
+        Column("on the way, mean", "mean_return", ",.0f"),
+        Column("KL of an update", "kl", ".2g", spread="median"),
+        Column("deviation", "deviation", ".2f", spread="median"),
+        Column("products", "products", ",.0f", spread="median"),
+        Column("CPU s", "cpu_seconds", ",.0f", spread="median"),
+    ),
+    claims=tuple(
+        Claim(
+            f"{environment}: {method} reaches a higher return than AdaBelief and Adan",
+            "Figure 1",
+            "in a figure, lost in our copy",
+            best(RETURN, name(environment, method), [name(environment, b) for b in FIRST_ORDER[:2]]),
+        )
+        for environment in ENVIRONMENTS
+        for method in SECOND_ORDER
+    ),
+    contests=tuple(
+        Contest(
+            f"{what}, {environment}",
+            key,
+            tuple(name(environment, m) for m in SECOND_ORDER),
+            tuple(name(environment, b) for b in FIRST_ORDER),
+        )
+        for what, key in (("return at the end", RETURN), ("mean return on the way", "mean_return"))
+        for environment in ENVIRONMENTS
+    ),
+    figures={
+        "": figure(
+            *(
+                curves(
+                    RETURN,
+                    "steps",
+                    cells=[name(environment, m) for m in METHODS],
+                    title=f"{environment} (Figure 1)",
+                    xlabel="steps",
+                    ylabel="return of an episode",
+                )
+                for environment in ENVIRONMENTS
+            ),
+            *(
+                rows(
+                    RETURN,
+                    cells=[name(environment, m) for m in METHODS],
+                    title=f"{environment}, at the end",
+                    xlabel="return of an episode",
+                )
+                for environment in ENVIRONMENTS
+            ),
+            named=lambda cell: cell.partition(", ")[2],
+        )
+    },
+)
