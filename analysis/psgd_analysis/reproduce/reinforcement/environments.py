@@ -54,7 +54,7 @@ class Environments:
 
     def __init__(self, name: str, count: int, seed: int) -> None:
         require_count("count", count)
-        # the time limit is counted here, as a wrapper's count is its own
+        # the time limit is counted here, since the count of a wrapper could not be kept
         self._made: list[Any] = [
             gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True) for _ in range(count)
         ]
