@@ -84,7 +84,7 @@ class Environments:
         self._returns += rewards
         ended |= terminated | (self._lengths >= self._limit)
         self.observations = following.copy()
-        for i in np.flatnonzero(ended):
+        for i in np.flatnonzero(ended).tolist():
             self.finished.append(float(self._returns[i]))
             self.observations[i], _ = self._made[i].reset()
             self._lengths[i], self._returns[i] = 0, 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -68,7 +68,10 @@ def critic_loss(critic: Critic, lessons: Lessons) -> tuple[Tensor, None]:
     return 0.5 * (critic(lessons.observations) - lessons.returns).square().mean(), None
 
 
-class Learner:
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+class Learner(Generic[Model]):
     """A network with an optimiser of its own, and its rates.
 
     Parameters
@@ -84,9 +87,7 @@ class Learner:
         Of what the optimiser draws.
     """
 
-    def __init__(
-        self, name: str, model: torch.nn.Module, settings: Settings, updates: int, seed: int
-    ) -> None:
+    def __init__(self, name: str, model: Model, settings: Settings, updates: int, seed: int) -> None:
         wrong = sorted(set(settings) - LEARNER)
         if wrong:
             raise ValueError(
