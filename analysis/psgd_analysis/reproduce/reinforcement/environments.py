@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -115,8 +116,7 @@ def _state(bare: Any) -> np.ndarray:
     """Return the state of an environment without its wrappers."""
     if not hasattr(bare, "model"):
         return np.asarray(bare.state)
-    import mujoco
-
+    mujoco = _mujoco()
     # with what its solver starts from, so that the next step is equal to the last bit
     held = np.empty(mujoco.mj_stateSize(bare.model, mujoco.mjtState.mjSTATE_INTEGRATION))
     mujoco.mj_getState(bare.model, bare.data, held, mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -125,12 +125,15 @@ def _state(bare: Any) -> np.ndarray:
 
 def _restore(bare: Any, held: list[float]) -> None:
     """Set the state of an environment to what `_state` returned."""
-    if not hasattr(bare, "model"):
+    if hasattr(bare, "model"):
+        mujoco = _mujoco()
+        mujoco.mj_setState(bare.model, bare.data, np.array(held), mujoco.mjtState.mjSTATE_INTEGRATION)
+    else:
         bare.state = np.array(held, dtype=np.asarray(bare.state).dtype)
-        return
-    import mujoco
 
-    mujoco.mj_setState(bare.model, bare.data, np.array(held), mujoco.mjtState.mjSTATE_INTEGRATION)
+
+def _mujoco() -> Any:
+    return import_module("mujoco")  # only its own environments need it, and it has no types
 
 
 def _require_vectors(name: str, made: Any) -> None:
