@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...generalisation import distance_from_initialization, uncertainty
+from .calibration import Calibration
 from .measure import Measure
 from .solutions import Events, Hessian, Memory, Seconds
 
@@ -53,6 +54,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
+    "calibration": Calibration,
     "forgetting": Events,
     "hessian": Hessian,
     "seconds": Seconds,
