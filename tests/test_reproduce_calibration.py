@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_wrong_objectives_are_refused(own, word):
 def brute_force(confidence, correct, edges):
     """The expected calibration error by a loop over bins (low, high]."""
     total = 0.0
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             total += inside.sum() * abs(correct[inside].mean() - confidence[inside].mean())
@@ -240,7 +241,7 @@ def test_a_temperature_makes_sgds_steps_those_of_scaled_logits():
 
 @pytest.mark.parametrize("optimizer", [SGD, PSGD])
 def test_entropy_follows_what_the_loss_asks_for(optimizer):
-    """Up with the penalty and with smoothing, down where confidence is rewarded; the loss told stays plain."""
+    """Up with penalty and smoothing, down where confidence is rewarded; the loss that is told stays plain."""
     entropies, losses = {}, {}
     for name, own in {
         "none": {},
@@ -296,13 +297,13 @@ DOSES = ("low", "middle", "high")
 
 
 def dosed(count=5, response=2.0, noise=0.1, curve=0.0, seed=0):
-    """Runs of which the number y is a line in x, each seed from a level of its own, which is far from others."""
+    """Runs of which y is a line in x, each seed from a level of its own."""
     rng = np.random.default_rng(seed)
     found = []
     for s in range(count):
         level = 30 * rng.standard_normal()
-        for name, x in zip(DOSES, (0.1, 0.5, 1.2), strict=True):
-            x += 0.05 * rng.standard_normal()
+        for name, dose in zip(DOSES, (0.1, 0.5, 1.2), strict=True):
+            x = dose + 0.05 * rng.standard_normal()
             y = level + response * x + curve * (x - 0.5) ** 2 + noise * rng.standard_normal()
             job = Job("e", "reduced", name, s, {"name": name})
             found.append(Record.of(job, "done", final={"x": x, "y": y}))
@@ -348,7 +349,7 @@ def test_the_best_dose_in_between_is_named():
 
 
 def test_few_false_confirmations_where_nothing_follows():
-    """An interval of 95 % lies on the wrong side in 2.5 % of cases; 12 of 200 or more are rarer than 1 in 100."""
+    """An interval of 95 % lies above zero in 2.5 % of cases: of 200, 12 or more are rarer than 1 in 100."""
     found = [slope("y", "x", DOSES)(dosed(4, 0.0, 1.0, seed=s)).verdict == CONFIRMED for s in range(200)]
     assert sum(found) < 12
 

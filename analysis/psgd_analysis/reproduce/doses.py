@@ -1,4 +1,4 @@
-"""Dose and response: what follows, within a seed, where one thing is changed step by step and all else held."""
+"""Dose and response: what follows, within a seed, where one thing is changed and all else is held."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ def slope(key: str, on: str, cells: Sequence[str], *, larger: bool = True, log: 
         least, *_, most = sorted(10 ** x.mean(0) if log else x.mean(0))
         means = y.mean(0)
         top = cells[int(means.argmax() if larger else means.argmin())]
+        unit = f"{'tenfold' if log else 'unit of'} {on.replace('_', ' ')}"
         words = (
-            f"slope {found} per {'tenfold' if log else 'unit of'} {on.replace('_', ' ')} (t, {len(seeds)} seeds), "
-            f"which goes from {least:.2g} to {most:.2g}; best on average: {top}{notes}"
+            f"slope {found} per {unit} (t, {len(seeds)} seeds), which goes from {least:.2g} to "
+            f"{most:.2g}; best on average: {top}{notes}"
         )
         low, high = (found.low, found.high) if larger else (-found.high, -found.low)
         if low > 0:

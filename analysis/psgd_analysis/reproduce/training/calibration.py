@@ -1,4 +1,4 @@
-"""How well a classifier's probabilities fit what comes true, and what a temperature after training changes."""
+"""How well probabilities fit what comes true, and what a temperature after training changes of that."""
 
 from __future__ import annotations
 
@@ -95,13 +95,9 @@ class Calibration(Measure):
     """
 
     def final(self) -> dict[str, Any]:
-        """Return the numbers of `calibration`, the same as "scaled_nll" and so on, and "fitted_temperature"."""
-        logits, labels = (
-            np.concatenate(
-                [part.double().numpy() if part.is_floating_point() else part.numpy() for part in parts]
-            )
-            for parts in zip(*((z.cpu(), y.cpu()) for z, y in self.training.logits("test")), strict=True)
-        )
+        """Return what `calibration` does; the same as "scaled_nll" and so on; and "fitted_temperature"."""
+        blocks = [(z.double().cpu().numpy(), y.cpu().numpy()) for z, y in self.training.logits("test")]
+        logits, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         temperatures = [fitted_temperature(logits[k::2], labels[k::2]) for k in (1, 0)]
         scaled = logits / np.resize(temperatures, len(logits))[:, None]
         found = calibration(logits, labels)
