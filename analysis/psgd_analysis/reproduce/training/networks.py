@@ -76,9 +76,9 @@ class NetworkTraining:
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
         "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "loss", the arguments of `Objective`, such as a
         temperature; "measures" by name, or a dict from names to their options; "changes" of the data (see
-        `changed`) and what is done to each batch ("augment", see `augmented`); "phases" with data, rates or an
-        optimiser of their own (see `phases_of`). All but model, optimizer, batch, lr and length of the run may
-        be left out.
+        `changed`) and what is done to each batch ("augment", see `augmented`); "phases" with data, rates or
+        an optimiser of their own (see `phases_of`). All but model, optimizer, batch, lr and length of the run
+        may be left out.
     seed : int
     examples : Examples
 
