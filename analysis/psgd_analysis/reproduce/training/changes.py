@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from .corruptions import blur, instance_noise, uniform_noise
 from .examples import Examples
 
 Change = Callable[..., Examples]
 """Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
 
-CHANGES: dict[str, Change] = {}
+CHANGES: dict[str, Change] = {
+    "uniform_noise": uniform_noise,
+    "instance_noise": instance_noise,
+    "blur": blur,
+}
 """By the name that settings have."""
 
 

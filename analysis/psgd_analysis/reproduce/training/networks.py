@@ -90,7 +90,7 @@ class NetworkTraining:
 
     def __init__(self, settings: Settings, seed: int, examples: Examples) -> None:
         _require_known(settings)
-        self.settings, self._whole = settings, examples
+        self.settings, self.given = settings, examples
         self.parts = settings.get("epochs") or settings["parts"]
         self._phases = phases_of(settings, self.parts)
         # independent streams of one seed
@@ -239,7 +239,7 @@ class NetworkTraining:
             own = now.settings.get("optimizer_settings") or {}
             self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
         self._phase = phase
-        found = changed(self._whole, now.settings.get("changes", ()), self._changing)
+        found = changed(self.given, now.settings.get("changes", ()), self._changing)
         self.examples = found.to(self.device)
         self.batches = Batches(len(found.train_x), self.settings["batch"], self._shuffled + phase)
 
