@@ -369,3 +369,33 @@ def test_seeds_without_all_doses_are_left_out_and_too_few_decide_nothing():
     assert "do not change" in slope("y", "x", DOSES)(same).measured
     with pytest.raises(ValueError, match="at least 3 doses"):
         slope("y", "x", DOSES[:2])
+
+
+# -- the experiment ------------------------------------------------------------------------------------------
+
+
+def test_lines_have_all_doses_in_order_and_claims_name_cells_that_there_are():
+    from psgd_analysis.reproduce.experiments import calibration as e
+
+    assert e.line("SGD", "clean", "temperature")[2] == "SGD, clean"
+    rng = np.random.default_rng(0)
+    for scale in ("reduced", "faithful"):
+        cells = {c.name: c.settings for c in e.EXPERIMENT.plans[scale].cells}
+        for control, key in (("temperature", "temperature"), ("entropy term", "entropy")):
+            for method, kind in itertools.product(e.METHODS, e.LABELS):
+                line = [cells[name] for name in e.line(method, kind, control)]
+                doses = [getattr(Objective(**own["loss"]), key) for own in line]
+                assert doses == sorted(set(doses))
+                # all but the loss is the same
+                assert all({**own, "loss": 0} == {**line[0], "loss": 0} for own in line)
+        records = [
+            Record.of(
+                Job("calibration", scale, name, seed, settings),
+                "done",
+                final={key: float(rng.random()) for key in ("accuracy", "entropy")},
+            )
+            for name, settings in cells.items()
+            for seed in range(3)
+        ]
+        for claim in e.EXPERIMENT.claims:
+            assert claim.judge(records).verdict != UNTESTED, claim.text

@@ -62,7 +62,9 @@ def start(job: Job, folder: Path | None) -> Stages:
 def reference(settings: Mapping[str, Any], seed: int, examples: Examples) -> Stage:
     """Return the stage "reference", on all examples: it finds forgetting."""
     whole = oracle(settings, seed, examples)
-    return Stage("reference", whole.parts, whole.start, lambda t: {"forgetting": whole.found(t)["forgetting"]})
+    return Stage(
+        "reference", whole.parts, whole.start, lambda t: {"forgetting": whole.found(t)["forgetting"]}
+    )
 
 
 def accuracy(training: NetworkTraining) -> Found:
