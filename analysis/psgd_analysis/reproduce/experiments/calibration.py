@@ -216,9 +216,10 @@ EXPERIMENT = Experiment(
         "A control: a temperature after training, fitted on one half of the test images for the other one "
         "and the reverse, changes entropy, loss and calibration of the same networks, and no prediction. So "
         "where accuracy follows entropy, it is by how the network was trained, not by its being less sure.",
-        "SGD's rate was chosen of two (0.03 and 0.1 at first), PSGD's of two ends (0.01 and 0.001), its clip of "
-        "two (10 and 1), on one seed without a dose. With E.1's clip of 10, P being fitted once in ten steps, "
-        "PSGD stayed at chance on noisy labels; with E.2's averaged momentum also on clean ones: it has none.",
+        "SGD's rate was chosen of two (0.03 and 0.1 at first), PSGD's of two ends (0.01 and 0.001), its clip "
+        "of two (10 and 1), on one seed without a dose. With E.1's clip of 10, P being fitted once in ten "
+        "steps, PSGD stayed at chance on noisy labels; with E.2's averaged momentum also on clean ones, so "
+        "it has none.",
     ),
     contests=tuple(
         Contest(f"{what}, {kind} labels", key, (name(PSGD, kind),), (name(SGD, kind),), larger)
