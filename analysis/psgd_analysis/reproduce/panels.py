@@ -81,6 +81,6 @@ def responses(
                 style = {"capsize": 2, "markersize": 4, "linewidth": 1.2}
                 ax.errorbar([x for x, _ in drawn], middle, bars, label=label, **style, **figures.look(i))
         ax.set_xscale("log")
-        finish(ax, title, xlabel, ylabel)
+        figures.labelled(ax, title, xlabel, ylabel)
 
     return panel
