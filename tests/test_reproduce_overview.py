@@ -14,6 +14,7 @@ from psgd_analysis.reproduce.overview import (
     ABOUT,
     CHECKS,
     EVERY,
+    HELD,
     QUESTIONS,
     named,
     of,
@@ -64,14 +65,13 @@ def test_sources_name_tables_figures_and_questions(text, found):
 def test_an_experiment_has_a_row_for_each_of_its_tables_in_the_papers_order():
     text = overview([forged(name="other", sources=("Figure 5",)), made()], {"forged": RECORDS})
     found = rows(text, "Row by row")
-    assert [row[""] for row in found] == ["Table 1", "Table 4", "Figure 5"]
+    assert [row[""].partition(":")[0] for row in found] == ["Table 1", "Table 4", "Figure 5"]
     first, second, none = found
     # the claim that names no table of its own is counted at the first one of the experiment, Table 4
     assert [first[k] for k in ("confirmed", "undecided", "opposite", "untested")] == ["1", "–", "–", "1"]
     assert [second[k] for k in ("confirmed", "undecided", "opposite", "untested")] == ["–", "1", "1", "–"]
     assert first["psgd reproduce .."] == "[forged](forged.md)"
-    assert first["runs"] == f"reduced: {len(RECORDS)}, seeds 0-3"
-    assert first["CPU"] == f"{len(RECORDS)} s"
+    assert first["runs"] == f"reduced: {len(RECORDS)} (seeds 0-3), {len(RECORDS)} s"
     assert none["here"] == "not run yet"
     assert set(none["confirmed"]) == {"–"}
 
@@ -80,11 +80,7 @@ def test_totals_count_each_claim_once_and_every_comparison():
     text = overview([made()], {"forged": RECORDS})
     assert "**Of 3 claims that were tested, 1 are confirmed, 1 are undecided, and of 1 the opposite" in text
     assert "1 more are not tested" in text
-    held = [
-        word
-        for row in rows(text, "Row by row")[:1]
-        for word in row["PSGD is better, undecided, worse"].split(", ")
-    ]
+    held = [word for row in rows(text, "Row by row")[:1] for word in row[HELD].split(", ")]
     better_, open_, worse = map(int, held)
     assert (
         f"beats a baseline in {better_} of {better_ + open_ + worse} comparisons, and is worse in {worse}"
@@ -99,17 +95,15 @@ def test_the_papers_numbers_stand_beside_those_measured():
         Column("x again", "x", ".1f", {"b": "7.5"}, source="Table 1"),
     )
     e = dataclasses.replace(made(), columns=columns)
-    found = {row[""]: row for row in rows(overview([e], {"forged": RECORDS}), "Row by row")}
+    found = {row[""].partition(":")[0]: row for row in rows(overview([e], {"forged": RECORDS}), "Row by row")}
     # of the first table one baseline, there being no runs of a cell PSGD; of the other its own column
     mean = sum(r.final["x"] for r in RECORDS if r.cell == "a") / 4
     assert found["Table 4"]["paper"] == "x / %; a: 1.25"
     assert found["Table 4"]["here"].startswith(f"{mean:.2f} ±")
     assert found["Table 1"]["paper"] == "x again; b: 7.5"
     # without such a column a claim tells, rather one that is decided
-    told = {
-        row[""]: row
-        for row in rows(overview([dataclasses.replace(e, columns=())], {"forged": RECORDS}), "Row by row")
-    }
+    text = overview([dataclasses.replace(e, columns=())], {"forged": RECORDS})
+    told = {row[""].partition(":")[0]: row for row in rows(text, "Row by row")}
     assert told["Table 1"]["paper"] == "the paper's of a beats b"
     assert told["Table 1"]["here"].startswith("a − b: ")
 

@@ -148,6 +148,9 @@ def outcome(found: Judgement) -> str:
 
 OUTCOMES = ("confirmed", "undecided", "opposite", "untested")
 
+HELD = "PSGD better, undecided, worse"
+"""Of its comparisons with baselines."""
+
 
 def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[Record]]) -> str:
     """Return the page, from the records of each experiment by its name."""
@@ -163,10 +166,11 @@ def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[R
 LEGEND = (
     "*Confirmed*: an interval of 95 % over the seeds excludes the opposite; *opposite*: it excludes the "
     "claim; *undecided*: neither; *untested*: too few seeds, or a number of the paper's own settings, which "
-    "shorter runs cannot meet. *PSGD is better, undecided, worse*: in how many comparisons with baselines. "
-    "Numbers at the reduced scale are of shorter runs on less data: they show an order, not the paper's "
-    "levels. CPU times are of all runs of an experiment on one core, the same in each of its rows. Names "
-    "lead to pages with all numbers, intervals, figures, what departs from the paper, and the full command."
+    f"shorter runs cannot meet. *{HELD}*: in how many comparisons with baselines. Numbers at the reduced "
+    "scale are of shorter runs on less data: they show an order, not the paper's levels. Runs have scale, "
+    "data if not the paper's, number, seeds, and their CPU time on one core, of the whole experiment in each "
+    "of its rows. Names lead to pages with all numbers, intervals, figures, what departs from the paper, and "
+    "the full command."
 )
 
 
@@ -194,10 +198,9 @@ def totals(parts: Sequence[Part]) -> list[str]:
 
 def by_table(parts: Sequence[Part]) -> Table:
     """Return the table with a row for each table, figure or question, and each experiment about it."""
-    beside = ("PSGD is better, undecided, worse", "paper", "here", "runs", "CPU")
-    heads = ("", "of", "psgd reproduce ..", *OUTCOMES, *beside)
+    heads = ("", "psgd reproduce ..", *OUTCOMES, HELD, "paper", "here", "runs")
     rows = tuple(_row(name, part) for name, part in _pairs(parts))
-    return Table(heads, rows, frozenset({0, 1, 2, 7, 8, 9, 10}))
+    return Table(heads, rows, frozenset({0, 1, 6, 7, 8, 9}))
 
 
 def _pairs(parts: Sequence[Part]) -> Iterator[tuple[str, Part]]:
@@ -211,22 +214,21 @@ def _pairs(parts: Sequence[Part]) -> Iterator[tuple[str, Part]]:
 
 def _row(name: str, part: Part) -> tuple[str, ...]:
     e = part.experiment
+    about = f"{name}: {ABOUT[name]}" if name in ABOUT else e.title
     link = f"[{e.name}]({e.name}.md)"
-    about = ABOUT.get(name, e.title)
     if not part.scale:
-        return (name, about, link, *[tables.DASH] * 5, "", "not run yet", "", "")
+        return (about, link, *[tables.DASH] * 5, "", "not run yet", "")
     found = [outcome(j) for _, j in part.about(name)]
     held = [str(part.held.count(o)) for o in ("better", "open", "worse")]
+    cost = tables.duration(sum(r.cpu_seconds for r in part.mine))
     seeds = tables.spans(sorted({r.seed for r in part.mine}))
     return (
-        name,
         about,
         link,
         *(str(found.count(o) or tables.DASH) for o in OUTCOMES),
         ", ".join(held) if part.held else tables.DASH,
         *part.numbers(name),
-        f"{place(e, part.records, part.scale)}: {len(part.mine)}, seeds {seeds}",
-        tables.duration(sum(r.cpu_seconds for r in part.mine)),
+        f"{place(e, part.records, part.scale)}: {len(part.mine)} (seeds {seeds}), {cost}",
     )
 
 
