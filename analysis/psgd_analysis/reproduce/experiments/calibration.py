@@ -216,10 +216,10 @@ EXPERIMENT = Experiment(
         "A control: a temperature after training, fitted on one half of the test images for the other one "
         "and the reverse, changes entropy, loss and calibration of the same networks, and no prediction. So "
         "where accuracy follows entropy, it is by how the network was trained, not by its being less sure.",
-        "Rates and clip are the best of a short scan on seed 0 without a dose, by the accuracies on clean and "
-        "on noisy labels: SGD's rate of 0.03 and 0.1 at first, PSGD's of 0.1 and 0.3 with clips of 1, 3 and 10. "
-        "With E.1's rate of 0.1 and clip of 10 PSGD stayed at chance on noisy labels; with E.2's averaged "
-        "momentum also on clean ones, so it has none.",
+        "Rates and clip are the best of a short scan on seed 0 without a dose, by the accuracies on clean "
+        "and on noisy labels: SGD's rate of 0.03 and 0.1 at first, PSGD's of 0.1 and 0.3 with clips of 1, 3 "
+        "and 10. With E.1's rate of 0.1 and clip of 10 PSGD stayed at chance on noisy labels; with E.2's "
+        "averaged momentum also on clean ones, so it has none.",
     ),
     contests=tuple(
         Contest(f"{what}, {kind} labels", key, (name(PSGD, kind),), (name(SGD, kind),), larger)
