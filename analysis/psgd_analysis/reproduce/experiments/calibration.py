@@ -220,7 +220,7 @@ EXPERIMENT = Experiment(
         "Rates and clip are the best of a short scan on seed 0 without a dose, by the accuracies on clean "
         "and on noisy labels: SGD's rate of 0.03 and 0.1 at first, PSGD's of 0.1 and 0.3 with clips of 1, 3 "
         "and 10. SGD at 0.1, nearly as good on clean labels, is shown besides: it memorises wrong labels, of "
-        "which the paper speaks. With E.1's rate of 0.1 and clip of 10 PSGD stayed at chance on noisy labels; "
+        "which the paper speaks. With E.1's rate of 0.1 and clip of 10 PSGD stayed at chance on noisy ones; "
         "with E.2's averaged momentum also on clean ones, so it has none.",
     ),
     contests=tuple(
