@@ -1,9 +1,11 @@
 """The overview of all experiments, from forged records; and that the whole paper has its experiments."""
 
 import dataclasses
+import io
 import re
 
 import pytest
+from rich.console import Console
 from test_reproduce_report import CLEAR, CONTEST, forged, parsed, run, runs
 
 from psgd_analysis.reproduce import pages
@@ -157,3 +159,14 @@ def test_claims_name_tables_that_there_are(name):
         assert set(named(text)) <= known, text
     for column in e.columns:
         assert not column.source or column.source in of(e)
+
+
+def test_everything_of_the_paper_has_an_experiment_and_is_listed(tmp_path):
+    """All tables and figures, the next checks of the summary and the open question that goes with them."""
+    experiments = [experiment(name) for name in NAMES]
+    there = {name for e in experiments for name in of(e)}
+    assert [name for name in (*EVERY, *CHECKS) if name not in there] == []
+    console = Console(width=200, file=io.StringIO())
+    console.print(pages.listing(experiments, tmp_path))
+    listed = " ".join(console.file.getvalue().split())  # lines are folded
+    assert {name for name in (*EVERY, *CHECKS) if not re.search(rf"{name}\b|{name}[ab]\b", listed)} == set()
