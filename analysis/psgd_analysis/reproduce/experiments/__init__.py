@@ -18,6 +18,7 @@ NAMES = (
     "grid",
     "imbalance",
     "adversarial",
+    "calibration",
     "ppo",
 )
 """In the order of the list."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .corruptions import blur, instance_noise, uniform_noise
 from .examples import Examples
 
 Change = Callable[..., Examples]
@@ -36,7 +37,12 @@ def imbalance(
     return examples.of(np.flatnonzero(left))
 
 
-CHANGES: dict[str, Change] = {"imbalance": imbalance}
+CHANGES: dict[str, Change] = {
+    "imbalance": imbalance,
+    "uniform_noise": uniform_noise,
+    "instance_noise": instance_noise,
+    "blur": blur,
+}
 """By the name that settings have."""
 
 
