@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from .examples import Examples
+from .tasks import permute, rotate
 
 Change = Callable[..., Examples]
 """Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
 
-CHANGES: dict[str, Change] = {}
+CHANGES: dict[str, Change] = {"permute": permute, "rotate": rotate}
 """By the name that settings have."""
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...generalisation import distance_from_initialization, uncertainty
 from .measure import Measure
+from .products import Products
+from .retention import Retention
 from .solutions import Events, Hessian, Memory, Seconds
 
 if TYPE_CHECKING:
@@ -57,5 +59,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "hessian": Hessian,
     "seconds": Seconds,
     "memory": Memory,
+    "retention": Retention,
+    "products": Products,
 }
 """By the name that settings have."""
