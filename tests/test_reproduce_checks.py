@@ -1,4 +1,4 @@
-"""The summary's checks on moving problems and on kinks: what they are made of, against closed forms and laws."""
+"""The checks on problems that move and on kinks: what they are made of, against closed forms and laws."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ def test_names_choose_activation_and_pooling(name: str) -> None:
     assert not any(torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
     usual = models.make(name, (1, 28, 28), 10, {}, 0)(x)
     assert torch.equal(usual, found[0 if name == "mlp" else 2])  # tanh; ReLU and the maximum
-    with pytest.raises(ValueError, match="`activation` must be one of tanh, .* got 'step'"):
+    with pytest.raises(ValueError, match=r"`activation` must be one of tanh, .* got 'step'"):
         models.make(name, (1, 28, 28), 10, {"activation": "step"}, 0)
 
 
@@ -340,7 +340,7 @@ def test_asymmetry_tells_symmetric_skew_and_other_matrices_apart() -> None:
 
 def test_the_shape_of_p_does_not_depend_on_its_scale_and_is_least_at_the_minimiser() -> None:
     values = np.array([1.0, 2.0, -3.0, 10.0])
-    v, p = 2 * np.eye(4), psgd.Diagonal(damping=0)  # mean v v^T = I
+    v, p = 2 * np.hstack([np.eye(4), -np.eye(4)]), psgd.Diagonal(damping=0)  # mean v v^T = I
     h = values[:, None] * v
     best = p.init(4, v[0], pairs=(v, h))
     least = products.shape(p, best, v, h)

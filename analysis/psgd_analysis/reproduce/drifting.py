@@ -227,8 +227,9 @@ class DriftTraining:
     Parameters
     ----------
     settings : dict
-        Those of `Drift`, and of an optimiser: "optimizer", "lr" and, for "psgd", see `Preconditioned`; "periods",
-        how many there are; "part", iterations from one look at P to the next, a divisor of "period".
+        Those of `Drift`, and of an optimiser: "optimizer", "lr" and, for "psgd", see `Preconditioned`;
+        "periods", how many there are; "part", iterations from one look at P to the next, a divisor of
+        "period".
     seed : int
         Of the problem and its batches: all optimisers see the same.
     """

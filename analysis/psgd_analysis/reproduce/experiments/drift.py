@@ -44,11 +44,14 @@ def closed(t: int) -> str:
 METHODS: dict[str, dict[str, Any]] = {
     **{memory(t): {"optimizer": "psgd", "fit": "memory", "memory": t, "lr": 1.0} for t in MEMORIES},
     **{step(s): {"optimizer": "psgd", "fit": "step", "step": s, "lr": 0.3} for s in STEPS},
-    **{closed(t): {"optimizer": "psgd", "fit": "closed form", "step": 2 / (t + 1), "lr": 1.0} for t in WINDOWS},
+    **{
+        closed(t): {"optimizer": "psgd", "fit": "closed form", "step": 2 / (t + 1), "lr": 1.0}
+        for t in WINDOWS
+    },
     "SGD": {"optimizer": "sgd", "lr": 1.5},
     "Adam": {"optimizer": "adam", "lr": 0.1},
 }
-"""The rates are the best of a scan; see the notes. A running mean over T pairs has the least weight 2/(T+1)."""
+"""Rates are the best of a scan; see the notes. A running mean over T pairs has the least weight 2/(T+1)."""
 
 
 def name(motion: str, method: str) -> str:
@@ -61,7 +64,9 @@ def method_of(cell: str) -> str:
     return cell.partition(": ")[2]
 
 
-def cells(period: int, periods: int, part: int, methods: tuple[str, ...] = tuple(METHODS)) -> tuple[Cell, ...]:
+def cells(
+    period: int, periods: int, part: int, methods: tuple[str, ...] = tuple(METHODS)
+) -> tuple[Cell, ...]:
     """Return a cell for each motion and optimiser, all of one length."""
     found = []
     for motion, own in MOTIONS.items():
@@ -143,15 +148,15 @@ EXPERIMENT = Experiment(
             trend("recovery", of(JUMP, *NUMBERED)),
         ),
         Claim(
-            "A jump is noticed where all pairs are remembered: P recovers within twice the pairs that it takes "
-            "with a memory of 300",
+            "A jump is noticed where all pairs are remembered: P recovers within twice the pairs that it "
+            "takes with a memory of 300",
             "psgd_core's guide to steps",
             "in words",
             better("recovery", *of(JUMP, memory("all"), memory(300)), larger=False, factor=2.0),
         ),
         Claim(
-            "The faster H turns, the fewer pairs are best to remember: 30 rather than 300 where it turns fast, "
-            "300 rather than 30 where it turns slowly",
+            "The faster H turns, the fewer pairs are best to remember: 30 rather than 300 where it turns "
+            "fast, 300 rather than 30 where it turns slowly",
             CHECK,
             "in words",
             all_of(
@@ -170,7 +175,8 @@ EXPERIMENT = Experiment(
         ),
         *(
             Claim(
-                f"Where H {motion}, the loss of PSGD with a memory of 100 pairs is below those of SGD and Adam",
+                f"Where H {motion}, the loss of PSGD with a memory of 100 pairs is below those of SGD and "
+                "Adam",
                 CHECK,
                 "in words",
                 best("excess", name(motion, memory(100)), of(motion, "SGD", "Adam"), larger=False),
@@ -228,8 +234,9 @@ EXPERIMENT = Experiment(
         "drawn anew, or turn by 0.0003 or 0.003 radians per iteration. P is in GL(n), with one pair per "
         "iteration, the product of the batch's own Hessian; everything is in float64.",
         "The error is the affine-invariant distance of P from the criterion's minimiser, which is known in "
-        "closed form; P has recovered where it is 0.5 or less. The first period, the start, is left out. At rest "
-        "is the last half of each period. A jump from which P does not recover in time counts as a period.",
+        "closed form; P has recovered where it is 0.5 or less. The first period, the start, is left out. At "
+        "rest is the last half of each period. A jump from which P does not recover in time counts as a "
+        "period.",
         "Learning rates are the best of a scan on another seed, for PSGD, SGD and Adam alike, where H jumps.",
     ),
 )

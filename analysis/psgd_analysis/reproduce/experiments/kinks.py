@@ -74,7 +74,9 @@ def method_of(cell: str) -> str:
     return cell.partition(": ")[2]
 
 
-def cells(epochs: int, train: int, networks: tuple[str, ...] = tuple(NETWORKS), **own: Any) -> tuple[Cell, ...]:
+def cells(
+    epochs: int, train: int, networks: tuple[str, ...] = tuple(NETWORKS), **own: Any
+) -> tuple[Cell, ...]:
     """Return a cell for each network and optimiser.
 
     Parameters
@@ -183,8 +185,8 @@ EXPERIMENT = Experiment(
     claims=(
         *(claim for network in KINKED for claim in of_kinks(network)),
         Claim(
-            "Sign: exact products by the straight-through rule belong to a matrix that is more symmetric than "
-            "that of differences",
+            "Sign: exact products by the straight-through rule belong to a matrix that is more symmetric "
+            "than that of differences",
             QUESTION,
             "in words",
             better_within(name(SIGN, EXACT), "exact_asymmetry", "difference_asymmetry", larger=False),
@@ -259,14 +261,15 @@ EXPERIMENT = Experiment(
         ),
     },
     notes=(
-        "The sign has the straight-through gradient, that of hard tanh. Differentiated again by the same rule, "
-        "it gives a matrix that is symmetric, as the rule is the chain rule with three functions for sign, its "
-        "derivative and its second derivative; but that matrix is the derivative of no gradient. Differences "
-        "are of the gradients as they are, which jump, and so need not be symmetric.",
-        "Products are compared where training ended, on the first 256 test images, with 16 probes that are the "
-        "same for all, in float32, by forward differences as `curvature=\"finite_difference\"` takes them. The "
-        "asymmetry is the root mean square of u^T H v - v^T H u in units of that of u^T H v: 0 for a symmetric "
-        "matrix, about 1.4 for one without any relation.",
+        "The sign has the straight-through gradient, that of hard tanh. Differentiated again by the same "
+        "rule, it gives a matrix that is symmetric, as the rule is the chain rule with three functions for "
+        "sign, its derivative and its second derivative; but that matrix is the derivative of no gradient. "
+        "Differences are of the gradients as they are, which jump, and so need not be symmetric.",
+        "Products are compared where training ended, on the first 256 test images, with 16 probes that are "
+        "the "
+        'same for all, in float32, by forward differences as `curvature="finite_difference"` takes them. The '
+        "asymmetry is the root mean square of u^T H v - v^T H u in units of that of u^T H v: 0 for a "
+        "symmetric matrix, about 1.4 for one without any relation.",
         "The criterion is that of P's best multiple on the held-out products in units of the identity's, so "
         "that whitening, which has another scale, can be compared: below 1 P is of use.",
         "Learning rates are the best of a scan on another seed, over networks, for all optimisers, and "

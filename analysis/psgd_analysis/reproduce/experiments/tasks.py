@@ -256,19 +256,25 @@ EXPERIMENT = Experiment(
                 xlabel="iterations to recover",
             ),
             rows(
-                "recovery", cells=of(ROTATED, *METHODS), title="rotated digits", xlabel="iterations to recover"
+                "recovery",
+                cells=of(ROTATED, *METHODS),
+                title="rotated digits",
+                xlabel="iterations to recover",
             ),
             named=method_of,
         ),
     },
     notes=(
         "Five tasks: the images as they are, then with the pixels at other places, drawn for each seed, or "
-        "turned by 45 degrees more each time; training and test images alike. The network (784, 100, 10, tanh) "
-        "and the optimiser go on as they are; rates are constant, and the optimiser is not told of a switch.",
-        "Recovered is 80 % accuracy on the present task's test set, looked at every 20 iterations; where it is "
-        "not reached, the length of a task counts. Backward transfer is the accuracy at the end less that at "
-        "the end of a task's own phase, mean over all tasks but the last (Lopez-Paz and Ranzato, 2017).",
-        "Learning rates are the best by accuracy on the way of a scan on another seed, on permuted digits, for "
-        "all optimisers; P kept is fitted on with a step of 1e-6 after the first task, so it costs the same.",
+        "turned by 45 degrees more each time; training and test images alike. The network (784, 100, 10, "
+        "tanh) and the optimiser go on as they are; rates are constant, and the optimiser is not told of a "
+        "switch.",
+        "Recovered is 80 % accuracy on the present task's test set, looked at every 20 iterations; where it "
+        "is not reached, the length of a task counts. Backward transfer is the accuracy at the end less "
+        "that at the end of a task's own phase, mean over all tasks but the last (Lopez-Paz and Ranzato, "
+        "2017).",
+        "Learning rates are the best by accuracy on the way of a scan on another seed, on permuted digits, "
+        "for all optimisers; P kept is fitted on with a step of 1e-6 after the first task, so it costs the "
+        "same.",
     ),
 )

@@ -38,8 +38,8 @@ class Products(Measure):
         """Return numbers of the products, and of P.
 
         "difference", the median of ``|h' - h| / |h|`` with h exact and h' a forward difference;
-        "exact_asymmetry" and "difference_asymmetry", see `asymmetry`; "zero_elements" and "zero_products", the
-        shares of elements, and of whole products, that are exactly 0; "refused", of the pairs that were
+        "exact_asymmetry" and "difference_asymmetry", see `asymmetry`; "zero_elements" and "zero_products",
+        the shares of elements, and of whole products, that are exactly 0; "refused", of the pairs that were
         evaluated. Of P, None where there is none: "criterion" and "difference_criterion", see `shape`, for
         both kinds of products; and "range", the decades between its extreme eigenvalues.
         """
@@ -88,8 +88,8 @@ class Products(Measure):
 def asymmetry(v: np.ndarray, h: np.ndarray) -> float | None:
     """Return how far the matrix behind products is from a symmetric one.
 
-    The root mean square of ``v_i^T h_j - v_j^T h_i`` in units of that of ``v_i^T h_j``, i and j different: 0 for
-    a symmetric matrix, about sqrt(2) for one without any relation, 2 for a skew one; None if all are 0.
+    The root mean square of ``v_i^T h_j - v_j^T h_i`` in units of that of ``v_i^T h_j``, i and j different: 0
+    for a symmetric matrix, about sqrt(2) for one without any relation, 2 for a skew one; None if all are 0.
     """
     forms = v.T @ h
     others = ~np.eye(len(forms), dtype=bool)
@@ -100,8 +100,8 @@ def asymmetry(v: np.ndarray, h: np.ndarray) -> float | None:
 def shape(p: Any, state: Any, v: np.ndarray, h: np.ndarray) -> float | None:
     """Return the criterion of P's best multiple in units of that of the identity's.
 
-    ``sqrt(mean h^T P h  mean v^T P^{-1} v / (mean |h|^2 mean |v|^2))``: below 1 where P is of use. It does not
-    depend on the scale of P, which whitening sets otherwise. None if all products are 0.
+    ``sqrt(mean h^T P h  mean v^T P^{-1} v / (mean |h|^2 mean |v|^2))``: below 1 where P is of use. It does
+    not depend on the scale of P, which whitening sets otherwise. None if all products are 0.
     """
     like = _like(state)
     a = to_host(p.apply(state, put(h, like))).astype(np.float64)
@@ -111,7 +111,7 @@ def shape(p: Any, state: Any, v: np.ndarray, h: np.ndarray) -> float | None:
 
 
 def decades(p: Any, state: Any) -> float:
-    """Return ``log10`` of the ratio of P's extreme eigenvalues, each by Lanczos, to a percent of the ratio."""
+    """Return ``log10`` of the ratio of P's extreme eigenvalues, each by Lanczos, to 0.1 %."""
     from scipy.sparse.linalg import eigsh
 
     from ... import spectrum
