@@ -168,7 +168,7 @@ class Preconditioned:
 
     def distance(self, target: convergence.Target) -> float:
         """Return the distance of P from a target; see `psgd_core.convergence`."""
-        q = self.p.apply(self.state.preconditioner, np.eye(len(target.minimizer)))
+        q = self.p.apply(self.state.preconditioner, np.eye(target.minimizer.shape[0]))
         return float(convergence.distance(q, target))
 
     def save(self, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..claims import Claim, all_of, best, better, trend
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
-from ..figures import against, curves, figure, levels
+from ..figures import Panel, against, curves, figure, levels
 
 STILL, JUMP, SLOW, FAST = "still", "jumps", "turns slowly", "turns fast"
 
@@ -102,10 +102,10 @@ NUMBERED = [memory(t) for t in MEMORIES if t != "all"]
 PLACES = {memory(t): math.inf if t == "all" else float(t) for t in MEMORIES}
 
 
-def by_memory(key: str, motions: tuple[str, ...], **labels: str) -> Any:
+def by_memory(key: str, motions: tuple[str, ...], title: str, ylabel: str) -> Panel:
     """Return the panel of a number by memory."""
     lines = {m: {name(m, method): place for method, place in PLACES.items()} for m in motions}
-    return levels(key, lines, xlabel="memory, pairs", **labels)
+    return levels(key, lines, title=title, xlabel="memory, pairs", ylabel=ylabel)
 
 
 EXPERIMENT = Experiment(
