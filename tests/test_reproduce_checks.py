@@ -309,6 +309,22 @@ def test_exact_products_are_symmetric_and_belong_to_the_gradient_but_for_the_sig
         assert off < 1e-5
 
 
+@pytest.mark.parametrize("pooling", list(activations.POOLINGS))
+def test_exact_products_are_the_limit_of_differences_where_no_kink_is_crossed(pooling: str) -> None:
+    """However far both are apart at the step of a difference in float32."""
+    model = models.make("lenet5", (1, 16, 16), 3, {"pooling": pooling}, 0).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((4, 1, 16, 16), generator=generator, dtype=torch.float64)
+    f = psgd.adapters.torch.functions(
+        lambda: torch.nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 2, 0])), model
+    )
+    here = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    v = torch.randn(len(here), generator=generator, dtype=torch.float64)
+    exact, step = f.hvp(here, v), 1e-8
+    difference = (f.gradient(here + step * v) - f.gradient(here - step * v)) / (2 * step)
+    assert torch.linalg.norm(difference - exact) < 1e-4 * torch.linalg.norm(exact)
+
+
 @pytest.mark.parametrize("name", ["mlp", "lenet5"])
 def test_names_choose_activation_and_pooling(name: str) -> None:
     x = torch.randn((2, 1, 28, 28), generator=torch.Generator().manual_seed(0))

@@ -166,7 +166,7 @@ EXPERIMENT = Experiment(
         "reduced": Plan(
             cells(5, 5_000, test=2_000), 3, "20 min", ("5,000 of the 60,000 images, 5 of 10 epochs",)
         ),
-        "faithful": Plan(cells(10, 60_000), 10, "50 h"),
+        "faithful": Plan(cells(10, 60_000), 10, "9 h"),
     },
     start=start,
     columns=(
