@@ -237,8 +237,8 @@ EXPERIMENT = Experiment(
         "closed form; P has recovered where it is 0.5 or less. The first period, the start, is left out. At "
         "rest is the last half of each period. A jump from which P does not recover in time counts as a "
         "period.",
-        "Learning rates are the best of one short scan (three periods, another seed, H jumps): SGD of 0.3, 1, "
-        "1.5; Adam of 0.01, 0.03, 0.1; a memory of 100 pairs of 0.1, 0.3, 0.6, 1, which the other memories and "
-        "the closed forms share; a step of 0.1 of 0.1, 0.3, 1, which the other steps share.",
+        "Learning rates are the best of one short scan (three periods, another seed, H jumps): SGD of 0.3, "
+        "1, 1.5; Adam of 0.01, 0.03, 0.1; a memory of 100 pairs of 0.1, 0.3, 0.6, 1, which the other "
+        "memories and the closed forms share; a step of 0.1 of 0.1, 0.3, 1, which the other steps share.",
     ),
 )
