@@ -110,8 +110,8 @@ def cells(
                 **size,
             }
             each = SECONDS[model].get(settings["optimizer"], PSGD_SECONDS[model])
-            settings = {**settings, "lr": RATES[model][method]}
-            found.append(Cell(name(network, method), {**shared, **settings}, each * epochs * train / 64 + 3))
+            own_settings = {**shared, **settings, "lr": RATES[model][method]}
+            found.append(Cell(name(network, method), own_settings, each * epochs * train / 64 + 3))
     return tuple(found)
 
 
