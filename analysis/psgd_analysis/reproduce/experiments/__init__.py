@@ -6,7 +6,10 @@ from importlib import import_module
 
 from ..experiment import Experiment
 
-NAMES = ("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "ppo", "drift", "tasks", "kinks")
+NAMES = (
+    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "calibration", "ppo"),
+    *("drift", "tasks", "kinks"),
+)
 """In the order of the list."""
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...generalisation import distance_from_initialization, uncertainty
+from .calibration import Calibration
 from .measure import Measure
 from .products import Products
 from .retention import Retention
@@ -51,10 +54,31 @@ class Entropies(Measure):
         return numbers
 
 
+class Labels(Measure):
+    """What a network makes of labels that a change of the data has made wrong; for one label each."""
+
+    def final(self) -> dict[str, Any]:
+        """Return "true_accuracy" and "memorised", in percent.
+
+        The first is the accuracy on the training images with the labels they were given with, the second how
+        many of those labelled wrong are predicted as labelled; None if none is.
+        """
+        predicted = torch.cat([logits.argmax(1) for logits, _ in self.training.logits("train")]).cpu()
+        true, labels = self.training.given.train_y, self.training.examples.train_y.cpu()
+        wrong = labels != true
+        memorised = 100 * float((predicted == labels)[wrong].double().mean()) if wrong.any() else None
+        return {
+            "true_accuracy": 100 * float((predicted == true).double().mean()),
+            "memorised": memorised,
+        }
+
+
 MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
+    "calibration": Calibration,
+    "labels": Labels,
     "forgetting": Events,
     "hessian": Hessian,
     "seconds": Seconds,
