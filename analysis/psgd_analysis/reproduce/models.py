@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import activations
 from .convolution import InputConv2d
 from .outer_products import OuterProducts
 from .residual import resnet
@@ -44,7 +45,14 @@ def make(
         return MODELS[name](shape, classes, **settings)
 
 
-def lenet5(shape: tuple[int, ...], classes: int, *, deviation: float | None = None) -> nn.Module:
+def lenet5(
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    deviation: float | None = None,
+    activation: str = "relu",
+    pooling: str = "max",
+) -> nn.Module:
     """Return LeNet5 as in E.1: 44,426 parameters for images of 28 x 28, max pooling and ReLU throughout.
 
     Parameters
@@ -52,22 +60,24 @@ def lenet5(shape: tuple[int, ...], classes: int, *, deviation: float | None = No
     deviation : float, optional
         Standard deviation of all initial parameters, biases included: 0.1 in the code of the paper's authors;
         PyTorch's initialisation by default. The paper does not say.
+    activation, pooling : str
+        Names, see `activations`.
     """
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise ValueError(f"`shape` must be that of images of at least 16 x 16 for 'lenet5', got {shape}")
     height, width = (((size - 4) // 2 - 4) // 2 for size in shape[1:])
     model = nn.Sequential(
         InputConv2d(shape[0], 6, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        activations.pooling(pooling, 2),
+        activations.activation(activation),
         nn.Conv2d(6, 16, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        activations.pooling(pooling, 2),
+        activations.activation(activation),
         nn.Flatten(),
         nn.Linear(16 * height * width, 120),
-        nn.ReLU(),
+        activations.activation(activation),
         nn.Linear(120, 84),
-        nn.ReLU(),
+        activations.activation(activation),
         nn.Linear(84, classes),
     )
     if deviation is not None:
@@ -81,14 +91,16 @@ def softmax(shape: tuple[int, ...], classes: int) -> nn.Module:
     return mlp(shape, classes, hidden=())
 
 
-def mlp(shape: tuple[int, ...], classes: int, *, hidden: tuple[int, ...] = (100,)) -> nn.Module:
-    """Return a network of fully connected layers with tanh between them."""
+def mlp(
+    shape: tuple[int, ...], classes: int, *, hidden: tuple[int, ...] = (100,), activation: str = "tanh"
+) -> nn.Module:
+    """Return a network of fully connected layers with an activation between them; see `activations`."""
     if len(shape) != 3:
         raise ValueError(f"`shape` must be that of images for 'mlp' and 'softmax', got {shape}")
     widths = [shape[0] * shape[1] * shape[2], *hidden, classes]
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(len(widths) - 1):
-        layers += [nn.Linear(widths[i], widths[i + 1]), nn.Tanh()]
+        layers += [nn.Linear(widths[i], widths[i + 1]), activations.activation(activation)]
     return nn.Sequential(*layers[:-1])
 
 

@@ -7,18 +7,9 @@ from importlib import import_module
 from ..experiment import Experiment
 
 NAMES = (
-    "xor",
-    "lenet",
-    "logistic",
-    "entropy",
-    "solutions",
-    "rank",
-    "cost",
-    "cifar",
-    "grid",
-    "imbalance",
-    "adversarial",
-    "calibration",
+    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost"),
+    *("cifar", "grid", "imbalance", "adversarial"),
+    *("calibration", "drift", "tasks", "kinks"),
     "ppo",
 )
 """In the order of the list."""

@@ -135,6 +135,14 @@ class Preconditioned(Counting):
         state = self._optimizer.group_state()
         return 0 if state is None else int(state.skipped) + int(state.preconditioner.skipped)
 
+    @property
+    def fitted(self) -> tuple[psgd.Preconditioner[Any], Any] | None:
+        """The preconditioner and its state, whose arrays are the engine's; None before the first step."""
+        state = self._optimizer.group_state()
+        if state is None:
+            return None
+        return self._optimizer.param_groups[0]["preconditioner"], state.preconditioner
+
     def rates(self, lr: float, step: float | None = None) -> None:
         """Set mu, and the step size of the fitting."""
         for group in self._optimizer.param_groups:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .corruptions import blur, instance_noise, uniform_noise
 from .examples import Examples
+from .tasks import permute, rotate
 
 Change = Callable[..., Examples]
 """Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
@@ -42,6 +43,8 @@ CHANGES: dict[str, Change] = {
     "uniform_noise": uniform_noise,
     "instance_noise": instance_noise,
     "blur": blur,
+    "permute": permute,
+    "rotate": rotate,
 }
 """By the name that settings have."""
 

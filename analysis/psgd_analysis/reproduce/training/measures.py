@@ -10,6 +10,8 @@ import torch
 from ...generalisation import distance_from_initialization, uncertainty
 from .calibration import Calibration
 from .measure import Measure
+from .products import Products
+from .retention import Retention
 from .solutions import Events, Hessian, Memory, Seconds
 
 if TYPE_CHECKING:
@@ -81,5 +83,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "hessian": Hessian,
     "seconds": Seconds,
     "memory": Memory,
+    "retention": Retention,
+    "products": Products,
 }
 """By the name that settings have."""

@@ -210,23 +210,39 @@ class NetworkTraining:
 
     def logits(self, split: Literal["train", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield logits (m, classes) and labels (m,) of a whole set's places, in blocks and in order."""
-        x = getattr(self.examples, f"{split}_x").split(EVALUATED)
-        y = getattr(self.examples, f"{split}_y").split(EVALUATED)
+        return self.logits_on(getattr(self.examples, f"{split}_x"), getattr(self.examples, f"{split}_y"))
+
+    def logits_on(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same for any examples with their labels."""
         self.model.eval()
         with torch.no_grad():
-            for some, labels in zip(x, y, strict=True):
+            for some, labels in zip(x.split(EVALUATED), y.split(EVALUATED), strict=True):
                 logits, asked = self.model(some), labels != IGNORED
                 yield logits[asked], labels[asked]
         self.model.train()
 
     def evaluate(self, split: Literal["train", "test"]) -> tuple[float, float]:
         """Return loss and accuracy (%) on a whole set."""
+        return self.evaluate_on(getattr(self.examples, f"{split}_x"), getattr(self.examples, f"{split}_y"))
+
+    def evaluate_on(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Return loss and accuracy (%) on any examples."""
         loss, right, seen = 0.0, 0, 0
-        for logits, labels in self.logits(split):
+        for logits, labels in self.logits_on(x, y):
             loss += float(cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
         return loss / seen, 100 * right / seen
+
+    @property
+    def phase(self) -> int:
+        """The number of the phase under way."""
+        return self._phase
+
+    def examples_in(self, phase: int) -> Examples:
+        """Return the examples of a phase, on the device."""
+        changes = self._phases[phase].settings.get("changes", ())
+        return changed(self.given, changes, self._changing).to(self.device)
 
     # -- its parts -------------------------------------------------------------------------------------
 
@@ -239,9 +255,8 @@ class NetworkTraining:
             own = now.settings.get("optimizer_settings") or {}
             self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
         self._phase = phase
-        found = changed(self.given, now.settings.get("changes", ()), self._changing)
-        self.examples = found.to(self.device)
-        self.batches = Batches(len(found.train_x), self.settings["batch"], self._shuffled + phase)
+        self.examples = self.examples_in(phase)
+        self.batches = Batches(len(self.examples.train_x), self.settings["batch"], self._shuffled + phase)
 
     def _used(self, name: str) -> int:
         """Return how many gradients, products or refusals all optimisers had."""
