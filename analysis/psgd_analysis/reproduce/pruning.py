@@ -21,6 +21,9 @@ from .stages import Found, Stage, Stages
 from .subsets import of_oracle, on_subset, oracle
 from .training import Examples, NetworkTraining, examples_for
 
+OF_OPTIMIZER = ("optimizer", "optimizer_settings", "lr", "step", "l2")
+"""The settings that a reference has of its own."""
+
 ANOTHER = 1_000_000
 """Added to the seed for the reference."""
 
@@ -32,11 +35,12 @@ def start(job: Job, folder: Path | None) -> Stages:
     ----------
     job : Job
         Its settings are those of the first `NetworkTraining`; "keep", shares of the examples, from 0 to 1;
-        and "reference", the settings in which the reference differs.
+        and "reference", the reference's settings among `OF_OPTIMIZER`.
     folder : Path or None
         Where the user keeps the data.
     """
     settings = {name: x for name, x in job.settings.items() if name not in ("keep", "reference")}
+    others = {name: x for name, x in settings.items() if name not in OF_OPTIMIZER} | job.settings["reference"]
     keep, examples = job.settings["keep"], examples_for(job, folder)
     count = len(examples.train_x)
 
@@ -54,7 +58,7 @@ def start(job: Job, folder: Path | None) -> Stages:
         oracle(settings, job.seed, examples),
         *shares,
         on_subset("random", settings, job.seed, examples, at_random, accuracy),
-        reference({**settings, **job.settings["reference"]}, job.seed + ANOTHER, examples),
+        reference(others, job.seed + ANOTHER, examples),
     )
     return Stages(stages, lambda found: joined(found, keep))
 
@@ -62,7 +66,9 @@ def start(job: Job, folder: Path | None) -> Stages:
 def reference(settings: Mapping[str, Any], seed: int, examples: Examples) -> Stage:
     """Return the stage "reference", on all examples: it finds forgetting."""
     whole = oracle(settings, seed, examples)
-    return Stage("reference", whole.parts, whole.start, lambda t: {"forgetting": whole.found(t)["forgetting"]})
+    return Stage(
+        "reference", whole.parts, whole.start, lambda t: {"forgetting": whole.found(t)["forgetting"]}
+    )
 
 
 def accuracy(training: NetworkTraining) -> Found:

@@ -1,4 +1,4 @@
-"""CIFAR-10 to train on as it is, and to test on perturbed: as the authors of NTGA publish it, or with noise."""
+"""CIFAR-10, clean to train on and perturbed to test on: as the authors of NTGA publish it, or with noise."""
 
 from __future__ import annotations
 

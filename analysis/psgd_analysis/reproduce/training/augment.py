@@ -17,7 +17,24 @@ def bernoulli(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor,
     return (torch.rand(x.shape, generator=generator).to(x.device) < x).to(x.dtype), y
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"bernoulli": bernoulli}
+def crop(x: Tensor, y: Tensor, generator: torch.Generator, padding: int = 4) -> tuple[Tensor, Tensor]:
+    """Cut each image out of itself with a black border, anywhere: it moves by up to `padding` pixels."""
+    n, _, height, width = x.shape
+    down, right = torch.randint(2 * padding + 1, (2, n, 1), generator=generator).to(x.device)
+    rows = (down + torch.arange(height, device=x.device))[:, :, None]
+    columns = (right + torch.arange(width, device=x.device))[:, None]
+    bordered = torch.nn.functional.pad(x, (padding,) * 4)
+    each = torch.arange(n, device=x.device)[:, None, None]
+    return bordered.permute(0, 2, 3, 1)[each, rows, columns].permute(0, 3, 1, 2), y
+
+
+def flip(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Exchange left and right of each image, or not, with equal chances."""
+    turned = torch.randint(2, (len(x), 1, 1, 1), generator=generator).to(x.device).bool()
+    return torch.where(turned, x.flip(-1), x), y
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"bernoulli": bernoulli, "crop": crop, "flip": flip}
 """By the name that settings have."""
 
 

@@ -80,6 +80,7 @@ class NetworkTraining:
         optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
+        As they are before any changes; held as `given`.
 
     Raises
     ------
@@ -104,7 +105,6 @@ class NetworkTraining:
         self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._augmenting = torch.Generator().manual_seed(augmenting)
-        self._l2 = settings.get("l2", 0.0)
         self._earlier = {"gradients": 0, "products": 0, "skipped": 0}
         self._begin(0)
         # how far it is; the measures look at the model now
@@ -235,7 +235,7 @@ class NetworkTraining:
                 self._earlier = {name: self._used(name) for name in self._earlier}
             own = now.settings.get("optimizer_settings") or {}
             self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
-        self._phase = phase
+        self._phase, self._l2 = phase, now.settings.get("l2", 0.0)
         found = changed(self.given, now.settings.get("changes", ()), self._changing)
         self.examples = found.to(self.device)
         self.batches = Batches(len(found.train_x), self.settings["batch"], self._shuffled + phase)
