@@ -70,6 +70,37 @@ and weight decay on CIFAR-10.
 
 FAITHFUL = Setup("ResNet18", 200)
 
+REDUCED = Setup(
+    "ResNet8",
+    8,
+    64,
+    4_000,
+    2_500,
+    {LRA: {"step": 0.1}, XMAT: {"step": 0.1}, APOLLO: {"optimizer_settings": {"warmup_steps": 50}}},
+)
+
+REDUCED_DEPARTS = (
+    "ResNet8, with 16 to 64 channels, in place of ResNet18; 8 of the 200 epochs, batches of 64, tested on "
+    "2,500 images",
+    "P, fitted some 50 times in a run, with step 0.1 in place of 0.01; Apollo's warm-up 50 steps",
+)
+
+SMOKE = Setup(
+    "narrow ResNet6",
+    4,
+    32,
+    320,
+    100,
+    {
+        LRA: {"lr": 0.1, "step": 0.1, "l2": 1e-3, "optimizer_settings": {"rank": 2, **FITTED, "every": 2}},
+        XMAT: {"lr": 0.1, "step": 0.1, "l2": 1e-3, "optimizer_settings": {**FITTED, "every": 2}},
+        ADAM: {"lr": 0.01},
+        APOLLO: {"lr": 0.05, "optimizer_settings": {"warmup_steps": 10}},
+    },
+)
+
+SMOKE_DEPARTS = ("a network of 4 to 8 channels, 320 images, 4 epochs, rates of its own",)
+
 
 def cosine(rate: float, epochs: int) -> dict[str, Any]:
     """Return the rate that falls to zero as a cosine."""
@@ -149,6 +180,6 @@ CODE = (
 
 BASELINES = (
     "The paper states no settings for SGD, Adam and Apollo: SGD (0.1, L2 5e-4) and Adam (0.001, L2 5e-4) "
-    "have those of AdaBelief's framework, which the paper follows, Apollo (0.5 after 500 steps of warm-up, L2 "
-    "2.5e-4) those of its own paper on CIFAR-10. For all optimisers the L2 term is in the loss."
+    "have those of AdaBelief's framework, which the paper follows, Apollo (0.5 after 500 steps of warm-up, "
+    "L2 2.5e-4) those of its own paper on CIFAR-10. For all optimisers the L2 term is in the loss."
 )

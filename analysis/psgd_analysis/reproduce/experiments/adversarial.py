@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..cifar10 import BASELINES, CODE, FAITHFUL, LRA, SGD, XMAT, Setup, seconds, settings
+from ..cifar10 import (
+    BASELINES,
+    CODE,
+    FAITHFUL,
+    LRA,
+    REDUCED,
+    REDUCED_DEPARTS,
+    SGD,
+    SMOKE,
+    XMAT,
+    Setup,
+    seconds,
+    settings,
+)
 from ..claims import Claim, better
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
 from ..figures import curves, figure, rows
-
-SMOKE = Setup("narrow ResNet6", 2, 64, 256, 100)
-REDUCED = Setup("ResNet8", 8, 64, 4_000, 2_500)
 
 DATA = "cifar10-perturbed"
 
@@ -39,19 +50,22 @@ EXPERIMENT = Experiment(
     data=(DATA,),
     plans={
         "smoke": Plan(
-            cells(SMOKE, (SGD, LRA)), 1, "10 s", ("a network of 4 to 8 channels, 256 images, two epochs",)
+            cells(replace(SMOKE, images=300), (SGD, LRA)),
+            1,
+            "10 s",
+            ("a network of 4 to 8 channels, 300 images, 4 epochs, rates of its own",),
         ),
         "reduced": Plan(
             cells(REDUCED, (SGD, LRA)),
             3,
             "10 min",
             (
-                "ResNet8, with 16 to 64 channels, in place of ResNet18",
-                "4,000 of the 10,000 images, 8 of the 200 epochs, batches of 64; tested on 2,500 of 40,000",
+                *REDUCED_DEPARTS,
+                "4,000 of the 10,000 images to train on",
                 "PSGD XMat at the faithful scale only",
             ),
         ),
-        "faithful": Plan(cells(FAITHFUL, (SGD, LRA, XMAT), 0.2), 5, "600 h (est.)"),
+        "faithful": Plan(cells(FAITHFUL, (SGD, LRA, XMAT), 0.2), 5, "700 h (est.)"),
     },
     start=start,
     columns=(

@@ -11,8 +11,12 @@ from ..cifar10 import (
     CODE,
     FAITHFUL,
     LRA,
+    REDUCED,
+    REDUCED_DEPARTS,
     SCHEDULES,
     SGD,
+    SMOKE,
+    SMOKE_DEPARTS,
     XMAT,
     Setup,
     seconds,
@@ -25,9 +29,6 @@ from ..figures import curves, figure, rows
 from ..within import Derived, better_derived, difference
 
 PLAIN = ("", ", no shortcuts")
-
-SMOKE = Setup("narrow ResNet6", 2, 64, 256, 100)
-REDUCED = Setup("ResNet8", 8, 64, 4_000, 2_500)
 
 NO_SHORTCUTS = {LRA: {"l2": 0.01}, XMAT: {"l2": 0.01}}
 """As the authors' code has it; the paper says between 0.01 and 0.02."""
@@ -111,16 +112,14 @@ EXPERIMENT = Experiment(
     needs=("torch", "pytorch_optimizer"),
     data=("cifar10",),
     plans={
-        "smoke": Plan(
-            cells(SMOKE, (LRA,)), 1, "30 s", ("a network of 4 to 8 channels, 256 images, two epochs",)
-        ),
+        "smoke": Plan(cells(SMOKE, (LRA,)), 1, "30 s", SMOKE_DEPARTS),
         "reduced": Plan(
             cells(REDUCED, (LRA,)),
             3,
             "50 min",
             (
-                "ResNet8, with 16 to 64 channels, in place of ResNet18",
-                "4,000 of the 50,000 images, 8 of the 200 epochs, batches of 64; tested on 2,500 images",
+                *REDUCED_DEPARTS,
+                "4,000 of the 50,000 images",
                 "PSGD XMat at the faithful scale only",
             ),
         ),
@@ -223,9 +222,9 @@ EXPERIMENT = Experiment(
         "(stage), of which 0.61 is the mean; with shortcuts 0.20, of which Table 2 has 0.03 and 0.36. Our "
         'copy of the paper lost the numbers of Table 3\'s column "No Shortcut".',
         "The paper does not say when the stage schedule reduces the rate: after 0.7 and 0.9 of the epochs, "
-        "as in the authors' code. That has L2 0.01 and batches of 64 without shortcuts, 0.02 and 128 with them, "
-        "and so it is here at the faithful scale; at the reduced scale batches are of 64 throughout. As "
-        "published it builds the network with its shortcuts in any case.",
+        "as in the authors' code. That has L2 0.01 and batches of 64 without shortcuts, 0.02 and 128 with "
+        "them, and so it is here at the faithful scale; at the reduced scale batches are of 64 throughout. "
+        "As published it builds the network with its shortcuts in any case.",
         CODE,
         BASELINES,
     ),

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..cifar10 import CODE, FAITHFUL, LRA, SGD, XMAT, Setup, seconds, settings
+from ..cifar10 import (
+    CODE,
+    FAITHFUL,
+    LRA,
+    REDUCED,
+    REDUCED_DEPARTS,
+    SGD,
+    SMOKE,
+    SMOKE_DEPARTS,
+    XMAT,
+    Setup,
+    seconds,
+    settings,
+)
 from ..claims import Claim, near
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
@@ -19,9 +33,6 @@ GRID = tuple((rate, 1.0) for rate in RATES) + tuple((1.0, decay) for decay in DE
 FIRST = {LRA: (0.02, 0.02), XMAT: (0.02, 0.02), SGD: (0.1, 5e-4)}
 """Rate and L2 that the grid begins with."""
 
-SMOKE = Setup("narrow ResNet6", 2, 64, 256, 100)
-REDUCED = Setup("ResNet8", 8, 64, 3_000, 2_500)
-
 
 def name(method: str, rate: float = 1.0, decay: float = 1.0) -> str:
     """Return the name of a cell."""
@@ -34,7 +45,7 @@ def cells(setup: Setup, grid: tuple[tuple[float, float], ...] = GRID) -> tuple[C
     found = []
     for method, rate, decay in [(XMAT, 1.0, 1.0), *((m, r, d) for m in (LRA, SGD) for r, d in grid)]:
         lr, l2 = FIRST[method]
-        made = settings(setup, method, lr=lr * rate, l2=l2 * decay)
+        made = settings(setup, method, lr=round(lr * rate, 6), l2=round(l2 * decay, 6))
         found.append(Cell(name(method, rate, decay), made, seconds(setup, method)))
     return tuple(found)
 
@@ -86,15 +97,15 @@ EXPERIMENT = Experiment(
             cells(SMOKE, ((1.0, 1.0), (2.5, 1.0))),
             1,
             "20 s",
-            ("a network of 4 to 8 channels, 256 images, two epochs, two cells of each grid",),
+            (*SMOKE_DEPARTS, "two cells of each grid"),
         ),
         "reduced": Plan(
-            cells(REDUCED),
+            cells(replace(REDUCED, images=3_000)),
             3,
             "45 min",
             (
-                "ResNet8, with 16 to 64 channels, in place of ResNet18",
-                "3,000 of the 50,000 images, 8 of the 200 epochs, batches of 64; tested on 2,500 images",
+                *REDUCED_DEPARTS,
+                "3,000 of the 50,000 images",
             ),
         ),
         "faithful": Plan(cells(FAITHFUL), 3, "4,300 h (est.)"),

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..cifar10 import ADAM, APOLLO, BASELINES, CODE, FAITHFUL, LRA, SGD, XMAT, Setup, seconds, settings
+from ..cifar10 import (
+    ADAM,
+    APOLLO,
+    BASELINES,
+    CODE,
+    FAITHFUL,
+    LRA,
+    REDUCED,
+    REDUCED_DEPARTS,
+    SGD,
+    SMOKE,
+    SMOKE_DEPARTS,
+    XMAT,
+    Setup,
+    seconds,
+    settings,
+)
 from ..claims import Claim, best, better, near
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
 from ..figures import curves, figure, rows
-
-SMOKE = Setup("narrow ResNet6", 2, 64, 400, 100)
-REDUCED = Setup("ResNet8", 8, 64, 8_000, 2_500)
 
 LEFT = 0.55
 """Of the training set."""
@@ -42,18 +56,18 @@ EXPERIMENT = Experiment(
     data=("cifar10",),
     plans={
         "smoke": Plan(
-            cells(SMOKE, (SGD, LRA, ADAM, APOLLO)),
+            cells(replace(SMOKE, images=580), (SGD, LRA, ADAM, APOLLO)),
             1,
             "15 s",
-            ("a network of 4 to 8 channels, 220 images, two epochs",),
+            SMOKE_DEPARTS,
         ),
         "reduced": Plan(
-            cells(REDUCED, (SGD, LRA, ADAM, APOLLO)),
+            cells(replace(REDUCED, images=8_000), (SGD, LRA, ADAM, APOLLO)),
             3,
             "25 min",
             (
-                "ResNet8, with 16 to 64 channels, in place of ResNet18",
-                "4,400 of the 27,500 images, 8 of the 200 epochs, batches of 64; tested on 2,500 images",
+                *REDUCED_DEPARTS,
+                "4,400 of the 27,500 images",
                 "PSGD XMat at the faithful scale only",
             ),
         ),
