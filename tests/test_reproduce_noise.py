@@ -209,7 +209,7 @@ PRUNED = {
     **{"model": "softmax", "data": "digits", "train": 120, "test": 50, "batch": 32, "epochs": 3},
     **{"optimizer": "psgd_lowrank", "optimizer_settings": {"rank": 2}, "lr": 0.1, "step": 0.1, "l2": 0.01},
     "keep": [0.5, 0.1],
-    "reference": {"optimizer": "sgd", "lr": 0.5},
+    "reference": {"optimizer": "sgd", "optimizer_settings": None, "lr": 0.5, "step": None, "l2": None},
 }
 
 

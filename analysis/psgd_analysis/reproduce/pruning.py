@@ -21,9 +21,6 @@ from .stages import Found, Stage, Stages
 from .subsets import of_oracle, on_subset, oracle
 from .training import Examples, NetworkTraining, examples_for
 
-OF_OPTIMIZER = ("optimizer", "optimizer_settings", "lr", "step", "l2")
-"""The settings that a reference has of its own."""
-
 ANOTHER = 1_000_000
 """Added to the seed for the reference."""
 
@@ -35,12 +32,12 @@ def start(job: Job, folder: Path | None) -> Stages:
     ----------
     job : Job
         Its settings are those of the first `NetworkTraining`; "keep", shares of the examples, from 0 to 1;
-        and "reference", the reference's settings among `OF_OPTIMIZER`.
+        and "reference", the settings in which the reference differs.
     folder : Path or None
         Where the user keeps the data.
     """
     settings = {name: x for name, x in job.settings.items() if name not in ("keep", "reference")}
-    others = {name: x for name, x in settings.items() if name not in OF_OPTIMIZER} | job.settings["reference"]
+    others = {**settings, **job.settings["reference"]}
     keep, examples = job.settings["keep"], examples_for(job, folder)
     count = len(examples.train_x)
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..cifar10 import ADAM, BASELINES, CODE, LRA, SGD, Setup, seconds, settings
+from ..cifar10 import (
+    ADAM,
+    BASELINES,
+    CODE,
+    FAITHFUL,
+    LRA,
+    REDUCED,
+    SGD,
+    SMOKE,
+    Setup,
+    seconds,
+    settings,
+)
 from ..claims import Claim, all_of, better, near
 from ..contests import Contest
 from ..experiment import Cell, Column, Experiment, Job, Plan, Training
@@ -21,10 +34,6 @@ KINDS: dict[str, dict[str, Any]] = {
     ", not augmented": {"changes": [{"name": "uniform_noise", "rate": RATE}], "augment": []},
 }
 """By the ending of the cell's name."""
-
-SMOKE = Setup("narrow ResNet6", 2, 64, 400, 100)
-REDUCED = Setup("ResNet8", 20, 64, 2_000, 1_000)
-SHORT, LONG = Setup("ResNet18", 100), Setup("ResNet18", 200)
 
 LONGER = f"{LRA}, 200 epochs"
 
@@ -69,17 +78,25 @@ EXPERIMENT = Experiment(
     needs=("torch",),
     data=("cifar10",),
     plans={
-        "smoke": Plan(cells(SMOKE), 1, "10 s", ("a network of 4 to 8 channels, 400 images, two epochs",)),
+        "smoke": Plan(
+            cells(replace(SMOKE, epochs=2)),
+            1,
+            "15 s",
+            ("a network of 4 to 8 channels, 320 images, two epochs",),
+        ),
         "reduced": Plan(
-            cells(REDUCED),
+            cells(replace(REDUCED, epochs=20, images=2_000, tested=1_000)),
             3,
             "40 min",
             (
                 "ResNet8, with 16 to 64 channels, in place of ResNet18",
                 "2,000 of the 50,000 images, 20 epochs, batches of 64; tested on 1,000 images",
+                "P, fitted 64 times in a run, with step 0.1 in place of 0.01",
             ),
         ),
-        "faithful": Plan((*cells(SHORT), cell(LONG, LRA, "", LONGER)), 5, "1,700 h (est.)"),
+        "faithful": Plan(
+            (*cells(replace(FAITHFUL, epochs=100)), cell(FAITHFUL, LRA, "", LONGER)), 5, "2,400 h (est.)"
+        ),
     },
     start=start,
     columns=(
