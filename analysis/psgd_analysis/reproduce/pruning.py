@@ -45,15 +45,15 @@ def start(job: Job, folder: Path | None) -> Stages:
         drawn: np.ndarray = np.random.default_rng([job.seed, *b"random"]).permutation(count)
         return drawn[: size_of(min(keep), count)]
 
-    shares = [
-        on_subset(
-            named(share), settings, job.seed, examples, lambda f, s=share: most_forgettable(f, s), accuracy
-        )
-        for share in keep
-    ]
+    def on_share(share: float) -> Stage:
+        def chosen(first: Found) -> np.ndarray:
+            return most_forgettable(first, share)
+
+        return on_subset(named(share), settings, job.seed, examples, chosen, accuracy)
+
     stages = (
         oracle(settings, job.seed, examples),
-        *shares,
+        *map(on_share, keep),
         on_subset("random", settings, job.seed, examples, at_random, accuracy),
         reference(others, job.seed + ANOTHER, examples),
     )
