@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..cifar10 import (
     ADAM,
@@ -30,7 +31,7 @@ from ..within import Derived, better_derived, difference
 
 PLAIN = ("", ", no shortcuts")
 
-NO_SHORTCUTS = {LRA: {"l2": 0.01}, XMAT: {"l2": 0.01}}
+NO_SHORTCUTS: dict[str, dict[str, Any]] = {LRA: {"l2": 0.01}, XMAT: {"l2": 0.01}}
 """As the authors' code has it; the paper says between 0.01 and 0.02."""
 
 
