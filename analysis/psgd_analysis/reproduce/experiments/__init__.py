@@ -23,6 +23,7 @@ NAMES = (
     "stubborn",
     "forgetting",
 )
+NAMES = ("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "calibration", "ppo")
 """In the order of the list."""
 
 

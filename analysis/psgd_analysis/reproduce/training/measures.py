@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...generalisation import distance_from_initialization, uncertainty
+from .calibration import Calibration
 from .measure import Measure
 from .solutions import Events, Hessian, Memory, Seconds
 
@@ -74,6 +75,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
+    "calibration": Calibration,
     "labels": Labels,
     "forgetting": Events,
     "hessian": Hessian,

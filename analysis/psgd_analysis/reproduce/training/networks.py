@@ -19,14 +19,14 @@ from .augment import AUGMENTATIONS, augmented
 from .changes import changed
 from .device import device
 from .examples import Batches, Examples, examples_of
-from .losses import IGNORED
+from .losses import IGNORED, Objective
 from .losses import loss as loss_of
 from .measures import MEASURES
 from .phases import phases_of
 
 SETTINGS = {
     *("model", "model_settings", "data", "length", "train", "test"),
-    *("optimizer", "optimizer_settings", "lr", "step", "l2"),
+    *("optimizer", "optimizer_settings", "lr", "step", "l2", "loss"),
     *("batch", "epochs", "iterations", "parts", "measures", "augment", "changes", "phases"),
 }
 
@@ -74,10 +74,11 @@ class NetworkTraining:
     settings : dict
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
-        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name, or a dict from names to
-        their options; "changes" of the data (see `changed`) and what is done to each batch ("augment", see
-        `augmented`); "phases" with data, rates or an optimiser of their own (see `phases_of`). All but model,
-        optimizer, batch, lr and length of the run may be left out.
+        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "loss", the arguments of `Objective`, such as a
+        temperature; "measures" by name, or a dict from names to their options; "changes" of the data (see
+        `changed`) and what is done to each batch ("augment", see `augmented`); "phases" with data, rates or
+        an optimiser of their own (see `phases_of`). All but model, optimizer, batch, lr and length of the run
+        may be left out.
     seed : int
     examples : Examples
         As they are before any changes; held as `given`.
@@ -99,9 +100,11 @@ class NetworkTraining:
             int(s.generate_state(1)[0]) for s in streams
         )
         self.device = device()
-        self.model = models.make(
+        self._objective = Objective(**settings.get("loss", {}))
+        model = models.make(
             settings["model"], examples.shape, examples.classes, settings.get("model_settings", {}), initial
-        ).to(self.device)
+        )
+        self.model = self._objective.predictor(model).to(self.device)
         self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._augmenting = torch.Generator().manual_seed(augmenting)
@@ -253,7 +256,7 @@ class NetworkTraining:
     def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do a step.
 
-        Return the loss of the batch, without L2, what of it was predicted right before, and how many places
+        Return the cross-entropy of the batch, what of it was predicted right before, and how many places
         were asked for. However often the optimiser evaluates the loss, statistics of batches move once.
         """
         chosen = indices.to(self.device)
@@ -265,8 +268,8 @@ class NetworkTraining:
             logits = self.model(x)
             for m in self._norms:  # a running mean of momentum 0 stays
                 m.momentum = 0.0
-            value = loss_of(logits, y)
-            more = value.detach(), logits.detach().argmax(-1) == y
+            value, known = self._objective(logits, y), logits.detach()
+            more = loss_of(known, y), known.argmax(-1) == y
             if self._l2:
                 value = value + 0.5 * self._l2 * sum(p.square().sum() for p in self._params)
             return value, more
