@@ -22,8 +22,9 @@ NAMES = (
     "blur",
     "stubborn",
     "forgetting",
+    "calibration",
+    "ppo",
 )
-NAMES = ("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "calibration", "ppo")
 """In the order of the list."""
 
 
