@@ -161,6 +161,12 @@ def settings(
     }
 
 
+def optimizer_of(setup: Setup, method: str) -> dict[str, Any]:
+    """Return what an optimiser brings in place of another one, for a phase or a whole run."""
+    whole = settings(setup, method)
+    return {key: whole.get(key) for key in ("optimizer", "optimizer_settings", "lr", "step", "l2")}
+
+
 SECONDS = {
     "ResNet18": {SGD: 31e-3, LRA: 45e-3, XMAT: 45e-3},
     "ResNet8": {SGD: 2.1e-3, LRA: 3.2e-3, XMAT: 3.2e-3},

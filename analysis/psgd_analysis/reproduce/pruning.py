@@ -37,6 +37,7 @@ def start(job: Job, folder: Path | None) -> Stages:
         Where the user keeps the data.
     """
     settings = {name: x for name, x in job.settings.items() if name not in ("keep", "reference")}
+    others = {**settings, **job.settings["reference"]}
     keep, examples = job.settings["keep"], examples_for(job, folder)
     count = len(examples.train_x)
 
@@ -44,17 +45,17 @@ def start(job: Job, folder: Path | None) -> Stages:
         drawn: np.ndarray = np.random.default_rng([job.seed, *b"random"]).permutation(count)
         return drawn[: size_of(min(keep), count)]
 
-    shares = [
-        on_subset(
-            named(share), settings, job.seed, examples, lambda f, s=share: most_forgettable(f, s), accuracy
-        )
-        for share in keep
-    ]
+    def on_share(share: float) -> Stage:
+        def chosen(first: Found) -> np.ndarray:
+            return most_forgettable(first, share)
+
+        return on_subset(named(share), settings, job.seed, examples, chosen, accuracy)
+
     stages = (
         oracle(settings, job.seed, examples),
-        *shares,
+        *map(on_share, keep),
         on_subset("random", settings, job.seed, examples, at_random, accuracy),
-        reference({**settings, **job.settings["reference"]}, job.seed + ANOTHER, examples),
+        reference(others, job.seed + ANOTHER, examples),
     )
     return Stages(stages, lambda found: joined(found, keep))
 

@@ -8,7 +8,7 @@ from ..experiment import Experiment
 
 NAMES = (
     *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost"),
-    *("cifar", "grid", "imbalance", "adversarial"),
+    *("cifar", "grid", "imbalance", "adversarial", "noise", "blur", "stubborn", "forgetting"),
     *("calibration", "drift", "tasks", "kinks"),
     "ppo",
 )

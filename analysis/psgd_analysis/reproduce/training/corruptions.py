@@ -60,15 +60,15 @@ def instance_noise(examples: Examples, rng: np.random.Generator, rate: float) ->
     from scipy.stats import truncnorm
 
     _require_rate(examples, rate)
-    x = examples.train_x.flatten(1).double().numpy()
-    x = x - x.mean(axis=0)
+    x = examples.train_x.flatten(1).numpy()
+    mean = x.mean(axis=0, dtype=np.float64)
     y, classes = examples.train_y.numpy(), examples.classes
     rates = truncnorm.rvs(-rate / SPREAD, (1 - rate) / SPREAD, rate, SPREAD, len(y), random_state=rng)
     wrong, draws = rng.random(len(y)) < rates, rng.random(len(y))
     labels = y.copy()
     for own in range(classes):
         here = np.flatnonzero(y == own)
-        scores = x[here] @ rng.standard_normal((x.shape[1], classes))
+        scores = (x[here] - mean) @ rng.standard_normal((x.shape[1], classes))
         scores[:, own] = -np.inf
         reached = softmax(scores, axis=1).cumsum(axis=1)
         drawn = (reached < draws[here, None] * reached[:, -1:]).sum(axis=1)

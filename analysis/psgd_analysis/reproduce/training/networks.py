@@ -81,6 +81,7 @@ class NetworkTraining:
         may be left out.
     seed : int
     examples : Examples
+        As they are before any changes; held as `given`.
 
     Raises
     ------
@@ -107,7 +108,6 @@ class NetworkTraining:
         self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._augmenting = torch.Generator().manual_seed(augmenting)
-        self._l2 = settings.get("l2", 0.0)
         self._earlier = {"gradients": 0, "products": 0, "skipped": 0}
         self._begin(0)
         # how far it is; the measures look at the model now
@@ -254,7 +254,7 @@ class NetworkTraining:
                 self._earlier = {name: self._used(name) for name in self._earlier}
             own = now.settings.get("optimizer_settings") or {}
             self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
-        self._phase = phase
+        self._phase, self._l2 = phase, now.settings.get("l2", 0.0)
         self.examples = self.examples_in(phase)
         self.batches = Batches(len(self.examples.train_x), self.settings["batch"], self._shuffled + phase)
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..experiment import Settings
 from .rates import rate_of
 
-OWN = {"changes", "optimizer", "optimizer_settings", "lr", "step", "parts"}
+OWN = {"changes", "optimizer", "optimizer_settings", "lr", "step", "l2", "parts"}
 """What the settings of a phase may say."""
 
 
