@@ -51,7 +51,8 @@ class DataSet:
 class _Source:
     """A data set in files: one of `layouts` (names of files) lies in one of `folders`, or beside them.
 
-    `wanted` says in words which files to get, and where from.
+    `wanted` says in words which files to get, and where from. Where they are not in the folder that is given,
+    the source named by `otherwise` is looked for; where no folder is given, `stand_in` is made.
     """
 
     title: str
@@ -59,6 +60,7 @@ class _Source:
     folders: tuple[str, ...]
     layouts: tuple[tuple[Sequence[str], Callable[[list[Path]], tuple[Arrays, int]]], ...]
     stand_in: str = ""
+    otherwise: str = ""
 
     def found(self, folder: Path) -> tuple[list[Path], Callable[[list[Path]], tuple[Arrays, int]]] | None:
         places = [folder / own for own in self.folders] + [folder]
@@ -112,6 +114,28 @@ _SOURCES = {
         tuple(((name,), lambda paths: text.read(paths[0], "words")) for name in text.NAMES),
         "chain",
     ),
+    "ptb": _Source(
+        "Penn Treebank",
+        "its three files as Mikolov prepared them, ptb.train.txt and so on,",
+        ("ptb", "penn"),
+        ((text.TREEBANK, text.treebank),),
+        "chain",
+        "plain-words",
+    ),
+    "plain-words": _Source(
+        "A text in the form of Penn Treebank",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
+        ("shakespeare_char", "text"),
+        tuple(((name,), lambda paths: text.plain_words(paths[0])) for name in text.NAMES),
+        "chain",
+    ),
+    "tokens": _Source(
+        "OpenWebText as tokens",
+        "train.bin and val.bin, as nanoGPT prepares them (https://github.com/karpathy/nanoGPT),",
+        ("openwebtext", "tokens"),
+        ((text.TOKENS, text.tokens),),
+        "chain",
+    ),
 }
 
 _MADE: dict[str, tuple[Callable[[], Arrays], int, str]] = {
@@ -128,8 +152,9 @@ def load(name: str, folder: Path | None = None) -> DataSet:
 
     Parameters
     ----------
-    name : {"mnist", "cifar10", "cifar10-jpeg", "text", "text-words", "digits", "chain"}
-        "text" has characters. The last two are the stand-ins.
+    name : str
+        One of `NAMES`. "text" has characters; "ptb" is Penn Treebank, or the words of a text in its form where
+        only that is there; "tokens" stays in its files.
     folder : Path, optional
         Where the data sets are; by default what the environment variable PSGD_DATA says.
 
@@ -170,9 +195,13 @@ def _located(name: str, folder: Path | None) -> tuple[str, list[Path]]:
     if name not in _SOURCES:
         raise ValueError(f"`name` must be one of {', '.join(NAMES)}, got {name!r}")
     source = _SOURCES[name]
-    found = source.found(folder) if folder is not None else None
-    if found:
-        return name, found[0]
+    while folder is not None:
+        found = _SOURCES[name].found(folder)
+        if found:
+            return name, found[0]
+        if not _SOURCES[name].otherwise:
+            break
+        name = _SOURCES[name].otherwise
     if folder is None and source.stand_in:
         return source.stand_in, []
     where = f"{folder / source.folders[0]} or {folder}" if folder else f"DIR/{source.folders[0]} or DIR"
@@ -189,11 +218,13 @@ def _loaded(name: str, actual: str, mark: str, folder: Path | None) -> DataSet:
             "" if actual == name else f"{about} stand in for {_SOURCES[name].title}: no data was given"
         )
         return DataSet(actual, *_made(actual)[0], classes, mark, stands_in)
-    found = _SOURCES[name].found(folder) if folder is not None else None
+    found = _SOURCES[actual].found(folder) if folder is not None else None
     assert found is not None
     paths, read = found
     arrays, classes = read(paths)
-    return DataSet(name, *arrays, classes, mark)
+    titles = [_SOURCES[which].title for which in (actual, name)]
+    stands_in = "" if actual == name else f"{titles[0]} stands in for {titles[1]}: only that is there"
+    return DataSet(actual, *arrays, classes, mark, stands_in)
 
 
 @functools.cache

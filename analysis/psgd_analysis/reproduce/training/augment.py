@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .masking import mask
+
 Augmentation = Callable[..., tuple[Tensor, Tensor]]
 """Called with (x, y, generator, **options); the generator is the processor's, wherever x is."""
 
@@ -17,12 +19,15 @@ def bernoulli(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor,
     return (torch.rand(x.shape, generator=generator).to(x.device) < x).to(x.dtype), y
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"bernoulli": bernoulli}
+AUGMENTATIONS: dict[str, Augmentation] = {"bernoulli": bernoulli, "mask": mask}
 """By the name that settings have."""
+
+COUNTED = {"mask"}
+"""Those that also need to know the number of classes, as an option."""
 
 
 def augmented(
-    x: Tensor, y: Tensor, augment: Sequence[Mapping[str, Any]], generator: torch.Generator
+    x: Tensor, y: Tensor, augment: Sequence[Mapping[str, Any]], generator: torch.Generator, classes: int
 ) -> tuple[Tensor, Tensor]:
     """Return a batch after some augmentations, one after the other.
 
@@ -34,8 +39,12 @@ def augmented(
         Each with a "name", one of `AUGMENTATIONS`, and its options.
     generator : torch.Generator
         On the processor.
+    classes : int
+        Of the data.
     """
     for one in augment:
         options = {key: value for key, value in one.items() if key != "name"}
+        if one["name"] in COUNTED:
+            options["classes"] = classes
         x, y = AUGMENTATIONS[one["name"]](x, y, generator, **options)
     return x, y

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from .examples import Examples
+from .masking import masked
 
 Change = Callable[..., Examples]
 """Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
 
-CHANGES: dict[str, Change] = {}
+CHANGES: dict[str, Change] = {"masked": masked}
 """By the name that settings have."""
 
 
