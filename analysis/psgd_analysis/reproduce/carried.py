@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 class Carrying(nn.Module):
-    """A module that begins each batch in the state in which it ended the one before.
+    """A module that begins each batch in a state that was carried to it.
 
     However often a batch is evaluated, it begins in the same state: only `carry` moves it. The state is part
     of the module's `state_dict`.
@@ -21,23 +21,20 @@ class Carrying(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._before: tuple[Tensor, ...] = ()
-        self._after: tuple[Tensor, ...] = ()
+        self.after: tuple[Tensor, ...] = ()
+        """Where the last evaluation ended, without a graph."""
 
     def begin(self, zeros: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the state to begin in: zeros at first. A smaller batch has the first places only."""
         return tuple(b[: len(z)] for b, z in zip(self._before, zeros, strict=True)) if self._before else zeros
 
     def end(self, state: tuple[Tensor, ...]) -> None:
-        """Take note of the state in which a batch ended."""
-        self._after = tuple(part.detach() for part in state)
+        """Take note of the state in which an evaluation ended."""
+        self.after = tuple(part.detach() for part in state)
 
-    def carry(self) -> None:
-        """Go on from where the last batch ended."""
-        self._before = self._after
-
-    def reset(self) -> None:
-        """Begin the next batch with zeros."""
-        self._before = self._after = ()
+    def carry(self, state: tuple[Tensor, ...]) -> None:
+        """Begin the next batch in this state; `()` stands for zeros."""
+        self._before = state
 
     def get_extra_state(self) -> list[Tensor]:
         """Return the state, for `state_dict`."""
@@ -46,7 +43,7 @@ class Carrying(nn.Module):
     def set_extra_state(self, state: list[Tensor]) -> None:
         """Take it up again."""
         device = next(self.parameters()).device
-        self._before, self._after = tuple(part.to(device) for part in state), ()
+        self._before = tuple(part.to(device) for part in state)
 
 
 def carrying(model: nn.Module) -> list[Carrying]:
@@ -59,7 +56,7 @@ def kept(parts: Iterable[Carrying]) -> Iterator[None]:
     """Begin with zeros, and put the states back afterwards."""
     held: list[tuple[Carrying, Any]] = [(part, part.get_extra_state()) for part in parts]
     for part, _ in held:
-        part.reset()
+        part.carry(())
     try:
         yield
     finally:

@@ -92,23 +92,24 @@ def examples_of(
 def _tensors(
     name: str, x: np.ndarray, y: np.ndarray, size: int | None, length: int, stride: int
 ) -> tuple[Tensor, Tensor]:
-    inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
+    inputs: Any = x
+    labels = torch.from_numpy(np.ascontiguousarray(y))
     # a text is cut into pieces, without a copy
     if x.ndim == 1:
         if length > len(x):
             raise ValueError(f"`length` must be at most {len(x)} with this data, got {length}")
-        inputs, labels = (tokens.unfold(0, length, stride) for tokens in (inputs, labels))
+        inputs, labels = (t.unfold(0, length, stride) for t in (torch.from_numpy(x), labels))
     # a part, if that is asked for
     if size is not None and not 1 <= size <= len(inputs):
         raise ValueError(f"`{name}` must be from 1 to {len(inputs)} with this data, got {size}")
     if size is not None:
-        chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(inputs))[:size])
+        chosen = np.random.default_rng(0).permutation(len(inputs))[:size]
         inputs, labels = inputs[chosen], labels[chosen]
     if x.ndim == 1:
         return inputs, labels
     # colours come before height and width
-    images = inputs[:, None] if x.ndim == 3 else inputs.permute(0, 3, 1, 2)
-    return images.contiguous().float() / 255, labels
+    images = inputs[:, None] if x.ndim == 3 else inputs.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)) / 255, labels
 
 
 class Batches:

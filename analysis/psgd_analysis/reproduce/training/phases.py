@@ -82,5 +82,5 @@ def _optimizer(settings: Settings) -> tuple[Any, Any]:
 def _rate(name: str, own: Settings, merged: Settings, first: int, parts: int) -> Rate:
     if name in own:
         rate = rate_of(name, merged[name], own["parts"])
-        return lambda part, progress: rate(part - first, progress)
+        return lambda part, progress=0.0: rate(part - first, progress)
     return rate_of(name, merged[name], parts)

@@ -13,8 +13,8 @@ FORMS = (
     "{'stages': [..], 'at': [..]}"
 )
 
-Rate = Callable[[int, float], float]
-"""Called with the part, and how much of it will be done after the next step, from 0 to 1."""
+Rate = Callable[..., float]
+"""Called with the part and, if it moves, how much of that will be done after the next step, from 0 to 1."""
 
 
 def rate_of(name: str, setting: Any, parts: int) -> Rate:
@@ -33,7 +33,7 @@ def rate_of(name: str, setting: Any, parts: int) -> Rate:
     parts : int
     """
     if isinstance(setting, int | float) and not isinstance(setting, bool):
-        return lambda part, progress: float(setting)
+        return lambda part, progress=0.0: float(setting)
     if moves(setting) and set(setting) == {"warmup", "cosine"}:
         return _warmed(name, setting, parts)
     schedule: Callable[[int], Any]
@@ -45,9 +45,9 @@ def rate_of(name: str, setting: Any, parts: int) -> Rate:
     else:
         first, last = _two(name, setting)
         if parts == 1:
-            return lambda part, progress: first
+            return lambda part, progress=0.0: first
         schedule = Exponential(first, last, over=parts - 1)
-    return lambda part, progress: float(schedule(part))
+    return lambda part, progress=0.0: float(schedule(part))
 
 
 def moves(setting: Any) -> bool:
@@ -61,7 +61,7 @@ def _warmed(name: str, setting: Mapping[str, Any], parts: int) -> Rate:
     if not 0 < rise < parts:
         raise ValueError(f"`{name}` must have a warmup between 0 and its {parts} parts, got {rise:g}")
 
-    def rate(part: int, progress: float) -> float:
+    def rate(part: int, progress: float = 0.0) -> float:
         done = part + progress
         if done < rise:
             return first * done / rise

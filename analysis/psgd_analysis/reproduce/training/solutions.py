@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from ...generalisation import Forgetting, forgetting
 from ..curvature import Curvature
 from ..sizes import state_bytes, step_bytes
+from ..twice import differentiable_twice
 from .measure import Measure
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class Hessian(Measure):
         self._steps = 0
 
     def _loss(self) -> Tensor:
-        z = self.training.model(self._x)
+        with differentiable_twice():
+            z = self.training.model(self._x)
         return cross_entropy(z.reshape(-1, z.shape[-1]), self._y.reshape(-1))
 
     def _value(self) -> float:
