@@ -153,8 +153,8 @@ def load(name: str, folder: Path | None = None) -> DataSet:
     Parameters
     ----------
     name : str
-        One of `NAMES`. "text" has characters; "ptb" is Penn Treebank, or the words of a text in its form where
-        only that is there; "tokens" stays in its files.
+        One of `NAMES`. "text" has characters; "ptb" is Penn Treebank, or where only a text is there its words
+        in that form; "tokens" stays in its files.
     folder : Path, optional
         Where the data sets are; by default what the environment variable PSGD_DATA says.
 

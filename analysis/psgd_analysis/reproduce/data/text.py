@@ -60,7 +60,9 @@ def treebank(paths: list[Path]) -> tuple[Arrays, int]:
 
     Each line ends in `END`. The file for validation gives its words only.
     """
-    train, valid, test = ([w for line in _decoded(p).splitlines() for w in (*line.split(), END)] for p in paths)
+    train, valid, test = (
+        [w for line in _decoded(p).splitlines() for w in (*line.split(), END)] for p in paths
+    )
     for path, words in zip(paths, (train, valid, test), strict=True):
         if len(words) < 100:
             raise Unreadable(path, f"must have at least 100 words, got {len(words)}")

@@ -6,7 +6,10 @@ from importlib import import_module
 
 from ..experiment import Experiment
 
-NAMES = ("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost")
+NAMES = (
+    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost"),
+    *("lstm", "gpt", "openwebtext", "masked"),
+)
 """In the order of the list."""
 
 

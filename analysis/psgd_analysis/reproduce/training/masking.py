@@ -20,8 +20,7 @@ def mask(
 ) -> tuple[Tensor, Tensor]:
     """Ask for some tokens of texts, each by chance.
 
-    A token that is asked for is masked for 80 %, becomes one at random for 10 %, and stays for 10 %. Others are
-    not asked for.
+    Of those that are asked for, 80 % are masked, 10 % become one at random, and 10 % stay.
 
     Parameters
     ----------
@@ -45,7 +44,5 @@ def mask(
 def masked(examples: Examples, rng: np.random.Generator, share: float = SHARE) -> Examples:
     """Return texts whose test set is masked once and for all, alike for all seeds; see `mask`."""
     generator = torch.Generator().manual_seed(0)
-    x, y = mask(
-        examples.test_x.long(), examples.test_y, generator, classes=examples.classes, share=share
-    )
+    x, y = mask(examples.test_x.long(), examples.test_y, generator, classes=examples.classes, share=share)
     return dataclasses.replace(examples, test_x=x, test_y=y)

@@ -66,7 +66,9 @@ def examples_for(job: Job, folder: Path | None) -> Examples:
         raise ValueError(
             f"the data {found.name!r} is not what the run was planned with; give every process the same files"
         )
-    sizes = {name: job.settings[name] for name in ("train", "test", "length", "stride") if name in job.settings}
+    sizes = {
+        name: job.settings[name] for name in ("train", "test", "length", "stride") if name in job.settings
+    }
     return examples_of(found, **sizes)
 
 
@@ -145,10 +147,7 @@ class NetworkTraining:
         for i in range(length):
             if not i or self._phases[self._phase].moves:
                 self.set_rates((i + 1) / length)
-            if not self.batches.follows:
-                for part in self._carrying:
-                    part.carry(())
-            indices = self.batches.next()
+            indices = self.next_batch()
             last, correct, places = self.one_step(indices)
             losses += last * len(indices)
             right += correct.sum()
@@ -279,6 +278,13 @@ class NetworkTraining:
         now = self._phases[self._phase]
         step = None if now.step is None else now.step(self._done, progress)
         self.steps.rates(now.lr(self._done, progress), step)
+
+    def next_batch(self) -> Tensor:
+        """Return the places of the next batch; nothing is carried to one that does not follow the last."""
+        if not self.batches.follows:
+            for part in self._carrying:
+                part.carry(())
+        return self.batches.next()
 
     def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do a step.

@@ -24,8 +24,8 @@ class Phase:
     starts : bool
         Whether it has a new optimiser: the first phase, and those with another one than before.
     lr, step : callables
-        Rates as functions of the run's part, see `rate_of`. Those of a phase's own have the phase as their length, others
-        the whole run. step is None for what fits no preconditioner.
+        Rates as functions of the run's part, see `rate_of`. Those of a phase's own have the phase as their
+        length, others the whole run. step is None for what fits no preconditioner.
     moves : bool
         Whether a rate changes in each step.
     """
