@@ -89,12 +89,12 @@ EXPERIMENT = Experiment(
     plans={
         "smoke": Plan(cells(TINY, 2, 0.01), 1, "5 s", ("a transformer of width 16, 40 iterations",)),
         "reduced": Plan(
-            cells(SMALL, 5, 1.0),
+            cells(SMALL, 5, 0.7),
             3,
-            "5 h",
+            "3 h",
             ("a transformer of width 128, 1,000 iterations for both optimisers",),
         ),
-        "faithful": Plan(cells(SIZES, 200, 60.0), 1, "3 years on one core; days on a GPU"),
+        "faithful": Plan(cells(SIZES, 200, 120.0), 1, "8 years on one core; days on a GPU"),
     },
     start=start,
     columns=(
