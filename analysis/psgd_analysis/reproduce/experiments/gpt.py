@@ -218,8 +218,9 @@ EXPERIMENT = Experiment(
         "nanoGPT estimates the test loss from random pieces; here it is that of the whole last tenth of "
         "the text. nanoGPT keeps the best; so does the first column. It decays matrices only; here AdamW, "
         "Adan and AdaBelief decay all parameters.",
-        "The paper states PSGD's step (precond lr) of 0.001 alone. Its rate, its clip, its rank, and "
-        "SGD's rate were chosen by runs of 200 iterations. Adan and AdaBelief have AdamW's rate. "
-        "AdanBelief, which Table 5 has too, is in no library.",
+        "The paper states PSGD's step (precond lr) of 0.001 alone. PSGD's rate, clip and rank and SGD's "
+        "rate were chosen by hand and not tuned: after 100 iterations of the small model their test "
+        "losses were 2.60 (step 0.01) and 2.56, AdamW's with its warm-up 2.60. Adan and AdaBelief have "
+        "AdamW's rate. AdanBelief, which Table 5 has too, is in no library.",
     ),
 )

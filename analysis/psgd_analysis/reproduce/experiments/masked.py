@@ -26,9 +26,9 @@ SMALL = {"model": gpt.SMALL, "length": 64, "batch": 12, "iterations": 2_000, "ev
 TINY = {
     "model": {"width": 16, "heads": 2, "depth": 1},
     "length": 32,
-    "batch": 8,
-    "iterations": 40,
-    "test": 40,
+    "batch": 16,
+    "iterations": 120,
+    "test": 200,
 }
 
 
@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
     needs=("torch", "pytorch_optimizer"),
     data=("text",),
     plans={
-        "smoke": Plan(cells(TINY, 2, 0.01), 1, "10 s", ("an encoder of width 16, 40 iterations",)),
+        "smoke": Plan(cells(TINY, 2, 0.01), 1, "10 s", ("an encoder of width 16, 120 iterations",)),
         "reduced": Plan(
             cells(SMALL, 10, 0.07),
             3,

@@ -86,7 +86,8 @@ class Hessian(Measure):
     ) -> None:
         super().__init__(training)
         self._curvature, self._level = Curvature(**options), level
-        self._x, self._y = training.examples.train_x[:examples], training.examples.train_y[:examples]
+        first = torch.arange(min(examples, len(training.examples.train_x)))
+        self._x, self._y = training.examples.batch("train", first, training.device)
         self._there: dict[str, Any] = {}
         self._steps = 0
 
