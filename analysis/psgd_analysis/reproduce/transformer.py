@@ -126,7 +126,6 @@ class Transformer(nn.Module):
             if isinstance(m, nn.Linear) and m.bias is not None:
                 nn.init.zeros_(m.bias)
         nn.init.normal_(self.place, std=deviation)
-        for m in self.modules():
-            if isinstance(m, Block):
-                for last in (m.attend[1].answer, m.think[3]):
-                    nn.init.normal_(last.weight, std=deviation / (2 * depth) ** 0.5)
+        for name, p in self.blocks.named_parameters():
+            if name.endswith(("answer.weight", "think.3.weight")):  # what ends beside a shortcut
+                nn.init.normal_(p, std=deviation / (2 * depth) ** 0.5)

@@ -41,7 +41,7 @@ class FromClass(Counting):
     ) -> None:
         super().__init__(name, package)
         own = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        self._clip = own.pop("clip", None)
+        self._clip: Any = own.pop("clip", None)
         self._params: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: torch.optim.Optimizer = self._made(kind, model, own)
         self._base: list[float] = [float(group["lr"]) for group in self._optimizer.param_groups]
