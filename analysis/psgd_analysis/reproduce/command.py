@@ -196,7 +196,7 @@ def _jobs(
     """Return the runs of an experiment that were asked for, with the data that is there."""
     absent = [package for package in e.needs if find_spec(package) is None]
     if absent:
-        raise UsageError(f"`{e.name}` needs {' and '.join(absent)}; pip install 'psgd-core[reproduce]'")
+        raise UsageError(f"`{e.name}` needs {' and '.join(absent)}; pip install 'psgd-core[{e.extras}]'")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"`--data` must be a folder, got {str(folder)!r}")
     names = [c.name for c in e.plans[scale].cells]

@@ -7,7 +7,7 @@ from importlib import import_module
 from ..experiment import Experiment
 
 NAMES = (
-    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost"),
+    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "ppo"),
     *("lstm", "gpt", "openwebtext", "masked"),
 )
 """In the order of the list."""
