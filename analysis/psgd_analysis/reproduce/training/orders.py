@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -100,5 +101,5 @@ class Lanes:
         self._position = state["position"]
 
 
-ORDERS: dict[str, type[Order]] = {"shuffled": Batches, "drawn": Drawn, "lanes": Lanes}
+ORDERS: dict[str, Callable[[int, int, int], Order]] = {"shuffled": Batches, "drawn": Drawn, "lanes": Lanes}
 """By the name that settings have: "shuffled" is a new permutation for each epoch."""
