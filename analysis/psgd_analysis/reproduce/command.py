@@ -20,7 +20,7 @@ from .. import interrupts, sweeps
 from ..files import require_folder
 from ..machine import available_cores
 from ..terminal import UsageError, console, fail, progress
-from . import data, pages
+from . import data, overview, pages
 from .experiment import SCALES, Experiment, Job, Scale
 from .experiments import NAMES, experiment
 from .loop import Checkpoint
@@ -93,7 +93,7 @@ def reproduce(
     # make the pages of what is recorded
     terminal = console(110, highlight=False)
     with _disk(out):
-        pages.write_overview([experiment(n) for n in NAMES], out)
+        overview.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         with _disk(out):
             records = _book(out, e).records()

@@ -85,6 +85,8 @@ class Column:
         The paper's text by name of cell.
     spread : {"sd", "range", "rate", "median"}
         Mean and standard deviation, median with least and largest, the fraction that is true, or the median.
+    source : str
+        The table or figure that the paper's numbers are of, if it is not the experiment's first.
     """
 
     title: str
@@ -92,6 +94,7 @@ class Column:
     form: str = ".3g"
     paper: Mapping[str, str] = field(default_factory=dict)
     spread: Literal["sd", "range", "rate", "median"] = "sd"
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import cifar, idx, stand_ins, text
+from . import cifar, idx, perturbed, stand_ins, text
 from .files import Arrays, Missing, find, fingerprint
 
 FOLDER_VARIABLE = "PSGD_DATA"
@@ -75,7 +75,20 @@ def _ten(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], tuple[A
     return lambda paths: (read(paths), 10)
 
 
+def _noisy(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], Arrays]:
+    return lambda paths: perturbed.with_noise(read(paths))
+
+
 _BATCHES = ("cifar-10-batches-py", "cifar-10-batches-bin")
+
+_CIFAR_FOLDERS = ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES))
+_CIFAR_WANTED = "its batches, for Python or binary, unpacked (https://www.cs.toronto.edu/~kriz/cifar.html)"
+_CIFAR: tuple[tuple[Sequence[str], Callable[[list[Path]], Arrays]], ...] = (
+    (cifar.PYTHON, lambda paths: cifar.read(paths, cifar.python_batch)),
+    (cifar.BINARY, lambda paths: cifar.read(paths, cifar.binary_batch)),
+)
+_JPEG_WANTED = f"{cifar.ARCHIVES[0]}, with train/<class>/<number>.jpg and test/ likewise"
+_JPEG = tuple(((archive,), cifar.read_jpeg) for archive in cifar.ARCHIVES)
 
 _SOURCES = {
     "mnist": _Source(
@@ -87,18 +100,38 @@ _SOURCES = {
     ),
     "cifar10": _Source(
         "CIFAR-10",
-        "its batches, for Python or binary, unpacked (https://www.cs.toronto.edu/~kriz/cifar.html),",
-        ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES)),
-        (
-            (cifar.PYTHON, _ten(lambda paths: cifar.read(paths, cifar.python_batch))),
-            (cifar.BINARY, _ten(lambda paths: cifar.read(paths, cifar.binary_batch))),
-        ),
+        f"{_CIFAR_WANTED},",
+        _CIFAR_FOLDERS,
+        tuple((names, _ten(read)) for names, read in _CIFAR),
+        "digits-colour",
+        "cifar10-jpeg",
     ),
     "cifar10-jpeg": _Source(
         "CIFAR-10 as JPEG files",
-        f"{cifar.ARCHIVES[0]}, with train/<class>/<number>.jpg and test/ likewise,",
+        f"{_JPEG_WANTED},",
         ("cifar10",),
-        tuple(((archive,), _ten(cifar.read_jpeg)) for archive in cifar.ARCHIVES),
+        tuple((names, _ten(read)) for names, read in _JPEG),
+    ),
+    "cifar10-perturbed": _Source(
+        "CIFAR-10 perturbed by NTGA",
+        f"its arrays, {', '.join(perturbed.LAYOUTS[0])} (https://github.com/lionelmessi6410/ntga),",
+        ("cifar10-perturbed", "ntga_cnn_best"),
+        tuple((names, _ten(perturbed.read)) for names in perturbed.LAYOUTS),
+        "digits-noise",
+        "cifar10-noise",
+    ),
+    "cifar10-noise": _Source(
+        "CIFAR-10, a fifth of it clean and the rest with noise",
+        f"{_CIFAR_WANTED},",
+        _CIFAR_FOLDERS,
+        tuple((names, _ten(_noisy(read))) for names, read in _CIFAR),
+        otherwise="cifar10-jpeg-noise",
+    ),
+    "cifar10-jpeg-noise": _Source(
+        "CIFAR-10 as JPEG files, a fifth of it clean and the rest with noise",
+        f"{_JPEG_WANTED},",
+        ("cifar10",),
+        tuple((names, _ten(_noisy(read))) for names, read in _JPEG),
     ),
     "text": _Source(
         "A text",
@@ -140,6 +173,16 @@ _SOURCES = {
 
 _MADE: dict[str, tuple[Callable[[], Arrays], int, str]] = {
     "digits": (stand_ins.digits, 10, "scikit-learn's digits, enlarged to 28 x 28"),
+    "digits-colour": (
+        stand_ins.coloured_digits,
+        10,
+        "scikit-learn's digits, enlarged to 32 x 32 and in random colours",
+    ),
+    "digits-noise": (
+        lambda: perturbed.with_noise(stand_ins.coloured_digits()),
+        10,
+        "scikit-learn's digits in colour, a fifth of them clean and the rest with noise",
+    ),
     "chain": (lambda: text.split(stand_ins.chain()), stand_ins.LETTERS, "letters of a Markov chain"),
 }
 """Those that need no files: what makes them, their classes, what they are."""
@@ -153,8 +196,10 @@ def load(name: str, folder: Path | None = None) -> DataSet:
     Parameters
     ----------
     name : str
-        One of `NAMES`. "text" has characters; "ptb" is Penn Treebank, or where only a text is there its words
-        in that form; "tokens" stays in its files.
+        One of `NAMES`. "cifar10" is the usual batches, or the JPEG files where only these are there, which
+        "cifar10-jpeg" asks for; "cifar10-perturbed" is NTGA's arrays, or else CIFAR-10 with noise; "text" has
+        characters; "ptb" is Penn Treebank, or where only a text is there its words in that form; "tokens"
+        stays in its files.
     folder : Path, optional
         Where the data sets are; by default what the environment variable PSGD_DATA says.
 

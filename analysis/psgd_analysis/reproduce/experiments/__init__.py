@@ -7,7 +7,7 @@ from importlib import import_module
 from ..experiment import Experiment
 
 NAMES = (
-    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "ppo"),
+    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost", "calibration", "ppo"),
     *("lstm", "gpt", "openwebtext", "masked"),
 )
 """In the order of the list."""

@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from .corruptions import blur, instance_noise, uniform_noise
 from .examples import Examples
 from .masking import masked
 
 Change = Callable[..., Examples]
 """Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
 
-CHANGES: dict[str, Change] = {"masked": masked}
+CHANGES: dict[str, Change] = {
+    "uniform_noise": uniform_noise,
+    "instance_noise": instance_noise,
+    "blur": blur,
+    "masked": masked,
+}
 """By the name that settings have."""
 
 

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...generalisation import distance_from_initialization, uncertainty
+from .calibration import Calibration
 from .measure import Measure
 from .solutions import Events, Hessian, Memory, Seconds
 
@@ -80,11 +83,32 @@ class Perplexity(Measure):
         self._last, self._least = state["last"], state["least"]
 
 
+class Labels(Measure):
+    """What a network makes of labels that a change of the data has made wrong; for one label each."""
+
+    def final(self) -> dict[str, Any]:
+        """Return "true_accuracy" and "memorised", in percent.
+
+        The first is the accuracy on the training images with the labels they were given with, the second how
+        many of those labelled wrong are predicted as labelled; None if none is.
+        """
+        predicted = torch.cat([logits.argmax(1) for logits, _ in self.training.logits("train")]).cpu()
+        true, labels = self.training.given.train_y, self.training.examples.train_y.cpu()
+        wrong = labels != true
+        memorised = 100 * float((predicted == labels)[wrong].double().mean()) if wrong.any() else None
+        return {
+            "true_accuracy": 100 * float((predicted == true).double().mean()),
+            "memorised": memorised,
+        }
+
+
 MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
     "perplexity": Perplexity,
+    "calibration": Calibration,
+    "labels": Labels,
     "forgetting": Events,
     "hessian": Hessian,
     "seconds": Seconds,

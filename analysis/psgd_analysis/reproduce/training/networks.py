@@ -21,7 +21,7 @@ from .augment import AUGMENTATIONS, augmented
 from .changes import changed
 from .device import device
 from .examples import Examples, examples_of
-from .losses import IGNORED
+from .losses import IGNORED, Objective
 from .losses import loss as loss_of
 from .measures import MEASURES
 from .orders import ORDERS, Lanes, Order
@@ -29,7 +29,7 @@ from .phases import phases_of
 
 SETTINGS = {
     *("model", "model_settings", "data", "length", "stride", "train", "test", "order"),
-    *("optimizer", "optimizer_settings", "lr", "step", "l2"),
+    *("optimizer", "optimizer_settings", "lr", "step", "l2", "loss"),
     *("batch", "epochs", "iterations", "parts", "measures", "augment", "changes", "phases"),
 }
 
@@ -82,11 +82,11 @@ class NetworkTraining:
     settings : dict
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
-        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name, or a dict from names to
-        their options; "changes" of the data (see `changed`) and what is done to each batch ("augment", see
-        `augmented`); "phases" with data, rates or an optimiser of their own (see `phases_of`); the "order" of
-        its examples, one of `ORDERS`. All but model, optimizer, batch, lr and length of the run may be left
-        out.
+        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "loss", the arguments of `Objective`, such as a
+        temperature; "measures" by name, or a dict from names to their options; "changes" of the data (see
+        `changed`) and what is done to each batch ("augment", see `augmented`); "phases" with data, rates or
+        an optimiser of their own (see `phases_of`); the "order" of its examples, one of `ORDERS`. All but
+        model, optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
 
@@ -98,7 +98,7 @@ class NetworkTraining:
 
     def __init__(self, settings: Settings, seed: int, examples: Examples) -> None:
         _require_known(settings)
-        self.settings, self._whole = settings, examples
+        self.settings, self.given = settings, examples
         self.parts = settings.get("epochs") or settings["parts"]
         self._phases = phases_of(settings, self.parts)
         # independent streams of one seed
@@ -107,9 +107,11 @@ class NetworkTraining:
             int(s.generate_state(1)[0]) for s in streams
         )
         self.device = device()
-        self.model = models.make(
+        self._objective = Objective(**settings.get("loss", {}))
+        model = models.make(
             settings["model"], examples.shape, examples.classes, settings.get("model_settings", {}), initial
-        ).to(self.device)
+        )
+        self.model = self._objective.predictor(model).to(self.device)
         self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self._carrying, self._noisy = carrying(self.model), is_noisy(self.model)
         self._params = [p for p in self.model.parameters() if p.requires_grad]
@@ -263,7 +265,7 @@ class NetworkTraining:
             own = now.settings.get("optimizer_settings") or {}
             self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
         self._phase = phase
-        found = changed(self._whole, now.settings.get("changes", ()), self._changing)
+        found = changed(self.given, now.settings.get("changes", ()), self._changing)
         self.examples = found.to(self.device)
         order = ORDERS[self.settings.get("order", "shuffled")]
         self.batches: Order = order(len(found.train_x), self.settings["batch"], self._shuffled + phase)
@@ -289,7 +291,7 @@ class NetworkTraining:
     def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do a step.
 
-        Return the loss of the batch, without L2, what of it was predicted right before, and how many places
+        Return the cross-entropy of the batch, what of it was predicted right before, and how many places
         were asked for. However often the optimiser evaluates the loss, statistics of batches move once,
         dropout is the same, and a model that carries a state begins in the same.
         """
@@ -303,8 +305,8 @@ class NetworkTraining:
                 logits = self.model(x)
             for m in self._norms:  # a running mean of momentum 0 stays
                 m.momentum = 0.0
-            value = loss_of(logits, y)
-            more = value.detach(), logits.detach().argmax(-1) == y, [part.after for part in self._carrying]
+            value, known = self._objective(logits, y), logits.detach()
+            more = loss_of(known, y), known.argmax(-1) == y, [part.after for part in self._carrying]
             if self._l2:
                 value = value + 0.5 * self._l2 * sum(p.square().sum() for p in self._params)
             return value, more

@@ -25,11 +25,11 @@ CHECKED = 10
 
 
 class Events(Measure):
-    """Forgetting events, counted batch by batch as the examples are presented; for one label each."""
+    """Forgetting events, counted as the examples are presented, on the processor; for one label each."""
 
     def __init__(self, training: NetworkTraining) -> None:
         super().__init__(training)
-        self._state = forgetting.init(len(training.examples.train_x), like=training.examples.train_y)
+        self._state = forgetting.init(len(training.examples.train_x), like=torch.empty(0))
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def after_step(self, indices: Tensor, correct: Tensor) -> None:
@@ -38,7 +38,7 @@ class Events(Measure):
 
     def after_part(self) -> dict[str, Any]:
         """Count the part's presentations."""
-        indices, correct = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
+        indices, correct = (torch.cat(parts).cpu() for parts in zip(*self._batches, strict=True))
         self._state, self._batches = forgetting.update(self._state, correct, indices), []
         return {}
 
