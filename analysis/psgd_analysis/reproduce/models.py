@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from . import activations
 from .convolution import InputConv2d
+from .lstm import LSTM
 from .outer_products import OuterProducts
 from .residual import resnet
+from .transformer import Transformer
 
 
 def make(
@@ -134,84 +136,12 @@ class Recurrent(nn.Module):
         return said
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention by plain products, which can be differentiated twice."""
-
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.ask = nn.Linear(width, 3 * width)
-        self.answer = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape, (batch, length, width)."""
-        batch, length, width = x.shape
-        q, k, v = self.ask(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5
-        if self.causal:
-            future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(future, -torch.inf)
-        mixed: Tensor = self.answer((scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
-        return mixed
-
-
-class Block(nn.Module):
-    """Attention and a layer of four times the width, each after LayerNorm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
-        super().__init__()
-        self.attend = nn.Sequential(nn.LayerNorm(width), Attention(width, heads, causal))
-        self.think = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape."""
-        x = x + self.attend(x)
-        y: Tensor = x + self.think(x)
-        return y
-
-
-class Transformer(nn.Module):
-    """A small transformer: of a text, causal, with the next character after each; of an image, on patches."""
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        classes: int,
-        *,
-        width: int = 32,
-        heads: int = 2,
-        depth: int = 2,
-        patch: int = 7,
-    ) -> None:
-        super().__init__()
-        self.text, self.patch = len(shape) == 1, patch
-        if self.text:
-            length = shape[0]
-            self.read: nn.Module = nn.Embedding(classes, width)
-        else:
-            length = (shape[1] // patch) * (shape[2] // patch)
-            self.read = nn.Linear(shape[0] * patch * patch, width)
-        self.place = nn.Parameter(0.02 * torch.randn(length, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, causal=self.text) for _ in range(depth)))
-        self.say = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits: (batch, classes), or (batch, length, classes) of a text."""
-        if not self.text:
-            patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
-            x = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        h = self.blocks(self.read(x) + self.place[: x.shape[1]])
-        said: Tensor = self.say(h if self.text else h.mean(dim=1))
-        return said
-
-
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "softmax": softmax,
     "mlp": mlp,
     "rnn": Recurrent,
+    "lstm": LSTM,
     "transformer": Transformer,
     "outer_products": OuterProducts,
     "resnet": resnet,

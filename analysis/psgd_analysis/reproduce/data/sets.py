@@ -147,6 +147,28 @@ _SOURCES = {
         tuple(((name,), lambda paths: text.read(paths[0], "words")) for name in text.NAMES),
         "chain",
     ),
+    "ptb": _Source(
+        "Penn Treebank",
+        "its three files as Mikolov prepared them, ptb.train.txt and so on,",
+        ("ptb", "penn"),
+        ((text.TREEBANK, text.treebank),),
+        "chain",
+        "plain-words",
+    ),
+    "plain-words": _Source(
+        "A text in the form of Penn Treebank",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
+        ("shakespeare_char", "text"),
+        tuple(((name,), lambda paths: text.plain_words(paths[0])) for name in text.NAMES),
+        "chain",
+    ),
+    "tokens": _Source(
+        "OpenWebText as tokens",
+        "train.bin and val.bin, as nanoGPT prepares them (https://github.com/karpathy/nanoGPT),",
+        ("openwebtext", "tokens"),
+        ((text.TOKENS, text.tokens),),
+        "chain",
+    ),
 }
 
 _MADE: dict[str, tuple[Callable[[], Arrays], int, str]] = {
@@ -176,7 +198,8 @@ def load(name: str, folder: Path | None = None) -> DataSet:
     name : str
         One of `NAMES`. "cifar10" is the usual batches, or the JPEG files where only these are there, which
         "cifar10-jpeg" asks for; "cifar10-perturbed" is NTGA's arrays, or else CIFAR-10 with noise; "text" has
-        characters.
+        characters; "ptb" is Penn Treebank, or where only a text is there its words in that form; "tokens"
+        stays in its files.
     folder : Path, optional
         Where the data sets are; by default what the environment variable PSGD_DATA says.
 

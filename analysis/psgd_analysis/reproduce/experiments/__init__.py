@@ -9,8 +9,8 @@ from ..experiment import Experiment
 NAMES = (
     *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost"),
     *("cifar", "grid", "imbalance", "adversarial", "noise", "blur", "stubborn", "forgetting"),
+    *("lstm", "gpt", "openwebtext", "masked", "ppo"),
     *("calibration", "drift", "tasks", "kinks"),
-    "ppo",
 )
 """In the order of the list."""
 

@@ -12,6 +12,7 @@ import psgd_core as psgd
 from psgd_core.adapters.torch import PSGD, Affine, blocks_of
 from psgd_core.preconditioners import normalizers
 
+from ..twice import differentiable_twice
 from .steps import Counting, Loss, detached
 
 DEFAULTS: dict[str, Any] = {
@@ -159,7 +160,10 @@ class Preconditioned(Counting):
 
         if self._exact and self._optimizer.due():
             self.products += 1
-        value, more = self._optimizer.step(counted)
+            with differentiable_twice():
+                value, more = self._optimizer.step(counted)
+        else:
+            value, more = self._optimizer.step(counted)
         return value, detached(more)
 
     def _packed(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .masking import mask
+
 Augmentation = Callable[..., tuple[Tensor, Tensor]]
 """Called with (x, y, generator, **options); the generator is the processor's, wherever x is."""
 
@@ -34,12 +36,20 @@ def flip(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tens
     return torch.where(turned, x.flip(-1), x), y
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"bernoulli": bernoulli, "crop": crop, "flip": flip}
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "bernoulli": bernoulli,
+    "crop": crop,
+    "flip": flip,
+    "mask": mask,
+}
 """By the name that settings have."""
+
+COUNTED = {"mask"}
+"""Those that also need to know the number of classes, as an option."""
 
 
 def augmented(
-    x: Tensor, y: Tensor, augment: Sequence[Mapping[str, Any]], generator: torch.Generator
+    x: Tensor, y: Tensor, augment: Sequence[Mapping[str, Any]], generator: torch.Generator, classes: int
 ) -> tuple[Tensor, Tensor]:
     """Return a batch after some augmentations, one after the other.
 
@@ -51,8 +61,12 @@ def augmented(
         Each with a "name", one of `AUGMENTATIONS`, and its options.
     generator : torch.Generator
         On the processor.
+    classes : int
+        Of the data.
     """
     for one in augment:
         options = {key: value for key, value in one.items() if key != "name"}
+        if one["name"] in COUNTED:
+            options["classes"] = classes
         x, y = AUGMENTATIONS[one["name"]](x, y, generator, **options)
     return x, y

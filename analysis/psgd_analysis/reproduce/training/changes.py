@@ -9,6 +9,7 @@ import numpy as np
 
 from .corruptions import blur, instance_noise, uniform_noise
 from .examples import Examples
+from .masking import masked
 from .tasks import permute, rotate
 
 Change = Callable[..., Examples]
@@ -45,6 +46,7 @@ CHANGES: dict[str, Change] = {
     "blur": blur,
     "permute": permute,
     "rotate": rotate,
+    "masked": masked,
 }
 """By the name that settings have."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,36 @@ class Entropies(Measure):
         return numbers
 
 
+LARGEST = 700.0
+"""Loss whose exponential is still finite."""
+
+
+class Perplexity(Measure):
+    """The exponential of the mean loss on the test set, and its least value on the way."""
+
+    def __init__(self, training: NetworkTraining) -> None:
+        super().__init__(training)
+        self._last = self._least = math.inf
+
+    def after_part(self) -> dict[str, Any]:
+        """Return "perplexity"."""
+        self._last = math.exp(min(self.training.last["test_loss"], LARGEST))
+        self._least = min(self._least, self._last)
+        return {"perplexity": self._last}
+
+    def final(self) -> dict[str, Any]:
+        """Return "perplexity" and "best_perplexity"."""
+        return {"perplexity": self._last, "best_perplexity": self._least}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last and the least so far."""
+        return {"last": self._last, "least": self._least}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._last, self._least = state["last"], state["least"]
+
+
 class Labels(Measure):
     """What a network makes of labels that a change of the data has made wrong; for one label each."""
 
@@ -77,6 +108,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
+    "perplexity": Perplexity,
     "calibration": Calibration,
     "labels": Labels,
     "forgetting": Events,

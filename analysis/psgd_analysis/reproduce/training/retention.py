@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from .examples import Examples
 from .measure import Measure
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Retention(Measure):
     def __init__(self, training: NetworkTraining, level: float = 80.0) -> None:
         super().__init__(training)
         self._level = level
-        self._tests: list[tuple[Tensor, Tensor]] = []
+        self._tests: list[Examples] = []  # without their training sets
         self._rows: list[tuple[int, float, list[float]]] = []  # a part: iterations, loss, accuracies so far
         self._iterations = 0
 
@@ -43,9 +44,10 @@ class Retention(Measure):
         """Return "task", and "earlier_accuracy", the mean over the tasks before (None in the first)."""
         while len(self._tests) <= self.training.phase:
             found = self.training.examples_in(len(self._tests))
-            self._tests.append((found.test_x, found.test_y))
+            test = found.test_x, found.test_y
+            self._tests.append(Examples(*test, *test, found.classes))
         tests = self._tests[: self.training.phase + 1]
-        losses, accuracies = zip(*(self.training.evaluate_on(x, y) for x, y in tests), strict=True)
+        losses, accuracies = zip(*(self.training.evaluate("test", own) for own in tests), strict=True)
         self._rows.append((self._iterations, losses[-1], list(accuracies)))
         return {"task": len(tests), "earlier_accuracy": _mean(accuracies[:-1])}
 
