@@ -579,7 +579,7 @@ def test_missing_libraries():
         out = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
         ).stdout
-        assert f"needs jax and optax, and {name} is not installed; pip install 'psgd-core[jax]'" in out
+        assert f"needs jax and optax, and {name} is not installed; pip install jax optax" in out
 
 
 def test_public_names_alone():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from . import interrupts
+from .commands import HELP, plain_help, version
+from .installing import requirement
 
 NEEDED = ("typer", "rich", "matplotlib")
 
@@ -13,7 +15,7 @@ def main() -> None:
     """Run the command line; if the analysis extra is missing, say in one line what to install."""
     try:
         interrupts.listen()
-        code = _run()
+        code = _run(sys.argv[1:])
     except (KeyboardInterrupt, Exception) as error:  # during imports, or a second signal
         if not (isinstance(error, KeyboardInterrupt) or interrupts.noted()):  # extensions turn it into others
             raise
@@ -25,7 +27,10 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run() -> int:
+def _run(words: list[str]) -> int:
+    if words == ["--version"]:
+        print(version())
+        return 0
     try:
         import matplotlib  # noqa: F401
         import rich  # noqa: F401
@@ -33,7 +38,11 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in NEEDED:
             raise
-        sys.exit(f'psgd: {error.name} is not installed; the command needs: pip install "psgd-core[analysis]"')
+        needs = f"{error.name} is not installed; the commands need: {requirement('analysis')}"
+        if len(words) == 1 and words[0] in HELP:
+            print(f"{plain_help()}\n{needs}")
+            return 0
+        sys.exit(f"psgd: {needs}")
     from .cli import run
 
     return run()

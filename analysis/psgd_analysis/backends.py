@@ -21,9 +21,9 @@ from .arrays import Array
 
 LIBRARIES = {
     "numpy": ("numpy", "numpy"),
-    "cupy": ("cupy", "psgd-core[cuda13]"),
-    "torch": ("torch", "psgd-core[torch]"),
-    "jax": ("jax.numpy", "psgd-core[jax]"),
+    "cupy": ("cupy", "cupy-cuda13x"),
+    "torch": ("torch", "torch"),
+    "jax": ("jax.numpy", "jax"),
 }
 """Name of a backend: (module, what to install for it)."""
 
@@ -66,7 +66,7 @@ class Backend:
             importlib.import_module(module)
         except ImportError as error:
             raise Unavailable(
-                f"backend {self.name} is not installed ({error}): pip install '{package}'"
+                f"backend {self.name} is not installed ({error}): pip install {package}"
             ) from error
         if self.name == "cupy":
             import cupy

@@ -80,7 +80,19 @@ def rates(ax: Any, points: Iterable[RatePoint], tolerance: float, title: str) ->
     for p in points:
         ax.plot([p.predicted], [p.fitted], **({"marker": "o", "linestyle": "none"} | dict(p.style)))
     finish(ax, title, "predicted rate per update", "fitted rate per update")
+    for axis in (ax.xaxis, ax.yaxis):
+        _log_ticks(axis)
     return ax
+
+
+def _log_ticks(axis: Any) -> None:
+    """Label powers of ten, and 2 and 5 of them where there are few: not all that come close together."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def floors(ax: Any, curves: Sequence[Curve], bound: float | None, title: str) -> Any:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .. import machine
 from ..backends import LIBRARIES, Unavailable
 from ..documents import as_json, versions
 from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
-from ..terminal import UsageError, console, fail, progress
+from ..options import Json, Quiet, listing, starting
+from ..progress import progress
+from ..terminal import UsageError, console, fail, print_names, show
 from . import figures, report
 from .contenders import Absent, Setting, have_kernels
 from .costs import KINDS
@@ -34,10 +34,24 @@ CLOCK: Clock = time.perf_counter
 MIB = 2**20
 
 
+EXAMPLES = (
+    "psgd bench --quick",
+    "psgd bench -p xmat -p lowrank --n 1e6 --rank 10",
+    "psgd bench --shape 64x32x3x3 --peers none",
+    "psgd bench --model logistic -p diagonal",
+)
+
+
 def bench(
     context: typer.Context,
     preconditioner: Annotated[
-        list[str] | None, typer.Option("--preconditioner", "-p", help=f"Repeatable: {', '.join(KINDS)}.")
+        list[str] | None,
+        typer.Option(
+            "--preconditioner",
+            "-p",
+            help=f"Repeatable: {', '.join(KINDS)}.",
+            autocompletion=starting(lambda: KINDS),
+        ),
     ] = None,
     n: Annotated[list[str] | None, typer.Option("--n", help="Parameters; repeatable. [default: 1e6]")] = None,
     rank: Annotated[list[int] | None, typer.Option(help="Rank of lowrank; repeatable. [default: 10]")] = None,
@@ -81,7 +95,11 @@ def bench(
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("."),
     name: Annotated[str, typer.Option(help="Name of the files: NAME.json, NAME.md, NAME.png.")] = "bench",
-    json_: Annotated[bool, typer.Option("--json", help="Print the JSON in place of the tables.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    names: Annotated[
+        bool, listing("List preconditioners, peers, models and backends; measure none.")
+    ] = False,
 ) -> None:
     """Measure what updates and P g cost, beside the memory bandwidth and beside the peers.
 
@@ -90,6 +108,9 @@ def bench(
     something was too noisy to be reported, or failed. With --model and no -p, measures steps alone; with
     --shape and no -p, kronecker alone.
     """
+    if names:
+        _list()
+        return
     # check the options
     try:
         shapes = shapes_of(shape or [], preconditioner or [], n or [])
@@ -132,9 +153,9 @@ def bench(
     if threads is not None:
         machine.set_threads(threads)
     # measure, then write and print
-    found = _measure(plan, steps, shown=not json_)
+    found = _measure(plan, steps, shown=not quiet)
     about = _about(plan, found, context.obj or [], seed, gpu=gpu)
-    _write(found, plan.limits, about, out, name, json=json_)
+    _write(found, plan.limits, about, out, name, json=json_, quiet=quiet)
     raise typer.Exit(130 if found.interrupted else int(found.incomplete))
 
 
@@ -173,11 +194,11 @@ def _measure(plan: Plan, steps: Sequence[tuple[Model, Setting]], *, shown: bool)
     found = Found()
 
     def work() -> None:
-        with _progress(shown) as tick:
-            for row in run(plan, CLOCK, tick):
+        with progress("bench", shown=shown) as tell:
+            for row in run(plan, CLOCK, tell):
                 found.rows.append(row)
             for model, setting in steps:
-                tick(f"{model.name}, {setting.label}")
+                tell(f"{model.name}, {setting.label}")
                 copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
                 found.overheads += overhead(
                     model,
@@ -230,7 +251,9 @@ def _public(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name: str, *, json: bool) -> None:
+def _write(
+    found: Found, limits: Limits, about: dict[str, Any], out: Path, name: str, *, json: bool, quiet: bool
+) -> None:
     """Write the three files, and print the tables or the JSON."""
     slopes = found.growth
     content = report.document(found.rows, slopes, found.overheads, limits=limits, about=about)
@@ -243,25 +266,28 @@ def _write(found: Found, limits: Limits, about: dict[str, Any], out: Path, name:
         write_figure(out / f"{name}.png", figure, dpi=130)
     except OSError as error:
         fail("bench", f"`--out {out}` cannot be written to ({error.strerror or error})", 1)
-    if json:
+    if json and not quiet:
         typer.echo(text, nl=False)
+    if json or quiet:
         return
-    terminal = console(180)
+    terminal = console()
     for table in report.tables(found.rows, slopes, found.overheads):
-        terminal.print(table)
-    terminal.print(report.LEGEND, markup=False, highlight=False)
+        show(terminal, table)
+    terminal.print(report.LEGEND, markup=False)
     if found.interrupted:
         terminal.print("Interrupted: these are the results so far.")
     if found.incomplete:
         terminal.print("Not all could be reported: see the last column. --allow-noise reports what is noisy.")
     files = ", ".join(str(out / f"{name}.{ending}") for ending in ("json", "md", "png"))
-    terminal.print(f"Wrote {files}", markup=False, highlight=False, soft_wrap=True)
+    terminal.print(f"Wrote {files}", markup=False, soft_wrap=True)
 
 
-@contextlib.contextmanager
-def _progress(shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows the name of what is measured next, if there is a terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with progress(*columns, shown=shown) as bar:
-        task = bar.add_task("psgd bench", total=None)
-        yield lambda what: bar.update(task, description=what)
+def _list() -> None:
+    print_names(
+        {
+            "preconditioners (-p)": {name: kind.label for name, kind in KINDS.items()},
+            "peers (--peers)": {name: peer.package or "" for name, peer in registry().items()},
+            "models (--model)": dict.fromkeys(MODELS, ""),
+            "backends (--backend)": {name: f"needs {module}" for name, (module, _) in LIBRARIES.items()},
+        }
+    )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..backends import LIBRARIES
-from ..terminal import UsageError
+from ..terminal import UsageError, unknown
 from .contenders import Setting, have_kernels
 from .costs import KINDS, orbit_sizes
 from .libraries import DTYPES, Library
@@ -30,9 +30,7 @@ def chosen(option: str, given: Sequence[str], known: Collection[str]) -> list[st
     """Return the names given, without duplicates; raise unless all are known."""
     for name in given:
         if name not in known:
-            raise UsageError(
-                f"`{option}` must be one of {', '.join(known)}, got {name!r}; choose one of these"
-            )
+            raise UsageError(f"`{option}` {unknown(name, known)}")
     return list(dict.fromkeys(given))
 
 
@@ -125,7 +123,7 @@ def plan_of(
         If a backend cannot be used here.
     """
     if kernels not in KERNELS:
-        raise UsageError(f"`--kernels` must be one of {', '.join(KERNELS)}, got {kernels!r}")
+        raise UsageError(f"`--kernels` {unknown(kernels, KERNELS)}")
     at_least("--seed", seed, 0)
     counts = sizes(n)
     kinds = chosen("--preconditioner", preconditioners, KINDS)

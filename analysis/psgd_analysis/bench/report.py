@@ -155,15 +155,11 @@ def tables(rows: Sequence[Row], found: Sequence[Growth], overheads: Sequence[Ove
 
 
 def _table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left")
-    for i, head in enumerate(heads):
-        drawn.add_column(head, justify="left" if i < 2 or i == len(heads) - 1 else "right", no_wrap=i == 0)
-    for line in lines:
-        drawn.add_row(*map(Text, line))
-    return drawn
+    from ..terminal import table
+
+    return table(heads, lines, words=(0, 1, len(heads) - 1), title=Text(title), title_justify="left")
 
 
 # -- JSON --------------------------------------------------------------------------------------------------

@@ -10,19 +10,52 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-COMMANDS = ("verify", "minimize", "spectrum", "bench", "efficiency", "reproduce")
-"""In the order of the help; each name is a package of psgd_analysis."""
+from ..commands import ABOUT, COMMANDS, HELP, version
+from ..terminal import closest, one_line
+
+OPTIONS: dict[str, Any] = {"help_option_names": list(HELP)}
+
+
+class Commands(TyperGroup):
+    """The commands: those in the help have a line each, and the one that is run is imported."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and the arguments left."""
+        name = args[0]
+        if name in COMMANDS:
+            return name, command(name), args[1:]
+        if not name.startswith("-"):
+            ctx.fail(f"No such command {name!r}{closest(name, COMMANDS) or '; psgd --help lists them'}")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="psgd",
-    help="Curvature-informed SGD with Lie-group preconditioners: checks and studies.",
+    cls=Commands,
+    help=ABOUT,
+    epilog="psgd COMMAND --help has the options of a command, with examples.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=OPTIONS,
 )
+
+for _name, _about in COMMANDS.items():
+    app.command(_name, help=_about)(lambda: None)
+
+
+def command(name: str) -> Any:
+    """Return a command, imported when first asked for."""
+    module = import_module(f"psgd_analysis.{name}.command")
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    function = getattr(module, name)
+    epilog = "\n\n".join(("Examples:", *module.EXAMPLES))
+    one.command(name, help=_help(function), epilog=epilog, context_settings=OPTIONS)(function)
+    return typer.main.get_command(one)
 
 
 def _help(function: Callable[..., object]) -> str:
@@ -31,14 +64,19 @@ def _help(function: Callable[..., object]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-for _name in COMMANDS:
-    _function = getattr(import_module(f"psgd_analysis.{_name}.command"), _name)
-    app.command(_name, help=_help(_function))(_function)
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(version())
+        raise typer.Exit
 
 
 @app.callback()
-def _commands() -> None:
-    """Curvature-informed SGD with Lie-group preconditioners: checks and studies."""
+def _commands(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +91,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # which every usage error of click has, vendored or not
             raise
-        message = " ".join(error.format_message().split())
+        message = _message(error)
         if message:  # empty if the help was shown instead
             print(f"psgd: {message}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     return code if isinstance(code, int) else 0
+
+
+def _message(error: Any) -> str:
+    """Return what a usage error says, in one line, with the option that was meant if it is a wrong one."""
+    wrong, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if wrong is None or context is None:
+        return one_line(error.format_message())
+    known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
+    rest = closest(wrong, [name for name in known if name.startswith("-")])
+    return one_line(f"{error.message}{rest or f'; {context.command_path} --help lists them'}")

@@ -8,17 +8,17 @@ import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..documents import as_json, versions
-from ..files import require_folder, write_figure, write_text
+from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
 from ..machine import processor
-from ..terminal import UsageError, console, fail, progress
+from ..options import Json, Quiet, listing, require_writable, starting
+from ..progress import progress
+from ..terminal import UsageError, closest, console, fail, print_names, show, table
 from . import peers, report
 from .contenders import CONTENDERS, Contender
 from .run import Drawn, Result, measure
@@ -26,11 +26,20 @@ from .tasks import TASKS, TaskKind, real
 
 NAME = "efficiency"
 
+EXAMPLES = (
+    "psgd efficiency lowrank/25 --seeds 1",
+    "psgd efficiency 'xmat/*' -c 'PSGD*' --products 200",
+    "psgd efficiency --list",
+)
+
 
 def efficiency(
     context: typer.Context,
     task: Annotated[
-        list[str] | None, typer.Argument(help="Which tasks, or patterns of them. See --list.")
+        list[str] | None,
+        typer.Argument(
+            help="Which tasks, or patterns of them. See --list.", autocompletion=starting(lambda: TASKS)
+        ),
     ] = None,
     contender: Annotated[
         list[str] | None,
@@ -46,8 +55,9 @@ def efficiency(
         Path | None, typer.Option(help="Folder with MNIST's training images, for the task lenet5.")
     ] = None,
     out: Annotated[Path, typer.Option(help=f"Folder for {NAME}.png, {NAME}.json and {NAME}.md.")] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the tables.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List tasks and contenders, and run none.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    names: Annotated[bool, listing("List tasks and contenders, and run none.")] = False,
 ) -> int:
     """Measure how good each preconditioner is after so many Hessian-vector products.
 
@@ -61,16 +71,15 @@ def efficiency(
         contenders = _contenders(contender, [*CONTENDERS, *rows])
     except UsageError as error:
         fail(NAME, str(error))
-    if listing:
+    if names:
         _list(kinds, contenders, absent)
         return 0
-    try:
-        require_folder(out)
-    except OSError as error:
-        fail(NAME, f"`--out {out}` cannot be written ({error.strerror or error})")
+    require_writable(out)
     results: list[Result] = []
     start = time.perf_counter()
-    interrupted = until_interrupted(lambda: _measure(kinds, contenders, seeds, products, results))
+    interrupted = until_interrupted(
+        lambda: _measure(kinds, contenders, seeds, products, results, shown=not quiet)
+    )
     about = {
         "command": _told(context.obj or ()),
         "versions": versions(("torch", "jax", "optax", "heavyball", "scikit-learn")),
@@ -85,9 +94,9 @@ def efficiency(
     write_text(out / f"{NAME}.md", report.markdown(results, kinds, about))
     if results:
         write_figure(out / f"{NAME}.png", report.figure(results, kinds))
-    if json:
+    if json and not quiet:
         sys.stdout.write(text)
-    else:
+    elif not quiet:
         _print(results, kinds, absent)
         print(f"{len(results)} runs in {about['seconds']:.0f} s; {NAME}.png, {NAME}.json, {NAME}.md")
     return 130 if interrupted else 0
@@ -99,21 +108,22 @@ def _measure(
     seeds: int,
     products: int,
     results: list[Result],
+    *,
+    shown: bool,
 ) -> None:
-    """Run everything behind a progress bar on stderr; results so far survive an interruption."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with progress(*columns) as bar:
-        shown = bar.add_task("", total=len(kinds) * seeds)
-        for name, kind in kinds.items():
+    """Run everything, and show how far it is; results so far survive an interruption."""
+    total = len(kinds) * seeds * len(contenders)
+    with progress(NAME, shown=shown) as tell:
+        for i, (name, kind) in enumerate(kinds.items()):
             for seed in range(seeds):
-                bar.update(shown, description=f"{name}, seed {seed}: pairs")
+                done = (i * seeds + seed) * len(contenders)
+                tell(f"{name}, seed {seed}: pairs", done, total)
                 made = kind.make(seed)
                 drawn = Drawn(made, seed, products)
-                for contender in contenders:
+                for j, contender in enumerate(contenders):
                     if contender.suits(made):
-                        bar.update(shown, description=f"{name}, seed {seed}: {contender.name}")
+                        tell(f"{name}, seed {seed}: {contender.name}", done + j, total)
                         results.append(measure(name, made, contender, seed, drawn))
-                bar.advance(shown)
 
 
 def _kinds(given: list[str] | None, data: Path | None) -> dict[str, TaskKind]:
@@ -125,8 +135,8 @@ def _kinds(given: list[str] | None, data: Path | None) -> dict[str, TaskKind]:
     for pattern in given:
         matched = {n: k for n, k in known.items() if fnmatchcase(n, pattern) or n.startswith(f"{pattern}/")}
         if not matched:
-            more = "lenet5 needs --data" if pattern == "lenet5" else "choose one of them"
-            raise UsageError(f"`TASK` must be one that --list shows, or match one, got {pattern!r}; {more}")
+            more = "; lenet5 needs --data" if pattern == "lenet5" else closest(pattern, known)
+            raise UsageError(f"`TASK` must be one that --list shows, or match one, got {pattern!r}{more}")
         found.update(matched)
     return found
 
@@ -138,7 +148,8 @@ def _contenders(given: list[str] | None, known: list[Contender]) -> list[Contend
     for pattern in given:
         if not any(fnmatchcase(c.name, pattern) for c in known):
             raise UsageError(
-                f"`--contender` must be one that --list shows, or match one, got {pattern!r}; choose one"
+                f"`--contender` must be one that --list shows, or match one, got {pattern!r}"
+                + closest(pattern, [c.name for c in known])
             )
     return [c for c in known if any(fnmatchcase(c.name, pattern) for pattern in given)]
 
@@ -173,25 +184,19 @@ def _paths(given: list[str] | None) -> dict[str, Path]:
 
 
 def _list(kinds: dict[str, TaskKind], contenders: Sequence[Contender], absent: dict[str, str]) -> None:
-    print("tasks:")
-    for name, kind in kinds.items():
-        print(f"  {name:32} {kind.about}")
-    print("contenders:")
-    for contender in contenders:
-        print(f"  {contender.name:32} {contender.side}")
-    for name, why in absent.items():
-        print(f"  {name:32} {why}")
+    print_names(
+        {
+            "tasks": {name: kind.about for name, kind in kinds.items()},
+            "contenders": {c.name: c.side for c in contenders} | absent,
+        }
+    )
 
 
 def _print(results: Sequence[Result], kinds: dict[str, TaskKind], absent: dict[str, str]) -> None:
-    terminal = console(110, highlight=False)
+    terminal = console()
+    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": None, "pad_edge": False}
     for title, heads, rows in report.tables(results, kinds):
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for i, head in enumerate(heads):
-            table.add_column(head, justify="right" if i else "left")
-        for row in rows:
-            table.add_row(*row)
-        terminal.print(table)
+        show(terminal, table(heads, rows, title=title, **style))
         terminal.print()
     for name, why in absent.items():
         terminal.print(f"{name}: {why}", style="dim", markup=False)

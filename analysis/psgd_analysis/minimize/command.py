@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from .. import problems
 from ..documents import as_json
 from ..files import write_figure, write_text
 from ..problems import Problem
-from ..terminal import UsageError, console, fail, progress
+from ..options import Json, Quiet, among, listing, starting
+from ..progress import progress
+from ..terminal import UsageError, console, fail, print_names, show, unknown
 from . import contenders, figures, report
 from .contenders import Contender
 from .ratios import Newton, fitted_newton_ratios
@@ -26,11 +27,26 @@ from .run import Study, Tick, run_study, runs_of, usual_tol
 DTYPES = ("float64", "float32")
 
 
+EXAMPLES = (
+    "psgd minimize rosenbrock",
+    "psgd minimize rosenbrock --n 20 -p dense -p xmat --seeds 2",
+    "psgd minimize digits -o l2=0.01 -o batch=100 --maxiter 200",
+    "psgd minimize --list",
+)
+
+
 def minimize(
-    problem: Annotated[str | None, typer.Argument(help="A name from --list.")] = None,
+    problem: Annotated[
+        str | None, typer.Argument(help="A name from --list.", autocompletion=starting(problems.names))
+    ] = None,
     preconditioner: Annotated[
         list[str] | None,
-        typer.Option("--preconditioner", "-p", help=f"Repeatable: {', '.join(contenders.PRECONDITIONERS)}."),
+        among(
+            contenders.PRECONDITIONERS,
+            f"Repeatable: {', '.join(contenders.PRECONDITIONERS)}.",
+            "--preconditioner",
+            "-p",
+        ),
     ] = None,
     n: Annotated[
         int | None, typer.Option(help="Number of variables, where the problem has a choice.")
@@ -45,35 +61,33 @@ def minimize(
     ] = None,
     maxiter: Annotated[int, typer.Option(help="Iterations; gradient descent has twice as many.")] = 1000,
     seeds: Annotated[int, typer.Option(help="Seeds 0 ... N - 1, of PSGD's probes.")] = 5,
-    dtype: Annotated[str, typer.Option(help=f"{' or '.join(DTYPES)}.")] = "float64",
+    dtype: Annotated[str, among(DTYPES, "Float type.", metavar="|".join(DTYPES))] = DTYPES[0],
     out: Annotated[Path, typer.Option(help="Folder for minimize.json and minimize.png.")] = Path("."),
-    json_: Annotated[bool, typer.Option("--json", help="Print the JSON in place of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing, write the files.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
     ratios: Annotated[
         bool, typer.Option("--ratios", help="Show the last ratios of f, and those with P fitted.")
     ] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the problems and their options.")] = False,
+    names: Annotated[bool, listing("List the problems and their options, and run none.")] = False,
 ) -> None:
     """Minimise a test problem with PSGD beside BFGS, L-BFGS-B, Newton-CG and gradient descent.
 
     Counts gradients and Hessian-vector products alike for all, prints a table, writes minimize.json and
     minimize.png. Ctrl-C stops and writes the results so far (exit status 130).
     """
-    if list_:
-        typer.echo(listing())
+    if names:
+        print_names({"problems": described()})
         return
     # check the options
     try:
         chosen = {**parsed(option or []), **({} if n is None else {"n": n})}
         made, competing = prepared(problem, chosen, preconditioner, dtype, seeds, maxiter, tol)
         folder = _folder(out)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         fail("minimize", str(error))
-    except ImportError as error:
-        fail("minimize", str(error), 1)
     # run all contenders
     every = list(range(seeds))
-    with _progress(made, competing, every, maxiter, shown=not (quiet or json_)) as tick:
+    with _progress(made, competing, every, maxiter, shown=not quiet) as tick:
         study = run_study(
             made,
             competing,
@@ -93,7 +107,7 @@ def minimize(
         write_figure(folder / "minimize.png", figures.draw(study), dpi=150)
     except OSError as error:
         fail("minimize", f"cannot write to {folder}: {error}", 1)
-    if json_:
+    if json_ and not quiet:
         typer.echo(text, nl=False)
     elif not quiet:
         _print(study, newton, ratios, folder)
@@ -101,16 +115,16 @@ def minimize(
         raise typer.Exit(130)
 
 
-def listing() -> str:
-    """Return a line for each problem, and its options with their defaults."""
-    lines = []
+def described() -> dict[str, str]:
+    """Return a line for each problem, with its options and their defaults."""
+    lines = {}
     for name, about in problems.describe().items():
         given = ", ".join(
             key if isinstance(default, type) else f"{key}={default!r}"
             for key, default in problems.options(name).items()
         )
-        lines.append(f"{name:<22} {about}" + (f"  [{given}]" if given else ""))
-    return "\n".join(lines)
+        lines[name] = about + (f"  [{given}]" if given else "")
+    return lines
 
 
 def parsed(pairs: Sequence[str]) -> dict[str, Any]:
@@ -153,8 +167,8 @@ def prepared(
     """
     if name is None:
         raise UsageError("`PROBLEM` must be given; `psgd minimize --list` lists them")
-    if dtype not in DTYPES:
-        raise UsageError(f"`--dtype` must be {' or '.join(DTYPES)}, got {dtype!r}; choose one of these")
+    if name not in problems.names():
+        raise UsageError(f"`PROBLEM` {unknown(name, problems.names())}")
     for label, number in (("seeds", seeds), ("maxiter", maxiter)):
         if number < 1:
             raise UsageError(f"`--{label}` must be at least 1, got {number}; raise it")
@@ -178,32 +192,32 @@ def _newton(problem: Problem) -> Newton | str:
 
 
 def _print(study: Study, newton: Newton | str | None, ratios: bool, folder: Path) -> None:
-    terminal = console(160)
-    terminal.print(report.table(study))
+    terminal = console()
+    show(terminal, report.table(study))
     if ratios:
         for line in report.ratio_lines(study, newton):
-            terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+            terminal.print(line, markup=False, soft_wrap=True)
     if study.interrupted:
         terminal.print("Interrupted: these are the results so far.")
-    terminal.print(f"Wrote {folder / 'minimize.json'} and {folder / 'minimize.png'}", highlight=False)
+    terminal.print(
+        f"Wrote {folder / 'minimize.json'} and {folder / 'minimize.png'}", markup=False, soft_wrap=True
+    )
 
 
 @contextlib.contextmanager
 def _progress(
     problem: Problem, competing: Sequence[Contender], seeds: Sequence[int], maxiter: int, *, shown: bool
 ) -> Iterator[Tick]:
-    """Yield a function to call in each iteration; it moves a progress bar if there is a terminal."""
+    """Yield a function to call in each iteration, which shows how far the study is."""
     order = [(c.name, seed) for c in competing for seed in runs_of(c, problem, seeds)]
     place = {run: i for i, run in enumerate(order)}
     done = dict.fromkeys(order, 0)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with progress(*columns, shown=shown) as bar:
-        task = bar.add_task(problem.name, total=len(order) * maxiter)
+    with progress("minimize", shown=shown) as tell:
 
         def tick(contender: Contender, seed: int) -> None:
             run = (contender.name, seed)
             done[run] += 1
             at = place[run] * maxiter + min(done[run], maxiter)
-            bar.update(task, completed=at, description=f"{contender.label}, seed {seed}")
+            tell(f"{contender.label}, seed {seed}", at, len(order) * maxiter)
 
         yield tick

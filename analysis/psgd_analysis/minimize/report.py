@@ -23,26 +23,24 @@ UNIT = (
 
 def table(study: Study) -> Table:
     """Return the table: median [range] over seeds."""
-    from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(
+    from ..terminal import table as drawn
+
+    heads = ["contender", f"evaluations to f − f* ≤ {study.tol:.2g}"]
+    if math.isfinite(study.default_loss):
+        heads.append("to L-BFGS-B's default stop")
+    heads += ["runs", "final f − f*", "nfev / njev / nhev", "seconds", "status"]
+    rows = [(line.contender.label, *_cells(study, line)) for line in study.lines if line.outcomes]
+    return drawn(
+        heads,
+        rows,
+        words=(0, len(heads) - 1),
         title=Text(headline(study)),
         caption=Text(caption(study)),
         title_justify="left",
         caption_justify="left",
     )
-    columns = [f"evaluations to f − f* ≤ {study.tol:.2g}"]
-    if math.isfinite(study.default_loss):
-        columns.append("to L-BFGS-B's default stop")
-    columns += ["runs", "final f − f*", "nfev / njev / nhev", "seconds", "status"]
-    drawn.add_column("contender", no_wrap=True)
-    for i, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if i == len(columns) - 1 else "right")
-    for line in study.lines:
-        if line.outcomes:
-            drawn.add_row(*(Text(cell) for cell in (line.contender.label, *_cells(study, line))))
-    return drawn
 
 
 def headline(study: Study) -> str:

@@ -151,7 +151,7 @@ def digits(*, l2: float = 1e-3, batch: int | None = None, like: Array | None = N
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "the problem 'digits' needs scikit-learn's data: python -m pip install scikit-learn"
+            "the problem 'digits' needs the data of scikit-learn: pip install scikit-learn"
         ) from error
     data = load_digits()
     return softmax_regression(data.data / 16.0, data.target, l2=l2, batch=batch, name="digits", like=like)

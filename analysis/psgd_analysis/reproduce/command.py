@@ -6,20 +6,21 @@ import contextlib
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import interrupts, sweeps
 from ..files import require_folder
+from ..installing import requirement
 from ..machine import available_cores
-from ..terminal import UsageError, console, fail, progress
+from ..options import Quiet, among, listing, starting
+from ..progress import progress
+from ..terminal import UsageError, closest, console, fail, unknown
 from . import data, overview, pages
 from .experiment import SCALES, Experiment, Job, Scale
 from .experiments import NAMES, experiment
@@ -28,15 +29,26 @@ from .records import Book, Record
 from .work import Place, compile_kernels, revision, work
 
 COMMAND = "reproduce"
-ScaleName = Enum("ScaleName", {name: name for name in SCALES}, type=str)  # type: ignore[misc]
+
+EXAMPLES = (
+    "psgd reproduce --list",
+    "psgd reproduce xor --scale smoke",
+    "psgd reproduce lenet --data DIR --seeds 0-4 -c 'PSGD*'",
+    "psgd reproduce lenet --jobs 0 --out reproduced",
+)
 
 
 def reproduce(
     context: typer.Context,
     name: Annotated[
-        list[str] | None, typer.Argument(help="Which experiments, or patterns of them. See --list.")
+        list[str] | None,
+        typer.Argument(
+            help="Which experiments, or patterns of them. See --list.", autocompletion=starting(lambda: NAMES)
+        ),
     ] = None,
-    scale: Annotated[ScaleName, typer.Option(help="Seconds, hours, or the paper's own.")] = ScaleName.reduced,  # type: ignore[attr-defined]
+    scale: Annotated[
+        str, among(SCALES, "Seconds, hours, or the paper's own.", metavar="|".join(SCALES))
+    ] = "reduced",
     seeds: Annotated[
         str | None, typer.Option(help="Such as 0-9 or 0,3,5. By default as many as --list says.")
     ] = None,
@@ -58,7 +70,8 @@ def reproduce(
         float | None, typer.Option(help="CPU-seconds after which a run is cut; it can be taken up.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for records, pages and figures.")] = Path("reproduced"),
-    listing: Annotated[bool, typer.Option("--list", help="List the experiments, and run none.")] = False,
+    quiet: Quiet = False,
+    names: Annotated[bool, listing("List the experiments, and run none.")] = False,
 ) -> int:
     """Train what the paper trains, with its baselines, and put its numbers beside what was measured.
 
@@ -66,16 +79,16 @@ def reproduce(
     checkpoint. OUT/NAME.md and the figures are made from these records alone: tables, and for each claim of
     the paper whether it was confirmed, by intervals over seeds.
     """
-    if listing:
+    if names:
         with _disk(out):
-            console(110, highlight=False).print(pages.listing([experiment(n) for n in NAMES], out))
+            console().print(pages.listing([experiment(n) for n in NAMES], out))
         return 0
     try:
         chosen = [experiment(n) for n in _names(name)]
         numbers = _seeds(seeds)
         if limit is not None and not limit > 0:
             raise UsageError(f"`--limit` must be positive, got {limit:g}; leave it out for no limit")
-        asked = [job for e in chosen for job in _jobs(e, scale.value, numbers, cell, data_folder)]
+        asked = [job for e in chosen for job in _jobs(e, scale, numbers, cell, data_folder)]
     except (UsageError, data.Missing, data.Unreadable, ImportError) as error:
         fail(COMMAND, str(error))
     with _disk(out):
@@ -87,18 +100,19 @@ def reproduce(
     if workers or scheduler:
         try:
             with _disk(out):
-                interrupted, failures = _run(asked, place, out, workers, scheduler)
+                interrupted, failures = _run(asked, place, out, workers, scheduler, shown=not quiet)
         except sweeps.Unreachable as error:
             fail(COMMAND, str(error))
     # make the pages of what is recorded
-    terminal = console(110, highlight=False)
+    terminal = console()
+    terminal.quiet = quiet
     with _disk(out):
         overview.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         with _disk(out):
             records = _book(out, e).records()
             pages.write(e, records, out)
-        pages.show(e, records, scale.value, terminal)
+        pages.show(e, records, scale, terminal)
     terminal.print(
         f"\nPages with figures: {', '.join(str(out / f'{e.name}.md') for e in chosen)}", markup=False
     )
@@ -108,7 +122,7 @@ def reproduce(
 
 
 def _run(
-    jobs: Sequence[Job], place: Place, out: Path, workers: int, scheduler: str | None
+    jobs: Sequence[Job], place: Place, out: Path, workers: int, scheduler: str | None, *, shown: bool
 ) -> tuple[bool, list[sweeps.Failure]]:
     """Run the jobs that have no record yet, each recorded as it ends.
 
@@ -131,9 +145,14 @@ def _run(
     on_numpy = any("torch" in experiment(job.experiment).needs for job in missing.values())
     if workers > 1 and len(tasks) > 1 and scheduler is None and on_numpy:
         compile_kernels()  # once, for all workers
-    with _bar(f"{len(tasks)} runs") as show:
+    with progress(COMMAND, shown=shown) as tell:
         found = sweeps.run(
-            tasks, jobs=max(workers, 1), scheduler=scheduler, show=show, finished=finished, folder=out
+            tasks,
+            jobs=max(workers, 1),
+            scheduler=scheduler,
+            show=lambda done, total: tell(f"{len(tasks)} runs", done, total),
+            finished=finished,
+            folder=out,
         )
     with contextlib.suppress(OSError):
         place.checkpoints.rmdir()
@@ -151,28 +170,16 @@ def _disk(out: Path) -> Iterator[None]:
         fail(COMMAND, f"`--out {out}` cannot be read or written ({problem}{where}); what is recorded is kept")
 
 
-@contextlib.contextmanager
-def _bar(about: str) -> Iterator[Callable[[float, float], None]]:
-    """Yield what shows how much is done; on stderr, with the time left."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with progress(*columns) as bar:
-        shown = bar.add_task(about, total=None)
-        yield lambda done, total: bar.update(shown, completed=done, total=total)
-
-
 # -- what was asked for --------------------------------------------------------------------------------------
 
 
 def _names(given: Sequence[str] | None) -> list[str]:
     """Return the experiments that were asked for."""
     if not given:
-        raise UsageError(f"`NAME` must be an experiment, got none; choose of {', '.join(NAMES)}")
+        raise UsageError(f"`NAME` must be an experiment, got none; --list shows them")
     for pattern in given:
         if not any(fnmatchcase(n, pattern) for n in NAMES):
-            raise UsageError(f"`NAME` must be one of {', '.join(NAMES)}, got {pattern!r}; see --list")
+            raise UsageError(f"`NAME` {unknown(pattern, NAMES)}")
     return [n for n in NAMES if any(fnmatchcase(n, pattern) for pattern in given)]
 
 
@@ -196,13 +203,16 @@ def _jobs(
     """Return the runs of an experiment that were asked for, with the data that is there."""
     absent = [package for package in e.needs if find_spec(package) is None]
     if absent:
-        raise UsageError(f"`{e.name}` needs {' and '.join(absent)}; pip install 'psgd-core[{e.extras}]'")
+        raise UsageError(f"`{e.name}` needs {' and '.join(absent)}; {requirement(e.extras)}")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"`--data` must be a folder, got {str(folder)!r}")
     names = [c.name for c in e.plans[scale].cells]
     for pattern in cells or ():
         if not any(fnmatchcase(n, pattern) for n in names):
-            raise UsageError(f"`--cell` must match a cell of {e.name}, got {pattern!r}: {'; '.join(names)}")
+            raise UsageError(
+                f"`--cell` must match a cell of {e.name}, got {pattern!r}"
+                f"{closest(pattern, names)}; they are {'; '.join(names)}"
+            )
     seeds = list(range(e.plans[scale].seeds)) if seeds is None else seeds
     found = e.jobs(scale, seeds, dict(data.resolve(d, folder) for d in e.data))
     return [job for job in found if not cells or any(fnmatchcase(job.cell, p) for p in cells)]

@@ -22,6 +22,19 @@ def require_invertible(name: str, values: np.ndarray, unit: float) -> None:
         )
 
 
+def require_squares(name: str, matrix: Any) -> None:
+    """Raise ValueError where ``H^2``, which the criterion is made of, overflows, or vanishes to rounding."""
+    xp = array_api_compat.array_namespace(matrix)
+    size, limits = float(xp.max(xp.abs(matrix))), xp.finfo(matrix.dtype)
+    high = (float(limits.max) / matrix.shape[0]) ** 0.5 / 16
+    low = (float(limits.smallest_normal) / float(limits.eps) ** 2) ** 0.5
+    if size and not low <= size <= high:
+        raise ValueError(
+            f"`hessian`, {name}, must have a largest entry between {low:.0e} and {high:.0e}, so that its square "
+            f"is a {matrix.dtype}, got {size:.2g}; multiply it by {1 / size:.0e}"
+        )
+
+
 def require_subgroup(name: str, subgroup: PermutationSubgroup, n: int) -> None:
     """Raise unless `subgroup` is a subgroup of the permutations of range(n)."""
     if not isinstance(subgroup, PermutationSubgroup):

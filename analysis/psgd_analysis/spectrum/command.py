@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,33 +14,46 @@ import typer
 
 from .. import problems
 from ..arrays import to_host
+from ..background import in_background
 from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
+from ..options import Damping, Hessian, Json, Key, Quiet, listing, starting
 from ..problems.spectra import haar
-from ..terminal import fail
+from ..progress import progress
+from ..terminal import UsageError, fail, print_names, unknown
 from . import report
 from .exact import damped, eigenvalues
 from .operators import HessianOperator, from_matrix
 from .sources import from_file, from_problem
 from .table import Result
 
-BUILT_IN = ("two_tails", "dense", "indefinite", "outliers")
+BUILT_IN = {
+    "two_tails": "a flat bulk with a tail on either side (Theorem 3.2)",
+    "dense": "positive definite, condition number 1000, in no small group",
+    "indefinite": "the same with random signs",
+    "outliers": "a bulk around 1 and four outliers up to 100",
+}
 """Matrices made for looking at spectra, offered besides the problems of `psgd_analysis.problems`."""
+
+EXAMPLES = (
+    "psgd spectrum",
+    "psgd spectrum --hessian my.npy --damping 1e-6",
+    "psgd spectrum outliers --n 256 --ranks 0,2,4,8 --log",
+    "psgd spectrum --list",
+)
 
 
 def spectrum(
     problem: Annotated[
         str | None,
         typer.Argument(
-            help=f"A matrix ({', '.join(BUILT_IN)}) or a problem, whose Hessian is taken at its start; "
-            "`psgd spectrum list` lists them. [default: two_tails]"
+            help=f"A matrix ({', '.join(BUILT_IN)}) or a problem, whose Hessian is taken at its start. "
+            "See --list. [default: two_tails]",
+            autocompletion=starting(lambda: (*BUILT_IN, *problems.names())),
         ),
     ] = None,
-    hessian: Annotated[
-        Path | None,
-        typer.Option(help="A symmetric matrix of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2."),
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="Which array of a .npz file.")] = None,
+    hessian: Hessian = None,
+    key: Key = None,
     n: Annotated[
         int | None, typer.Option(help="Number of parameters, where it can be chosen. [default: 64]")
     ] = None,
@@ -50,26 +64,26 @@ def spectrum(
     probes: Annotated[int, typer.Option(help="Probes of the density.")] = 10,
     steps: Annotated[int, typer.Option(help="Lanczos steps of each probe.")] = 100,
     log: Annotated[bool, typer.Option("--log", help="Draw the density over log10 |λ|.")] = False,
-    damping: Annotated[
-        float, typer.Option(help="Study sqrt(H² + damping²) in place of |H|, as for a singular H.")
-    ] = 0.0,
+    damping: Damping = 0.0,
     dense_limit: Annotated[
         int, typer.Option(help="Above this n, the density only, from products alone.")
     ] = report.DENSE_LIMIT,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for spectrum.png and spectrum.json.")] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the tables.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    names: Annotated[bool, listing("List the matrices and problems, and look at none.")] = False,
 ) -> None:
     """Look at the spectrum of a Hessian, and at what preconditioners make of it.
 
     The spectral density by stochastic Lanczos quadrature; eigenvalues before and after preconditioning; what
     rank r takes off both tails; what the best P of each group of Theorem 3.1 leaves; what an order of the
-    parameters is worth. Prints tables and writes spectrum.png and spectrum.json.
+    parameters is worth. Prints each table as it is found, and writes spectrum.png and spectrum.json. Ctrl-C
+    stops at once and writes what there is. At n = 2000 it takes about a minute.
     """
-    given = {name: value for name, value in locals().items() if name != "json"}
-    if problem == "list":
-        for name, line in {**_described(), **problems.describe()}.items():
-            typer.echo(f"{name:24}{line}")
+    given = {name: value for name, value in locals().items() if name not in ("json", "quiet", "names")}
+    if names:
+        print_names({"matrices": BUILT_IN, "problems": problems.describe()})
         return
     results: dict[str, Result] = {}
     try:
@@ -90,22 +104,24 @@ def spectrum(
             scale="log" if log else "linear",
             dense_limit=dense_limit,
         )
+        small = operator.n <= dense_limit
+        planned = report.STUDIES if small else report.STUDIES[:1]
 
         def work() -> None:
-            for name, result in found:
-                results[name] = result
-                if not json:
-                    typer.echo(f"{result!r}\n")
+            with progress("spectrum", shown=not quiet) as tell:
+                for item in in_background(lambda: _warned(found)):
+                    if item is not None:
+                        name, result = item
+                        results[name] = result
+                        if not (json or quiet):
+                            typer.echo(f"{result!r}\n")
+                    if len(results) < len(planned):
+                        tell(f"{planned[len(results)]}, study {len(results) + 1} of {len(planned)}")
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            interrupted = until_interrupted(work)
-        for warning in caught:
-            typer.echo(f"psgd spectrum: warning: {warning.message}", err=True)
+        interrupted = until_interrupted(work)
         if not results:
             raise typer.Exit(130)
-        small = operator.n <= dense_limit and not interrupted
-        exact = to_host(eigenvalues(operator)) if small else None
+        exact = to_host(eigenvalues(operator)) if small and not interrupted else None
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
         about["interrupted"] = interrupted
         text = report.document(results, about)
@@ -116,15 +132,28 @@ def spectrum(
         raise
     except OSError as error:
         fail("spectrum", f"`--out {out}` cannot be written ({error.strerror or error})")
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         advice = "study `damped(hessian, λ)` in its place", "give `--damping`, such as 1e-6"
         fail("spectrum", str(error).replace(*advice))
-    if json:
+    if json and not quiet:
         typer.echo(text, nl=False)
-    else:
+    elif not quiet:
         typer.echo(f"wrote {out / 'spectrum.png'} and {out / 'spectrum.json'}")
     if interrupted:
         raise typer.Exit(130)
+
+
+def _warned(found: Iterator[tuple[str, Result]]) -> Iterator[tuple[str, Result]]:
+    """Yield the studies, with their warnings in a line each on stderr."""
+    while True:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            item = next(found, None)
+        for warning in caught:
+            typer.echo(f"psgd spectrum: warning: {warning.message}", err=True)
+        if item is None:
+            return
+        yield item
 
 
 def _operator(
@@ -139,7 +168,7 @@ def _operator(
     if name in BUILT_IN:
         return from_matrix(_matrix(name, 64 if n is None else n, np.random.default_rng(seed)), name)
     if name not in problems.names():
-        _require(False, "PROBLEM", f"one of {', '.join((*BUILT_IN, *problems.names()))}", name)
+        raise UsageError(f"`PROBLEM` {unknown(name, (*BUILT_IN, *problems.names()))}")
     chosen: dict[str, Any] = {} if n is None else {"n": n}
     if "rng" in problems.options(name):
         chosen["rng"] = np.random.default_rng(seed)
@@ -159,15 +188,6 @@ def _matrix(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
         h = (basis * bulk) @ basis.T
         return (h + h.T) / 2
     return problems.hessians.dense(n, 1000.0, rng, indefinite=name == "indefinite")
-
-
-def _described() -> dict[str, str]:
-    return {
-        "two_tails": "matrix: a flat bulk with a tail on either side (Theorem 3.2)",
-        "dense": "matrix: positive definite, condition number 1000, in no small group",
-        "indefinite": "matrix: the same with random signs",
-        "outliers": "matrix: a bulk around 1 and four outliers up to 100",
-    }
 
 
 def _ranks(text: str) -> list[int]:

@@ -168,6 +168,8 @@ def rank_study(result: RankStudy, ax: Any = None) -> Any:
             (f"LowRank(r), {result.products} products", result.fitted_condition, VERMILION, "--", "^"),
         ]
     for label, values, color, dash, marker in curves:
+        if np.all(np.isnan(values)):
+            continue
         ax.plot(
             x, values, color=color, linestyle=dash, marker=marker, markersize=6, linewidth=1.8, label=label
         )

@@ -113,20 +113,18 @@ def _improved(gain: np.ndarray, places: list[np.ndarray], order: np.ndarray) -> 
     count, largest = len(places), max(map(len, places))
     if count == 1 or largest == 1:
         return order
-    label = np.empty(order.size, dtype=np.int64)  # the orbit of each parameter
+    by_orbit = np.concatenate(places)
     sizes = np.array([len(orbit) for orbit in places])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     choices = _choices(count, largest)
     since = 0
     while since < len(choices):  # until a whole round brings no improvement
         digit = choices[since % len(choices)] % sizes
         holes = np.array([orbit[d] for orbit, d in zip(places, digit, strict=True)])
-        for i, orbit in enumerate(places):
-            label[order[orbit]] = i
         out = order[holes]
         rows = gain[out].copy()
         rows[:, out] = 0.0  # the others that are taken out do not count
-        table = np.zeros((count, count))
-        np.add.at(table.T, label, rows.T)
+        table = np.add.reduceat(rows[:, order[by_orbit]], starts, axis=1)
         _, best = linear_sum_assignment(table, maximize=True)
         improvement = float(np.sum(table[np.arange(count), best]) - np.trace(table))
         if improvement > 1e-12 * float(np.sum(np.abs(table))):

@@ -47,6 +47,9 @@ from .results import RankStudy
 STARTS, ITERATIONS, UPDATES = 1, 300, 60
 """Of L-BFGS, and of natural steps, for the best with a diagonal."""
 
+DIAGONAL_LIMIT = 256
+"""Largest n at which the best with a diagonal is looked for: a few seconds for each rank."""
+
 
 def rank_study(
     hessian: HessianOperator | Array,
@@ -69,7 +72,8 @@ def rank_study(
     products : int
         Fit `psgd_core.LowRank(r)` to so many Hessian-vector products, see `fit`. 0 leaves the fits out.
         LowRank has a whole diagonal in place of ρ, so it may end below the best with ρ; and where there are
-        too few products to know it, above. The best with a whole diagonal, by L-BFGS, stands beside.
+        too few products to know it, above. The best with a whole diagonal, by L-BFGS, stands beside up to
+        n = `DIAGONAL_LIMIT`.
     updates
         As for `fit`.
 
@@ -84,10 +88,11 @@ def rank_study(
     require_invertible(op.name, w, rounding(op.like))
     h = np.sort(np.abs(w))[::-1]
     floor = 2 * float(np.sum(h))
+    looked_for = products > 0 and op.n <= DIAGONAL_LIMIT
     # closed forms for both tails and for one, and fits
     best = [_after(h, min(r, (op.n + 1) // 2), min(r, op.n // 2)) for r in chosen]
     lifted = [_after(h, 0, r) for r in chosen]
-    diagonal = [_with_diagonal(op, r) if products else (np.nan,) * 2 for r in chosen]
+    diagonal = [_with_diagonal(op, r) if looked_for else (np.nan,) * 2 for r in chosen]
     fitted = [_fitted(op, r, rng, products, updates) if products else (np.nan,) * 3 for r in chosen]
     studies = best, lifted, fitted, diagonal
     columns = [np.array(column) for rows in studies for column in zip(*rows, strict=True)]

@@ -12,7 +12,7 @@ import psgd_core as psgd
 from ..arrays import rounding, to_host
 from ..documents import as_json, versions
 from .broadening import Scale
-from .checks import require_invertible
+from .checks import require_invertible, require_squares
 from .exact import compare, eigenvalues
 from .fitting import fit
 from .groups import group_study, named_subgroups
@@ -24,7 +24,10 @@ from .results import Density
 from .table import Result
 
 DENSE_LIMIT = 2048
-"""Default largest n for the studies that need all eigenvalues: some minutes."""
+"""Default largest n for the studies that need all eigenvalues: about a minute."""
+
+STUDIES = ("density", "groups", "order_for_xmat", "ranks", "before_after")
+"""Their names, in the order in which they are made; only the first needs no eigenvalues."""
 
 _LARGEST_ORBIT = 8
 
@@ -50,6 +53,7 @@ def studies(
         ranks = usable_ranks(ranks, n)
         hessian = hessian.densified()
         matrix = hessian.dense()
+        require_squares(hessian.name, matrix)
         require_invertible(hessian.name, to_host(eigenvalues(matrix)), rounding(matrix))
     rng = np.random.default_rng([seed, 0])
     yield "density", density(hessian, rng, probes=probes, steps=steps, scale=scale)

@@ -180,7 +180,7 @@ class RankStudy(Result):
     best_spread: np.ndarray
     best_criterion: np.ndarray  # its value, over `criterion_floor`
     reachable_condition: np.ndarray  # the least that any Q = ρ (I + U V^T) has
-    diagonal_condition: np.ndarray  # of the minimiser over (I + U V^T) diag(d); NaN where nothing is fitted
+    diagonal_condition: np.ndarray  # of the minimiser over (I + U V^T) diag(d); NaN where not looked for
     diagonal_criterion: np.ndarray
     one_tail_condition: np.ndarray  # of the criterion's minimiser over P = ρ I + U U^T
     one_tail_spread: np.ndarray
@@ -199,9 +199,11 @@ class RankStudy(Result):
             self.reachable_condition,
             self.best_criterion,
         ]
-        if self.products:
-            header += ("κ, (I + UVᵀ)diag(d)", "criterion", "κ fitted", "criterion fitted")
+        if not np.all(np.isnan(self.diagonal_condition)):
+            header += ("κ, (I + UVᵀ)diag(d)", "criterion")
             columns += [self.diagonal_condition, self.diagonal_criterion]
+        if self.products:
+            header += ("κ fitted", "criterion fitted")
             columns += [self.fitted_condition, self.fitted_criterion]
         rows = tuple(
             (str(int(r)), *(number(column[i]) for column in columns)) for i, r in enumerate(self.ranks)

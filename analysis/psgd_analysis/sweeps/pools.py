@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
+from ..installing import requirement
 from ..interrupts import held_back
 from .worker import enter
 
@@ -97,7 +98,7 @@ class Dask:
             from distributed import Client
         except ImportError as error:
             raise Unreachable(
-                'a Dask cluster needs distributed, which is not installed: pip install "psgd-core[cluster]"'
+                f"a Dask cluster needs distributed, which is not installed: {requirement('cluster')}"
             ) from error
         self._log = logging.getLogger("distributed.client")
         self._level = self._log.level

@@ -53,6 +53,13 @@ CHOSEN = (
     "lyapunov-*/definite/exact",
     "lyapunov-kronecker/kronecker/exact",
     "q0.5eq1.5-dense/definite/exact",
+    # of --hessian
+    *(f"{name}/{OWN.name}/exact" for name in BASES),
+    f"lyapunov-*/{OWN.name}/exact",
+    f"diagonal/{OWN.name}/outside/rademacher",
+    f"dense/{OWN.name}/online/*",
+    f"dense/{OWN.name}/floor/*",
+    f"xmat/{OWN.name}/whitening",
 )
 """The default run, as patterns of case names: those of `kinds` in the geometry EQ, and a few in others."""
 

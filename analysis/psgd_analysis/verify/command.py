@@ -6,64 +6,84 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import typer
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..backends import DTYPES, LIBRARIES, Backend, Unavailable
 from ..documents import as_json
-from ..files import require_folder, write_figure, write_text
+from ..files import write_figure, write_text
 from ..interrupts import until_interrupted
 from ..machine import available_cores
-from ..problems import load_hessian
+from ..options import Damping, Hessian, Json, Key, Quiet, among, listing, require_writable, starting
+from ..progress import progress
 from ..sweeps import Unreachable
-from ..terminal import console, progress
+from ..terminal import console, print_names, show, unknown
 from . import comparison, report
 from .cases import Case, Sizes, chosen, table
 from .entries import ENTRIES
 from .families import FAMILIES, OWN
+from .own import Own, own
 from .page import page
 from .pool import Results, length, run_all
 from .run import Options
 from .settings import SETTINGS
 
-BackendName = Enum("BackendName", {name: name for name in LIBRARIES}, type=str)  # type: ignore[misc]
-DtypeName = Enum("DtypeName", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
-
 PNG, JSON = "verify.png", "verify.json"
 GEOMETRIES_PNG, GEOMETRIES_JSON = "geometries.png", "geometries.json"
+
+
+EXAMPLES = (
+    "psgd verify",
+    "psgd verify --hessian my.npy --damping 1e-6",
+    "psgd verify -p xmat --problem outside --list",
+    "psgd verify --backend jax --dtype float32",
+)
 
 
 def verify(
     context: typer.Context,
     preconditioner: Annotated[
         list[str] | None,
-        typer.Option("--preconditioner", "-p", help="Which preconditioners; repeatable. See --list."),
+        typer.Option(
+            "--preconditioner",
+            "-p",
+            help="Which preconditioners; repeatable. See --list.",
+            autocompletion=starting(lambda: ENTRIES),
+        ),
     ] = None,
     problem: Annotated[
-        list[str] | None, typer.Option("--problem", help="Which Hessians; repeatable. See --list.")
+        list[str] | None,
+        typer.Option(
+            "--problem",
+            help="Which Hessians; repeatable. See --list.",
+            autocompletion=starting(lambda: FAMILIES),
+        ),
     ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--setting", help="In which settings; repeatable. See --list.")
+        list[str] | None,
+        typer.Option(
+            "--setting",
+            help="In which settings; repeatable. See --list.",
+            autocompletion=starting(lambda: SETTINGS),
+        ),
     ] = None,
-    hessian: Annotated[
-        Path | None, typer.Option(help="A Hessian of your own: .npy, .npz, .mtx, .mtx.gz or .mtx.bz2.")
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="Which array of the .npz file.")] = None,
+    hessian: Hessian = None,
+    key: Key = None,
+    damping: Damping = 0.0,
     n: Annotated[
         int | None,
         typer.Option(
             "--n", min=2, max=2048, help="Number of parameters. By default 16, and 20 for low rank."
         ),
     ] = None,
-    kappa: Annotated[float, typer.Option(min=1.0, help="Condition number of built-in Hessians.")] = 100.0,
-    dtype: Annotated[DtypeName, typer.Option(help="Float type.")] = DtypeName.float64,  # type: ignore[attr-defined]
-    backend: Annotated[BackendName, typer.Option(help="Array library.")] = BackendName.numpy,  # type: ignore[attr-defined]
+    kappa: Annotated[
+        float | None, typer.Option(min=1.0, help="Condition number of built-in Hessians. [default: 100]")
+    ] = None,
+    dtype: Annotated[str, among(DTYPES, "Float type.", metavar="|".join(DTYPES))] = DTYPES[0],
+    backend: Annotated[str, among(LIBRARIES, "Array library.", metavar="|".join(LIBRARIES))] = "numpy",
     steps: Annotated[
         int | None, typer.Option(min=10, help="Updates of every run. By default as many as theory predicts.")
     ] = None,
@@ -82,11 +102,12 @@ def verify(
         str | None,
         typer.Option(metavar="ADDRESS", help="Run on a Dask cluster instead: the address of its scheduler."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Every combination, not just the chosen ones. Takes minutes.")
     ] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List the checks, and run none.")] = False,
+    names: Annotated[bool, listing("List the checks, and run none.")] = False,
     geometries: Annotated[
         bool,
         typer.Option(
@@ -99,123 +120,124 @@ def verify(
 
     Fits each one on Hessians whose |H|^{-1}, or best approximation in the group, is known; measures the
     affine-invariant distance to it; fits the rate; and judges it by what theory predicts, with BFGS and the
-    running closed form beside. By default a chosen subset in under a minute; naming preconditioners or
-    problems runs all their checks.
+    running closed form beside. By default, and with --hessian, a chosen subset that takes about a minute;
+    --all, or naming preconditioners, problems or settings, runs all checks of these.
     """
     if step is not None and not 0 < step < 1:
         raise typer.BadParameter(
             f"must lie in (0, 1), got {step}; at 1 the fastest mode never settles", param_hint="--step"
         )
+    command = ["psgd", *(context.obj or ())]
     if geometries:
-        _require_folder(out)
-        return _compare_geometries(seed, out, ["psgd", *(context.obj or ())])
-    if not math.isfinite(kappa):
+        require_writable(out)
+        return _compare_geometries(seed, out, command, quiet=quiet)
+    if kappa is not None and not math.isfinite(kappa):
         raise typer.BadParameter(f"must be finite, got {kappa}", param_hint="--kappa")
     # which cases
-    library = Backend(backend.value, dtype.value)
-    sizes = Sizes(n, kappa, seed, _own(hessian, key))
-    preconditioners = _names("--preconditioner", preconditioner, ENTRIES)
-    problems = _names("--problem", problem, FAMILIES)
-    if hessian is not None:
-        problems = [*(problems or ()), OWN.name]
-    cases = table(sizes, preconditioners, problems)
-    if not (everything or preconditioner or problem or setting or hessian):
-        cases = chosen(cases)
-    settings = _names("--setting", setting, SETTINGS)
-    cases = [case for case in cases if settings is None or case.setting in settings]
+    library = Backend(backend, dtype)
+    given = _own(hessian, key, damping)
+    if given and not problem:
+        for option, value in (("--n", n), ("--kappa", kappa)):
+            if value is not None:
+                raise typer.BadParameter(
+                    f"is of built-in Hessians, got {value}; leave it out with --hessian", param_hint=option
+                )
+    sizes = Sizes(n, 100.0 if kappa is None else kappa, seed, given and given.hessian)
+    every = _cases(sizes, preconditioner, problem, setting)
+    narrowed = everything or preconditioner or problem or setting
+    cases = every if narrowed else chosen(every)
     if not cases:
         raise typer.BadParameter(
             "these preconditioners, problems and settings do not go together; see --list"
         )
-    if listing:
-        _list(cases)
+    if names:
+        _list(cases, len(every))
         return 0
     # whether they can be run, and the results written
     try:
         library.require()
     except Unavailable as error:
         raise typer.BadParameter(str(error), param_hint="--backend") from error
-    _require_folder(out)
-    options = Options(sizes, library, steps, step)
+    require_writable(out)
+    plan = _Plan(cases, len(every) - len(cases), Options(sizes, library, steps, step), given, out, command)
     jobs = jobs or (min(available_cores(), 8) if library.name == "numpy" else 1)
     try:
-        return _verify(cases, options, jobs, scheduler, out, json, ["psgd", *(context.obj or ())])
+        return _verify(plan, jobs, scheduler, json=json, quiet=quiet)
     except Unreachable as error:
         raise typer.BadParameter(str(error), param_hint="--scheduler") from error
 
 
-def _verify(
-    cases: Sequence[Case],
-    options: Options,
-    jobs: int,
-    scheduler: str | None,
-    out: Path,
-    json: bool,
-    command: Sequence[str],
-) -> int:
-    start = time.perf_counter()
-    results = _run(cases, options, jobs, scheduler, out)
+class _Plan(NamedTuple):
+    cases: Sequence[Case]
+    more: int  # how many --all adds
+    options: Options
+    own: Own | None
+    out: Path
+    command: Sequence[str]
+
+    @property
+    def matrices(self) -> str:
+        """What the checks are on, in words."""
+        built_in = any(case.problem != OWN.name for case in self.cases)
+        told = [str(self.own)] if self.own else []
+        return ", ".join(told + [f"kappa {self.options.sizes.kappa:g}"] * built_in)
+
+
+def _verify(plan: _Plan, jobs: int, scheduler: str | None, *, json: bool, quiet: bool) -> int:
+    start, options = time.perf_counter(), plan.options
+    results = _run(plan, jobs, scheduler, shown=not quiet)
     seconds = time.perf_counter() - start
     # write the files, then print
     outcomes = results.outcomes
-    data = report.as_dict(outcomes, options, command, seconds, results.interrupted)
+    data = report.as_dict(outcomes, options, plan.command, seconds, results.interrupted, plan.own)
     text = as_json(data)
-    where = (
-        "on " + options.backend.name,
-        options.backend.dtype,
-        f"kappa {options.sizes.kappa:g}",
-        f"seed {options.sizes.seed}",
-    )
-    caption = (
-        f"psgd verify, {', '.join(where)}: {sum(o.passed for o in outcomes)} of {len(outcomes)} checks passed"
-    )
-    written = _write(out / JSON, text, lambda: page(outcomes, options, caption) if outcomes else None)
-    if json:
+    where = f"on {options.backend.name}, {options.backend.dtype}, seed {options.sizes.seed}"
+    passed = f"{sum(o.passed for o in outcomes)} of {len(outcomes)} checks passed"
+    caption = f"psgd verify, {plan.matrices}, {where}: {passed}"
+    written = _write(plan.out / JSON, text, lambda: page(outcomes, options, caption) if outcomes else None)
+    if json and not quiet:
         sys.stdout.write(text)
-    else:
-        _print(outcomes, len(cases), seconds, written, options.backend.eps)
+    elif not quiet:
+        _print(plan, outcomes, seconds, written)
     if results.interrupted:
         return 130
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
-def _compare_geometries(seed: int, out: Path, command: Sequence[str]) -> int:
+def _compare_geometries(seed: int, out: Path, command: Sequence[str], *, quiet: bool) -> int:
     start, planned = time.perf_counter(), list(comparison.cases())
     runs: list[dict[str, Any]] = []
 
     def work() -> None:
-        with progress(*_COLUMNS) as bar:
-            task = bar.add_task("geometries", total=len(planned))
-            for run in comparison.compare(seed, lambda: bar.advance(task)):
+        with progress("verify", shown=not quiet) as tell:
+            for run in comparison.compare(seed):
                 runs.append(run)
+                tell(f"{len(runs)} of {len(planned)} runs", len(runs), len(planned))
 
     interrupted = until_interrupted(work)
     seconds = time.perf_counter() - start
     text = as_json(comparison.as_dict(runs, seed, command, seconds, interrupted))
     written = _write(out / GEOMETRIES_JSON, text, lambda: comparison.page(runs, seed) if runs else None)
-    print(f"{len(runs)} runs in {seconds:.0f} s; {', '.join(written)}")
+    if not quiet:
+        print(f"{len(runs)} runs in {seconds:.0f} s; {', '.join(written)}")
     return 130 if interrupted else 0
 
 
-_COLUMNS = (
-    SpinnerColumn(),
-    TextColumn("{task.description}"),
-    BarColumn(),
-    TextColumn("{task.percentage:>3.0f} %"),
-    TimeElapsedColumn(),
-)
-
-
-def _run(cases: Sequence[Case], options: Options, jobs: int, scheduler: str | None, out: Path) -> Results:
-    """Run the cases behind a progress bar on stderr."""
-    with progress(*_COLUMNS) as bar:
+def _run(plan: _Plan, jobs: int, scheduler: str | None, *, shown: bool) -> Results:
+    """Run the cases, and show how far they are."""
+    cases, options = plan.cases, plan.options
+    with progress("verify", shown=shown) as tell:
         lengths = {case: length(case, options) for case in cases}
-        task = bar.add_task(f"0 of {len(cases)} checks", total=sum(lengths.values()))
-
-        def show(done: float, ended: int) -> None:
-            bar.update(task, completed=done, description=f"{ended} of {len(cases)} checks")
-
-        return run_all(cases, options, jobs, show, lengths, scheduler, out if scheduler else None)
+        total = sum(lengths.values())
+        return run_all(
+            cases,
+            options,
+            jobs,
+            lambda done, ended: tell(f"{ended} of {len(cases)} checks", done, total),
+            lengths,
+            scheduler,
+            plan.out if scheduler else None,
+        )
 
 
 def _write(path: Path, text: str, draw: Callable[[], Any]) -> list[str]:
@@ -228,14 +250,19 @@ def _write(path: Path, text: str, draw: Callable[[], Any]) -> list[str]:
     return [str(path.with_suffix(".png")), str(path)]
 
 
-def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Sequence[str], eps: float) -> None:
-    terminal = console(100, highlight=False)
+def _print(plan: _Plan, outcomes: Sequence[Any], seconds: float, written: Sequence[str]) -> None:
+    terminal = console()
     unicode = (terminal.encoding or "").lower().startswith("utf")
-    terminal.print(report.table(outcomes, unicode))
-    terminal.print()
-    for more in (report.floors(outcomes), report.contests(outcomes, eps)):
-        if more is not None:
-            terminal.print(more)
+    if plan.own:
+        terminal.print(f"{plan.own}\n", style="bold", markup=False, soft_wrap=True)
+    tables = (
+        report.table(outcomes, unicode),
+        report.floors(outcomes),
+        report.contests(outcomes, plan.options.backend.eps),
+    )
+    for shown in tables:
+        if shown is not None:
+            show(terminal, shown)
             terminal.print()
     terminal.print(report.legend(outcomes), style="dim", soft_wrap=True)
     for outcome in outcomes:
@@ -243,23 +270,39 @@ def _print(outcomes: Sequence[Any], planned: int, seconds: float, written: Seque
             terminal.print(
                 f"{outcome.case.name}: {outcome.reason}", style="red", markup=False, soft_wrap=True
             )
-    good = len(outcomes) == planned and all(outcome.passed for outcome in outcomes)
-    line = report.summary(outcomes, planned, seconds, written)
+    good = len(outcomes) == len(plan.cases) and all(outcome.passed for outcome in outcomes)
+    line = report.summary(outcomes, len(plan.cases), seconds, written, plan.more)
     terminal.print(line, style="bold green" if good else "bold red", markup=False, soft_wrap=True)
 
 
-def _list(cases: Sequence[Case]) -> None:
-    for title, things in (
-        ("preconditioners", {name: entry.label for name, entry in ENTRIES.items()}),
-        ("Hessians (problems)", {name: family.about for name, family in FAMILIES.items()}),
-        ("settings", {name: setting.about for name, setting in SETTINGS.items()}),
-    ):
-        print(f"{title}:")
-        for name, about in things.items():
-            print(f"  {name:16} {about}")
-    print(f"checks, {len(cases)}:")
-    for case in cases:
-        print(f"  {case.name}")
+def _list(cases: Sequence[Case], all_of_them: int) -> None:
+    more = all_of_them - len(cases)
+    print_names(
+        {
+            "preconditioners": {name: entry.label for name, entry in ENTRIES.items()},
+            "Hessians (--problem)": {name: family.about for name, family in FAMILIES.items()},
+            "settings": {name: setting.about for name, setting in SETTINGS.items()},
+            f"checks, {len(cases)}{f' ({more} more with --all)' if more else ''}": {
+                case.name: "" for case in cases
+            },
+        }
+    )
+
+
+def _cases(
+    sizes: Sizes,
+    preconditioner: list[str] | None,
+    problem: list[str] | None,
+    setting: list[str] | None,
+) -> list[Case]:
+    """Return all cases of these names."""
+    preconditioners = _names("--preconditioner", preconditioner, ENTRIES)
+    problems = _names("--problem", problem, FAMILIES)
+    if sizes.hessian is not None:
+        problems = [*(problems or ()), OWN.name]
+    settings = _names("--setting", setting, SETTINGS)
+    cases = table(sizes, preconditioners, problems)
+    return [case for case in cases if settings is None or case.setting in settings]
 
 
 def _names(option: str, given: list[str] | None, known: dict[str, Any]) -> list[str] | None:
@@ -272,33 +315,18 @@ def _names(option: str, given: list[str] | None, known: dict[str, Any]) -> list[
             k for k in known if k.startswith(name + "-") or fnmatchcase(k, name)
         ]
         if not matched:
-            raise typer.BadParameter(f"must be among {', '.join(known)}, got {name!r}", param_hint=option)
+            raise typer.BadParameter(unknown(name, known), param_hint=option)
         found.update(dict.fromkeys(matched))
     return list(found)
 
 
-def _own(path: Path | None, key: str | None) -> np.ndarray | None:
+def _own(path: Path | None, key: str | None, damping: float) -> Own | None:
     if path is None:
-        if key is not None:
-            raise typer.BadParameter(
-                "chooses an array of a --hessian .npz file; give one", param_hint="--key"
-            )
+        for option, value in (("--key", key), ("--damping", damping)):
+            if value:
+                raise typer.BadParameter(f"goes with --hessian, got {value}; give one", param_hint=option)
         return None
     try:
-        h = load_hessian(path, key=key)
+        return own(path, key, damping)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--hessian") from error
-    if h.shape[0] < 2:
-        raise typer.BadParameter(
-            f"{path}: must have at least 2 rows, got {h.shape[0]}", param_hint="--hessian"
-        )
-    return h
-
-
-def _require_folder(out: Path) -> None:
-    try:
-        require_folder(out)
-    except OSError as error:
-        raise typer.BadParameter(
-            f"{out}: cannot be written to ({error.strerror or error})", param_hint="--out"
-        ) from error

@@ -42,8 +42,6 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 """Colour and line of each geometry; dashed where P is fitted itself."""
 
-Tick = Callable[[], None]
-
 
 def cases() -> Iterator[tuple[GeometryName, float, str]]:
     """Return (geometry, kappa, precision) of all runs; without torch there is no bfloat16."""
@@ -53,11 +51,10 @@ def cases() -> Iterator[tuple[GeometryName, float, str]]:
     return ((g, kappa, dtype) for dtype in there for kappa in KAPPAS for g in GEOMETRIES)
 
 
-def compare(seed: int, tick: Tick = lambda: None) -> Iterator[dict[str, Any]]:
+def compare(seed: int) -> Iterator[dict[str, Any]]:
     """Yield a run for each of `cases`: updates, distances and seconds at the checkpoints."""
     for geometry, kappa, dtype in cases():
         yield _run(geometry, kappa, dtype, seed)
-        tick()
 
 
 def _run(geometry: GeometryName, kappa: float, dtype: str, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ RIVAL_LOOKS: dict[str, dict[str, Any]] = {
     "closed form": {"color": COLORS["green"], "linestyle": (0, (1, 1))},
 }
 
+LETTERS = 12
+"""Of the caption, that fit into an inch."""
+
 Panel = Callable[[Any], Any]
 """Draws on the given axes."""
 
@@ -52,7 +56,7 @@ def page(outcomes: Sequence[Outcome], options: Options, caption: str) -> Any:
         panel(ax)
     for ax in grid[len(panels) :]:
         ax.set_axis_off()
-    figure.suptitle(caption, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(fill(caption, int(LETTERS * 5.4 * columns)), fontsize=11, x=0.01, ha="left")
     return figure
 
 

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+from rich.text import Text
 
 from psgd_core.convergence import Status, Trace
 
+from .. import terminal
 from ..documents import plain, versions
+from .own import Own
 from .run import Options, Outcome
 from .settings import CONSTANT, SAMPLE, SETTINGS, TARGET_GAP
 
@@ -40,12 +44,20 @@ PROBES = {"gaussian": "(Gaussian)", "rademacher": "(signs)"}
 
 RIVALS = ("BFGS", "closed form")
 
+STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold", "padding": (0, 2, 0, 0)}
+"""Of all tables."""
+
 
 # -- data ------------------------------------------------------------------------------------------------
 
 
 def as_dict(
-    outcomes: Sequence[Outcome], options: Options, command: Sequence[str], seconds: float, interrupted: bool
+    outcomes: Sequence[Outcome],
+    options: Options,
+    command: Sequence[str],
+    seconds: float,
+    interrupted: bool,
+    own: Own | None = None,
 ) -> dict[str, Any]:
     """Return everything in types that JSON has: numbers that are not finite as None."""
     sizes, backend = options.sizes, options.backend
@@ -63,6 +75,7 @@ def as_dict(
             "steps": options.steps,
             "step": options.step,
         },
+        "hessian": own and {"name": own.name, "n": len(own.hessian), "kappa": own.kappa},
         "seconds": round(seconds, 3),
         "interrupted": interrupted,
         "passed": sum(outcome.passed for outcome in outcomes),
@@ -106,42 +119,28 @@ def _trace(trace: Trace) -> dict[str, Any]:
 # -- the table -------------------------------------------------------------------------------------------
 
 
-def table(outcomes: Iterable[Outcome], unicode: bool = True) -> Any:
-    """Return the table of cases, a `rich.table.Table` that fits 100 columns."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for heading, justify in (
-        ("preconditioner", "left"),
-        ("Hessian", "left"),
-        ("setting", "left"),
-        ("updates", "right"),
-        ("error", "right"),
-        ("rate", "right"),
-        ("theory", "right"),
-        ("verdict", "left"),
-    ):
-        shown.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    before = None
+def table(outcomes: Iterable[Outcome], unicode: bool = True) -> Table:
+    """Return the table of cases."""
+    heads = ("preconditioner", "Hessian", "setting", "updates", "error", "rate", "theory", "verdict")
+    rows, before = [], None
     for outcome in outcomes:
         case = outcome.case
-        if before not in (None, outcome.label):
-            shown.add_section()
         kind = "gap " if outcome.column == "gap" else ""
         mark = ("✓" if unicode else "ok") if outcome.passed else ("✗" if unicode else "FAIL")
-        shown.add_row(
-            "" if outcome.label == before else outcome.label,
-            case.problem + (f" #{case.replica}" if case.replica else ""),
-            setting_name(outcome),
-            f"{outcome.updates:,}",
-            kind + _number(outcome.final),
-            _rate(outcome.fitted),
-            _rate(outcome.predicted),
-            Text(f"{mark} {word(outcome)}", style="green" if outcome.passed else "bold red"),
+        rows.append(
+            (
+                "" if outcome.label == before else outcome.label,
+                case.problem + (f" #{case.replica}" if case.replica else ""),
+                setting_name(outcome),
+                f"{outcome.updates:,}",
+                kind + _number(outcome.final),
+                _rate(outcome.fitted),
+                _rate(outcome.predicted),
+                Text(f"{mark} {word(outcome)}", style="green" if outcome.passed else "bold red"),
+            )
         )
         before = outcome.label
-    return shown
+    return terminal.table(heads, rows, words=(0, 1, 2, 7), **STYLE)
 
 
 def setting_name(outcome: Outcome) -> str:
@@ -158,48 +157,34 @@ def word(outcome: Outcome) -> str:
     return WORDS.get(outcome.status, outcome.status.lower())
 
 
-def floors(outcomes: Iterable[Outcome]) -> Any:
+def floors(outcomes: Iterable[Outcome]) -> Table | None:
     """Return the table of annealed runs, or None, beside their floors with a constant step."""
-    from rich.table import Table
-
-    rows = [outcome for outcome in outcomes if CONSTANT in outcome.traces]
-    if not rows:
+    annealed = [outcome for outcome in outcomes if CONSTANT in outcome.traces]
+    if not annealed:
         return None
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in (
-        "criterion gap at the end",
-        "constant step",
-        "annealed",
-        "annealed, sample's own normaliser",
-    ):
-        shown.add_column(heading, no_wrap=True)
-    for outcome in rows:
+    heads = ("criterion gap at the end", "constant step", "annealed", "annealed, sample's own normaliser")
+    rows = []
+    for outcome in annealed:
         own = outcome.traces.get(SAMPLE)
         biased = "" if own is None else _number(_level(own.gap))
         if own is not None and outcome.case.probe == "gaussian":
             biased += ", one step for all"
         name = f"{outcome.label}, {outcome.case.problem}, {PROBES.get(outcome.case.probe or '', '')}"
-        shown.add_row(name, _number(_level(outcome.traces[CONSTANT].gap)), _number(outcome.final), biased)
-    return shown
+        rows.append((name, _number(_level(outcome.traces[CONSTANT].gap)), _number(outcome.final), biased))
+    return terminal.table(heads, rows, words=range(4), **STYLE)
 
 
-def contests(outcomes: Iterable[Outcome], eps: float) -> Any:
+def contests(outcomes: Iterable[Outcome], eps: float) -> Table | None:
     """Return the table of PSGD beside BFGS and the running closed form, or None if nothing was compared."""
-    from rich.table import Table
-
-    rows = list(compared(outcomes))
-    if not rows:
-        return None
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("on the same pairs", "updates", "PSGD", "BFGS", "(mean of hh^T)^-1/2"):
-        shown.add_column(heading, justify="right" if heading == "updates" else "left", no_wrap=True)
-    for outcome in rows:
+    rows = []
+    for outcome in compared(outcomes):
         traces = (outcome.traces[outcome.judged], *(outcome.traces[name] for name in RIVALS))
         told = [
             f"{_number(trace.distance[-1])}  {fate(trace, outcome.case.setting, eps)}" for trace in traces
         ]
-        shown.add_row(f"{outcome.label}, {outcome.case.problem}", f"{outcome.updates:,}", *told)
-    return shown
+        rows.append((f"{outcome.label}, {outcome.case.problem}", f"{outcome.updates:,}", *told))
+    heads = ("on the same pairs", "updates", "PSGD", "BFGS", "(mean of hh^T)^-1/2")
+    return terminal.table(heads, rows, words=(0, 2, 3, 4), **STYLE) if rows else None
 
 
 def compared(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
@@ -230,13 +215,16 @@ def fate(trace: Trace, setting: str, eps: float) -> str:
     return "falls" if _level(d) < 0.85 * _level(d[: d.size // 2]) else "stalls"
 
 
-def summary(outcomes: Sequence[Outcome], planned: int, seconds: float, files: Sequence[str]) -> str:
-    """Return the last line."""
+def summary(
+    outcomes: Sequence[Outcome], planned: int, seconds: float, files: Sequence[str], more: int = 0
+) -> str:
+    """Return the last line; `more` checks were not planned."""
     passed = sum(outcome.passed for outcome in outcomes)
     line = f"{passed} of {len(outcomes)} checks passed in {seconds:.0f} s"
     if len(outcomes) < planned:
         line += f", interrupted with {planned - len(outcomes)} to go"
-    return "; ".join([line, *([", ".join(files)] if files else [])])
+    added = f"--all adds {more} checks, which take minutes"
+    return "; ".join([line, *([added] if more else []), *([", ".join(files)] if files else [])])
 
 
 def legend(outcomes: Iterable[Outcome]) -> str:

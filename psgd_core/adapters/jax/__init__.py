@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"`psgd_core.adapters.jax` needs jax and optax, and {error.name} is not installed; "
-        "pip install 'psgd-core[jax]'"
+        "pip install jax optax"
     ) from error
 
 from .leaves import LeafState

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...installing import requirement
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -130,7 +132,7 @@ def library(method: str, module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise Missing(method, package, f'pip install "psgd-core[{extra}]"') from error
+        raise Missing(method, package, requirement(extra)) from error
 
 
 def refuse_step(name: str, step: float | None) -> None:
