@@ -15,6 +15,7 @@ from scipy.stats import norm
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 gymnasium = pytest.importorskip("gymnasium", reason="needs gymnasium")
 
+from psgd_analysis.installing import requirement  # noqa: E402
 from psgd_analysis.reproduce.reinforcement import PPOTraining  # noqa: E402
 from psgd_analysis.reproduce.reinforcement.environments import Environments  # noqa: E402
 from psgd_analysis.reproduce.reinforcement.networks import Actor, Critic, log_probability  # noqa: E402
@@ -468,4 +469,4 @@ def test_the_command_says_what_installs_the_environments(monkeypatch, capsys, tm
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "mujoco" else True)
     assert run(["reproduce", "ppo", "--scale", "smoke", "--out", str(tmp_path)]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "`ppo` needs mujoco; pip install 'psgd-core[reproduce,reproduce-rl]'" in told
+    assert f"`ppo` needs mujoco; {requirement('reproduce,reproduce-rl')}" in told

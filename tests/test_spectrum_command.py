@@ -145,7 +145,7 @@ def test_too_few_steps_get_a_warning(tmp_path):
 
 
 def test_list(tmp_path):
-    result = run(tmp_path, "list")
+    result = run(tmp_path, "--list")
     assert result.exit_code == 0
     assert {"two_tails", "rosenbrock", "digits"} <= {line.split()[0] for line in result.stdout.splitlines()}
     assert not list(tmp_path.iterdir())
@@ -154,7 +154,8 @@ def test_list(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "`PROBLEM` must be one of two_tails, .*, got nothing"),
+        (["nothing"], "`PROBLEM` must be one that --list shows, got 'nothing'"),
+        (["rosenbrok"], "`PROBLEM` .*; did you mean 'rosenbrock'?"),
         (["--n", "3"], "`--n` must be at least 8, got 3"),
         (["--ranks", "1;2"], "`--ranks` must be numbers with commas, such as 0,1,2,5,10, got '1;2'"),
         (["--ranks", "99", "--n", "16"], "`ranks` must hold a rank below n = 16"),

@@ -10,7 +10,9 @@ COMMANDS = {
     "spectrum": "Look at the spectrum of a Hessian, and at what preconditioners make of it.",
     "bench": "Measure what updates and P g cost, beside the memory bandwidth and beside the peers.",
     "efficiency": "Measure how good each preconditioner is after so many Hessian-vector products.",
-    "reproduce": "Train what the paper trains, with its baselines, and put its numbers beside what was measured.",
+    "reproduce": (
+        "Train what the paper trains, with its baselines, and put its numbers beside what was measured."
+    ),
 }
 """In the order of the help; each name is a package of psgd_analysis, and the function in its `command`."""
 

@@ -15,8 +15,8 @@ import typer
 from .. import problems
 from ..documents import as_json
 from ..files import write_figure, write_text
-from ..problems import Problem
 from ..options import Json, Quiet, among, listing, starting
+from ..problems import Problem
 from ..progress import progress
 from ..terminal import UsageError, console, fail, print_names, show, unknown
 from . import contenders, figures, report

@@ -176,7 +176,7 @@ def _disk(out: Path) -> Iterator[None]:
 def _names(given: Sequence[str] | None) -> list[str]:
     """Return the experiments that were asked for."""
     if not given:
-        raise UsageError(f"`NAME` must be an experiment, got none; --list shows them")
+        raise UsageError("`NAME` must be an experiment, got none; --list shows them")
     for pattern in given:
         if not any(fnmatchcase(n, pattern) for n in NAMES):
             raise UsageError(f"`NAME` {unknown(pattern, NAMES)}")

@@ -30,8 +30,8 @@ def require_squares(name: str, matrix: Any) -> None:
     low = (float(limits.smallest_normal) / float(limits.eps) ** 2) ** 0.5
     if size and not low <= size <= high:
         raise ValueError(
-            f"`hessian`, {name}, must have a largest entry between {low:.0e} and {high:.0e}, so that its square "
-            f"is a {matrix.dtype}, got {size:.2g}; multiply it by {1 / size:.0e}"
+            f"`hessian`, {name}, must have a largest entry between {low:.0e} and {high:.0e}, so that its "
+            f"square is a {matrix.dtype}, got {size:.2g}; multiply it by {1 / size:.0e}"
         )
 
 

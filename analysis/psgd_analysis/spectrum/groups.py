@@ -12,7 +12,7 @@ than none at all.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import array_api_compat
 import numpy as np
@@ -118,6 +118,23 @@ def after_group(h: Array, subgroup: PermutationSubgroup) -> tuple[np.ndarray, fl
     """Return the eigenvalues of ``P* H`` for the best P on the group of K, on the host; and ``c(P*)``."""
     xp = array_api_compat.array_namespace(h)
     target = psgd.convergence.target(h, subgroup.orbit_index)
-    half = xp.linalg.solve(target.root, h)  # root = P*^{-1/2}
-    both = xp.linalg.solve(target.root, half.T)
+    half = _solved(target.root, subgroup.orbit_index, h)  # root = P*^{-1/2}
+    both = _solved(target.root, subgroup.orbit_index, half.T)
     return to_host(xp.linalg.eigvalsh((both + both.T) / 2)).astype(np.float64), float(target.minimum)
+
+
+def _solved(root: Array, orbits: Sequence[np.ndarray], x: Array) -> Array:
+    """Return ``root^{-1} x``, (n, n), for a matrix that is zero outside the orbits' blocks: O(n^2 s)."""
+    xp, device, n = array_api_compat.array_namespace(x), array_api_compat.device(x), x.shape[0]
+    flat, parts, places = xp.reshape(root, (-1,)), [], []
+    for members in orbits:
+        index = np.asarray(members).T  # (c, s)
+        count, size = index.shape
+        cells = xp.asarray((index[:, :, None] * n + index[:, None, :]).reshape(-1), device=device)
+        rows = xp.asarray(index.reshape(-1), device=device)
+        blocks = xp.reshape(xp.take(flat, cells), (count, size, size))
+        right = xp.reshape(xp.take(x, rows, axis=0), (count, size, n))
+        parts.append(xp.reshape(xp.linalg.solve(blocks, right), (count * size, n)))
+        places.append(index.reshape(-1))
+    back = xp.asarray(np.argsort(np.concatenate(places)), device=device)
+    return xp.take(xp.concat(parts, axis=0), back, axis=0)

@@ -50,7 +50,7 @@ def own(path: Path, key: str | None = None, damping: float = 0.0) -> Own:
     low, high = float(np.min(magnitudes)), float(np.max(magnitudes))
     if low <= len(h) * rounding(h) * high:
         raise ValueError(
-            f"{path}: is singular to rounding, got |λ| from {low * scale:.2g} to {high * scale:.2g}, so |H|^{{-1}} "
-            f"does not exist; give --damping, such as {1e-6 * (high * scale or 1.0):.0e}"
+            f"{path}: is singular to rounding, got |λ| from {low * scale:.2g} to {high * scale:.2g}, so "
+            f"|H|^{{-1}} does not exist; give --damping, such as {1e-6 * (high * scale or 1.0):.0e}"
         )
     return Own(name, h, high / low)

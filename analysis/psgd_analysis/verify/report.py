@@ -45,7 +45,7 @@ PROBES = {"gaussian": "(Gaussian)", "rademacher": "(signs)"}
 RIVALS = ("BFGS", "closed form")
 
 STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold", "padding": (0, 2, 0, 0)}
-"""Of all tables."""
+"""Of the tables."""
 
 
 # -- data ------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def table(outcomes: Iterable[Outcome], unicode: bool = True) -> Table:
             )
         )
         before = outcome.label
-    return terminal.table(heads, rows, words=(0, 1, 2, 7), **STYLE)
+    return terminal.table(heads, rows, words=(0, 1, 2, 7), **STYLE | {"padding": (0, 1, 0, 0)})
 
 
 def setting_name(outcome: Outcome) -> str:
