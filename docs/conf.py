@@ -19,6 +19,7 @@ extensions = [
     "myst_nb",
     "sphinx_design",
     "api_pages",
+    "command_pages",
     "example_gallery",
     "house_picture",
     "mathml",

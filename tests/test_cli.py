@@ -176,7 +176,7 @@ def test_a_failed_check_gives_1_and_says_why(psgd, tmp_path):
         (["bogus"], "No such command 'bogus'"),
         (["verfiy"], "No such command 'verfiy'; did you mean 'verify'?"),
         (["verify", "--hesian", "x.npy"], "No such option: --hesian; did you mean '--hessian'?"),
-        (["minimize", "rosenbrock", "-p", "densé"], "--preconditioner'?: .*; did you mean 'dense'"),
+        (["minimize", "rosenbrock", "-p", "densé"], "--preconditioner'.*: .*; did you mean 'dense'"),
         (["minimize", "rosenbrock", "--dtype", "float16"], "--dtype'?: must be one of float64, float32"),
         (["reproduce", "xor", "--scale", "smok"], "--scale'?: .*; did you mean 'smoke'"),
         (["reproduce", "lenett"], "`NAME` must be one that --list shows, .*; did you mean 'lenet'"),

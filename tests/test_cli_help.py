@@ -148,6 +148,12 @@ def test_scikit_learn_is_asked_for_in_one_line(capsys, monkeypatch, tmp_path):
         )
 
 
+def test_the_page_of_the_command_line_has_all_commands():
+    page = (ROOT / "docs" / "guides" / "commands.md").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        assert f"## psgd {name}\n\n```{{command}} {name}\n" in page
+
+
 # -- a Hessian of one's own ----------------------------------------------------------------------------------
 
 SHORT = ("-p", "dense", "--setting", "exact", "--jobs", "1")
