@@ -29,7 +29,8 @@ class Command(Directive):
 def _item(parameter: Any) -> nodes.definition_list_item:
     argument = parameter.param_type_name == "argument"
     flag = getattr(parameter, "is_flag", False)
-    value = "" if argument or flag else f" {parameter.metavar or parameter.opts[0].strip("-").upper()}"
+    stands = parameter.metavar or parameter.opts[0].strip("-").upper()
+    value = "" if argument or flag else f" {stands}"
     names = [parameter.name.upper()] if argument else [f"{name}{value}" for name in parameter.opts]
     term = nodes.term()
     for i, name in enumerate(names):

@@ -30,7 +30,7 @@ def table(study: Study) -> Table:
     heads = ["contender", f"evaluations to f − f* ≤ {study.tol:.2g}"]
     if math.isfinite(study.default_loss):
         heads.append("to L-BFGS-B's default stop")
-    heads += ["runs", "final f − f*", "nfev / njev / nhev", "seconds", "status"]
+    heads += ["runs", "final f − f*", "nfev/njev/nhev", "seconds", "status"]
     rows = [(line.contender.label, *_cells(study, line)) for line in study.lines if line.outcomes]
     return drawn(
         heads,
@@ -40,6 +40,9 @@ def table(study: Study) -> Table:
         caption=Text(caption(study)),
         title_justify="left",
         caption_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
 
 
@@ -79,7 +82,7 @@ def _cells(study: Study, line: Line) -> list[str]:
     final = f"{gap.median:.1e}"
     if gap.runs > 1 and f"{gap.low:.0e}" != f"{gap.high:.0e}":
         final += f" [{gap.low:.0e}, {gap.high:.0e}]"
-    evaluations = f"{middle.nfev} / {middle.njev} / {middle.nhev}"
+    evaluations = f"{middle.nfev}/{middle.njev}/{middle.nhev}"
     return [*cells, str(runs), final, evaluations, f"{seconds:.2f}", status]
 
 

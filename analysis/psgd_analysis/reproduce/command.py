@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -83,12 +83,13 @@ def reproduce(
         with _disk(out):
             console().print(pages.listing([experiment(n) for n in NAMES], out))
         return 0
+    size = cast(Scale, scale)
     try:
         chosen = [experiment(n) for n in _names(name)]
         numbers = _seeds(seeds)
         if limit is not None and not limit > 0:
             raise UsageError(f"`--limit` must be positive, got {limit:g}; leave it out for no limit")
-        asked = [job for e in chosen for job in _jobs(e, scale, numbers, cell, data_folder)]
+        asked = [job for e in chosen for job in _jobs(e, size, numbers, cell, data_folder)]
     except (UsageError, data.Missing, data.Unreadable, ImportError) as error:
         fail(COMMAND, str(error))
     with _disk(out):
@@ -112,7 +113,7 @@ def reproduce(
         with _disk(out):
             records = _book(out, e).records()
             pages.write(e, records, out)
-        pages.show(e, records, scale, terminal)
+        pages.show(e, records, size, terminal)
     terminal.print(
         f"\nPages with figures: {', '.join(str(out / f'{e.name}.md') for e in chosen)}", markup=False
     )
