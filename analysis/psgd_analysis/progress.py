@@ -47,7 +47,7 @@ def progress(command: str, *, shown: bool = True, clock: Clock = time.monotonic)
         yield _Lines(command, clock)
     else:
         columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), _Rest()
-        with Progress(*columns, console=stderr, transient=True) as bar:
+        with Progress(*columns, console=stderr, transient=True, redirect_stdout=False) as bar:
             task = bar.add_task(command, total=None)
             yield lambda what, done=0.0, total=None: bar.update(
                 task, description=what, completed=done, total=total

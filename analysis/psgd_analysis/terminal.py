@@ -91,8 +91,12 @@ def show(terminal: Console, drawn: Table) -> None:
     """Print a table with every digit of it.
 
     In a file or a pipe each row is one line, however long. On a terminal cells are broken where it is narrow,
-    but only between words: where these do not fit either, the table is wider than the terminal.
+    but only between words: where these do not fit either, the table is wider than the terminal. Its title and
+    its caption are printed above and below it, as paragraphs.
     """
+    title, caption, drawn.title, drawn.caption = drawn.title, drawn.caption, None, None
+    if title is not None:
+        terminal.print(title, style="bold", markup=False, soft_wrap=not terminal.is_terminal)
     wide = Console(width=10_000)
     cells = [
         [Measurement.get(wide, wide.options, cell) for cell in (c.header, *c.cells)] for c in drawn.columns
@@ -110,3 +114,5 @@ def show(terminal: Console, drawn: Table) -> None:
         terminal.print(drawn, crop=False)
     finally:
         terminal.width = before
+    if caption is not None:
+        terminal.print(caption, style="dim", markup=False, soft_wrap=not terminal.is_terminal)

@@ -159,7 +159,15 @@ def _table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> 
 
     from ..terminal import table
 
-    return table(heads, lines, words=(0, 1, len(heads) - 1), title=Text(title), title_justify="left")
+    return table(
+        heads,
+        lines,
+        words=(0, 1, len(heads) - 1),
+        title=Text(title),
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
 
 
 # -- JSON --------------------------------------------------------------------------------------------------

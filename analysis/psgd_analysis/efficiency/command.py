@@ -28,7 +28,7 @@ NAME = "efficiency"
 
 EXAMPLES = (
     "psgd efficiency lowrank/25 --seeds 1",
-    "psgd efficiency 'xmat/*' -c 'PSGD*' --products 200",
+    "psgd efficiency 'lowrank/*' -c 'LowRank*' --products 200",
     "psgd efficiency --list",
 )
 

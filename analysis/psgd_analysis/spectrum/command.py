@@ -20,7 +20,7 @@ from ..interrupts import until_interrupted
 from ..options import Damping, Hessian, Json, Key, Quiet, listing, starting
 from ..problems.spectra import haar
 from ..progress import progress
-from ..terminal import UsageError, fail, print_names, unknown
+from ..terminal import UsageError, console, fail, print_names, show, table, unknown
 from . import report
 from .exact import damped, eigenvalues
 from .operators import HessianOperator, from_matrix
@@ -105,18 +105,14 @@ def spectrum(
             dense_limit=dense_limit,
         )
         small = operator.n <= dense_limit
-        planned = report.STUDIES if small else report.STUDIES[:1]
+        items = in_background(lambda: _warned(found))
 
         def work() -> None:
-            with progress("spectrum", shown=not quiet) as tell:
-                for item in in_background(lambda: _warned(found)):
-                    if item is not None:
-                        name, result = item
-                        results[name] = result
-                        if not (json or quiet):
-                            typer.echo(f"{result!r}\n")
-                    if len(results) < len(planned):
-                        tell(f"{planned[len(results)]}, study {len(results) + 1} of {len(planned)}")
+            for number, planned in enumerate(report.STUDIES if small else report.STUDIES[:1], 1):
+                name, result = _next(items, f"{planned}, study {number}", shown=not quiet)
+                results[name] = result
+                if not (json or quiet):
+                    _print(result)
 
         interrupted = until_interrupted(work)
         if not results:
@@ -141,6 +137,27 @@ def spectrum(
         typer.echo(f"wrote {out / 'spectrum.png'} and {out / 'spectrum.json'}")
     if interrupted:
         raise typer.Exit(130)
+
+
+def _next(items: Iterator[tuple[str, Result] | None], what: str, *, shown: bool) -> tuple[str, Result]:
+    """Return the next study; until it is there, show what it is."""
+    with progress("spectrum", shown=shown) as tell:
+        tell(what)
+        for item in items:
+            if item is not None:
+                return item
+            tell(what)
+    raise RuntimeError("fewer studies than planned")
+
+
+def _print(result: Result) -> None:
+    title, header, rows = result.table()
+    words = (0,) if len(header) > 2 else (0, 1)
+    show(
+        console(),
+        table(header, rows, words=words, title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0)),
+    )
+    typer.echo()
 
 
 def _warned(found: Iterator[tuple[str, Result]]) -> Iterator[tuple[str, Result]]:
