@@ -116,7 +116,7 @@ def _by_backward(loss: Tensor, params: Sequence[Tensor]) -> Grads:
     try:
         for p in params:
             p.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return given(params)
     finally:
         for p, grad in zip(params, held, strict=True):

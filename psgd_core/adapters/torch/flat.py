@@ -189,10 +189,10 @@ def is_sharded(p: Any) -> bool:
 def local_of(tensor: Any) -> Tensor:
     """Return the part of a DTensor that is here, in the same memory; any other tensor detached."""
     if not is_sharded(tensor):
-        return tensor.detach()  # type: ignore[no-any-return]
+        return tensor.detach()
     here = tensor.to_local()
     here = here.wait() if hasattr(here, "wait") else here  # it may still be on its way
-    return here.detach()  # type: ignore[no-any-return]
+    return here.detach()
 
 
 def once(params: Any) -> Any:

@@ -116,24 +116,12 @@ class PSGD(torch.optim.Optimizer):
         process_group: Any = None,
         compile: bool | dict[str, Any] = False,
     ) -> None:
+        self._given: dict[str, Any] = {name: x for name, x in locals().items() if name in SHARED}
         source = source_of(curvature)
-        given = (
-            curvature,
-            update_probability,
-            every,
-            global_clip,
-            engine,
-            probes,
-            rng,
-            process_group,
-            compile,
-        )
-        self._given: dict[str, Any] = dict(zip(SHARED, given, strict=True))
         self._shared = Shared(source, probes, update_probability, every, global_clip, engine, compile)
-        seed = seed_of(rng)
+        self._seed = seed_of(rng)
         self._oracle = pairs.Oracle(source, process_group)
         self._generator: Any = None if isinstance(rng, int) else rng
-        self._seed = seed
         self._iteration = 0
         self._movers: dict[int, Mover] = {}
         self._waiting: set[int] = set()  # groups, by index, that wait for their first pair
@@ -286,20 +274,20 @@ class PSGD(torch.optim.Optimizer):
     # -- checkpoints -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run needs to be resumed, as tensors (sharded as its parameters), numbers, texts."""
+        """Return all that a run needs to be resumed, as tensors (`DTensor` for shards), numbers and texts."""
         flats = Flats(flat_of(group["params"]) for group in self.param_groups if has_parameters(group))
         generator, clip = self._generator, self._clip
-        if flats.are_sharded:  # complete from the start: what is saved is loaded into what is there
+        if flats.are_sharded:  # complete from the start: a checkpoint is loaded into what is there
             generator = pairs.generator_for(flats, generator, self._seed)
             clip = self._shared.clip_memory(flats) if clip is None else clip
-        return saved.packed_state(super().state_dict(), self.param_groups, self.state, self._mover) | {
-            "psgd": {
-                **{"version": saved.VERSION, "iteration": self._iteration, "seed": self._seed},
-                "waiting": sorted(self._waiting),
-                "generator": saved.generator_state(generator),
-                "global_clip": saved.clip_state(self._shared.global_clip, clip),
-            }
+        own = {
+            **{"version": saved.VERSION, "iteration": self._iteration, "seed": self._seed},
+            "waiting": sorted(self._waiting),
+            "generator": saved.generator_state(generator),
+            "global_clip": saved.clip_state(self._shared.global_clip, clip),
         }
+        packed = super().state_dict()
+        return saved.packed_state(packed, self.param_groups, self.state, self._mover) | {"psgd": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, for parameters of the same shapes and dtypes.
@@ -322,7 +310,7 @@ class PSGD(torch.optim.Optimizer):
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
         self._iteration, self._seed = own["iteration"], own["seed"]
-        if saved.are_alike(generator, self._generator):
+        if generator is not None and saved.are_alike(generator, self._generator):
             self._generator.set_state(generator.get_state())  # the user may hold it
         else:
             self._generator = generator

@@ -212,7 +212,8 @@ class Oracle:
         if loss is None:
             return None
         value = loss if isinstance(loss, Tensor) else torch.tensor(loss)
-        value = value.full_tensor() if is_sharded(value) else value  # type: ignore[operator]
+        whole: Any = value
+        value = whole.full_tensor() if is_sharded(whole) else value
         value = value.reshape(()).to(flat.device, flat.dtype, copy=True)
         if flat.shards is not None:  # each process may have a batch of its own
             value = flat.shards.total(value) / flat.world  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...arrays.library import to_host
 from ...groups.subgroup import PermutationSubgroup
 from ...preconditioners import Butterfly, Dense, Diagonal, LowRank, Preconditioner, Sparse, XMat
 from .sharded import ShardedFlat
@@ -38,7 +39,8 @@ def restricted(preconditioner: Preconditioner[Any], flat: Any) -> Preconditioner
             "from all elements of a parameter at once: make groups of one parameter each in place of Blocks"
         )
     n = flat.shards.n
-    places = np.asarray(flat.shards.places(0, flat.n, torch.empty(0, device=flat.device)).cpu())
+    like: Any = torch.empty(0, device=flat.device)
+    places = to_host(flat.shards.places(0, flat.n, like))
     found: Preconditioner[Any] | None = preconditioner
     if flat.fills:
         found = Diagonal(

@@ -170,16 +170,16 @@ def unpacked(saved: dict[str, Any], mover: Mover, flat: Any, name: str) -> dict[
 def _joined(x: Any, flat: Any, start: Tensor) -> Tensor:
     """Return the part here of an array of a sharded group's state."""
     if not isinstance(x, dict):
-        return x  # type: ignore[no-any-return]
+        return x
     here = f"process {flat.rank} of {flat.world}"
     if "0" in x:
-        return flat.unplaced(x, start)  # type: ignore[no-any-return]
+        return flat.unplaced(x, start)
     if here not in x:
         raise ValueError(
             f"`state_dict` must hold the orbits of {here}, got those of {', '.join(x)}; orbits are kept for "
             "as many processes as they were saved by"
         )
-    return x[here]  # type: ignore[no-any-return]
+    return x[here]
 
 
 def require_own(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -227,13 +227,13 @@ def are_alike(generator: Any, other: Any) -> bool:
     """Return whether one may take the state of the other."""
     if generator is None or type(generator) is not type(other):
         return False
-    return isinstance(generator, ByPlace) or generator.device == other.device  # type: ignore[no-any-return]
+    return isinstance(generator, ByPlace) or generator.device == other.device
 
 
 def resumed_generator(saved: dict[str, Any], here: Any) -> torch.Generator | ByPlace | None:
     """Return a new generator in the saved state, on the device of `here` if possible; else `here`."""
     if saved["device"] is None:
-        return here  # type: ignore[no-any-return]
+        return here
     if saved["device"] == BY_PLACE:
         return generator_at(saved)
     kind = torch.device(saved["device"]).type
@@ -245,7 +245,7 @@ def resumed_generator(saved: dict[str, Any], here: Any) -> torch.Generator | ByP
             "same seed",
             stacklevel=3,
         )
-        return here  # type: ignore[no-any-return]
+        return here
     return generator_at({"device": kind, "state": saved["state"]})
 
 

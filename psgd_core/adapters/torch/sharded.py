@@ -35,7 +35,7 @@ class Piece(NamedTuple):
     size: int
     after: int
     start: int  # along the middle axis: what is here begins,
-    count: int  # and how long it is
+    count: int  # type: ignore[assignment]  # and how long it is
     dim: int | None  # the parameter's axis that is sharded; None: it is whole on each process, and flattened
 
     @property
@@ -196,7 +196,8 @@ class ShardedFlat(Flat):
     def parts(self, vector: Tensor) -> list[Tensor]:
         """Return a vector as tensors like the parameters; whole ones are gathered."""
         whole, found = self._gathered(vector), []
-        for i, (row, p) in enumerate(zip(self.rows(vector), self.params, strict=True)):
+        for i, row in enumerate(self.rows(vector)):
+            p: Any = self.params[i]
             if self.pieces[i].dim is not None:
                 here = row.reshape(local_of(p).shape).to(p.dtype)
                 found.append(self.like(here, p.placements, p.shape))
