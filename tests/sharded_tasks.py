@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -31,6 +31,11 @@ SWAPS = psgd.PermutationSubgroup.from_generators([[i ^ 1 for i in range(32)]])
 
 def by_layer(model):
     return groups_of(model, matrices=lambda shape: psgd.LowRank(2))
+
+
+def products(model):
+    """Return groups with a Kronecker product for each matrix, diagonal along its rows."""
+    return groups_of(model, matrices=lambda shape: psgd.Kronecker(shape, ("diagonal", "triangular")))
 
 
 CASES = {
@@ -72,6 +77,7 @@ CASES = {
         torch.float64,
         {"groups": by_layer, "curvature": "whitening", "lr": 0.02, "clip": None, "global_clip": 0.5},
     ),
+    "products": ("fsdp", 2, torch.float64, {"groups": products, "curvature": "whitening", "lr": 0.02}),
     "orbits": ("rows", 4, torch.float64, {"preconditioner": psgd.Sparse(SWAPS)}),
     "trust": (
         "fsdp",
@@ -84,6 +90,12 @@ CASES = {
             "clip": clips.TrustRadius(),
             "replay": psgd.Replay(size=4, times=2),
         },
+    ),
+    "hybrid": (  # shards on two processes, twice
+        "fsdp",
+        (2, 2),
+        torch.float64,
+        {"preconditioner": psgd.LowRank(2), "curvature": "whitening", "clip": clips.TrustRadius(), "lr": 1.0},
     ),
     "not finite": (  # on one process, for one step
         "fsdp",
@@ -140,7 +152,7 @@ def closure_of(model, kind, dtype, mesh=None, spoil=lambda: 1.0):
         return lambda: model(weights)
     x, y = data(dtype)
     if kind == "fsdp" and mesh is not None:
-        rank, world = mesh.get_local_rank(), mesh.size()
+        rank, world = dist.get_rank(), mesh.size()
         mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
         x, y = x[mine], y[mine]
     return lambda: torch.nn.functional.mse_loss(model(x), y) * spoil()
@@ -159,14 +171,15 @@ def train(name, mesh=None):
     if mesh is not None:
         spread(model, kind, mesh)
     optimizer, at = optimizer_of(model, settings), [0]
-    bad = name == "not finite" and (mesh is None or mesh.get_local_rank() == 1)
+    bad = name == "not finite" and (mesh is None or dist.get_rank() == 1)
     spoil = lambda: math.nan if bad and at[0] == 10 else 1.0  # noqa: E731
     closure, losses = closure_of(model, kind, dtype, mesh, spoil), []
     for at[0] in range(STEPS):
         loss = optimizer.step(closure)
         loss = loss.full_tensor() if hasattr(loss, "full_tensor") else loss
         if kind == "fsdp" and mesh is not None:  # the mean over the batch
-            dist.all_reduce(loss, group=mesh.get_group())
+            for axis in range(mesh.ndim):
+                dist.all_reduce(loss, group=mesh.get_group(axis))
             loss = loss / mesh.size()
         losses.append(float(loss))
     return losses, optimizer, model
@@ -211,7 +224,12 @@ REFUSED = {
     # name: how it is sharded, settings, words of the message
     "exact products": ("fsdp", {}, "cannot differentiate them again"),
     "crossing orbits": ("columns", {"preconditioner": psgd.XMat()}, "an orbit lies in two shards"),
-    "blocks": ("columns", {"groups": None}, "make groups of one parameter each"),
+    "dense rows": (
+        "fsdp",
+        {"groups": lambda model: groups_of(model, matrices=psgd.Kronecker), "curvature": "whitening"},
+        "diagonal along the sharded dimension 0",
+    ),
+    "blocks": ("columns", {}, "make groups of one parameter each"),
     "generator": ("columns", {"rng": torch.Generator()}, "give its seed"),
     "orthogonal": ("columns", {"probes": Orthogonal(2)}, "drawn element by element"),
     "compile": ("columns", {"compile": True}, "`compile` must be False"),
@@ -234,12 +252,19 @@ def refusal(name, mesh):
     return "nothing"
 
 
-def resumed(mesh, folder, load, save):
+RESUMED = {
+    "LowRank": {"preconditioner": psgd.LowRank(3), "replay": psgd.Replay(size=5, times=2)},
+    "Kronecker": {"groups": products},
+}
+"""What is saved by two processes, goes on in three, and ends in one."""
+
+
+def resumed(name, mesh, folder, load, save):
     """Return ten losses, after loading a checkpoint if there is one, saving another."""
     kind = "fsdp"
     model = spread(make(kind, torch.float64), kind, mesh)
-    settings = {"curvature": "whitening", "lr": 0.02, "global_clip": clips.AdaptiveNorm(1.5)}
-    settings |= {"preconditioner": psgd.LowRank(3), "replay": psgd.Replay(size=5, times=2), "rng": 0}
+    settings = {"curvature": "whitening", "lr": 0.02, "global_clip": clips.AdaptiveNorm(1.5), "rng": 0}
+    settings |= RESUMED[name]
     optimizer, group = optimizer_of(model, settings), mesh.get_group()
     if load is not None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -253,17 +278,17 @@ def resumed(mesh, folder, load, save):
     return losses
 
 
-def unresumed():
+def unresumed(name):
     """Return the thirty losses of an unsharded run."""
     model = make("fsdp", torch.float64)
     settings = {"curvature": "whitening", "lr": 0.02, "global_clip": clips.AdaptiveNorm(1.5)}
-    settings |= {"preconditioner": psgd.LowRank(3), "replay": psgd.Replay(size=5, times=2)}
+    settings |= RESUMED[name]
     optimizer, (x, y) = optimizer_of(model, settings), data(torch.float64)
     return [float(optimizer.step(lambda: torch.nn.functional.mse_loss(model(x), y))) for _ in range(30)]
 
 
 def zero(group):
-    """Return (the parameters after ten steps of ZeRO around PSGD, how many this process optimises)."""
+    """Return (the parameters after ten steps of ZeRO around PSGD, which of them this process optimises)."""
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     model, (x, y) = make("fsdp", torch.float64), data(torch.float64)
     optimizer = ZeroRedundancyOptimizer(
@@ -285,7 +310,8 @@ def zero(group):
             p.grad /= world
         optimizer.step()
     vector = torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
-    return vector, sum(len(g["params"]) for g in optimizer.optim.param_groups)
+    numbers = {id(p): i for i, p in enumerate(model.parameters())}
+    return vector, [numbers[id(p)] for group in optimizer.optim.param_groups for p in group["params"]]
 
 
 def sixteen_bits(mesh):
@@ -320,9 +346,10 @@ def process(rank, folder):
         timeout=datetime.timedelta(seconds=DEADLINE),
     )
     meshes = {size: DeviceMesh("cpu", torch.arange(size)) for size in (1, 2, 3, WORLD)}
+    meshes[(2, 2)] = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     found = {}
     for name, (_, size, _, _) in CASES.items():
-        if rank < size:
+        if rank < meshes[size].size():
             losses, optimizer, model = train(name, meshes[size])
             skipped = [int(optimizer.group_state(i).skipped) for i in range(len(optimizer.param_groups))]
             held = sum(
@@ -334,11 +361,13 @@ def process(rank, folder):
         found["zero"] = zero(meshes[2].get_group())
         found["communication"] = communication(meshes[2])
         found["16 bits"] = sixteen_bits(meshes[2])
-    found["resumed"] = []
-    for size, load, save in ((2, None, "two"), (3, "two", "three"), (1, "three", "one")):
-        if rank < size:
-            found["resumed"] += resumed(meshes[size], folder, load, save)
-        dist.barrier()
+    found["resumed"] = {name: [] for name in RESUMED}
+    for name in RESUMED:
+        for size, load, save in ((2, None, "two"), (3, "two", "three"), (1, "three", "one")):
+            if rank < size:
+                where = f"{folder}/{name}"
+                found["resumed"][name] += resumed(name, meshes[size], where, load, save)
+            dist.barrier()
     torch.save(found, f"{folder}/found-{rank}.pt")
     dist.barrier()
     death(rank, folder, meshes[WORLD])

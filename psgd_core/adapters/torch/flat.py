@@ -94,6 +94,10 @@ class Flat:
         """Write back the vector that the parameters had at first."""
         self.write(vector)
 
+    def averaged(self, value: Tensor) -> Tensor:
+        """Return the mean of a loss over the processes that hold the parameters."""
+        return value
+
     def masked(self, vector: Tensor, used: Sequence[bool]) -> Tensor:
         """Return a vector, or columns (n, k), with zeros for the parameters that are not `used`."""
         if all(used):

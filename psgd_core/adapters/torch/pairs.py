@@ -215,9 +215,7 @@ class Oracle:
         whole: Any = value
         value = whole.full_tensor() if is_sharded(whole) else value
         value = value.reshape(()).to(flat.device, flat.dtype, copy=True)
-        if flat.shards is not None:  # each process may have a batch of its own
-            value = flat.shards.total(value) / flat.world  # type: ignore[attr-defined]
-        return self.mean(value, flat)
+        return self.mean(flat.averaged(value), flat)
 
     def mean(self, x: Tensor, flat: Flat) -> Tensor:
         """Return the mean of a tensor, the group's value or a vector of it, over the replicas."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,16 @@ import torch
 
 from ...arrays.library import to_host
 from ...groups.subgroup import PermutationSubgroup
-from ...preconditioners import Butterfly, Dense, Diagonal, LowRank, Preconditioner, Sparse, XMat
+from ...preconditioners import (
+    Butterfly,
+    Dense,
+    Diagonal,
+    Kronecker,
+    LowRank,
+    Preconditioner,
+    Sparse,
+    XMat,
+)
 from .sharded import ShardedFlat
 
 
@@ -20,7 +30,8 @@ def restricted(preconditioner: Preconditioner[Any], flat: Any) -> Preconditioner
     Parameters
     ----------
     preconditioner : Preconditioner
-        `Diagonal` or `LowRank`; `Sparse`, `Butterfly`, `XMat` or `Dense` if each orbit lies in one shard.
+        `Diagonal` or `LowRank`; `Sparse`, `Butterfly`, `XMat` or `Dense` if each orbit lies in one shard;
+        `Kronecker` for one parameter, diagonal along the dimension that is sharded.
     flat : ShardedFlat
 
     Raises
@@ -32,9 +43,11 @@ def restricted(preconditioner: Preconditioner[Any], flat: Any) -> Preconditioner
     assert flat.shards is not None
     if isinstance(preconditioner, Diagonal | LowRank):
         return preconditioner
+    if type(preconditioner) is Kronecker:
+        return _of_rows(preconditioner, flat)
     if not isinstance(preconditioner, Sparse | Butterfly | XMat | Dense):
         raise ValueError(
-            "`preconditioner` must be Diagonal, LowRank, or on orbits that lie in one shard each (Sparse, "
+            "`preconditioner` must be Diagonal, LowRank, Kronecker, or on orbits in one shard each (Sparse, "
             f"Butterfly, XMat), for sharded parameters, got {preconditioner!r}; the moves of others are made "
             "from all elements of a parameter at once: make groups of one parameter each in place of Blocks"
         )
@@ -63,6 +76,35 @@ def restricted(preconditioner: Preconditioner[Any], flat: Any) -> Preconditioner
         )
     assert found is not None
     return found
+
+
+def _of_rows(preconditioner: Kronecker, flat: ShardedFlat) -> Kronecker:
+    """Return the product for the rows here: its factor along the sharded dimension is theirs.
+
+    The others are the same on all processes: their Gram matrices are sums over rows.
+    """
+    piece, shape, kinds = flat.pieces[0], preconditioner.shape, preconditioner.kinds
+    at = next(
+        (i for i, s in enumerate(shape) if (math.prod(shape[:i]), s) == (piece.before, piece.size)), None
+    )
+    if len(flat.pieces) > 1 or piece.dim is None or at is None:
+        raise ValueError(
+            "`preconditioner` must be for one parameter, and have the dimension that it is sharded along, "
+            f"got Kronecker({shape}) for {[tuple(p.shape) for p in flat.params]}; make groups of one each"
+        )
+    if kinds[at] != "diagonal" or "normalization" in kinds or preconditioner.geometry != "EQ":
+        raise ValueError(
+            f"`preconditioner` must be diagonal along the sharded dimension {at}, and dense, triangular, "
+            f"affine or diagonal along others, in geometry 'EQ', got {kinds} and "
+            f"{preconditioner.geometry!r}: other factors there need all rows at once; give `factors`"
+        )
+    if min(piece.size - rank * -(-piece.size // flat.world) for rank in range(flat.world)) < 1:
+        raise ValueError(
+            f"`preconditioner` must be Diagonal or LowRank where a process holds no rows, got Kronecker for "
+            f"{piece.size} rows on {flat.world} processes"
+        )
+    local = (*shape[:at], piece.count, *shape[at + 1 :])
+    return replace(preconditioner, shape=local, factors=(*kinds[:at], "shard", *kinds[at + 1 :]))
 
 
 def _is_kept(preconditioner: XMat | Butterfly | Dense, n: int, places: np.ndarray) -> bool:

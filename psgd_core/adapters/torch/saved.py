@@ -19,9 +19,9 @@ from torch import Tensor
 from ...arrays.draws import ByPlace
 from ...arrays.trees import leaves_with_names, mapped
 from ...checkpoint.fingerprint import Misfit, compare, fingerprint, text_of
-from ...preconditioners import Diagonal, LowRank
+from ...preconditioners import Diagonal, Kronecker, LowRank
 from .. import dlpack
-from .flat import Flat, Flats, flat_of, is_sharded
+from .flat import Flat, Flats, flat_of, is_sharded, local_of
 
 if TYPE_CHECKING:
     from .groups import Mover
@@ -119,6 +119,8 @@ def packed_state(
                 found[name] = x
             elif along[name] == "n":
                 found[name] = flat.placed(x)
+            elif along[name] == "rows":
+                found[name] = {"rows": flat.like(x.clone(), flat.placements(0), (flat.pieces[0].size,))}
             else:  # orbits of the shard here: for as many processes only
                 found[name] = {f"process {flat.rank} of {flat.world}": x}
         wide = {"wide": flat.placed(held["wide"])} if "wide" in held else {}
@@ -131,7 +133,7 @@ def packed_state(
 
 
 def _along_n(mover: Mover, flat: Flat) -> dict[str, str]:
-    """Return for each array of a state whether it is "whole", along "n", or of the orbits "here"."""
+    """Return for each array of a state whether it is "whole", along "n", or "rows", or of orbits "here"."""
     p = mover.loop.preconditioner
     scales = isinstance(p, Diagonal | LowRank)
     loop = mover.loop if scales else replace(mover.loop, preconditioner=Diagonal())
@@ -142,6 +144,10 @@ def _along_n(mover: Mover, flat: Flat) -> dict[str, str]:
     if not scales:
         own = leaves({"preconditioner": mover.start(flat)["loop"].preconditioner})
         found |= {name: "here" if x.ndim else "whole" for name, x in own.items()}
+    if isinstance(p, Kronecker):
+        i = [kind for kind in p.kinds if kind != "identity"].index("shard")
+        found |= {name: "whole" for name, kind in found.items() if kind == "here"}
+        found |= {f"preconditioner.{name}.{i}": "rows" for name in ("factors", "held")}
     return found
 
 
@@ -172,6 +178,8 @@ def _joined(x: Any, flat: Any, start: Tensor) -> Tensor:
     if not isinstance(x, dict):
         return x
     here = f"process {flat.rank} of {flat.world}"
+    if "rows" in x:
+        return local_of(x["rows"])
     if "0" in x:
         return flat.unplaced(x, start)
     if here not in x:

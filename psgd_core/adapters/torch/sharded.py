@@ -227,6 +227,14 @@ class ShardedFlat(Flat):
             here = local_of(p)
             here.copy_(self._before[i] if i in self._before else row.reshape(here.shape))
 
+    def averaged(self, value: Tensor) -> Tensor:
+        """Return the mean of a loss over all processes of the mesh: each may have a batch of its own."""
+        for axis in range(self.mesh.ndim):
+            group = self.mesh.get_group(axis)
+            total: Any = TensorShards(group, (), 1).total(value)
+            value = total / dist.get_world_size(group)
+        return value
+
     def _gathered(self, vector: Tensor) -> dict[int, Tensor]:
         """Return the rows of whole parameters, from all processes, in one collective call."""
         if not self._before:
@@ -256,11 +264,15 @@ class ShardedFlat(Flat):
         lead, found = tuple(x.shape[:-1]), {}
         for i, (row, piece, p) in enumerate(zip(self.rows(x), self.pieces, self.params, strict=True)):
             shape, dim = (tuple(p.shape), piece.dim) if piece.dim is not None else ((p.numel(),), 0)
-            placements: list[Any] = [Replicate()] * self.mesh.ndim
-            placements[self.axis] = Shard(len(lead) + dim)
             local = (*shape[:dim], piece.count, *shape[dim + 1 :])
             here = row.reshape(*lead, *local).clone(memory_format=torch.contiguous_format)
-            found[str(i)] = self.like(here, placements, (*lead, *shape))
+            found[str(i)] = self.like(here, self.placements(len(lead) + dim), (*lead, *shape))
+        return found
+
+    def placements(self, dim: int) -> list[Any]:
+        """Return the placements of what is sharded along a dimension."""
+        found: list[Any] = [Replicate()] * self.mesh.ndim
+        found[self.axis] = Shard(dim)
         return found
 
     def unplaced(self, saved: dict[str, Tensor], start: Tensor) -> Tensor:
