@@ -157,9 +157,11 @@ def test_a_process_that_dies_ends_the_others(folder, found):
 
 def test_groups_accept_settings_that_all_share_if_they_agree():
     p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
-    optimizer = tasks.PSGD([{"params": [p], "curvature": "whitening"}], curvature="whitening", every=2)
+    given = {"params": [p], "curvature": "whitening"}
+    optimizer = tasks.PSGD([given], curvature="whitening", every=2)
+    assert given["curvature"] == "whitening"  # it may serve again
     optimizer.add_param_group({"params": [q], "every": 2})
     assert "every" not in optimizer.param_groups[1]
-    with pytest.raises(ValueError, match="`every` must be given to PSGD, got another one in a group"):
+    with pytest.raises(ValueError, match="`every` must be given to PSGD, got another in a group"):
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "every": 3})
     assert len(optimizer.param_groups) == 2

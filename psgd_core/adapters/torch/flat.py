@@ -175,15 +175,6 @@ class Flats(list[Flat]):
         return found[0].joined(found)
 
 
-def flat_of(params: Sequence[Tensor]) -> Flat:
-    """Return parameters as a vector: of those that are sharded, what is here."""
-    if not any(is_sharded(p) for p in params):
-        return Flat(params)
-    from .sharded import ShardedFlat  # imports torch.distributed
-
-    return ShardedFlat(params)
-
-
 def is_sharded(p: Any) -> bool:
     """Return whether a tensor is a DTensor."""
     return hasattr(p, "placements")

@@ -16,7 +16,8 @@ from ...preconditioners import Preconditioner, Replay
 from ...schedules import Schedule
 from . import pairs, saved
 from .engines import EngineName
-from .flat import Flat, Flats, Vectors, flat_of, once, require_parameter
+from .flat import Flat, Flats, Vectors, once, require_parameter
+from .flattened import flat_of
 from .groups import Mover, has_parameters, require_settings, settled
 from .shared import SHARED, Curvature, Shared, Way, seed_of, source_of
 from .silence import tell
@@ -138,9 +139,10 @@ class PSGD(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; its preconditioner starts in the next step."""
-        for name in set(SHARED) & set(param_group):  # wrappers such as ZeRO's hand all settings to each group
-            if param_group.pop(name) != self._given[name]:
-                raise ValueError(f"`{name}` must be given to PSGD, got another one in a group; all share it")
+        for name in [name for name in SHARED if name in param_group]:  # ZeRO hands all settings to each group
+            if param_group[name] != self._given[name]:
+                raise ValueError(f"`{name}` must be given to PSGD, got another in a group; all share it")
+            param_group = {key: x for key, x in param_group.items() if key != name}
         require_settings({**self.defaults, **param_group}, self._shared.source)
         if "params" in param_group:
             param_group["params"] = once(param_group["params"])
@@ -286,8 +288,7 @@ class PSGD(torch.optim.Optimizer):
             "generator": saved.generator_state(generator),
             "global_clip": saved.clip_state(self._shared.global_clip, clip),
         }
-        packed = super().state_dict()
-        return saved.packed_state(packed, self.param_groups, self.state, self._mover) | {"psgd": own}
+        return saved.packed_state(super().state_dict(), self.param_groups, self.state, self._mover, own)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, for parameters of the same shapes and dtypes.
@@ -300,8 +301,7 @@ class PSGD(torch.optim.Optimizer):
             If something does not fit; nothing is changed then.
         """
         own = saved.require_own(state_dict)
-        here = self.param_groups
-        shared = self._shared
+        here, shared = self.param_groups, self._shared
         make_mover = partial(Mover, source=shared.source, engine=shared.engine, options=None)
         groups, states = saved.restored_states(state_dict, here, make_mover)
         waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]

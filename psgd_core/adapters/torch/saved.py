@@ -21,7 +21,8 @@ from ...arrays.trees import leaves_with_names, mapped
 from ...checkpoint.fingerprint import Misfit, compare, fingerprint, text_of
 from ...preconditioners import Diagonal, Kronecker, LowRank
 from .. import dlpack
-from .flat import Flat, Flats, flat_of, is_sharded, local_of
+from .flat import Flat, Flats, is_sharded, local_of
+from .flattened import flat_of
 
 if TYPE_CHECKING:
     from .groups import Mover
@@ -98,8 +99,9 @@ def packed_state(
     groups: list[dict[str, Any]],
     state: dict[Tensor, dict[str, Any]],
     make_mover: Callable[[dict[str, Any], Flat], Mover],
+    own: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what PyTorch packed with settings described and states as tensors by name.
+    """Return what PyTorch packed with settings described, states as tensors by name, and what is PSGD's own.
 
     States of sharded groups are DTensors, one for each parameter, and there from the start.
     """
@@ -129,7 +131,7 @@ def packed_state(
         {k: x if k in ("params", "param_names") else plain(x) for k, x in group.items()}
         for group in packed["param_groups"]
     ]
-    return {"state": states, "param_groups": settings}
+    return {"state": states, "param_groups": settings, "psgd": own}
 
 
 def _along_n(mover: Mover, flat: Flat) -> dict[str, str]:
