@@ -331,6 +331,13 @@ def sixteen_bits(mesh):
             state = optimizer.state_dict()
             optimizer = make_optimizer()
             optimizer.load_state_dict(state)
+            whole = [torch.nn.Parameter(x.detach().full_tensor()) for x in (p, q)]
+            try:
+                PSGD(whole, psgd.Diagonal(), lr=0.01).load_state_dict(state)
+            except ValueError as error:
+                assert "must be of parameters that are whole" in str(error)  # noqa: PT017
+            else:
+                raise AssertionError("a sharded state was loaded into whole parameters")
     parts = [x.full_tensor() if mesh is not None else x for x in (p.detach(), q.detach())]
     return np.concatenate([x.float().numpy().reshape(-1) for x in parts])
 

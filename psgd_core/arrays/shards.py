@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from .library import Array, device_of, namespace
 
@@ -81,8 +81,9 @@ def everywhere(flag: Array) -> Array:
     if active() is None:
         return flag
     xp = namespace(flag)
-    wrong = most(xp.astype(xp.logical_not(flag), xp.float32))
-    return cast("Any", wrong) < 1
+    wrong: Any = most(xp.astype(xp.logical_not(flag), xp.float32))
+    none: Array = wrong < 1
+    return none
 
 
 def length(n: int) -> int:

@@ -116,7 +116,8 @@ def _by_backward(loss: Tensor, params: Sequence[Tensor]) -> Grads:
     try:
         for p in params:
             p.grad = None
-        loss.backward()
+        backward: Callable[[], None] = loss.backward
+        backward()
         return given(params)
     finally:
         for p, grad in zip(params, held, strict=True):

@@ -183,11 +183,10 @@ def is_sharded(p: Any) -> bool:
 @torch.no_grad()
 def local_of(tensor: Any) -> Tensor:
     """Return the part of a DTensor that is here, in the same memory; any other tensor detached."""
-    if not is_sharded(tensor):
-        return tensor.detach()
-    here = tensor.to_local()
+    here = tensor.to_local() if is_sharded(tensor) else tensor
     here = here.wait() if hasattr(here, "wait") else here  # it may still be on its way
-    return here.detach()
+    found: Tensor = here.detach()
+    return found
 
 
 def once(params: Any) -> Any:

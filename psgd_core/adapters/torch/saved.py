@@ -169,6 +169,11 @@ def unpacked(saved: dict[str, Any], mover: Mover, flat: Any, name: str) -> dict[
         }
         if "wide" in saved:
             saved["wide"] = flat.unplaced(saved["wide"], flat.vector())
+    elif any(isinstance(x, dict) for x in saved["loop"].values()):
+        raise ValueError(
+            f"`state_dict` must be of parameters that are whole, got one of sharded ones for {name}; load it "
+            "with torch.distributed.checkpoint into parameters on a mesh, of one process if need be"
+        )
     held = {"loop": mapped(mover.engine.inward, rebuilt(template, saved["loop"], name))}
     if "wide" in saved:
         held["wide"] = rebuilt((flat.vector(),), {"0": saved["wide"]}, name)[0]
@@ -177,19 +182,22 @@ def unpacked(saved: dict[str, Any], mover: Mover, flat: Any, name: str) -> dict[
 
 def _joined(x: Any, flat: Any, start: Tensor) -> Tensor:
     """Return the part here of an array of a sharded group's state."""
-    if not isinstance(x, dict):
-        return x
     here = f"process {flat.rank} of {flat.world}"
+    found: Tensor = x
+    if not isinstance(x, dict):
+        return found
     if "rows" in x:
         return local_of(x["rows"])
     if "0" in x:
-        return flat.unplaced(x, start)
+        found = flat.unplaced(x, start)
+        return found
     if here not in x:
         raise ValueError(
             f"`state_dict` must hold the orbits of {here}, got those of {', '.join(x)}; orbits are kept for "
             "as many processes as they were saved by"
         )
-    return x[here]
+    found = x[here]
+    return found
 
 
 def require_own(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -237,10 +245,13 @@ def are_alike(generator: Any, other: Any) -> bool:
     """Return whether one may take the state of the other."""
     if generator is None or type(generator) is not type(other):
         return False
-    return isinstance(generator, ByPlace) or generator.device == other.device
+    alike: bool = isinstance(generator, ByPlace) or generator.device == other.device
+    return alike
 
 
-def resumed_generator(saved: dict[str, Any], here: Any) -> torch.Generator | ByPlace | None:
+def resumed_generator(
+    saved: dict[str, Any], here: torch.Generator | ByPlace | None
+) -> torch.Generator | ByPlace | None:
     """Return a new generator in the saved state, on the device of `here` if possible; else `here`."""
     if saved["device"] is None:
         return here

@@ -110,10 +110,9 @@ def _like(y: Tensor, x: Any) -> Array:
     found: Any = y
     if isinstance(x, Tensor):
         return found
-    if type(x).__module__.startswith("cupy"):
-        return dlpack.to_cupy(found)
-    numpy: Array = y.numpy()[()]  # scalars stay scalars
-    return numpy
+    on_host = isinstance(x, np.ndarray | np.generic)
+    array: Array = y.numpy()[()] if on_host else dlpack.to_cupy(found)  # scalars stay scalars
+    return array
 
 
 class ShardedFlat(Flat):
