@@ -108,10 +108,11 @@ class TensorShards:
 def _like(y: Tensor, x: Any) -> Array:
     """Return a tensor as an array of the library of x."""
     found: Any = y
-    if isinstance(x, Tensor):
-        return found
-    on_host = isinstance(x, np.ndarray | np.generic)
-    array: Array = y.numpy()[()] if on_host else dlpack.to_cupy(found)  # scalars stay scalars
+    if isinstance(x, np.ndarray | np.generic):
+        found = y.numpy()[()]  # scalars stay scalars
+    elif not isinstance(x, Tensor):
+        found = dlpack.to_cupy(found)
+    array: Array = found
     return array
 
 
