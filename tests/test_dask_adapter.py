@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from psgd_core.curvature import Functions  # noqa: E402
 PARTS = 8
 SIZE = 400
 """Images of digits; 65 inputs, 10 classes."""
+PATIENCE = 300
+"""Seconds that Dask gets to replace a worker: long, for machines that do much else."""
 
 
 def load(i, parts=PARTS):
@@ -63,18 +66,19 @@ def client():
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
         ) as cluster,
         distributed.Client(cluster) as found,
     ):
-        found.wait_for_workers(2, timeout=120)
         yield found
 
 
 @pytest.fixture
 def both_workers(client):
     """Their addresses; one that died is there again."""
-    client.wait_for_workers(2, timeout=120)
+    limit = time.monotonic() + 300
+    while len(client.nthreads()) < 2 and time.monotonic() < limit:
+        time.sleep(0.05)
     return sorted(client.nthreads())
 
 
@@ -83,7 +87,7 @@ def inside():
     """A cluster of two workers in this process, for what needs no others."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as found,
     ):
@@ -139,17 +143,20 @@ def test_any_number_of_parts_is_the_whole_to_rounding(inside, count):
     np.testing.assert_allclose(functions.hvp(W, v), hvp(W, v, whole), rtol=1e-12, atol=1e-15)
 
 
-def test_trees_libraries_and_samples(inside, backend64):
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax.numpy"])
+def test_trees_libraries_and_samples(inside, library):
     """What is added are trees of any arrays; what `at` binds comes after the part."""
-    x = {"a": backend64.asarray(np.arange(3.0)), "b": [backend64.asarray(np.ones(2))]}
+    xp = pytest.importorskip(library)
+    x = {"a": xp.asarray([0.0, 1.0, 2.0]), "b": [xp.asarray([1.0, 1.0])]}
 
     def scaled(x, part, sample):
         return {"a": x["a"] * part * sample, "b": [x["b"][0] * part]}
 
     functions = summed(Functions(gradient=scaled), [dask.delayed(float(i)) for i in range(5)], client=inside)
     found = functions.at(2.0).gradient(x)
-    np.testing.assert_array_equal(backend64.numpy(found["a"]), 20 * np.arange(3.0))
-    np.testing.assert_array_equal(backend64.numpy(found["b"][0]), 10 * np.ones(2))
+    assert type(found["a"]) is type(x["a"])
+    np.testing.assert_array_equal(np.asarray(found["a"]), [0, 20, 40])
+    np.testing.assert_array_equal(np.asarray(found["b"][0]), [10, 10])
 
 
 def test_collections_in_step(inside):
@@ -202,7 +209,7 @@ def test_parts_stay_where_they_are(client, both_workers):
 def test_a_point_is_sent_once(inside, monkeypatch):
     sent, scatter = [], inside.scatter
     monkeypatch.setattr(inside, "scatter", lambda data, **kw: sent.append(data[0]) or scatter(data, **kw))
-    functions = summed(SOFTMAX, inside.map(load, range(2)), client=inside)
+    functions = summed(SOFTMAX, inside.map(partial(load, parts=2), range(2)), client=inside)
     x = W.copy()
     functions.both(x)
     functions.hvp(x.copy(), W)
@@ -239,7 +246,7 @@ def test_a_worker_killed_in_the_middle_costs_no_bit(client, both_workers, tmp_pa
     parts = client.map(load, range(PARTS), pure=False)
     expected = summed(SOFTMAX, parts, client=client).gradient(W)
     marker = tmp_path / "died"
-    functions = summed(Functions(gradient=partial(once, marker)), parts, client=client)
+    functions = summed(Functions(gradient=partial(once, marker)), parts, client=client, patience=PATIENCE)
     assert np.array_equal(functions.gradient(W), expected)
     assert marker.exists()
     assert both_workers != sorted(client.nthreads())
@@ -247,16 +254,18 @@ def test_a_worker_killed_in_the_middle_costs_no_bit(client, both_workers, tmp_pa
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_a_function_that_ends_workers_is_found_out(client, both_workers, monkeypatch):
-    monkeypatch.setattr(adapter, "TRIES", 2)
-    functions = summed(Functions(gradient=always), client.map(load, range(2), pure=False), client=client)
-    with pytest.raises(RuntimeError, match=r"`gradient` must not end the workers .* 2 tries"):
+    monkeypatch.setattr(adapter, "TRIES", 1)
+    parts = client.map(load, range(2), pure=False)
+    functions = summed(Functions(gradient=always), parts, client=client, patience=PATIENCE)
+    with pytest.raises(RuntimeError, match=r"`gradient` must not end the workers .* 1 tries"):
         functions.gradient(W)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_data_that_nothing_can_make_again_are_missed(client, both_workers, tmp_path):
     parts = client.scatter([load(i) for i in range(4)], hash=False)
-    functions = summed(Functions(gradient=partial(once, tmp_path / "died")), parts, client=client)
+    dies = Functions(gradient=partial(once, tmp_path / "died"))
+    functions = summed(dies, parts, client=client, patience=PATIENCE)
     with pytest.raises(RuntimeError, match=r"part \d was lost with its worker; load it by client\.submit"):
         functions.gradient(W)
 
@@ -270,7 +279,7 @@ def test_an_error_of_the_function_is_the_users(inside):
 def test_no_workers_are_not_waited_for_for_ever():
     with (
         distributed.LocalCluster(
-            n_workers=0, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=0, processes=False, dashboard_address=":0", silence_logs=50
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as empty,
     ):

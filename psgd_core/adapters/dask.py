@@ -211,7 +211,7 @@ class _Sum:
     def _require_parts(self) -> None:
         """Raise if a part is lost for good."""
         for i, part in enumerate(self._parts):
-            if any(future.status in ("cancelled", "lost") for future in part):
+            if any(future.status == "cancelled" for future in part):  # "lost" ones are being made again
                 raise RuntimeError(
                     f"`data` must be there, or be made again by tasks, but part {i} was lost with its worker; "
                     "load it by client.submit or client.map, or as a Dask collection, not by scatter"
