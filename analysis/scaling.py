@@ -3,7 +3,7 @@
     python analysis/scaling.py --out analysis/results/scaling
 
 The step of each optimiser is compiled by JAX for so many devices, which are pretended on the host, and for
-parameters that are shapes without arrays: matrices of 16,384 x 16,384 in float32, their rows split over all
+parameters that are shapes without arrays: matrices of 2,048 x 2,048 in float32, their rows split over all
 devices. What is counted stands in the compiled program: the bytes of state that a device holds, and the
 bytes that it sends to others (in the mean over devices), in a step that fits P (for Shampoo: one that takes
 roots) and in one that does not. An all-reduce of b bytes counts 2 b, an all-gather to b bytes and an
@@ -29,10 +29,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SIDE = 16384
+SIDE = 2048
 """Rows and columns of a matrix."""
 
-SIZES = ((4, 8), (40, 64), (400, 512))
+SIZES = ((256, 8), (2560, 64), (25600, 512))
 """Matrices, and devices: 1.1e9, 1.1e10 and 1.1e11 parameters."""
 
 
@@ -95,7 +95,9 @@ def traffic(program: str, devices: int) -> Traffic:
                     sent *= sum(source != target for source, target in ends) / devices
                 add({operation: sent})
             elif operation in ("ragged-all-to-all", "collective-broadcast", "send", "recv"):
-                raise ValueError(f"`program` must hold collectives that are counted, got {line.strip()[:100]}")
+                raise ValueError(
+                    f"`program` must hold collectives that are counted, got {line.strip()[:100]}"
+                )
             elif operation == "conditional":
                 branches = called(line, "branch_computations")
                 branches = branches or called(line, "true_computation") + called(line, "false_computation")
@@ -104,7 +106,9 @@ def traffic(program: str, devices: int) -> Traffic:
                 inside = cost(called(line, "body")[0], pick)
                 times = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
                 if inside and not times:
-                    raise ValueError(f"`program` must not communicate in open loops, got {line.strip()[:100]}")
+                    raise ValueError(
+                        f"`program` must not communicate in open loops, got {line.strip()[:100]}"
+                    )
                 add(inside, int(times[1]) if times else 0)
             elif operation in ("call", "fusion", "async"):
                 for one in called(line, "calls") + called(line, "to_apply"):
@@ -183,9 +187,7 @@ def optimizers() -> dict[str, tuple[Any, bool]]:
     }
 
     def kronecker(factors: str) -> Any:
-        return adapter.scale_by_psgd(
-            lambda leaf: psgd.Kronecker(leaf.shape, factors), momentum=0.9, every=10
-        )
+        return adapter.scale_by_psgd(lambda leaf: psgd.Kronecker(leaf.shape, factors), momentum=0.9, every=10)
 
     return {
         "AdamW": (optax.adamw(1e-3), False),
@@ -231,9 +233,7 @@ def compiled(name: str, matrices: int, devices: int, side: int) -> Row:
     program = jax.jit(step, out_shardings=whole).lower(leaf, leaf, leaf, leaf, state).compile()
     sent = traffic(program.as_text(), devices)
     times = matrices if one_matrix else 1
-    held = sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state)
-    )
+    held = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
     least, most = ({kind: times * b for kind, b in part.items()} for part in sent)
     return Row(name, matrices * side * side, devices, times * held, least, most)
 

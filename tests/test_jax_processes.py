@@ -20,13 +20,13 @@ import pytest
 pytest.importorskip("jax", reason="jax is not installed")
 pytest.importorskip("optax", reason="optax is not installed")
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import optax  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import psgd_core as psgd  # noqa: E402
-from psgd_core.adapters import jax as adapter  # noqa: E402
+import psgd_core as psgd
+from psgd_core.adapters import jax as adapter
 
 ROOT = Path(__file__).parent.parent
 PROCESSES, DEVICES, STEPS, HALF = 2, 1, 50, 30

@@ -42,6 +42,8 @@ def test_the_program_runs_on_two_processes(tmp_path):
 
 
 def test_an_exception_in_one_process_ends_both(tmp_path):
-    done = run(tmp_path, PROGRAM.replace("result =", "if world.rank:\n    raise OSError('no data')\nresult ="))
+    done = run(
+        tmp_path, PROGRAM.replace("result =", "if world.rank:\n    raise OSError('no data')\nresult =")
+    )
     assert done.returncode != 0
     assert "no data" in done.stderr

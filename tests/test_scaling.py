@@ -42,7 +42,7 @@ ENTRY %main (x: f32[2]) -> f32[8] {
   %moved = f64[2]{0} collective-permute(%x), source_target_pairs={{0,0},{1,2},{2,1},{3,3}}
   %while = (s32[], f32[10]) while(%start), condition=%condition, body=%body, backend_config={KNOWN}
   %pair = (f32[3]{0}, pred[2]{0}) all-to-all(%x, %y), dimensions={0}
-  ROOT %found = f32[8]{0} conditional(%due, %x, %x), branch_computations={%rests, %fits}, metadata={op_name="c"}
+  ROOT %found = f32[8]{0} conditional(%due, %x, %x), branch_computations={%rests, %fits}, metadata={}
 }
 """
 KNOWN = '{"known_trip_count":{"n":"3"}}'

@@ -58,8 +58,8 @@ def summed(functions: Functions, *data: Any, client: Any = None, patience: float
         is meant: divide a mean by the size of all data, and add what belongs to no part to one of them.
     *data : Dask collections, or sequences of futures or delayed objects
         All in the same number of parts. Of a Dask array the parts are its chunks, along the first axis only.
-        What a worker held when it died is made again, by the tasks that made it: of data that `Client.scatter`
-        has sent there are none.
+        What a worker held when it died is made again, by the tasks that made it: of data that
+        `Client.scatter` has sent there are none.
     client : distributed.Client, optional
         The current one by default.
     patience : float
@@ -137,8 +137,8 @@ class _Sum:
                 self._sent = None
                 self._require_parts()
         raise RuntimeError(
-            f"`{name}` must not end the workers that evaluate it, but workers were lost in {TRIES} tries in a "
-            "row; is their memory enough for a part?"
+            f"`{name}` must not end the workers that evaluate it, but workers were lost in {TRIES} tries "
+            "in a row; is their memory enough for a part?"
         )
 
     def _try(self, name: str, x: Tree, along: tuple[Tree, ...], bound: tuple[Any, ...]) -> Any:
@@ -213,8 +213,8 @@ class _Sum:
         for i, part in enumerate(self._parts):
             if any(future.status == "cancelled" for future in part):  # "lost" ones are being made again
                 raise RuntimeError(
-                    f"`data` must be there, or be made again by tasks, but part {i} was lost with its worker; "
-                    "load it by client.submit or client.map, or as a Dask collection, not by scatter"
+                    f"`data` must be there, or be made again by tasks, but part {i} was lost with its "
+                    "worker; load it by client.submit or client.map, or as a Dask collection, not by scatter"
                 )
 
 

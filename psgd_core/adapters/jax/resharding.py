@@ -59,7 +59,7 @@ def reshard(state: Tree, params: Tree) -> Tree:
             return _placed(part, whole)
         rest = jax.tree.map(partial(_placed, sharding=whole), part._replace(leaves=()))
         states, structure = jax.tree.flatten(part.leaves, is_leaf=_is_state)
-        if isinstance(part.leaves, LeafState):  # one for all parameters
+        if isinstance(part.leaves, LeafState) and not isinstance(params, jax.Array):  # one for all leaves
             placed = jax.tree.map(partial(_placed, sharding=whole), states)
         else:
             kept = jax.tree.unflatten(structure, [0] * len(states))
