@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -74,10 +75,11 @@ def client():
 
 @pytest.fixture
 def both_workers(client):
-    """Their addresses; one that died is there again."""
-    limit = time.monotonic() + 300
-    while len(client.nthreads()) < 2 and time.monotonic() < limit:
-        time.sleep(0.05)
+    """Their addresses; one that died is there again, and answers."""
+    limit, answers = time.monotonic() + PATIENCE, {}
+    while len(answers) < 2 and time.monotonic() < limit:
+        with contextlib.suppress(OSError):
+            answers = client.run(os.getpid)
     return sorted(client.nthreads())
 
 
@@ -252,15 +254,6 @@ def test_a_worker_killed_in_the_middle_costs_no_bit(client, both_workers, tmp_pa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-def test_a_function_that_ends_workers_is_found_out(client, both_workers, monkeypatch):
-    monkeypatch.setattr(adapter, "TRIES", 1)
-    parts = client.map(load, range(2), pure=False)
-    functions = summed(Functions(gradient=always), parts, client=client, patience=PATIENCE)
-    with pytest.raises(RuntimeError, match=r"`gradient` must not end the workers .* 1 tries"):
-        functions.gradient(W)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_data_that_nothing_can_make_again_are_missed(client, both_workers, tmp_path):
     parts = client.scatter([load(i) for i in range(4)], hash=False)
     dies = Functions(gradient=partial(once, tmp_path / "died"))
@@ -303,3 +296,12 @@ def test_bad_arguments(inside):
         summed(SOFTMAX, [dask.delayed(1)], client=inside, patience=-1)
     with pytest.raises(TypeError, match=r"`client` must be a distributed\.Client"):
         summed(SOFTMAX, [dask.delayed(1)], client="tcp://127.0.0.1:9")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_function_that_ends_workers_is_found_out(client, both_workers, monkeypatch):
+    monkeypatch.setattr(adapter, "TRIES", 1)
+    parts = client.map(load, range(2), pure=False)
+    functions = summed(Functions(gradient=always), parts, client=client, patience=PATIENCE)
+    with pytest.raises(RuntimeError, match=r"`gradient` must not end the workers .* 1 tries"):
+        functions.gradient(W)

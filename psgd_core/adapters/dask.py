@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 try:
-    import dask
     import distributed
+    from dask.base import is_dask_collection
 except ImportError as error:
     raise ImportError(
         f"`psgd_core.adapters.dask` needs dask and distributed, and {error.name} is not installed; "
@@ -183,10 +183,11 @@ class _Sum:
 
     def _wait(self, futures: list[Future], workers: set[str]) -> None:
         """Wait until all futures have ended, as long as there are workers, and the given ones live."""
+        wait: Any = distributed.wait  # without types
         limit = time.monotonic() + self._patience
         while True:
             try:
-                distributed.wait(futures, timeout=LOOK)
+                wait(futures, timeout=LOOK)
                 return
             except distributed.CancelledError:
                 raise _Lost from None
@@ -231,7 +232,7 @@ def _parts(client: Any, data: tuple[Any, ...]) -> list[tuple[Future, ...]]:
 
 def _futures(client: Any, data: Any) -> list[Future]:
     """Return the futures of the parts of one collection or sequence."""
-    if dask.is_dask_collection(data) and hasattr(data, "to_delayed"):
+    if is_dask_collection(data) and hasattr(data, "to_delayed"):
         if any(number > 1 for number in getattr(data, "numblocks", ())[1:]):
             raise ValueError(
                 f"`data` must be in chunks along the first axis only, got {data.numblocks} of them; "
@@ -241,7 +242,7 @@ def _futures(client: Any, data: Any) -> list[Future]:
         found = list(delayed.ravel() if hasattr(delayed, "ravel") else delayed)
         return list(client.compute(found))
     if isinstance(data, list | tuple) and all(
-        isinstance(one, distributed.Future) or dask.is_dask_collection(one) for one in data
+        isinstance(one, distributed.Future) or is_dask_collection(one) for one in data
     ):
         return [one if isinstance(one, distributed.Future) else client.compute(one) for one in data]
     raise TypeError(
