@@ -9,10 +9,10 @@ bytes that it sends to others (in the mean over devices), in a step that fits P 
 roots) and in one that does not. An all-reduce of b bytes counts 2 b, an all-gather to b bytes and an
 all-to-all of b bytes count b, a permutation of b bytes counts b, each less the part that stays. Gathering
 parameters for the loss and scattering its gradients is the same for every optimiser, and not part of it:
-fully sharded, that sends about 3 times the bytes of the parameters per step, and again as much for an exact
-product. The groups that act on a vector get all matrices as one leaf. Kronecker and Shampoo are compiled for
-one matrix, and multiplied by their number. Shampoo is written here after its paper (arXiv 1802.09568), its
-factors split by rows and each root taken in full on each device. Needs jax and optax.
+fully sharded, each device sends about 3 times the bytes of all parameters per step, and again as much for an
+exact product. The groups that act on a vector get all matrices as one leaf. Kronecker and Shampoo are
+compiled for one matrix, and multiplied by their number. Shampoo is written here after its paper
+(arXiv 1802.09568), its factors split by rows and each root taken in full on each device. Needs jax and optax.
 """
 
 from __future__ import annotations

@@ -254,6 +254,15 @@ def test_a_worker_killed_in_the_middle_costs_no_bit(client, both_workers, tmp_pa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_so_does_one_killed_before_it_is_missed(client, both_workers):
+    """The scheduler still counts on it when the point is sent."""
+    functions = summed(SOFTMAX, client.map(load, range(PARTS), pure=False), client=client, patience=PATIENCE)
+    expected = functions.hvp(W, W)
+    os.kill(client.run(os.getpid)[both_workers[0]], signal.SIGKILL)
+    assert np.array_equal(functions.hvp(W, 2 * W), 2 * expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_data_that_nothing_can_make_again_are_missed(client, both_workers, tmp_path):
     parts = client.scatter([load(i) for i in range(4)], hash=False)
     dies = Functions(gradient=partial(once, tmp_path / "died"))

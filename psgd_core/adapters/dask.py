@@ -42,6 +42,9 @@ FAN = 8
 LOOK = 0.5
 """Seconds between two looks at the workers."""
 
+ARRIVAL = 60.0
+"""Seconds that a sum may take on its way here."""
+
 Future = Any
 """A `distributed.Future`."""
 
@@ -162,11 +165,11 @@ class _Sum:
             terms = [client.submit(_added, group, pure=False) for group in groups]
         self._wait(terms, {worker for place in places for worker in place})
         try:
-            return terms[0].result()
+            return terms[0].result(timeout=ARRIVAL)
         except (OSError, distributed.CancelledError):
             if terms[0].status == "error":  # the function's own
                 raise
-            raise _Lost from None
+            raise _Lost from None  # it was on a worker that died, and its terms are bound to others
 
     def _at(self, x: Tree) -> Future:
         """Return the functions and x on the workers, sent unless they are there."""
@@ -175,9 +178,12 @@ class _Sum:
         return self._sent.future
 
     def _send(self, thing: Any) -> Future:
-        """Return the future of a copy on each worker."""
+        """Return the future of a thing on a worker; the others fetch it, from any that has it.
+
+        Dask can send it to all of them at once, but waits for ever if one of them dies just then.
+        """
         try:
-            return self._client.scatter([thing], broadcast=True, hash=False)[0]
+            return self._client.scatter([thing], hash=False)[0]
         except (OSError, distributed.CancelledError):  # a worker died meanwhile
             raise _Lost from None
 
