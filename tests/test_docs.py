@@ -109,6 +109,12 @@ import psgd_core
 def loss(params, batch):
     return ((params - batch) ** 2).sum()
 """,
+    "psgd_core.adapters.jax.reshard": """
+import jax.numpy as jnp
+import psgd_core
+params = jnp.ones(4)
+psgd_core.save("run.npz", psgd(0.1).init(params))
+""",
     "psgd_core.adapters.dask": """
 import distributed, numpy as np
 import psgd_core
