@@ -183,7 +183,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert str(tmp_path / "mnist") in str(caught.value)
     assert data.available("mnist", tmp_path) is None
     with pytest.raises(data.Missing, match="--data DIR or set PSGD_DATA"):
-        data.load("cifar10")
+        data.load("cifar10-jpeg")
     with pytest.raises(ValueError, match="`name` must be one of mnist"):
         data.load("imagenet")
 

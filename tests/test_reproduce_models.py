@@ -13,6 +13,8 @@ from torch.nn import functional  # noqa: E402
 
 from psgd_analysis.reproduce import models  # noqa: E402
 from psgd_analysis.reproduce.convolution import InputConv2d  # noqa: E402
+from psgd_analysis.reproduce.transformer import Attention  # noqa: E402
+from psgd_analysis.reproduce.twice import differentiable_twice  # noqa: E402
 
 IMAGES, TEXTS = (1, 28, 28), (9,)
 CASES: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any]]] = {
@@ -23,6 +25,9 @@ CASES: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any]]] = {
     "rnn on texts": ("rnn", TEXTS, 7, {"width": 6}),
     "transformer": ("transformer", IMAGES, 10, {"width": 8, "depth": 1}),
     "transformer on texts": ("transformer", TEXTS, 7, {"width": 8, "depth": 2}),
+    "gpt": ("transformer", TEXTS, 7, {"width": 8, "tied": True, "bias": False, "deviation": 0.02}),
+    "encoder": ("transformer", TEXTS, 7, {"width": 8, "causal": False}),
+    "lstm": ("lstm", TEXTS, 7, {"width": 6, "hidden": 5, "depth": 2}),
 }
 
 
@@ -89,7 +94,9 @@ def test_hessian_vector_products_against_differences_of_gradients(case):
     v = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in params]
     length = torch.cat([d.ravel() for d in v]).norm()
     v = [d / length for d in v]
-    grads = torch.autograd.grad(loss(model, x, y), params, create_graph=True)
+    with differentiable_twice():
+        value = loss(model, x, y)
+    grads = torch.autograd.grad(value, params, create_graph=True)
     products = torch.autograd.grad(grads, params, v)
     found, h = [], 1e-6
     for sign in (1, -1):
@@ -118,15 +125,20 @@ def test_the_recurrent_network_is_torchs():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_is_torchs(causal):
-    layer = models.Attention(8, 2, causal).double()
+def test_attention_is_that_of_plain_products(causal):
+    layer = Attention(8, 2, causal).double()
     x = torch.randn(3, 5, 8, dtype=torch.float64)
     q, k, v = (z.unflatten(-1, (2, 4)).transpose(1, 2) for z in layer.ask(x).split(8, dim=-1))
-    z = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    torch.testing.assert_close(layer(x), layer.answer(z.transpose(1, 2).flatten(2)))
+    scores = q @ k.transpose(-1, -2) / 2
+    if causal:
+        scores = scores + torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1)
+    wanted = layer.answer((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(x), wanted)
+    with differentiable_twice():
+        torch.testing.assert_close(layer(x), wanted)
 
 
-@pytest.mark.parametrize("case", ["rnn on texts", "transformer on texts"])
+@pytest.mark.parametrize("case", ["rnn on texts", "transformer on texts", "gpt", "lstm"])
 def test_texts_are_read_from_the_front(case):
     model, (x, _) = made(case), batch(case)
     other = x.clone()

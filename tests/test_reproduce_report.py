@@ -603,7 +603,6 @@ def written(tmp_path):
     for record in records:
         book.add(record)
     pages.write(e, records, tmp_path)
-    pages.write_overview([e, forged(name="other")], tmp_path)
     return e, tmp_path, (tmp_path / "forged.md").read_text(encoding="utf-8")
 
 
@@ -631,25 +630,6 @@ def test_a_page_has_everything_and_its_links_lead_somewhere(written):
     assert all(row["scale"] == "reduced" for row in verdicts)
 
 
-def test_the_overview_has_a_row_for_each_claim_and_what_was_not_run(written):
-    _, folder, _ = written
-    rows = parsed((folder / "overview.md").read_text(encoding="utf-8").split("\n\n")[1].splitlines())
-    assert [row["table or figure"] for row in rows] == ["[Table 1](forged.md)"] * 2 + [
-        "[Figure 3](forged.md)",
-        "Table 1",
-    ]
-    assert rows[-1]["verdict"] == "not tested yet"
-
-
-def test_the_overview_says_what_has_no_experiment(tmp_path):
-    from psgd_analysis.reproduce import pages
-
-    text = pages.overview([forged()], {})
-    assert text.splitlines()[-1].startswith("Without an experiment of its own: Table 2, Table 3")
-    assert "Figure 8." in text
-    assert "Table 1," not in text.splitlines()[-1]
-
-
 def test_a_page_without_runs_and_one_of_smoke_runs_decide_nothing(tmp_path):
     from psgd_analysis.reproduce import pages
 
@@ -659,7 +639,6 @@ def test_a_page_without_runs_and_one_of_smoke_runs_decide_nothing(tmp_path):
     text = pages.page(e, smoke)
     assert "they decide nothing" in text
     assert "smoke" not in pages.page(e, [*smoke, run("c", 9, x=1.0)])
-    assert "smoke" not in "".join(pages.overview([e], {"forged": [*smoke, run("c", 9, x=1.0)]}))
     assert "**confirmed**" not in text
     assert "beat a baseline" not in text
 

@@ -20,7 +20,7 @@ from .. import interrupts, sweeps
 from ..files import require_folder
 from ..machine import available_cores
 from ..terminal import UsageError, console, fail, progress
-from . import data, pages
+from . import data, overview, pages
 from .experiment import SCALES, Experiment, Job, Scale
 from .experiments import NAMES, experiment
 from .loop import Checkpoint
@@ -93,7 +93,7 @@ def reproduce(
     # make the pages of what is recorded
     terminal = console(110, highlight=False)
     with _disk(out):
-        pages.write_overview([experiment(n) for n in NAMES], out)
+        overview.write_overview([experiment(n) for n in NAMES], out)
     for e in chosen:
         with _disk(out):
             records = _book(out, e).records()
@@ -196,7 +196,7 @@ def _jobs(
     """Return the runs of an experiment that were asked for, with the data that is there."""
     absent = [package for package in e.needs if find_spec(package) is None]
     if absent:
-        raise UsageError(f"`{e.name}` needs {' and '.join(absent)}; pip install 'psgd-core[reproduce]'")
+        raise UsageError(f"`{e.name}` needs {' and '.join(absent)}; pip install 'psgd-core[{e.extras}]'")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"`--data` must be a folder, got {str(folder)!r}")
     names = [c.name for c in e.plans[scale].cells]

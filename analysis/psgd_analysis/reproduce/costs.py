@@ -133,7 +133,7 @@ class Stepping:
     def block(self) -> None:
         """Do some steps."""
         for _ in range(BLOCK):
-            self.training.one_step(self.training.batches.next())
+            self.training.one_step(self.training.next_batch())
 
 
 class ToLoss:

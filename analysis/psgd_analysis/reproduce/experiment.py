@@ -85,6 +85,8 @@ class Column:
         The paper's text by name of cell.
     spread : {"sd", "range", "rate", "median"}
         Mean and standard deviation, median with least and largest, the fraction that is true, or the median.
+    source : str
+        The table or figure that the paper's numbers are of, if it is not the experiment's first.
     """
 
     title: str
@@ -92,6 +94,7 @@ class Column:
     form: str = ".3g"
     paper: Mapping[str, str] = field(default_factory=dict)
     spread: Literal["sd", "range", "rate", "median"] = "sd"
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class Experiment:
     claim : str
         What the paper says, in a sentence.
     needs : tuple of str
-        Packages, by the name they are imported under.
+        Packages, by the name they are imported under; `extras` installs them.
     data : tuple of str
         Data sets by name; see `data`.
     plans : dict of Plans by scale
@@ -169,6 +172,8 @@ class Experiment:
         What is known to differ, and where the paper contradicts itself.
     contests : tuple of Contests
         What PSGD is held against: pages begin with where it does not win.
+    extras : str
+        Of psgd-core.
     """
 
     name: str
@@ -184,6 +189,7 @@ class Experiment:
     figures: Mapping[str, Callable[[Sequence[Record]], Figure]]
     notes: tuple[str, ...] = ()
     contests: tuple[Contest, ...] = ()
+    extras: str = "reproduce"
 
     def jobs(self, scale: Scale, seeds: Sequence[int], data: Mapping[str, str]) -> list[Job]:
         """Return the runs of a scale, seed by seed, so that a sweep that is cut has whole seeds."""

@@ -144,7 +144,7 @@ def curves(
             ax.set_yscale("log")
         if x == "part":
             ax.locator_params(axis="x", integer=True)
-        _finish(ax, title, xlabel or x, ylabel or y)
+        labelled(ax, title, xlabel or x, ylabel or y)
 
     return panel
 
@@ -230,7 +230,7 @@ def levels(
         ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
         if log:
             ax.set_yscale("log")
-        _finish(ax, title, xlabel, ylabel or key)
+        labelled(ax, title, xlabel, ylabel or key)
 
     return panel
 
@@ -264,7 +264,7 @@ def rows(
         ax.set_ylim(max(len(found), 1) - 0.5, -0.5)
         if log:
             ax.set_xscale("log")
-        _finish(ax, title, xlabel or key, "")
+        labelled(ax, title, xlabel or key, "")
 
     return panel
 
@@ -294,12 +294,12 @@ def against(
         for name, wanted in zip("xy", log, strict=True):
             if wanted:
                 getattr(ax, f"set_{name}scale")("log")
-        _finish(ax, title, xlabel or x, ylabel or y)
+        labelled(ax, title, xlabel or x, ylabel or y)
 
     return panel
 
 
-def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
+def labelled(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
     """Set labels and grid; say so where nothing was drawn, and give short logarithmic axes more numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import activations
 from .convolution import InputConv2d
+from .lstm import LSTM
 from .outer_products import OuterProducts
 from .residual import resnet
+from .transformer import Transformer
 
 
 def make(
@@ -44,7 +47,14 @@ def make(
         return MODELS[name](shape, classes, **settings)
 
 
-def lenet5(shape: tuple[int, ...], classes: int, *, deviation: float | None = None) -> nn.Module:
+def lenet5(
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    deviation: float | None = None,
+    activation: str = "relu",
+    pooling: str = "max",
+) -> nn.Module:
     """Return LeNet5 as in E.1: 44,426 parameters for images of 28 x 28, max pooling and ReLU throughout.
 
     Parameters
@@ -52,22 +62,24 @@ def lenet5(shape: tuple[int, ...], classes: int, *, deviation: float | None = No
     deviation : float, optional
         Standard deviation of all initial parameters, biases included: 0.1 in the code of the paper's authors;
         PyTorch's initialisation by default. The paper does not say.
+    activation, pooling : str
+        Names, see `activations`.
     """
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise ValueError(f"`shape` must be that of images of at least 16 x 16 for 'lenet5', got {shape}")
     height, width = (((size - 4) // 2 - 4) // 2 for size in shape[1:])
     model = nn.Sequential(
         InputConv2d(shape[0], 6, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        activations.pooling(pooling, 2),
+        activations.activation(activation),
         nn.Conv2d(6, 16, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        activations.pooling(pooling, 2),
+        activations.activation(activation),
         nn.Flatten(),
         nn.Linear(16 * height * width, 120),
-        nn.ReLU(),
+        activations.activation(activation),
         nn.Linear(120, 84),
-        nn.ReLU(),
+        activations.activation(activation),
         nn.Linear(84, classes),
     )
     if deviation is not None:
@@ -81,14 +93,16 @@ def softmax(shape: tuple[int, ...], classes: int) -> nn.Module:
     return mlp(shape, classes, hidden=())
 
 
-def mlp(shape: tuple[int, ...], classes: int, *, hidden: tuple[int, ...] = (100,)) -> nn.Module:
-    """Return a network of fully connected layers with tanh between them."""
+def mlp(
+    shape: tuple[int, ...], classes: int, *, hidden: tuple[int, ...] = (100,), activation: str = "tanh"
+) -> nn.Module:
+    """Return a network of fully connected layers with an activation between them; see `activations`."""
     if len(shape) != 3:
         raise ValueError(f"`shape` must be that of images for 'mlp' and 'softmax', got {shape}")
     widths = [shape[0] * shape[1] * shape[2], *hidden, classes]
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(len(widths) - 1):
-        layers += [nn.Linear(widths[i], widths[i + 1]), nn.Tanh()]
+        layers += [nn.Linear(widths[i], widths[i + 1]), activations.activation(activation)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -122,84 +136,12 @@ class Recurrent(nn.Module):
         return said
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention by plain products, which can be differentiated twice."""
-
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.ask = nn.Linear(width, 3 * width)
-        self.answer = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape, (batch, length, width)."""
-        batch, length, width = x.shape
-        q, k, v = self.ask(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5
-        if self.causal:
-            future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(future, -torch.inf)
-        mixed: Tensor = self.answer((scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
-        return mixed
-
-
-class Block(nn.Module):
-    """Attention and a layer of four times the width, each after LayerNorm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
-        super().__init__()
-        self.attend = nn.Sequential(nn.LayerNorm(width), Attention(width, heads, causal))
-        self.think = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape."""
-        x = x + self.attend(x)
-        y: Tensor = x + self.think(x)
-        return y
-
-
-class Transformer(nn.Module):
-    """A small transformer: of a text, causal, with the next character after each; of an image, on patches."""
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        classes: int,
-        *,
-        width: int = 32,
-        heads: int = 2,
-        depth: int = 2,
-        patch: int = 7,
-    ) -> None:
-        super().__init__()
-        self.text, self.patch = len(shape) == 1, patch
-        if self.text:
-            length = shape[0]
-            self.read: nn.Module = nn.Embedding(classes, width)
-        else:
-            length = (shape[1] // patch) * (shape[2] // patch)
-            self.read = nn.Linear(shape[0] * patch * patch, width)
-        self.place = nn.Parameter(0.02 * torch.randn(length, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, causal=self.text) for _ in range(depth)))
-        self.say = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits: (batch, classes), or (batch, length, classes) of a text."""
-        if not self.text:
-            patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
-            x = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        h = self.blocks(self.read(x) + self.place[: x.shape[1]])
-        said: Tensor = self.say(h if self.text else h.mean(dim=1))
-        return said
-
-
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "softmax": softmax,
     "mlp": mlp,
     "rnn": Recurrent,
+    "lstm": LSTM,
     "transformer": Transformer,
     "outer_products": OuterProducts,
     "resnet": resnet,

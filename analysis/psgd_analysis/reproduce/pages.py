@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple
 from importlib.util import find_spec
 from itertools import groupby
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..files import write_figure, write_text
 from . import tables
-from .claims import OPPOSITE, REFUTED, UNTESTED, judge
+from .claims import OPPOSITE, REFUTED, judge
 from .contests import comparisons, standing
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
@@ -24,11 +24,6 @@ from .tables import Table
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
     from rich.padding import Padding
-
-OVERVIEW = "overview"
-
-EVERY = (*(f"Table {i}" for i in range(1, 12)), *(f"Figure {i}" for i in range(1, 9)))
-"""What the paper has."""
 
 
 def scales(experiment: Experiment, records: Sequence[Record]) -> list[Scale]:
@@ -104,7 +99,7 @@ def verdicts(experiment: Experiment, records: Sequence[Record], shown: Sequence[
     """Return the table of claims, in the order of the experiment, at each scale."""
     heads = ("claim", "source", "paper", "measured", "verdict", "scale")
     judged = {scale: judge(experiment, records, scale) for scale in shown}
-    places = {scale: _place(experiment, records, scale) for scale in shown}
+    places = {scale: place(experiment, records, scale) for scale in shown}
     rows = tuple(
         (claim.text, claim.source, claim.paper, found.measured, f"**{found.verdict}**", places[scale])
         for i in range(len(experiment.claims))
@@ -113,33 +108,7 @@ def verdicts(experiment: Experiment, records: Sequence[Record], shown: Sequence[
     return Table(heads, rows, frozenset(range(len(heads))))
 
 
-def overview(experiments: Sequence[Experiment], records: Mapping[str, Sequence[Record]]) -> str:
-    """Return a page with a row for each claim, from the records of each experiment by its name.
-
-    What has no experiment is said below.
-    """
-    rows: list[tuple[str, ...]] = []
-    for experiment in experiments:
-        mine = records.get(experiment.name, ())
-        for scale in scales(experiment, mine)[:1]:
-            place = _place(experiment, mine, scale)
-            for claim, judged in judge(experiment, mine, scale):
-                link = f"[{claim.source}]({experiment.name}.md)"
-                rows.append((link, claim.text, claim.paper, f"**{judged.verdict}**", place))
-        if not scales(experiment, mine):
-            sources = ", ".join(experiment.sources)
-            rows.append((sources, experiment.claim, "", UNTESTED.replace("at this scale", "yet"), ""))
-    heads = ("table or figure", "claim", "paper", "verdict", "scale, data other than the paper's")
-    table = Table(heads, tuple(rows), frozenset(range(len(heads))))
-    lines = ["# The paper's tables and figures", "", *table.markdown(), ""]
-    there = {source for experiment in experiments for source in experiment.sources}
-    absent = [source for source in EVERY if source not in there]
-    return "\n".join(
-        [*lines, *([f"Without an experiment of its own: {', '.join(absent)}.", ""] if absent else [])]
-    )
-
-
-def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
+def place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> str:
     """Return the scale, and the data if it is not the paper's."""
     return ", ".join([scale, *stand_ins(experiment, of_scale(experiment, records, scale))])
 
@@ -147,12 +116,6 @@ def _place(experiment: Experiment, records: Sequence[Record], scale: Scale) -> s
 def figure_name(experiment: Experiment, ending: str) -> str:
     """Return the name of a figure's file."""
     return f"{experiment.name}{f'-{ending}' if ending else ''}.png"
-
-
-def write_overview(experiments: Sequence[Experiment], folder: Path) -> None:
-    """Write the overview of what a folder has of each experiment."""
-    records = {e.name: Book(folder / f"{e.name}.jsonl").records() for e in experiments}
-    write_text(folder / f"{OVERVIEW}.md", overview(experiments, records))
 
 
 def write(experiment: Experiment, records: Sequence[Record], folder: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..look import finish
+from . import figures, statistics
 from .figures import Look, Panel
 from .records import Record
+from .samples import sample
 
 
 def _arrays(records: Sequence[Record], cell: str, key: str) -> np.ndarray:
@@ -51,5 +53,34 @@ def densities(title: str, cells: Sequence[str]) -> Panel:
             ax.plot(GRID[there], np.where(mean > 1e-7, mean, np.nan), label=cell, linewidth=1.4, **style)
         ax.set_yscale("log")
         finish(ax, title, "log10 |λ|", "share of eigenvalues per decade")
+
+    return panel
+
+
+def responses(
+    on: str, key: str, lines: Mapping[str, Sequence[str]], *, title: str = "", xlabel: str, ylabel: str
+) -> Panel:
+    """Return the panel of what follows a dose: for each line, the means of two numbers from cell to cell.
+
+    Parameters
+    ----------
+    on, key : str
+        Numbers of `Record.final`: across, on a logarithmic scale, and upwards.
+    lines : dict of sequences of str
+        By label, the cells of all doses in their order; bars are intervals of 95 % over the seeds.
+    title, xlabel, ylabel : str
+    """
+
+    def panel(ax: Any, records: Sequence[Record], looks: Mapping[str, Look]) -> None:
+        for i, (label, cells) in enumerate(lines.items()):
+            both = [(sample(records, cell, on).finite, sample(records, cell, key).finite) for cell in cells]
+            drawn = [(np.mean(x), statistics.mean(y)) for x, y in both if x and len(y) > 1]
+            if drawn:
+                middle = [y.estimate for _, y in drawn]
+                bars = [[y.estimate - y.low for _, y in drawn], [y.high - y.estimate for _, y in drawn]]
+                style = {"capsize": 2, "markersize": 4, "linewidth": 1.2}
+                ax.errorbar([x for x, _ in drawn], middle, bars, label=label, **style, **figures.look(i))
+        ax.set_xscale("log")
+        figures.labelled(ax, title, xlabel, ylabel)
 
     return panel

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+
+class Standardized(nn.Module):
+    """Images colour by colour in units of a deviation from a mean, both given."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        return (x - self.mean) / self.deviation
 
 
 class Residual(nn.Module):
@@ -40,6 +57,8 @@ def resnet(
     widths: tuple[int, ...] = (64, 128, 256, 512),
     blocks: int = 2,
     shortcuts: bool = True,
+    mean: tuple[float, ...] = (),
+    deviation: tuple[float, ...] = (),
 ) -> nn.Module:
     """Return a residual network for images of 32 x 32 or so; by default ResNet18, of 11,173,962 parameters.
 
@@ -55,10 +74,13 @@ def resnet(
         In each stage.
     shortcuts : bool
         False leaves them out: "ResNet18-RF" in Table 2.
+    mean, deviation : tuple of float, optional
+        Of each colour: what the first convolution sees is `Standardized` by them, after all augmentation.
     """
     if len(shape) != 3:
         raise ValueError(f"`shape` must be that of images for 'resnet', got {shape}")
-    layers: list[nn.Module] = [
+    layers: list[nn.Module] = [Standardized(mean, deviation)] if mean else []
+    layers += [
         nn.Conv2d(shape[0], widths[0], 3, 1, 1, bias=False),
         nn.BatchNorm2d(widths[0]),
         nn.ReLU(),

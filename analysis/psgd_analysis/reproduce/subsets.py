@@ -1,13 +1,13 @@
-"""An oracle network, and networks trained on what it is least and most sure of (Table 11, section E.4).
+"""A network trained on a whole set, the oracle, and networks trained on what it says of the examples.
 
-The oracle's entropies on its training set choose two subsets, of the highest and of the lowest. Two networks
-that begin as the oracle did are trained on these, for as many epochs. All three are asked for their entropies
-on the whole training set.
+Table 11 and section E.4 choose by entropy: the oracle's entropies on its training set choose two subsets, of
+the highest and of the lowest. Networks that begin as the oracle did are trained on these, for as many epochs.
+All three are asked for their entropies on the whole training set. `pruning` chooses by forgetting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import generalisation
-from .experiment import Job
+from .experiment import Job, Settings
 from .stages import Found, Stage, Stages
-from .training import NetworkTraining, examples_for
+from .training import Examples, NetworkTraining, examples_for
 
 TRAINED_ON = ("full", "high", "low")
 """The whole training set, and its subsets of high and low entropy."""
@@ -40,43 +40,76 @@ def start(job: Job, folder: Path | None) -> Stages:
     settings = {name: value for name, value in job.settings.items() if name != "size"}
     examples, size = examples_for(job, folder), job.settings["size"]
 
-    def oracle(found: Mapping[str, Found]) -> NetworkTraining:
-        measures = ["distance", "uncertainty", "forgetting"]
-        return NetworkTraining({**settings, "measures": measures}, job.seed, examples)
-
-    def found_by_oracle(training: NetworkTraining) -> Found:
-        entropies = entropies_of(training.model, examples.train_x)
-        events = training.measures["forgetting"].result  # type: ignore[attr-defined]
-        return {
-            "numbers": training.final(),
-            "entropies": entropies,
-            "forgetting": torch.from_numpy(np.array(events.finite_scores)),
-        }
-
     def on(which: str) -> Stage:
-        def of_subset(found: Mapping[str, Found]) -> NetworkTraining:
-            chosen = generalisation.entropy_subsets(found["full"]["entropies"], size)
-            own = examples.of(np.sort(getattr(chosen, which)))
-            return NetworkTraining({**settings, "measures": ["distance"]}, job.seed, own)
+        def chosen(oracle: Found) -> np.ndarray:
+            found: np.ndarray = getattr(generalisation.entropy_subsets(oracle["entropies"], size), which)
+            return found
 
         def found_there(training: NetworkTraining) -> Found:
             entropies = entropies_of(training.model, examples.train_x)
             return {"numbers": training.final(), "entropies": entropies}
 
-        return Stage(which, settings["epochs"], of_subset, found_there)
+        return on_subset(which, settings, job.seed, examples, chosen, found_there)
 
-    first = Stage("full", settings["epochs"], oracle, found_by_oracle)
-    return Stages((first, on("high"), on("low")), lambda found: joined(found, size))
+    stages = (oracle(settings, job.seed, examples), on("high"), on("low"))
+    return Stages(stages, lambda found: joined(found, size))
+
+
+def oracle(settings: Settings, seed: int, examples: Examples) -> Stage:
+    """Return the stage "full": trained on all examples, it finds numbers, entropies and forgetting."""
+    measures = ["distance", "uncertainty", "forgetting"]
+
+    def found(training: NetworkTraining) -> Found:
+        events = training.measures["forgetting"].result  # type: ignore[attr-defined]
+        return {
+            "numbers": training.final(),
+            "entropies": entropies_of(training.model, examples.train_x),
+            "forgetting": torch.from_numpy(np.array(events.finite_scores)),
+        }
+
+    def begin(_: Mapping[str, Found]) -> NetworkTraining:
+        return NetworkTraining({**settings, "measures": measures}, seed, examples)
+
+    return Stage("full", settings["epochs"], begin, found)
+
+
+def on_subset(
+    name: str,
+    settings: Settings,
+    seed: int,
+    examples: Examples,
+    choose: Callable[[Found], np.ndarray],
+    found: Callable[[NetworkTraining], Found],
+) -> Stage:
+    """Return a stage that begins as the oracle did and is trained on the examples that `choose` finds.
+
+    Parameters
+    ----------
+    name : str
+    settings, seed, examples
+        Of the oracle.
+    choose : callable
+        Gets what the oracle found, and returns places in the training set.
+    found : callable
+        Gets the training at its end, and returns what it found.
+    """
+
+    def begin(before: Mapping[str, Found]) -> NetworkTraining:
+        own = examples.of(np.sort(choose(before["full"])))
+        return NetworkTraining({**settings, "measures": ["distance"]}, seed, own)
+
+    return Stage(name, settings["epochs"], begin, found)
 
 
 def entropies_of(model: torch.nn.Module, x: Tensor) -> Tensor:
-    """Return the entropy of a model's softmax on each example, in nats and float64.
+    """Return the entropy of a model's softmax on each example, in nats and float64, on the processor.
 
     The logits are in float32; their softmax in float64 resolves entropies down to 1e-300.
     """
+    device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        found = [generalisation.entropy(model(part).double()) for part in x.split(500)]
+        found = [generalisation.entropy(model(part.to(device)).double()).cpu() for part in x.split(500)]
     model.train()
     return torch.cat(found)
 
@@ -109,8 +142,13 @@ def joined(found: Mapping[str, Found], size: int) -> dict[str, Any]:
                 "own_high": extremes.high_mean,
             }
             numbers |= {f"{name}_{which}": value for name, value in of_network.items()}
+    return {**numbers, **of_oracle(oracle)}
+
+
+def of_oracle(oracle: Found) -> dict[str, Any]:
+    """Return the oracle's entropies, margins and forgetting, and how they go together; see `compared`."""
     kept = ("entropy", "margin", "forgett", "learned")
-    numbers |= {k: v for k, v in oracle["numbers"].items() if any(part in k for part in kept)}
+    numbers = {k: v for k, v in oracle["numbers"].items() if any(part in k for part in kept)}
     return {**numbers, **compared(oracle["entropies"].numpy(), oracle["forgetting"].numpy())}
 
 

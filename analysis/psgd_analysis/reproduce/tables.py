@@ -75,7 +75,7 @@ def results(experiment: Experiment, records: Sequence[Record], scale: Scale) -> 
     heads, columns = [""], [[c.name for c in cells]]
     for column in experiment.columns:
         heads.append(column.title)
-        columns.append(_ours(column, [sample(records, c.name, column.key) for c in cells]))
+        columns.append(texts(column, [sample(records, c.name, column.key) for c in cells]))
         if any(c.name in column.paper for c in cells):
             heads.append("paper")
             columns.append([column.paper.get(c.name, DASH) for c in cells])
@@ -90,8 +90,8 @@ def results(experiment: Experiment, records: Sequence[Record], scale: Scale) -> 
     return Table(tuple(heads), tuple(zip(*columns, strict=True)))
 
 
-def _ours(column: Column, samples: Sequence[Sample]) -> list[str]:
-    """Return a column's texts; the numbers have the same decimals, so that they can be compared."""
+def texts(column: Column, samples: Sequence[Sample]) -> list[str]:
+    """Return a column's text for each sample; the numbers have the same decimals, to be compared."""
     if column.spread == "rate":
         return [f"{s.true}/{len(s.seeds)}" if s.seeds else DASH for s in samples]
     middle = statistics.fmean if column.spread == "sd" else statistics.median

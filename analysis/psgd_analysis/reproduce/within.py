@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .claims import CONFIRMED, REFUTED, UNTESTED, Judgement, Predicate, better
 from .records import Record
@@ -86,3 +87,65 @@ def at_most_times(key: str, first: str, second: str, factor: float) -> Predicate
         return Judgement(CONFIRMED if ratio <= factor else REFUTED, f"{first} / {second}: {ratio:.3g}")
 
     return predicate
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A number made of one number of several cells' runs with the same seed, such as their spread.
+
+    Parameters
+    ----------
+    name : str
+        In words.
+    cells : tuple of str
+    of : callable
+        Gets the cells' numbers, in order.
+    """
+
+    name: str
+    cells: tuple[str, ...]
+    of: Callable[[Sequence[float]], float]
+
+    def records(self, key: str, records: Sequence[Record]) -> list[Record]:
+        """Return a record for each seed that all cells have; it diverged, or was cut, if one of them was."""
+        found = []
+        by_seed: dict[int, dict[str, Record]] = {}
+        for r in records:
+            by_seed.setdefault(r.seed, {})[r.cell] = r
+        for runs in by_seed.values():
+            if not all(cell in runs for cell in self.cells):
+                continue
+            mine = [runs[cell] for cell in self.cells]
+            first = next((r for s in ("cut", "diverged") for r in mine if r.status == s), mine[0])
+            number = self.of([r.number(key) for r in mine])
+            found.append(dataclasses.replace(first, cell=self.name, final={"number": number}))
+        return found
+
+
+def better_derived(key: str, first: Derived, second: Derived, *, larger: bool = True) -> Predicate:
+    """Return the predicate that one derived number is better than another, paired over seeds.
+
+    Parameters
+    ----------
+    key : str
+        The number of `Record.final` that both are made of.
+    first, second : Derived
+    larger : bool
+        Whether more is better.
+    """
+    compared = better("number", first.name, second.name, larger=larger)
+
+    def predicate(records: Sequence[Record]) -> Judgement:
+        return compared([*first.records(key, records), *second.records(key, records)])
+
+    return predicate
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the largest less the least."""
+    return max(values) - min(values)
+
+
+def difference(values: Sequence[float]) -> float:
+    """Return the first of two less the second."""
+    return values[0] - values[1]

@@ -21,7 +21,10 @@ from .experiments import experiment
 from .loop import Checkpoint, run
 from .records import Record
 
-PACKAGES = ("torch", "jax", "optax", "numba", "scikit-learn", "pytorch_optimizer", "asdfghjkl")
+PACKAGES = (
+    *("torch", "jax", "optax", "numba", "scikit-learn", "pytorch_optimizer", "asdfghjkl"),
+    *("gymnasium", "mujoco"),
+)
 """Whose versions records carry, besides Python's, NumPy's, SciPy's and this package's."""
 
 

@@ -70,6 +70,17 @@ def fingerprint(paths: Sequence[Path]) -> str:
         about = path.stat()
         key = (str(path.resolve()), about.st_size, about.st_mtime_ns)
         if key not in _HASHES:
-            _HASHES[key] = hashlib.sha256(contents(path)).hexdigest()
+            _HASHES[key] = _digest(path)
         whole.update(bytes.fromhex(_HASHES[key]))
     return whole.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of what is in a file; one that is not gzipped may be larger than the memory."""
+    if path.suffix == ".gz":
+        return hashlib.sha256(contents(path)).hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error

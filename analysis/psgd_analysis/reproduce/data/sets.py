@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import cifar, idx, stand_ins, text
+from . import cifar, idx, perturbed, stand_ins, text
 from .files import Arrays, Missing, find, fingerprint
 
 FOLDER_VARIABLE = "PSGD_DATA"
@@ -51,7 +51,8 @@ class DataSet:
 class _Source:
     """A data set in files: one of `layouts` (names of files) lies in one of `folders`, or beside them.
 
-    `wanted` says in words which files to get, and where from.
+    `wanted` says in words which files to get, and where from. Where they are not in the folder that is given,
+    the source named by `otherwise` is looked for; where no folder is given, `stand_in` is made.
     """
 
     title: str
@@ -59,6 +60,7 @@ class _Source:
     folders: tuple[str, ...]
     layouts: tuple[tuple[Sequence[str], Callable[[list[Path]], tuple[Arrays, int]]], ...]
     stand_in: str = ""
+    otherwise: str = ""
 
     def found(self, folder: Path) -> tuple[list[Path], Callable[[list[Path]], tuple[Arrays, int]]] | None:
         places = [folder / own for own in self.folders] + [folder]
@@ -73,7 +75,20 @@ def _ten(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], tuple[A
     return lambda paths: (read(paths), 10)
 
 
+def _noisy(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], Arrays]:
+    return lambda paths: perturbed.with_noise(read(paths))
+
+
 _BATCHES = ("cifar-10-batches-py", "cifar-10-batches-bin")
+
+_CIFAR_FOLDERS = ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES))
+_CIFAR_WANTED = "its batches, for Python or binary, unpacked (https://www.cs.toronto.edu/~kriz/cifar.html)"
+_CIFAR: tuple[tuple[Sequence[str], Callable[[list[Path]], Arrays]], ...] = (
+    (cifar.PYTHON, lambda paths: cifar.read(paths, cifar.python_batch)),
+    (cifar.BINARY, lambda paths: cifar.read(paths, cifar.binary_batch)),
+)
+_JPEG_WANTED = f"{cifar.ARCHIVES[0]}, with train/<class>/<number>.jpg and test/ likewise"
+_JPEG = tuple(((archive,), cifar.read_jpeg) for archive in cifar.ARCHIVES)
 
 _SOURCES = {
     "mnist": _Source(
@@ -85,18 +100,38 @@ _SOURCES = {
     ),
     "cifar10": _Source(
         "CIFAR-10",
-        "its batches, for Python or binary, unpacked (https://www.cs.toronto.edu/~kriz/cifar.html),",
-        ("cifar10", *_BATCHES, *(f"cifar10/{name}" for name in _BATCHES)),
-        (
-            (cifar.PYTHON, _ten(lambda paths: cifar.read(paths, cifar.python_batch))),
-            (cifar.BINARY, _ten(lambda paths: cifar.read(paths, cifar.binary_batch))),
-        ),
+        f"{_CIFAR_WANTED},",
+        _CIFAR_FOLDERS,
+        tuple((names, _ten(read)) for names, read in _CIFAR),
+        "digits-colour",
+        "cifar10-jpeg",
     ),
     "cifar10-jpeg": _Source(
         "CIFAR-10 as JPEG files",
-        f"{cifar.ARCHIVES[0]}, with train/<class>/<number>.jpg and test/ likewise,",
+        f"{_JPEG_WANTED},",
         ("cifar10",),
-        tuple(((archive,), _ten(cifar.read_jpeg)) for archive in cifar.ARCHIVES),
+        tuple((names, _ten(read)) for names, read in _JPEG),
+    ),
+    "cifar10-perturbed": _Source(
+        "CIFAR-10 perturbed by NTGA",
+        f"its arrays, {', '.join(perturbed.LAYOUTS[0])} (https://github.com/lionelmessi6410/ntga),",
+        ("cifar10-perturbed", "ntga_cnn_best"),
+        tuple((names, _ten(perturbed.read)) for names in perturbed.LAYOUTS),
+        "digits-noise",
+        "cifar10-noise",
+    ),
+    "cifar10-noise": _Source(
+        "CIFAR-10, a fifth of it clean and the rest with noise",
+        f"{_CIFAR_WANTED},",
+        _CIFAR_FOLDERS,
+        tuple((names, _ten(_noisy(read))) for names, read in _CIFAR),
+        otherwise="cifar10-jpeg-noise",
+    ),
+    "cifar10-jpeg-noise": _Source(
+        "CIFAR-10 as JPEG files, a fifth of it clean and the rest with noise",
+        f"{_JPEG_WANTED},",
+        ("cifar10",),
+        tuple((names, _ten(_noisy(read))) for names, read in _JPEG),
     ),
     "text": _Source(
         "A text",
@@ -112,10 +147,42 @@ _SOURCES = {
         tuple(((name,), lambda paths: text.read(paths[0], "words")) for name in text.NAMES),
         "chain",
     ),
+    "ptb": _Source(
+        "Penn Treebank",
+        "its three files as Mikolov prepared them, ptb.train.txt and so on,",
+        ("ptb", "penn"),
+        ((text.TREEBANK, text.treebank),),
+        "chain",
+        "plain-words",
+    ),
+    "plain-words": _Source(
+        "A text in the form of Penn Treebank",
+        f"{text.NAMES[0]}, such as tiny Shakespeare (https://github.com/karpathy/char-rnn),",
+        ("shakespeare_char", "text"),
+        tuple(((name,), lambda paths: text.plain_words(paths[0])) for name in text.NAMES),
+        "chain",
+    ),
+    "tokens": _Source(
+        "OpenWebText as tokens",
+        "train.bin and val.bin, as nanoGPT prepares them (https://github.com/karpathy/nanoGPT),",
+        ("openwebtext", "tokens"),
+        ((text.TOKENS, text.tokens),),
+        "chain",
+    ),
 }
 
 _MADE: dict[str, tuple[Callable[[], Arrays], int, str]] = {
     "digits": (stand_ins.digits, 10, "scikit-learn's digits, enlarged to 28 x 28"),
+    "digits-colour": (
+        stand_ins.coloured_digits,
+        10,
+        "scikit-learn's digits, enlarged to 32 x 32 and in random colours",
+    ),
+    "digits-noise": (
+        lambda: perturbed.with_noise(stand_ins.coloured_digits()),
+        10,
+        "scikit-learn's digits in colour, a fifth of them clean and the rest with noise",
+    ),
     "chain": (lambda: text.split(stand_ins.chain()), stand_ins.LETTERS, "letters of a Markov chain"),
 }
 """Those that need no files: what makes them, their classes, what they are."""
@@ -128,8 +195,11 @@ def load(name: str, folder: Path | None = None) -> DataSet:
 
     Parameters
     ----------
-    name : {"mnist", "cifar10", "cifar10-jpeg", "text", "text-words", "digits", "chain"}
-        "text" has characters. The last two are the stand-ins.
+    name : str
+        One of `NAMES`. "cifar10" is the usual batches, or the JPEG files where only these are there, which
+        "cifar10-jpeg" asks for; "cifar10-perturbed" is NTGA's arrays, or else CIFAR-10 with noise; "text" has
+        characters; "ptb" is Penn Treebank, or where only a text is there its words in that form; "tokens"
+        stays in its files.
     folder : Path, optional
         Where the data sets are; by default what the environment variable PSGD_DATA says.
 
@@ -170,9 +240,13 @@ def _located(name: str, folder: Path | None) -> tuple[str, list[Path]]:
     if name not in _SOURCES:
         raise ValueError(f"`name` must be one of {', '.join(NAMES)}, got {name!r}")
     source = _SOURCES[name]
-    found = source.found(folder) if folder is not None else None
-    if found:
-        return name, found[0]
+    while folder is not None:
+        found = _SOURCES[name].found(folder)
+        if found:
+            return name, found[0]
+        if not _SOURCES[name].otherwise:
+            break
+        name = _SOURCES[name].otherwise
     if folder is None and source.stand_in:
         return source.stand_in, []
     where = f"{folder / source.folders[0]} or {folder}" if folder else f"DIR/{source.folders[0]} or DIR"
@@ -189,11 +263,13 @@ def _loaded(name: str, actual: str, mark: str, folder: Path | None) -> DataSet:
             "" if actual == name else f"{about} stand in for {_SOURCES[name].title}: no data was given"
         )
         return DataSet(actual, *_made(actual)[0], classes, mark, stands_in)
-    found = _SOURCES[name].found(folder) if folder is not None else None
+    found = _SOURCES[actual].found(folder) if folder is not None else None
     assert found is not None
     paths, read = found
     arrays, classes = read(paths)
-    return DataSet(name, *arrays, classes, mark)
+    titles = [_SOURCES[which].title for which in (actual, name)]
+    stands_in = "" if actual == name else f"{titles[0]} stands in for {titles[1]}: only that is there"
+    return DataSet(actual, *arrays, classes, mark, stands_in)
 
 
 @functools.cache

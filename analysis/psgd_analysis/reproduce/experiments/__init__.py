@@ -6,7 +6,12 @@ from importlib import import_module
 
 from ..experiment import Experiment
 
-NAMES = ("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost")
+NAMES = (
+    *("xor", "lenet", "logistic", "entropy", "solutions", "rank", "cost"),
+    *("cifar", "grid", "imbalance", "adversarial", "noise", "blur", "stubborn", "forgetting"),
+    *("lstm", "gpt", "openwebtext", "masked", "ppo"),
+    *("calibration", "drift", "tasks", "kinks"),
+)
 """In the order of the list."""
 
 

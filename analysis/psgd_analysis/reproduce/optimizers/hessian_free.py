@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..twice import differentiable_twice
 from .steps import Counting, Loss, detached, refuse_step
 from .watching import evaluated
 
@@ -96,7 +97,8 @@ class HessianFree(Counting):
     def _model_of(self, loss: Loss) -> tuple[Tensor, Any, Tensor, Callable[[Tensor], Tensor]]:
         """Return (loss, more, gradient, the product of the Gauss-Newton matrix with a vector)."""
         params = self._params
-        value, more, z = evaluated(self.name, self._model, loss)
+        with differentiable_twice():
+            value, more, z = evaluated(self.name, self._model, loss)
         (c,) = torch.autograd.grad(value, z, retain_graph=True)
         g = self._flat(torch.autograd.grad(value, params, retain_graph=True, materialize_grads=True))
         self.gradients += 1

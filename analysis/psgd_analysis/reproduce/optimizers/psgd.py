@@ -12,6 +12,7 @@ import psgd_core as psgd
 from psgd_core.adapters.torch import PSGD, Affine, blocks_of
 from psgd_core.preconditioners import normalizers
 
+from ..twice import differentiable_twice
 from .steps import Counting, Loss, detached
 
 DEFAULTS: dict[str, Any] = {
@@ -135,6 +136,14 @@ class Preconditioned(Counting):
         state = self._optimizer.group_state()
         return 0 if state is None else int(state.skipped) + int(state.preconditioner.skipped)
 
+    @property
+    def fitted(self) -> tuple[psgd.Preconditioner[Any], Any] | None:
+        """The preconditioner and its state, whose arrays are the engine's; None before the first step."""
+        state = self._optimizer.group_state()
+        if state is None:
+            return None
+        return self._optimizer.param_groups[0]["preconditioner"], state.preconditioner
+
     def rates(self, lr: float, step: float | None = None) -> None:
         """Set mu, and the step size of the fitting."""
         for group in self._optimizer.param_groups:
@@ -151,7 +160,10 @@ class Preconditioned(Counting):
 
         if self._exact and self._optimizer.due():
             self.products += 1
-        value, more = self._optimizer.step(counted)
+            with differentiable_twice():
+                value, more = self._optimizer.step(counted)
+        else:
+            value, more = self._optimizer.step(counted)
         return value, detached(more)
 
     def _packed(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..twice import differentiable_twice
 from .randomness import Own
 from .steps import Counting, Loss, detached, refuse_step
 
@@ -23,7 +24,8 @@ class FromClass(Counting):
         The class, a `torch.optim.Optimizer`.
     model : torch.nn.Module
     settings : dict
-        Keyword arguments of the class; lists stand for tuples.
+        Keyword arguments of the class; lists stand for tuples. And "clip", a limit on the norm of the
+        gradient.
     seed : int
         For methods that draw; they have a generator of their own.
     """
@@ -39,6 +41,7 @@ class FromClass(Counting):
     ) -> None:
         super().__init__(name, package)
         own = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        self._clip: Any = own.pop("clip", None)
         self._params: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: torch.optim.Optimizer = self._made(kind, model, own)
         self._base: list[float] = [float(group["lr"]) for group in self._optimizer.param_groups]
@@ -63,6 +66,8 @@ class FromClass(Counting):
             return value.detach(), detached(more)
         self._differentiate(value)
         self.gradients += 1
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._params, self._clip)
         with self._random:
             self._optimizer.step()
         return value.detach(), detached(more)
@@ -113,7 +118,8 @@ class DoubleBackward(FromClass):
 
     def step(self, loss: Loss) -> tuple[Tensor, Any]:
         """Do one step."""
-        found = super().step(loss)
+        with differentiable_twice():
+            found = super().step(loss)
         self._optimizer.zero_grad(set_to_none=True)  # with the graphs
         return found
 
@@ -172,7 +178,8 @@ class Blockwise(FromClass):
 
 
 def arguments(kind: type) -> list[str]:
-    """Return the names of the settings that an optimiser class takes."""
+    """Return the names of the settings that an optimiser of a class takes."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(kind).parameters.values()
-    return [p.name for p in found if p.kind in kinds and p.name not in ("params", "maximize")]
+    own = [p.name for p in found if p.kind in kinds and p.name not in ("params", "maximize")]
+    return [*own, "clip"]

@@ -7,12 +7,47 @@ from typing import Any
 
 import numpy as np
 
+from .corruptions import blur, instance_noise, uniform_noise
 from .examples import Examples
+from .masking import masked
+from .tasks import permute, rotate
 
 Change = Callable[..., Examples]
 """Called with (examples, rng, **options); the same seed changes the data alike for all optimisers."""
 
-CHANGES: dict[str, Change] = {}
+
+def imbalance(
+    examples: Examples, rng: np.random.Generator, classes: float = 0.5, kept: float = 0.1
+) -> Examples:
+    """Reduce some classes of the training set, drawn at random.
+
+    Parameters
+    ----------
+    examples : Examples
+    rng : numpy.random.Generator
+    classes : float
+        The share of the classes that is reduced.
+    kept : float
+        The share of each one's examples that is left, at least one; by default as in section 5.1.
+    """
+    y = examples.train_y.cpu().numpy()
+    reduced = rng.permutation(examples.classes)[: round(classes * examples.classes)]
+    left = np.ones(len(y), dtype=bool)
+    for label in reduced:
+        members = np.flatnonzero(y == label)
+        left[rng.permutation(members)[max(1, round(kept * len(members))) :]] = False
+    return examples.of(np.flatnonzero(left))
+
+
+CHANGES: dict[str, Change] = {
+    "imbalance": imbalance,
+    "uniform_noise": uniform_noise,
+    "instance_noise": instance_noise,
+    "blur": blur,
+    "permute": permute,
+    "rotate": rotate,
+    "masked": masked,
+}
 """By the name that settings have."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class Examples:
     ----------
     train_x, train_y, test_x, test_y : tensors
         Images in float32 from 0 to 1, (n, colours, height, width), with a label each; pieces of text as
-        integers, (n, length), with what comes next at each place.
+        integers, (n, length), with what comes next at each place. Pieces may be views of a file.
     classes : int
     """
 
@@ -36,7 +36,9 @@ class Examples:
         return tuple(self.train_x.shape[1:])
 
     def to(self, device: torch.device) -> Examples:
-        """Return the same on a device."""
+        """Return the same on a device; texts, which may not fit there, are left: see `batch`."""
+        if not self.train_x.is_floating_point():
+            return self
         return Examples(
             self.train_x.to(device),
             self.train_y.to(device),
@@ -45,6 +47,16 @@ class Examples:
             self.classes,
         )
 
+    def batch(
+        self, split: Literal["train", "test"], indices: Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Return some examples on a device, integers as int64."""
+        found = []
+        for part in (getattr(self, f"{split}_x"), getattr(self, f"{split}_y")):
+            chosen = part[indices.to(part.device)].to(device)
+            found.append(chosen if chosen.is_floating_point() else chosen.long())
+        return found[0], found[1]
+
     def of(self, indices: Any) -> Examples:
         """Return the same with a part of the training set."""
         chosen = torch.as_tensor(indices)
@@ -52,7 +64,12 @@ class Examples:
 
 
 def examples_of(
-    data: DataSet, *, train: int | None = None, test: int | None = None, length: int = 32
+    data: DataSet,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    length: int = 32,
+    stride: int | None = None,
 ) -> Examples:
     """Return the tensors of a data set.
 
@@ -63,28 +80,35 @@ def examples_of(
         How many examples to take, the first ones of a permutation that is always the same; all by default.
     length : int
         Of the pieces that a text is cut into.
+    stride : int, optional
+        From where one piece of the training set begins to where the next one does; by default the length, so
+        that they do not overlap. Those of the test set never do.
     """
-    trained = _tensors("train", data.train_x, data.train_y, train, length)
-    tested = _tensors("test", data.test_x, data.test_y, test, length)
+    trained = _tensors("train", data.train_x, data.train_y, train, length, stride or length)
+    tested = _tensors("test", data.test_x, data.test_y, test, length, length)
     return Examples(*trained, *tested, data.classes)
 
 
-def _tensors(name: str, x: np.ndarray, y: np.ndarray, size: int | None, length: int) -> tuple[Tensor, Tensor]:
-    # a text is cut into pieces
-    if x.ndim == 1:
-        pieces = len(x) // length
-        x, y = (tokens[: pieces * length].reshape(pieces, length) for tokens in (x, y))
-    # a part, if that is asked for
-    if size is not None and not 1 <= size <= len(x):
-        raise ValueError(f"`{name}` must be from 1 to {len(x)} with this data, got {size}")
-    if size is not None:
-        chosen = np.random.default_rng(0).permutation(len(x))[:size]
-        x, y = x[chosen], y[chosen]
+def _tensors(
+    name: str, x: np.ndarray, y: np.ndarray, size: int | None, length: int, stride: int
+) -> tuple[Tensor, Tensor]:
+    inputs: Any = x
     labels = torch.from_numpy(np.ascontiguousarray(y))
-    if x.ndim == 2:
-        return torch.from_numpy(np.ascontiguousarray(x)), labels
+    # a text is cut into pieces, without a copy
+    if x.ndim == 1:
+        if length > len(x):
+            raise ValueError(f"`length` must be at most {len(x)} with this data, got {length}")
+        inputs, labels = (t.unfold(0, length, stride) for t in (torch.from_numpy(x), labels))
+    # a part, if that is asked for
+    if size is not None and not 1 <= size <= len(inputs):
+        raise ValueError(f"`{name}` must be from 1 to {len(inputs)} with this data, got {size}")
+    if size is not None:
+        chosen = np.random.default_rng(0).permutation(len(inputs))[:size]
+        inputs, labels = inputs[chosen], labels[chosen]
+    if x.ndim == 1:
+        return inputs, labels
     # colours come before height and width
-    images = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+    images = inputs[:, None] if x.ndim == 3 else inputs.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)) / 255, labels
 
 
@@ -105,6 +129,9 @@ class Batches:
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.randperm(size, generator=self._generator)
         self.per_epoch = -(-size // batch)
+
+    follows = False
+    """Whether the next batch goes on where the last one ended, place by place."""
 
     def next(self) -> Tensor:
         """Return the indices of the next batch."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...generalisation import distance_from_initialization, uncertainty
+from .calibration import Calibration
 from .measure import Measure
+from .products import Products
+from .retention import Retention
 from .solutions import Events, Hessian, Memory, Seconds
 
 if TYPE_CHECKING:
@@ -49,13 +55,67 @@ class Entropies(Measure):
         return numbers
 
 
+LARGEST = 700.0
+"""Loss whose exponential is still finite."""
+
+
+class Perplexity(Measure):
+    """The exponential of the mean loss on the test set, and its least value on the way."""
+
+    def __init__(self, training: NetworkTraining) -> None:
+        super().__init__(training)
+        self._last = self._least = math.inf
+
+    def after_part(self) -> dict[str, Any]:
+        """Return "perplexity"."""
+        self._last = math.exp(min(self.training.last["test_loss"], LARGEST))
+        self._least = min(self._least, self._last)
+        return {"perplexity": self._last}
+
+    def final(self) -> dict[str, Any]:
+        """Return "perplexity" and "best_perplexity"."""
+        return {"perplexity": self._last, "best_perplexity": self._least}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last and the least so far."""
+        return {"last": self._last, "least": self._least}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._last, self._least = state["last"], state["least"]
+
+
+class Labels(Measure):
+    """What a network makes of labels that a change of the data has made wrong; for one label each."""
+
+    def final(self) -> dict[str, Any]:
+        """Return "true_accuracy" and "memorised", in percent.
+
+        The first is the accuracy on the training images with the labels they were given with, the second how
+        many of those labelled wrong are predicted as labelled; None if none is.
+        """
+        predicted = torch.cat([logits.argmax(1) for logits, _ in self.training.logits("train")]).cpu()
+        true, labels = self.training.given.train_y, self.training.examples.train_y.cpu()
+        wrong = labels != true
+        memorised = 100 * float((predicted == labels)[wrong].double().mean()) if wrong.any() else None
+        return {
+            "true_accuracy": 100 * float((predicted == true).double().mean()),
+            "memorised": memorised,
+        }
+
+
 MEASURES: dict[str, Callable[..., Measure]] = {
     "train": Train,
     "distance": Distance,
     "uncertainty": Entropies,
+    "perplexity": Perplexity,
+    "calibration": Calibration,
+    "labels": Labels,
     "forgetting": Events,
     "hessian": Hessian,
     "seconds": Seconds,
     "memory": Memory,
+    "retention": Retention,
+    "products": Products,
 }
 """By the name that settings have."""

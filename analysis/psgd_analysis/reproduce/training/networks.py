@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -14,24 +15,24 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import data, models, optimizers
+from ..carried import carrying, is_noisy, noise
 from ..experiment import Job, Settings
 from .augment import AUGMENTATIONS, augmented
 from .changes import changed
 from .device import device
-from .examples import Batches, Examples, examples_of
-from .losses import IGNORED
+from .evaluation import logits_of
+from .examples import Examples, examples_of
+from .losses import IGNORED, Objective
 from .losses import loss as loss_of
 from .measures import MEASURES
+from .orders import ORDERS, Order
 from .phases import phases_of
 
 SETTINGS = {
-    *("model", "model_settings", "data", "length", "train", "test"),
-    *("optimizer", "optimizer_settings", "lr", "step", "l2"),
+    *("model", "model_settings", "data", "length", "stride", "train", "test", "order"),
+    *("optimizer", "optimizer_settings", "lr", "step", "l2", "loss"),
     *("batch", "epochs", "iterations", "parts", "measures", "augment", "changes", "phases"),
 }
-
-EVALUATED = 500
-"""Examples evaluated at once: few enough to stay in the processor's cache."""
 
 
 def start(job: Job, folder: Path | None) -> NetworkTraining:
@@ -45,8 +46,8 @@ def examples_for(job: Job, folder: Path | None) -> Examples:
     Parameters
     ----------
     job : Job
-        Its settings name the "data", and may have "train" and "test", numbers of examples, and "length", of
-        the pieces of a text.
+        Its settings name the "data", and may have "train" and "test", numbers of examples, and "length" and
+        "stride" of the pieces of a text.
     folder : Path or None
         Where the user keeps the data.
 
@@ -60,7 +61,9 @@ def examples_for(job: Job, folder: Path | None) -> Examples:
         raise ValueError(
             f"the data {found.name!r} is not what the run was planned with; give every process the same files"
         )
-    sizes = {name: job.settings[name] for name in ("train", "test", "length") if name in job.settings}
+    sizes = {
+        name: job.settings[name] for name in ("train", "test", "length", "stride") if name in job.settings
+    }
     return examples_of(found, **sizes)
 
 
@@ -74,12 +77,14 @@ class NetworkTraining:
     settings : dict
         "model" and "optimizer" by name, with "model_settings" and "optimizer_settings"; "batch"; either
         "epochs", a part each, or "iterations" in so many "parts"; "lr" and, for PSGD, "step" (see `rate_of`);
-        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "measures" by name, or a dict from names to
-        their options; "changes" of the data (see `changed`) and what is done to each batch ("augment", see
-        `augmented`); "phases" with data, rates or an optimiser of their own (see `phases_of`). All but model,
-        optimizer, batch, lr and length of the run may be left out.
+        "l2", the lambda of ``0.5 lambda x^T x`` in the loss; "loss", the arguments of `Objective`, such as a
+        temperature; "measures" by name, or a dict from names to their options; "changes" of the data (see
+        `changed`) and what is done to each batch ("augment", see `augmented`); "phases" with data, rates or
+        an optimiser of their own (see `phases_of`); the "order" of its examples, one of `ORDERS`. All but
+        model, optimizer, batch, lr and length of the run may be left out.
     seed : int
     examples : Examples
+        As they are before any changes; held as `given`.
 
     Raises
     ------
@@ -89,22 +94,24 @@ class NetworkTraining:
 
     def __init__(self, settings: Settings, seed: int, examples: Examples) -> None:
         _require_known(settings)
-        self.settings, self._whole = settings, examples
+        self.settings, self.given = settings, examples
         self.parts = settings.get("epochs") or settings["parts"]
         self._phases = phases_of(settings, self.parts)
         # independent streams of one seed
-        streams = np.random.SeedSequence(seed).spawn(5)
-        initial, self._shuffled, self._drawn, augmenting, self._changing = (
+        streams = np.random.SeedSequence(seed).spawn(6)
+        initial, self._shuffled, self._drawn, augmenting, self._changing, self._noise = (
             int(s.generate_state(1)[0]) for s in streams
         )
         self.device = device()
-        self.model = models.make(
+        self._objective = Objective(**settings.get("loss", {}))
+        model = models.make(
             settings["model"], examples.shape, examples.classes, settings.get("model_settings", {}), initial
-        ).to(self.device)
+        )
+        self.model = self._objective.predictor(model).to(self.device)
         self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        self._carrying, self._noisy = carrying(self.model), is_noisy(self.model)
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._augmenting = torch.Generator().manual_seed(augmenting)
-        self._l2 = settings.get("l2", 0.0)
         self._earlier = {"gradients": 0, "products": 0, "skipped": 0}
         self._begin(0)
         # how far it is; the measures look at the model now
@@ -131,12 +138,13 @@ class NetworkTraining:
         """Run the next part; return loss and accuracy (%) over its batches, and on the test set."""
         if self._phase + 1 < len(self._phases) and self._done == self._phases[self._phase + 1].first:
             self._begin(self._phase + 1)
-        self.set_rates()
         losses, seen = torch.zeros((), dtype=torch.float64, device=self.device), 0
         right, asked = torch.zeros((2,), dtype=torch.int64, device=self.device)
-        last = losses
-        for _ in range(self._length()):
-            indices = self.batches.next()
+        last, length = losses, self._length()
+        for i in range(length):
+            if not i or self._phases[self._phase].moves:
+                self.set_rates((i + 1) / length)
+            indices = self.next_batch()
             last, correct, places = self.one_step(indices)
             losses += last * len(indices)
             right += correct.sum()
@@ -205,25 +213,37 @@ class NetworkTraining:
 
     # -- what measures ask for -------------------------------------------------------------------------
 
-    def logits(self, split: Literal["train", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits (m, classes) and labels (m,) of a whole set's places, in blocks and in order."""
-        x = getattr(self.examples, f"{split}_x").split(EVALUATED)
-        y = getattr(self.examples, f"{split}_y").split(EVALUATED)
-        self.model.eval()
-        with torch.no_grad():
-            for some, labels in zip(x, y, strict=True):
-                logits, asked = self.model(some), labels != IGNORED
-                yield logits[asked], labels[asked]
-        self.model.train()
+    @property
+    def last(self) -> dict[str, Any]:
+        """Loss and accuracy of the last part, on both sets."""
+        return self._last
 
-    def evaluate(self, split: Literal["train", "test"]) -> tuple[float, float]:
-        """Return loss and accuracy (%) on a whole set."""
+    def logits(
+        self, split: Literal["train", "test"], examples: Examples | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield logits (m, classes) and labels (m,) of a whole set's places; see `logits_of`."""
+        return logits_of(self.model, examples or self.examples, split, self.device)
+
+    def evaluate(
+        self, split: Literal["train", "test"], examples: Examples | None = None
+    ) -> tuple[float, float]:
+        """Return loss and accuracy (%) on a whole set: of the phase under way, or of other examples."""
         loss, right, seen = 0.0, 0, 0
-        for logits, labels in self.logits(split):
+        for logits, labels in self.logits(split, examples):
             loss += float(cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
         return loss / seen, 100 * right / seen
+
+    @property
+    def phase(self) -> int:
+        """The number of the phase under way."""
+        return self._phase
+
+    def examples_in(self, phase: int) -> Examples:
+        """Return the examples of a phase, on the device."""
+        changes = self._phases[phase].settings.get("changes", ())
+        return changed(self.given, changes, self._changing).to(self.device)
 
     # -- its parts -------------------------------------------------------------------------------------
 
@@ -235,45 +255,58 @@ class NetworkTraining:
                 self._earlier = {name: self._used(name) for name in self._earlier}
             own = now.settings.get("optimizer_settings") or {}
             self.steps = optimizers.make(now.settings["optimizer"], self.model, own, self._drawn + phase)
-        self._phase = phase
-        found = changed(self._whole, now.settings.get("changes", ()), self._changing)
-        self.examples = found.to(self.device)
-        self.batches = Batches(len(found.train_x), self.settings["batch"], self._shuffled + phase)
+        self._phase, self._l2 = phase, now.settings.get("l2", 0.0)
+        self.examples = self.examples_in(phase)
+        order = ORDERS[self.settings.get("order", "shuffled")]
+        size, batch = len(self.examples.train_x), self.settings["batch"]
+        self.batches: Order = order(size, batch, self._shuffled + phase)
 
     def _used(self, name: str) -> int:
         """Return how many gradients, products or refusals all optimisers had."""
         count: int = self._earlier[name] + getattr(self.steps, name)
         return count
 
-    def set_rates(self) -> None:
-        """Set the learning rate and the step size of the part that comes next."""
+    def set_rates(self, progress: float = 1.0) -> None:
+        """Set the rates of the part that comes next; `progress` is how much of it the next step completes."""
         now = self._phases[self._phase]
-        self.steps.rates(now.lr(self._done), None if now.step is None else now.step(self._done))
+        step = None if now.step is None else now.step(self._done, progress)
+        self.steps.rates(now.lr(self._done, progress), step)
+
+    def next_batch(self) -> Tensor:
+        """Return the places of the next batch; nothing is carried to one that does not follow the last."""
+        if not self.batches.follows:
+            for part in self._carrying:
+                part.carry(())
+        return self.batches.next()
 
     def one_step(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do a step.
 
-        Return the loss of the batch, without L2, what of it was predicted right before, and how many places
-        were asked for. However often the optimiser evaluates the loss, statistics of batches move once.
+        Return the cross-entropy of the batch, what of it was predicted right before, and how many places
+        were asked for. However often the optimiser evaluates the loss, statistics of batches move once,
+        dropout is the same, and a model that carries a state begins in the same.
         """
-        chosen = indices.to(self.device)
-        x, y = self.examples.train_x[chosen], self.examples.train_y[chosen]
-        x, y = augmented(x, y, self.settings.get("augment", ()), self._augmenting)
+        x, y = self.examples.batch("train", indices, self.device)
+        augment = self.settings.get("augment", ())
+        x, y = augmented(x, y, augment, self._augmenting, self.examples.classes)
         momenta = [m.momentum for m in self._norms]
 
         def loss() -> tuple[Tensor, Any]:
-            logits = self.model(x)
+            with noise(self._noise + self._iterations, self.device) if self._noisy else nullcontext():
+                logits = self.model(x)
             for m in self._norms:  # a running mean of momentum 0 stays
                 m.momentum = 0.0
-            value = loss_of(logits, y)
-            more = value.detach(), logits.detach().argmax(-1) == y
+            value, known = self._objective(logits, y), logits.detach()
+            more = loss_of(known, y), known.argmax(-1) == y, [part.after for part in self._carrying]
             if self._l2:
                 value = value + 0.5 * self._l2 * sum(p.square().sum() for p in self._params)
             return value, more
 
-        _, (value, correct) = self.steps.step(loss)
+        _, (value, correct, ends) = self.steps.step(loss)
         for m, momentum in zip(self._norms, momenta, strict=True):
             m.momentum = momentum
+        for part, state in zip(self._carrying, ends, strict=True):
+            part.carry(state)
         return value, correct, (y != IGNORED).sum()
 
     def _length(self) -> int:
@@ -294,6 +327,8 @@ def _require_known(settings: Settings) -> None:
         raise ValueError(
             "`settings` must have either 'epochs', or 'iterations' and 'parts'; give one of them"
         )
+    if settings.get("order", "shuffled") not in ORDERS:
+        raise ValueError(f"`order` must be one of {', '.join(ORDERS)}, got {settings['order']!r}")
     strange = [one["name"] for one in settings.get("augment", ()) if one["name"] not in AUGMENTATIONS]
     if strange:
         raise ValueError(f"`augment` must be among {', '.join(AUGMENTATIONS)}, got {strange[0]!r}")

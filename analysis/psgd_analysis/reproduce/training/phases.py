@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..experiment import Settings
-from .rates import rate_of
+from .rates import Rate, moves, rate_of
 
-OWN = {"changes", "optimizer", "optimizer_settings", "lr", "step", "parts"}
+OWN = {"changes", "optimizer", "optimizer_settings", "lr", "step", "l2", "parts"}
 """What the settings of a phase may say."""
 
 
@@ -25,16 +24,19 @@ class Phase:
     starts : bool
         Whether it has a new optimiser: the first phase, and those with another one than before.
     lr, step : callables
-        Rates as functions of the run's part. Those of a phase's own have the phase as their length, others
-        the whole run. step is None for what fits no preconditioner.
+        Rates as functions of the run's part, see `rate_of`. Those of a phase's own have the phase as their
+        length, others the whole run. step is None for what fits no preconditioner.
+    moves : bool
+        Whether a rate changes in each step.
     """
 
     first: int
     parts: int
     settings: Settings
     starts: bool
-    lr: Callable[[int], float]
-    step: Callable[[int], float] | None
+    lr: Rate
+    step: Rate | None
+    moves: bool
 
 
 def phases_of(settings: Settings, parts: int) -> list[Phase]:
@@ -67,7 +69,8 @@ def phases_of(settings: Settings, parts: int) -> list[Phase]:
         starts = not found or _optimizer(merged) != _optimizer(found[-1].settings)
         lr = _rate("lr", own, merged, first, parts)
         step = None if merged.get("step") is None else _rate("step", own, merged, first, parts)
-        found.append(Phase(first, own["parts"], merged, starts, lr, step))
+        within = moves(merged["lr"]) or moves(merged.get("step"))
+        found.append(Phase(first, own["parts"], merged, starts, lr, step, within))
         first += own["parts"]
     return found
 
@@ -76,8 +79,8 @@ def _optimizer(settings: Settings) -> tuple[Any, Any]:
     return settings["optimizer"], settings.get("optimizer_settings") or {}
 
 
-def _rate(name: str, own: Settings, merged: Settings, first: int, parts: int) -> Callable[[int], float]:
+def _rate(name: str, own: Settings, merged: Settings, first: int, parts: int) -> Rate:
     if name in own:
         rate = rate_of(name, merged[name], own["parts"])
-        return lambda part: rate(part - first)
+        return lambda part, progress=0.0: rate(part - first, progress)
     return rate_of(name, merged[name], parts)

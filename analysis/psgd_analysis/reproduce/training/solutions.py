@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from ...generalisation import Forgetting, forgetting
 from ..curvature import Curvature
 from ..sizes import state_bytes, step_bytes
+from ..twice import differentiable_twice
 from .measure import Measure
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ CHECKED = 10
 
 
 class Events(Measure):
-    """Forgetting events, counted batch by batch as the examples are presented; for one label each."""
+    """Forgetting events, counted as the examples are presented, on the processor; for one label each."""
 
     def __init__(self, training: NetworkTraining) -> None:
         super().__init__(training)
-        self._state = forgetting.init(len(training.examples.train_x), like=training.examples.train_y)
+        self._state = forgetting.init(len(training.examples.train_x), like=torch.empty(0))
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def after_step(self, indices: Tensor, correct: Tensor) -> None:
@@ -37,7 +38,7 @@ class Events(Measure):
 
     def after_part(self) -> dict[str, Any]:
         """Count the part's presentations."""
-        indices, correct = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
+        indices, correct = (torch.cat(parts).cpu() for parts in zip(*self._batches, strict=True))
         self._state, self._batches = forgetting.update(self._state, correct, indices), []
         return {}
 
@@ -85,12 +86,14 @@ class Hessian(Measure):
     ) -> None:
         super().__init__(training)
         self._curvature, self._level = Curvature(**options), level
-        self._x, self._y = training.examples.train_x[:examples], training.examples.train_y[:examples]
+        first = torch.arange(min(examples, len(training.examples.train_x)))
+        self._x, self._y = training.examples.batch("train", first, training.device)
         self._there: dict[str, Any] = {}
         self._steps = 0
 
     def _loss(self) -> Tensor:
-        z = self.training.model(self._x)
+        with differentiable_twice():
+            z = self.training.model(self._x)
         return cross_entropy(z.reshape(-1, z.shape[-1]), self._y.reshape(-1))
 
     def _value(self) -> float:
