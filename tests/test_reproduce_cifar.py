@@ -164,7 +164,7 @@ def test_digits_in_colour_are_the_digits_mixed_of_two_colours():
 def drawn(augment, x, seed=0):
     y = torch.arange(len(x))
     before = x.clone()
-    found, labels = augmented(x, y, augment, torch.Generator().manual_seed(seed))
+    found, labels = augmented(x, y, augment, torch.Generator().manual_seed(seed), classes=10)
     assert torch.equal(labels, y)
     assert torch.equal(x, before)
     return found

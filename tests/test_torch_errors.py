@@ -38,8 +38,8 @@ def parameter(*shape, **kwargs):
         ({"engine": "jax"}, ValueError, "`engine` must be one of .* got 'jax'"),
         ({"engine": "numpy", "compile": True}, ValueError, "`compile` must be False for engine 'numpy'"),
         ({"probes": 3}, TypeError, "`probes` must be Probes"),
-        ({"rng": -1}, TypeError, "`rng` must be an int >= 0 or a torch.Generator"),
-        ({"rng": np.random.default_rng(0)}, TypeError, "`rng` must be an int >= 0 or a torch.Generator"),
+        ({"rng": -1}, TypeError, "`rng` must be an int >= 0, a torch.Generator or"),
+        ({"rng": np.random.default_rng(0)}, TypeError, "`rng` must be an int >= 0, a torch.Generator or"),
     ],
 )
 def test_settings(settings, error, message):
@@ -49,8 +49,8 @@ def test_settings(settings, error, message):
 
 @pytest.mark.parametrize("name", ["curvature", "engine", "rng", "update_probability"])
 def test_what_holds_for_all_groups_is_refused_in_one(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got it in a group"):
-        PSGD([{"params": [parameter()], name: "hvp"}])
+    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got another in a group"):
+        PSGD([{"params": [parameter()], name: "another"}])
 
 
 @pytest.mark.parametrize(

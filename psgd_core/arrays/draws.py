@@ -1,4 +1,4 @@
-"""Random numbers: normal draws from the caller's generator, and signs that are a hash of a counter.
+"""Random numbers: normal draws from the caller's generator, and numbers that are a hash of a counter.
 
 There is no global state to draw from.
 """
@@ -6,15 +6,80 @@ There is no global state to draw from.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from .library import Array, Namespace, device_of, namespace
+from . import shards
+from .arguments import require_count
+from .library import Array, device_of, namespace
 
 BLOCK = 65_536
 """Signs made at a time on the host, so that the intermediate arrays stay in cache."""
+
+
+class ByPlace:
+    """A counter-based generator: each number follows from the seed, how many draws there were, and its place.
+
+    So the numbers are the same wherever a vector's elements are held, by one process or as shards by many,
+    and none draws more than it holds. SplitMix64, whose two halves make a normal number by Box and Muller,
+    in float64.
+
+    Parameters
+    ----------
+    seed : int
+        At least 0.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed: int = require_count("seed", seed, "it is a seed", 0)
+        self.draws: int = 0
+
+    def get_state(self) -> tuple[int, int]:
+        """Return what `set_state` takes."""
+        return self.seed, self.draws
+
+    def set_state(self, state: tuple[int, int]) -> None:
+        """Go on where another one was."""
+        self.seed, self.draws = state
+
+    def normal(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Return standard normal draws like `like`, of shape (n, k), n sharded as it is."""
+        xp, k = namespace(like), shape[1]
+        key = (self.seed * 0x9E3779B97F4A7C15 + (self.draws + 1) * 0xD1B54A32D192ED03) % 2**64
+        self.draws += 1
+        parts = []
+        for start in range(0, shape[0], BLOCK):
+            at = shards.places(start, min(start + BLOCK, shape[0]), like)[:, None]
+            index = xp.astype(at, xp.int64) * k + xp.arange(k, dtype=xp.int64, device=device_of(like))
+            if index.dtype != xp.int64:
+                raise TypeError(
+                    "`rng` must not be ByPlace where integers have 32 bits, as in JAX by default; use a key"
+                )
+            # words of 64 random bits, as pairs of numbers in (0, 1)
+            word = _mixed(index * _signed(0x9E3779B97F4A7C15) + _signed(key))
+            u, w = (
+                (xp.astype(half, xp.float64) + 0.5) * 2.0**-32
+                for half in ((word >> 32) & 0xFFFFFFFF, word & 0xFFFFFFFF)
+            )
+            normal = xp.sqrt(-2 * xp.log(u)) * xp.cos(2 * math.pi * w)
+            parts.append(xp.astype(xp.where(at < 0, xp.zeros_like(normal), normal), like.dtype))
+        return xp.concat(parts)
+
+
+def _mixed(word: Any) -> Any:
+    """Return SplitMix64's mixture of 64-bit words, held as signed integers that wrap."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        high = (word >> shift) & (2 ** (64 - shift) - 1)
+        word = (word ^ high) * _signed(factor)
+    return word
+
+
+def _signed(word: int) -> int:
+    """Return a 64-bit word as the signed integer of the same bits."""
+    return word - 2**64 if word >= 2**63 else word
 
 
 def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
@@ -22,10 +87,12 @@ def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
 
     Parameters
     ----------
-    rng : numpy.random.Generator, cupy.random.Generator, torch.Generator or JAX key
+    rng : numpy.random.Generator, cupy.random.Generator, torch.Generator, JAX key or ByPlace
         A NumPy generator serves every library: it draws on the host, in float64, so that all of them get the
         same values; the others draw on their own device.
     """
+    if isinstance(rng, ByPlace):
+        return rng.normal(shape, like)
     xp, device = namespace(like), device_of(like)
     if isinstance(rng, np.random.Generator):
         return xp.asarray(rng.standard_normal(shape), dtype=like.dtype, device=device)
@@ -46,16 +113,22 @@ def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
     )
 
 
-def signs(count: Array, like: Array) -> Array:
+def signs(count: Array, like: Array, axis: int = 0) -> Array:
     """Return independent signs of the shape of `like`, the same for the same `count` on every library.
 
     Noise for `update` without a generator in the state: a multiplicative integer hash of (position, count) in
     wrapping int32 arithmetic, which all libraries share. Two rounds, and the top bit decides. Good enough for
     a rotating direction of the damping, far below the size of the products; not for statistics.
+
+    Parameters
+    ----------
+    count : array, 0-d int32
+    like : array
+    axis : int
+        Which of the axes of `like` runs over n: where n is sharded, positions are those in the whole array.
     """
     xp, size = namespace(like), math.prod(like.shape)
     on_host = array_api_compat.is_numpy_array(like) or (array_api_compat.is_torch_array(like) and like.is_cpu)
-    step = BLOCK if on_host else max(size, 1)
 
     def constant(value: int) -> Array:
         # one-element arrays wrap silently where NumPy's scalars would warn
@@ -63,18 +136,41 @@ def signs(count: Array, like: Array) -> Array:
 
     turned = xp.reshape(count, (1,)) * constant(0x1F35B1D9)
     factors = turned, constant(0x2C1B3C6D), constant(0x297A2D39)
+    if shards.active() is not None:
+        parts = []
+        for at in _places(like, axis, BLOCK if on_host else size):
+            sign = _hashed(at, like, *factors)
+            parts.append(xp.where(at < 0, xp.zeros_like(sign), sign))
+        return xp.concat(parts, axis=axis)
+    step = BLOCK if on_host else max(size, 1)
     parts = [
-        _hashed(xp, start, min(start + step, size), like, *factors) for start in range(0, max(size, 1), step)
+        _hashed(shards.places(start, min(start + step, size), like), like, *factors)
+        for start in range(0, max(size, 1), step)
     ]
     return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), like.shape)
 
 
-def _hashed(
-    xp: Namespace, start: int, stop: int, like: Array, turned: Array, first: Array, second: Array
-) -> Array:
-    """Return the signs of positions from `start` to `stop`."""
-    dtype = xp.int64 if stop > 2**31 - 1 else xp.int32
-    index = xp.arange(start, stop, dtype=dtype, device=device_of(like))
+def _places(like: Array, axis: int, most: int) -> Iterator[Array]:
+    """Yield the positions in the whole array of a sharded one's elements, along `axis` about `most` at once.
+
+    Those that fill up an empty shard are negative.
+    """
+    xp, (n, other) = namespace(like), (like.shape[axis], like.shape[1 - axis])
+    others = xp.arange(other, dtype=xp.int64, device=device_of(like))
+    step = max(1, most // max(other, 1))
+    for start in range(0, n, step):
+        at = shards.places(start, min(start + step, n), like)
+        if axis == 0:
+            index = at[:, None] * other + others
+            yield xp.where(at[:, None] < 0, xp.full_like(index, -1), index)
+        else:
+            index = others[:, None] * shards.length(n) + at
+            yield xp.where(at < 0, xp.full_like(index, -1), index)
+
+
+def _hashed(index: Array, like: Array, turned: Array, first: Array, second: Array) -> Array:
+    """Return the signs of positions."""
+    xp = namespace(like)
     word: Any = xp.bitwise_xor(xp.astype(index, xp.int32, copy=False), turned)
     word *= first  # from here on in place, where the library can: nothing else refers to it
     high = word >> 16

@@ -7,6 +7,7 @@ from typing import Any
 
 import array_api_compat
 
+from . import shards
 from .library import Array, Namespace, namespace, on_host, wide_dtype
 
 BLOCK = 16_384
@@ -33,7 +34,7 @@ def inner(x: Array, y: Array) -> Array:
     -------
     array, shape (p, q), in `wide_dtype`
     """
-    return _inner([x], [y])
+    return shards.total(_inner([x], [y]))
 
 
 def gram(*rows: Array) -> Array:
@@ -47,7 +48,7 @@ def gram(*rows: Array) -> Array:
     -------
     array, shape (sum p_i, sum p_i), in `wide_dtype`
     """
-    return _inner(list(rows), None)
+    return shards.total(_inner(list(rows), None))
 
 
 def _inner(x: list[Array], y: list[Array] | None) -> Array:
@@ -104,6 +105,7 @@ def unit_of(*parts: Array) -> Array:
     top = xp.max(xp.abs(parts[0]))
     for x in parts[1:]:
         top = xp.maximum(top, xp.max(xp.abs(x)))
+    top = shards.most(top)
     return xp.where(top > 0, top, xp.ones_like(top))
 
 
@@ -113,7 +115,7 @@ def norm(*parts: Array) -> Array:
     total = xp.sum((parts[0] / unit) ** 2)
     for x in parts[1:]:
         total = total + xp.sum((x / unit) ** 2)
-    return unit * xp.sqrt(total)
+    return unit * xp.sqrt(shards.total(total))
 
 
 def sum_of_squares(x: Array) -> Array:

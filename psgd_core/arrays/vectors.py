@@ -8,6 +8,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from . import shards
 from .library import Array, at_hand, namespace, require_alike, require_arrays, silent
 
 SMALL = 16_384
@@ -48,8 +49,8 @@ def largest(x: Array) -> Array:
     xp = namespace(x)
     size = math.prod(x.shape)
     if size <= SMALL or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
-        return xp.max(xp.abs(x))
-    return xp.maximum(xp.max(x), -xp.min(x))  # reads twice, where abs would read and write
+        return shards.most(xp.max(xp.abs(x)))
+    return shards.most(xp.maximum(xp.max(x), -xp.min(x)))  # reads twice, where abs would read and write
 
 
 def finite(x: Any) -> Any:
@@ -58,6 +59,6 @@ def finite(x: Any) -> Any:
         with silent():
             square = x.dot(x) < math.inf  # one pass, and nearly always enough
         if square:
-            return square
+            return shards.everywhere(square)
     xp = namespace(x)
-    return xp.max(xp.abs(x)) < math.inf
+    return shards.everywhere(xp.max(xp.abs(x)) < math.inf)

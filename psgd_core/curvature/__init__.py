@@ -12,12 +12,14 @@ so that both gradients of a difference share it. *Probes* v come from an explici
 `Gaussian`, `Rademacher`, or `Orthogonal` blocks, k at a time.
 """
 
+from ..arrays.draws import ByPlace
 from .functions import Functions, product_with
 from .probes import Gaussian, Orthogonal, Probes, Rademacher, basis
 from .sources import Along, Central, Exact, Forward, Secant, Source, Whitening
 
 __all__ = [
     "Along",
+    "ByPlace",
     "Central",
     "Exact",
     "Forward",

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
+from ..arrays import shards
 from ..arrays.arguments import described, keep, require_count, require_number
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import unit_of
@@ -321,4 +322,5 @@ def _step(x: Array, v: Array, power: float, typical: float = 1.0) -> Array:
 def _rms(x: Array) -> Array:
     """Return the root mean square of all elements, without overflow."""
     xp, unit = namespace(x), unit_of(x)
-    return unit * xp.sqrt(xp.mean((x / unit) ** 2))
+    share = x.shape[0] / shards.length(x.shape[0])  # 1 unless other processes hold the rest
+    return unit * xp.sqrt(shards.total(share * xp.mean((x / unit) ** 2)))

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import shards
 from ..arrays.library import at_hand
 from .cpu import low_rank_update, orbit_update
 from .gpu import cuda_library, low_rank_queue, orbit_queue
@@ -52,7 +53,7 @@ CUDA: dict[type, _Kernels] = {
 def _kernels_for(rule: Rule | None, x: Any) -> _Kernels | None:
     """Return the kernels for a configuration and arrays like x, None where there are none."""
     table = None
-    if rule is None:
+    if rule is None or shards.active() is not None:  # kernels sum over what is here alone
         return None
     if type(x) is np.ndarray:  # first: for small n every question counts
         table = NUMPY if switched_on() else None

@@ -23,6 +23,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from ..arrays import shards
 from ..arrays.arguments import described, require_count, require_number
 from ..arrays.batched import is_complex
 from ..arrays.draws import signs
@@ -72,7 +73,8 @@ class Kronecker(Preconditioner[KroneckerState]):
         the others, and diagonal elsewhere. For ``[W b]`` of shape
         (out, in + 1) an affine map of the features is ``("dense", "affine")``; KFAC's and Shampoo's shape is
         ``"dense"``, normalisation ``("dense", "normalization")``, scaling and normalisation
-        ``("diagonal", "normalization")``, Adafactor's ``"diagonal"``.
+        ``("diagonal", "normalization")``, Adafactor's ``"diagonal"``. "shard" is the diagonal of a dimension
+        of which this process holds some rows only, see `psgd_core.arrays.shards`.
     max_size : int
         The largest dense factor that "auto" makes.
     max_skew : float
@@ -157,7 +159,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             dense = s <= self.max_size and s * s <= self.max_skew * self.n
             large = "triangular" if self.geometry == "EQ" else "dense"
             resolved = (large if dense else "diagonal") if name == AUTOMATIC else name
-            found.append("identity" if s == 1 else resolved)
+            found.append("identity" if s == 1 and resolved != "shard" else resolved)
         return tuple(found)
 
     # -- what the base class asks for ------------------------------------------------------------------
@@ -234,7 +236,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             sizes.append(group.size(e, self.normalizer.measure))
         # ask the normaliser, for all factors at once: it takes entry by entry
         unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
-        moves = xp.all(xp.isfinite(size))
+        moves = shards.everywhere(xp.all(xp.isfinite(size)))
         mu, new_bound = self.normalizer.rate(bound, size, unit, step / d)
         # move
         moved, new_held, start = [], [], 0
@@ -261,6 +263,8 @@ class Kronecker(Preconditioner[KroneckerState]):
         That is ``Q_i^{-T} Q_i^{-1}`` times the other factors' ``tr(Q_j^{-T} Q_j^{-1})``.
         """
         xp = namespace(*factors)
+        if shards.active() is not None:
+            raise ValueError("`v` must be given for a sharded Kronecker product, got None; draw probes")
         inverses = [
             group.inverse_columns(q, place.s)
             for (place, group, _), q in zip(self._active, factors, strict=True)
@@ -302,7 +306,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             2 * (self.n // place.s) * group.log_det(q)
             for (place, group, _), q in zip(self._active, state.factors, strict=True)
         ]
-        return sum(logs[1:], start=logs[0])
+        return shards.total(sum(logs[1:], start=logs[0]))
 
     def _verb(self, state: KroneckerState, x: Array, verb: Verb, name: str = "x") -> Array:
         flat, shape = self._flat(x)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import array_api_compat
 
 from .. import kernels
+from ..arrays import shards
 from ..arrays.arguments import require_choice, require_count
 from ..arrays.draws import normal, signs
 from ..arrays.gram_algebra import gauge, joint_bound
@@ -104,22 +105,23 @@ class LowRank(Preconditioner[LowRankState]):
         object.__setattr__(self, "_rule", rule)
 
     def _start(self, n: int, like: Array, rng: Any) -> tuple[Any, ...]:
-        if self.rank >= n:
+        whole = shards.length(n)
+        if self.rank >= whole:
             raise ValueError(
-                f"`rank` must be below n = {n}, got {self.rank}; use Dense for a full preconditioner"
+                f"`rank` must be below n = {whole}, got {self.rank}; use Dense for a full preconditioner"
             )
         xp, device = namespace(like), device_of(like)
         shape = (self.rank, n)
         if rng is None:
             blank = xp.zeros(shape, dtype=like.dtype, device=device)
             count = xp.zeros((), dtype=xp.int32, device=device)
-            u, v = signs(count + START_U, blank), signs(count + START_V, blank)
+            u, v = (signs(count + start, blank, axis=1) for start in (START_U, START_V))
         elif array_api_compat.is_jax_array(rng):  # a key serves once: both factors from one draw
             both = normal(rng, (2 * self.rank, n), like)
             u, v = both[: self.rank, :], both[self.rank :, :]
         else:
             u, v = normal(rng, shape, like), normal(rng, shape, like)
-        small = (START / max(self.rank * n, 1)) ** 0.5
+        small = (START / max(self.rank * whole, 1)) ** 0.5
         d = xp.ones(n, dtype=like.dtype, device=device)
         return u * small, v * small, d, xp.zeros(2, dtype=like.dtype, device=device)
 
@@ -193,7 +195,7 @@ class LowRank(Preconditioner[LowRankState]):
 
     def _log_det(self, state: LowRankState) -> Array:
         xp = namespace(state.d)
-        return 2 * (xp.sum(xp.log(xp.abs(state.d))) + _A.log_det(_factor(state)))
+        return 2 * (shards.total(xp.sum(xp.log(xp.abs(state.d)))) + _A.log_det(_factor(state)))
 
 
 def _factor(state: LowRankState) -> LowRankElement:

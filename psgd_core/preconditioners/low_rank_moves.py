@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..arrays import shards
 from ..arrays.batched import library_solve
 from ..arrays.gram_algebra import combinations, factor_move, product_norm, solve_gram
 from ..arrays.library import Array, device_of, namespace
@@ -113,7 +114,7 @@ def diagonal_left(
         size_w=xp.astype(_pair_norm(x, y, measure) / k, u.dtype),
         uu=g[:r, :r],
         vv=g[r:, r:],
-        lengths=xp.sqrt(xp.stack([xp.sum(plus), xp.sum(minus)])),
+        lengths=xp.sqrt(shards.total(xp.stack([xp.sum(plus), xp.sum(minus)]))),
     )
 
 
@@ -141,7 +142,7 @@ def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:
 def _unit(x: Array, y: Array) -> Array:
     """Return the largest entry of both, or 1 where all are zero: in its units no square overflows."""
     xp = namespace(x)
-    largest = xp.maximum(xp.max(xp.abs(x)), xp.max(xp.abs(y)))
+    largest = shards.most(xp.maximum(xp.max(xp.abs(x)), xp.max(xp.abs(y))))
     return xp.where(largest > 0, largest, xp.ones_like(largest))
 
 
@@ -149,8 +150,8 @@ def _diagonal_size(plus: Array, minus: Array, measure: str) -> Array:
     """Return the size of d's move."""
     xp = namespace(plus)
     if measure == "gradient":
-        return xp.max(xp.abs(plus - minus))
-    return xp.max(xp.abs(plus)) + xp.max(xp.abs(minus))
+        return shards.most(xp.max(xp.abs(plus - minus)))
+    return shards.most(xp.max(xp.abs(plus))) + shards.most(xp.max(xp.abs(minus)))
 
 
 def _pair_norm(x: Array, y: Array, measure: str) -> Array:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..arrays import shards
 from ..arrays.batched import library_solve
 from ..arrays.gram_algebra import balance
 from ..arrays.library import Array, device_of, eps, namespace, wide_dtype
@@ -223,8 +224,10 @@ class Metric:
         """Return the largest ``|l|``, and ``|dU| |V_|`` and ``|M| |U|`` of a column, 0-d."""
         xp, r = namespace(move), self.u.shape[0]
         partners = xp.concat([self.v_in, self.u])
-        lengths = xp.sum(move[: 2 * r, :] ** 2, axis=1) * xp.sum(partners**2, axis=1)
-        return xp.max(xp.concat([xp.sqrt(lengths), xp.abs(move[2 * r, :])]))
+        sums = [xp.sum(move[: 2 * r, :] ** 2, axis=1), xp.sum(partners**2, axis=1)]
+        squares = shards.total(xp.stack(sums))
+        lengths = xp.sqrt(squares[0, :] * squares[1, :])
+        return shards.most(xp.max(xp.concat([lengths, xp.abs(move[2 * r, :])])))
 
     def diagonals(self) -> tuple[Array, Array]:
         """Return the diagonal of the second derivative, nearly, and what a ridge of 1 adds, (2 r + 1, n)."""
@@ -232,7 +235,8 @@ class Metric:
         diagonal = xp.maximum(self.diagonal, eps(self.d) * self.delta)
         along, image = xp.concat([self.v_in, self.u]), xp.concat([self.d_ends[r:, :], self.d_ends[:r, :]])
         image = xp.concat([_times(self.c_inverse, image[:r, :]), image[r:, :]])
-        lengths, heights = xp.sum(along * along, axis=1)[:, None], xp.sum(along * image, axis=1)[:, None]
+        sums = shards.total(xp.stack([xp.sum(along * along, axis=1), xp.sum(along * image, axis=1)]))
+        lengths, heights = sums[0, :, None], sums[1, :, None]
         heights = xp.maximum(heights, 0 * heights)
         last = 8 * diagonal[None, :]
         found = xp.concat([2 * (diagonal * lengths + heights), last])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import kernels
-from ..arrays import batched
+from ..arrays import batched, shards
 from ..arrays.arguments import require_choice
 from ..arrays.batched import adjoint, matmul
 from ..arrays.draws import signs
@@ -191,6 +191,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         moved = flags[0]
         for flag in flags[1:]:
             moved = moved & flag
+        moved = shards.everywhere(moved)
         new = state._replace(
             q=state.q._replace(blocks=blocks), held=held if self.steps == "orbit" else held[:1]
         )
@@ -237,7 +238,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             sizes.append(es[i].size(normalizer.measure))
             lengths.append(es[i].lengths())
         if self.steps == "group":
-            sizes = [xp.max(xp.concat(sizes))] * len(sizes)
+            sizes = [shards.most(xp.max(xp.concat(sizes)))] * len(sizes)
         found = []
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
@@ -263,7 +264,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         return super()._precondition(state, x)
 
     def _log_det(self, state: OrbitState) -> Array:
-        log_det = self.group.log_det(state.q)
+        log_det = shards.total(self.group.log_det(state.q))
         return log_det if GEOMETRIES[self.geometry].fits_p else 2 * log_det
 
     def _factor(self, state: OrbitState) -> OrbitBlocks:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..arrays import batched, triangular
+from ..arrays import batched, shards, triangular
 from ..arrays.batched import square
 from ..arrays.library import Array, Namespace, device_of, namespace
 from ..arrays.matrices import adjoint, conj
@@ -69,7 +69,8 @@ class DenseFactor(Factor):
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
     ) -> Generator | Grams:
         """Return the geometry's; of Gram matrices where it has no need of the columns, and they are many."""
-        if isinstance(geometry, EQ) and sum(sides.counts(place)) > place.s:
+        many = sum(sides.counts(place)) > place.s or shards.active() is not None
+        if isinstance(geometry, EQ) and many:
             return Grams(*sides.grams(place, around), k, sides.unit)
         a, b = sides.columns(place)
         single = a.shape[1] == b.shape[1] == 1
@@ -147,6 +148,8 @@ class DiagonalFactor(Factor):
     """Diagonal matrices, (s,): s factors GL(1), each with a step of its own, in every geometry."""
 
     any_geometry: ClassVar[bool] = True
+    is_shard: ClassVar[bool] = False
+    """Whether the dimension is sharded, and these are the rows of one shard."""
 
     def start(self, s: int, like: Array) -> Array:
         """Return ones, (s,)."""
@@ -190,7 +193,7 @@ class DiagonalFactor(Factor):
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
     ) -> Generator | Grams:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
-        x, y = (norms[None, None, :] for norms in sides.norms(place))
+        x, y = (norms[None, None, :] for norms in sides.norms(place, here=self.is_shard))
         return geometry.generator(Pair(q[None, None, :], k, {"a": x, "b": y}, single=True)).in_units()
 
     def inverse_columns(self, q: Array, s: int) -> Array:
@@ -205,6 +208,12 @@ class DiagonalFactor(Factor):
     def retracted(self, geometry: Geometry, q: Array) -> Array:
         """Return what the geometry takes it for."""
         return geometry.retract(q[None, None, :])[0, 0, :]
+
+
+class ShardFactor(DiagonalFactor):
+    """The part of a diagonal matrix that belongs to the rows here: see `psgd_core.arrays.shards`."""
+
+    is_shard: ClassVar[bool] = True
 
 
 class NormalizationFactor(Factor):
@@ -298,5 +307,6 @@ FACTORS: dict[str, Factor] = {
     "affine": AffineFactor(),
     "normalization": NormalizationFactor(),
     "diagonal": DiagonalFactor(),
+    "shard": ShardFactor(),
 }
 """By name."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from ..arrays import triangular
+from ..arrays import shards, triangular
 from ..arrays.batched import square
 from ..arrays.library import Array, known, namespace, silent
 from ..arrays.vectors import largest
@@ -82,7 +82,7 @@ class Sides:
         norms = []
         for x, most in zip((self.a, self.b), self.largest, strict=True):
             unit = most + self._least
-            norms.append(unit * xp.linalg.vector_norm(x / unit))
+            norms.append(unit * across(xp.linalg.vector_norm(x / unit)))
         norm_a, norm_b = (xp.where(flag, x, xp.ones_like(x)) for x in norms)
         self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
         return self.scale
@@ -91,9 +91,9 @@ class Sides:
         """Return |a| and |b| over one unit, without the scale."""
         vector_norm = namespace(self.a).linalg.vector_norm
         if self._over is not None and self.scale is None and not self.fixed:
-            return vector_norm(self._over[0]), vector_norm(self._over[1])
+            return across(vector_norm(self._over[0])), across(vector_norm(self._over[1]))
         unit = self.largest[0] + self.largest[1] + self._least
-        return vector_norm(self.a / unit), vector_norm(self.b / unit)
+        return across(vector_norm(self.a / unit)), across(vector_norm(self.b / unit))
 
     @property
     def unit(self) -> Array:
@@ -114,9 +114,11 @@ class Sides:
         x, y = place.columns(self.a), self.b if self.fixed else place.columns(self.b)
         return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
 
-    def norms(self, place: Place) -> tuple[Array, Array]:
-        """Return the norms of the rows of A and B, (s,), in their dtype."""
+    def norms(self, place: Place, *, here: bool = False) -> tuple[Array, Array]:
+        """Return the norms of the rows of A and B, (s,), in their dtype; `here` if each lies in one shard."""
         x, y = _norms(place.view(self.a)), _norms(self.b if self.fixed else place.view(self.b))
+        if not here:
+            x, y = across(x), across(y)
         return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
 
     def grams(self, place: Place, around: Place) -> tuple[Array, Array]:
@@ -129,7 +131,7 @@ class Sides:
         if self.fixed:
             return _part(around.gram(x), around, place), triangular.gram(y)
         if around not in self._grams:
-            self._grams[around] = around.gram(x), around.gram(y)
+            self._grams[around] = shards.total(around.gram(x)), shards.total(around.gram(y))
         both = self._grams[around]
         return _part(both[0], around, place), _part(both[1], around, place)
 
@@ -143,6 +145,16 @@ def _part(gram: Array, around: Place, place: Place) -> Array:
     last = around.s // (first * s)
     apart = xp.permute_dims(xp.reshape(gram, (first, s, last, first, s, last)), (1, 4, 0, 2, 3, 5))
     return xp.linalg.trace(xp.reshape(apart, (s, s, first * last, first * last)))
+
+
+def across(norms: Array) -> Array:
+    """Return norms over all shards, given those over the elements here."""
+    if shards.active() is None:
+        return norms
+    xp = namespace(norms)
+    most = shards.most(norms)
+    unit = xp.where(most > 0, most, xp.ones_like(most))
+    return unit * xp.sqrt(shards.total((norms / unit) ** 2))
 
 
 def _norms(a: Array) -> Array:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .checkpointing import layers_in_sight, nodes, require_in_sight
+from .flat import is_sharded, local_of
 
 Grads = list[Tensor | None]
 """One per parameter, None where the loss does not depend on it."""
@@ -26,6 +27,14 @@ TWICE = (
     "the loss must be differentiable twice for curvature='hvp', but an operation is not; switch the fused "
     "kernel off (torch.backends.cudnn.flags(enabled=False) for RNNs, "
     "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) for attention), or use curvature='finite_difference'"
+)
+
+
+GATHERED = (
+    "the loss must depend on the sharded parameters within its graph for curvature='hvp', got one that does "
+    "not, as under fully_shard (FSDP2): it computes with gathered copies, and sums their gradients outside "
+    "of the graph, so that PyTorch cannot differentiate them again; use curvature='finite_difference' or "
+    "'whitening'"
 )
 
 
@@ -89,6 +98,8 @@ def evaluate(
                 raise ValueError(ONCE)
             return Found(loss.detach() if isinstance(loss, Tensor) else loss, given(params), [], False, more)
         _require_loss(loss)
+        if not once and any(map(is_sharded, params)):
+            return Found(loss.detach(), _by_backward(loss, params), [], False, more)
         products: list[Grads] = []
         if probes:
             grads, products = _products(loss, params, probes, looked)
@@ -99,6 +110,20 @@ def evaluate(
     return Found(loss.detach(), grads, products, True, more)
 
 
+def _by_backward(loss: Tensor, params: Sequence[Tensor]) -> Grads:
+    """Return the gradient as backward leaves it: ``fully_shard`` sums it there alone; ``.grad`` is kept."""
+    held = [p.grad for p in params]
+    try:
+        for p in params:
+            p.grad = None
+        backward: Callable[[], None] = loss.backward
+        backward()
+        return given(params)
+    finally:
+        for p, grad in zip(params, held, strict=True):
+            p.grad = grad
+
+
 @contextlib.contextmanager
 def _noticing_backward(params: Sequence[Tensor]) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether gradients have arrived in ``.grad``.
@@ -106,14 +131,14 @@ def _noticing_backward(params: Sequence[Tensor]) -> Iterator[Callable[[], bool]]
     Hooks notice what backward accumulates. A gradient counts as put there by hand if it has changed and is
     not zero: ``zero_grad(set_to_none=False)`` writes as well.
     """
-    before = [(p.grad, None if p.grad is None else p.grad._version) for p in params]
+    before = [(p.grad, None if p.grad is None else local_of(p.grad)._version) for p in params]
     hooks: list[Any] = []
     arrived: list[Tensor] = []
 
     def was_called() -> bool:
         return bool(arrived) or any(
             p.grad is not None
-            and (p.grad is not old or p.grad._version != version)
+            and (p.grad is not old or local_of(p.grad)._version != version)
             and (p.grad.is_sparse or bool((p.grad.detach() != 0).any()))
             for p, (old, version) in zip(params, before, strict=True)
         )
@@ -155,6 +180,8 @@ def _products(
         grads = _differentiate([loss], params, [seed], create_graph=True, retain_graph=True)
         if any(g is not None and not g.requires_grad and bool((g != 0).any()) for g in grads):
             raise RuntimeError(TWICE)
+        if any(map(is_sharded, params)) and all(g is None for g in grads):
+            raise RuntimeError(GATHERED)
         _look(loss, grads, looked)
         products = []
         for i, probe in enumerate(probes):

@@ -46,6 +46,7 @@ class Flat:
         self.dtype: torch.dtype = torch.float64 if wide else torch.float32
         self.device: torch.device = self.params[0].device
         self.rounds: bool = any(p.dtype != self.dtype for p in self.params)
+        self.shards: Any = None  # the `Shards` that sums over n count, where this is only a part
 
     def vector(self, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """Return tensors in the shapes of the parameters (by default these) as a vector; None becomes zeros.
@@ -54,14 +55,24 @@ class Flat:
         """
         given = self.params if tensors is None else tensors
         rows = []
-        for tensor, p in zip(given, self.params, strict=True):
-            row = torch.zeros_like(p, dtype=self.dtype) if tensor is None else tensor.detach()
-            rows.append(row.reshape(-1).to(dtype=self.dtype, device=self.device))
+        for i, tensor in enumerate(given):
+            row = torch.zeros(self.sizes[i], device=self.device) if tensor is None else self.row(i, tensor)
+            rows.append(row.to(dtype=self.dtype, device=self.device))
+        if sum(self.sizes) < self.n:  # nothing is here: a zero
+            return torch.zeros(self.n, dtype=self.dtype, device=self.device)
         return rows[0] if len(rows) == 1 and tensors is not None else torch.cat(rows)
+
+    def row(self, i: int, tensor: Tensor) -> Tensor:
+        """Return what is here of a tensor like the i-th parameter, as a row."""
+        return tensor.detach().reshape(-1)
+
+    def rows(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Return a vector, or rows of them, (..., n), split by parameters."""
+        return vector[..., : sum(self.sizes)].split_with_sizes(self.sizes, dim=-1)
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """Return a vector in the shapes and dtypes of the parameters: views if the dtype is the same."""
-        rows = vector.split_with_sizes(self.sizes)
+        rows = self.rows(vector)
         return [row.reshape(p.shape).to(p.dtype) for row, p in zip(rows, self.params, strict=True)]
 
     def rounded(self, vector: Tensor) -> Tensor:
@@ -70,21 +81,35 @@ class Flat:
             return vector
         if vector.ndim == 2:
             return torch.stack([self.rounded(column) for column in vector.unbind(1)], dim=1)
-        return self.vector(self.parts(vector))
+        rows = zip(self.rows(vector), self.params, strict=True)
+        return self._filled(torch.cat([row.to(p.dtype).to(self.dtype) for row, p in rows]))
 
     def write(self, vector: Tensor, used: Sequence[bool] | None = None) -> None:
         """Write a vector into the parameters in place, leaving out those that are not `used`."""
-        rows = vector.split_with_sizes(self.sizes)
-        for i, (row, p) in enumerate(zip(rows, self.params, strict=True)):
+        for i, (row, p) in enumerate(zip(self.rows(vector), self.params, strict=True)):
             if used is None or used[i]:
                 p.detach().copy_(row.reshape(p.shape))
+
+    def undo(self, vector: Tensor) -> None:
+        """Write back the vector that the parameters had at first."""
+        self.write(vector)
+
+    def averaged(self, value: Tensor) -> Tensor:
+        """Return the mean of a loss over the processes that hold the parameters."""
+        return value
 
     def masked(self, vector: Tensor, used: Sequence[bool]) -> Tensor:
         """Return a vector, or columns (n, k), with zeros for the parameters that are not `used`."""
         if all(used):
             return vector
-        rows = vector.split_with_sizes(self.sizes)
-        return torch.cat([row if u else torch.zeros_like(row) for row, u in zip(rows, used, strict=True)])
+        rows = vector[: sum(self.sizes)].split_with_sizes(self.sizes)
+        both = zip(rows, used, strict=True)
+        return self._filled(torch.cat([row if u else torch.zeros_like(row) for row, u in both]))
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        """Return (n, ...), with a zero where nothing is here."""
+        missing = self.n - rows.shape[0]
+        return rows if not missing else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 
 
 class Flats(list[Flat]):
@@ -121,6 +146,48 @@ class Flats(list[Flat]):
         for flat, vector in zip(self, vectors, strict=True):
             flat.write(vector)
 
+    def undo(self, vectors: Vectors) -> None:
+        """Write back the vectors that the parameters had at first."""
+        for flat, vector in zip(self, vectors, strict=True):
+            flat.undo(vector)
+
+    @property
+    def are_sharded(self) -> bool:
+        """Whether a group is."""
+        return any(flat.shards is not None for flat in self)
+
+    def shards(self, name: str) -> Any:
+        """Return the shards of all groups as one vector; None where they are whole.
+
+        Raises
+        ------
+        ValueError
+            If some are sharded, and others not, or otherwise; `name` is the setting that takes all of them.
+        """
+        if not self.are_sharded:
+            return None
+        found = [flat.shards for flat in self]
+        if None in found or any(one.group != found[0].group for one in found):
+            raise ValueError(
+                f"`{name}` must be for groups that are all sharded over the same processes, got some that "
+                "are not; shard their parameters alike, or leave it out"
+            )
+        return found[0].joined(found)
+
+
+def is_sharded(p: Any) -> bool:
+    """Return whether a tensor is a DTensor."""
+    return hasattr(p, "placements")
+
+
+@torch.no_grad()
+def local_of(tensor: Any) -> Tensor:
+    """Return the part of a DTensor that is here, in the same memory; any other tensor detached."""
+    here = tensor.to_local() if is_sharded(tensor) else tensor
+    here = here.wait() if hasattr(here, "wait") else here  # it may still be on its way
+    found: Tensor = here.detach()
+    return found
+
 
 def once(params: Any) -> Any:
     """Return parameters, or (name, parameter) pairs, as a list with each of them once.
@@ -139,8 +206,8 @@ def once(params: Any) -> Any:
         p = item[1] if isinstance(item, tuple) and len(item) == 2 else item
         if isinstance(p, Tensor) and id(p) in seen:
             continue
-        if isinstance(p, Tensor) and not is_lazy(p) and p.layout == torch.strided and p.numel() > 0:
-            place = (p.device, p.data_ptr())
+        if isinstance(p, Tensor) and not is_lazy(p) and p.layout == torch.strided and local_of(p).numel() > 0:
+            place = (p.device, local_of(p).data_ptr())
             if place in memory and p.device.type != "meta":
                 raise ValueError(
                     "`params` must not share memory, got two tensors that do, the second of shape "
@@ -153,7 +220,7 @@ def once(params: Any) -> Any:
 
 
 def require_parameter(p: Any) -> None:
-    """Raise TypeError unless p is a dense tensor of real floats that is not sharded."""
+    """Raise TypeError unless p is a dense tensor of real floats."""
     if p.dtype.is_complex:
         raise TypeError(
             f"`params` must be real, got {p.dtype}; give the real and imaginary parts, "
@@ -163,8 +230,3 @@ def require_parameter(p: Any) -> None:
         raise TypeError(f"`params` must be float16, bfloat16, float32 or float64, got {p.dtype}")
     if p.layout != torch.strided:
         raise TypeError(f"`params` must be dense, got layout {p.layout}; convert them with to_dense()")
-    if hasattr(p, "placements"):  # a DTensor: its local part would be taken for all of it
-        raise TypeError(
-            f"`params` must be ordinary tensors, got {type(p).__name__}, which is sharded; "
-            "use replicas (DistributedDataParallel), or PSGD in JAX for sharded parameters"
-        )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...curvature import Functions
 from .autograd import Looked, evaluate
-from .flat import Flat, once
+from .flat import Flat, is_sharded, once
 from .silence import tell
 
 
@@ -52,6 +52,8 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         wanted, names = once(p for p in params if p.requires_grad), {}
     if not wanted:
         raise ValueError("`params` must hold tensors that require a gradient, got none; set requires_grad")
+    if any(map(is_sharded, wanted)):
+        raise TypeError("`params` must be ordinary tensors, got a DTensor; PSGD takes sharded ones")
     flat, looked, told = Flat(wanted), Looked(), set[int]()
 
     def at(x: Tensor, columns: list[Tensor]) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from ...arrays import shards
 from ...arrays.arguments import require_number
 from ...arrays.library import Array
 from ...arrays.trees import Leaf, owned
@@ -65,6 +67,13 @@ def settled(group: dict[str, Any]) -> Preconditioner[Any] | None:
     return placed(given, [Leaf(name, tuple(p.shape)) for name, p in zip(names, params, strict=True)])
 
 
+def within_shards(group: dict[str, Any], flat: Flat) -> Preconditioner[Any]:
+    """Return what preconditions the shard here of a group's vector."""
+    from .restriction import restricted  # imports torch.distributed
+
+    return restricted(group["preconditioner"], flat)
+
+
 def _loop(settings: dict[str, Any], source: Source, lr: Any = 1.0, step: Any = 0.1) -> Loop:
     return Loop(lr=lr, step_size=step, source=source, **{name: settings[name] for name in LOOP})
 
@@ -112,10 +121,20 @@ class Mover:
         self.now: dict[str, Any] = {"lr": 0.0, "step": 0.0}
         if options is not None:
             self.now = {name: torch.zeros((), dtype=flat.dtype, device=flat.device) for name in self.now}
-        self.loop: Loop = _loop(group, source, lambda t: self.now["lr"], lambda t: self.now["step"])
+        own = group if flat.shards is None else group | {"preconditioner": within_shards(group, flat)}
+        if flat.shards is not None and options is not None:
+            raise ValueError("`compile` must be False for sharded parameters, got options; leave it out")
+        self.shards: Any = flat.shards
+        self.loop: Loop = _loop(own, source, lambda t: self.now["lr"], lambda t: self.now["step"])
         self.scale: float | None = group["scale"]
         self.advance: Callable[..., tuple[Array, Any]] = self.engine.advance(self.loop)
         self.propose, self.accept = self.engine.halves(self.loop)
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """Compute with the engine within a ``with`` block, and over all shards."""
+        with self.engine.context(), shards.over(self.shards):
+            yield
 
     def fits(self, group: dict[str, Any], flat: Flat) -> bool:
         """Return whether this is still the group's."""
@@ -129,7 +148,7 @@ class Mover:
         ValueError
             If the preconditioner is for another number of parameters.
         """
-        with self.engine.context():
+        with self.context():
             state = self.loop.init(self.engine.inward(flat.vector()), scale=self.scale)
         # compiled updates would depend on which arrays of PyTorch's share memory: none do
         return {"loop": owned(state) if self.engine.name == "torch" else state}
@@ -176,26 +195,26 @@ class Mover:
             x = torch.where(flat.rounded(held["wide"]) == x, held["wide"], x)
         if value is not None:
             g = g.clone()  # the clip keeps it, and it may be a view of .grad
-        with engine.context():
+        with self.context():
             if self.loop.momentum > 0 and isinstance(state.momentum, tuple):  # it was 0 until now
                 state = state._replace(momentum=engine.inward(torch.zeros_like(x)))
             return [state, *(None if a is None else engine.inward(a) for a in (x, g, *pair, value))]
 
     def moved(self, flat: Flat, arguments: list[Any]) -> Moved:
         """Return the new parameters of a group, (n,), and its new state; nothing is changed in place."""
-        with self.engine.context():
+        with self.context():
             return self._outward(flat, *self.advance(*arguments))
 
     def proposed(self, arguments: list[Any]) -> Proposal:
         """Return the first half of what `moved` does, up to the move."""
-        with self.engine.context():
+        with self.context():
             move, usable, *rest = self.propose(*arguments)
             return Proposal(self.engine.outward(move), self.engine.outward(usable), *rest)
 
     def accepted(self, flat: Flat, proposal: Proposal, move: Tensor) -> Moved:
         """Return the second half of what `moved` does, from a move within the limit of all groups."""
         _, usable, x, before, after = proposal
-        with self.engine.context():
+        with self.context():
             inward = self.engine.inward
             return self._outward(flat, *self.accept(before, after, x, inward(usable), inward(move)))
 
@@ -218,4 +237,5 @@ class Mover:
 
 
 def _key(group: dict[str, Any], flat: Flat) -> tuple[Any, ...]:
-    return (*(group[name] for name in (*LOOP, "scale")), flat.dtype, flat.device)
+    pieces = None if flat.shards is None else flat.shards.pieces
+    return (*(group[name] for name in (*LOOP, "scale")), flat.dtype, flat.device, pieces)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ... import descent
-from ...curvature import Gaussian, Probes, Source, Whitening
+from ...curvature import ByPlace, Gaussian, Probes, Source, Whitening
 from ...descent import clips
 from ...preconditioners import Preconditioner, Replay
 from ...schedules import Schedule
 from . import pairs, saved
 from .engines import EngineName
 from .flat import Flat, Flats, Vectors, once, require_parameter
+from .flattened import flat_of
 from .groups import Mover, has_parameters, require_settings, settled
 from .shared import SHARED, Curvature, Shared, Way, seed_of, source_of
 from .silence import tell
@@ -34,7 +35,8 @@ class PSGD(torch.optim.Optimizer):
     ----------
     params : iterable of tensors, (name, tensor) pairs, or dicts
         As for every `torch.optim.Optimizer`. Real and dense; each group on one device. Those of 16 bits have
-        a float32 state, with a float32 copy in which small steps add up; float64 stays float64.
+        a float32 state, with a float32 copy in which small steps add up; float64 stays float64. The state of
+        `DTensor`, sharded over one axis of a mesh, is sharded as they are.
     preconditioner : Preconditioner, per group
         The group that P is fitted on; by default `LowRank(10)`, or the largest rank that fits. `Blocks` are
         put in the order of the parameters.
@@ -65,8 +67,8 @@ class PSGD(torch.optim.Optimizer):
         "auto" takes NumPy on the CPU, PyTorch elsewhere.
     probes : Probes
         How v is drawn; ``Gaussian(k)`` averages k products in one update.
-    rng : int or torch.Generator
-        Seed, or generator, of the probes. The same on all replicas of a model.
+    rng : int, torch.Generator or curvature.ByPlace
+        Seed, or generator, of the probes. The same on all replicas of a model, and on all shards.
     process_group : torch.distributed.ProcessGroup, optional
         Over which to average gradients and products that the optimiser evaluates itself:
         `DistributedDataParallel` averages in backward only.
@@ -111,16 +113,16 @@ class PSGD(torch.optim.Optimizer):
         global_clip: clips.Clip | tuple[clips.Clip, ...] | float | None = None,
         engine: EngineName = "auto",
         probes: Probes = Gaussian(),  # noqa: B008
-        rng: int | torch.Generator = 0,
+        rng: int | torch.Generator | ByPlace = 0,
         process_group: Any = None,
         compile: bool | dict[str, Any] = False,
     ) -> None:
+        self._given: dict[str, Any] = {name: x for name, x in locals().items() if name in SHARED}
         source = source_of(curvature)
         self._shared = Shared(source, probes, update_probability, every, global_clip, engine, compile)
-        seed = seed_of(rng)
+        self._seed = seed_of(rng)
         self._oracle = pairs.Oracle(source, process_group)
-        self._generator = rng if isinstance(rng, torch.Generator) else None
-        self._seed = seed
+        self._generator: Any = None if isinstance(rng, int) else rng
         self._iteration = 0
         self._movers: dict[int, Mover] = {}
         self._waiting: set[int] = set()  # groups, by index, that wait for their first pair
@@ -137,9 +139,10 @@ class PSGD(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; its preconditioner starts in the next step."""
-        shared = [name for name in SHARED if name in param_group]
-        if shared:
-            raise ValueError(f"`{shared[0]}` must be given to PSGD, got it in a group; all share it")
+        for name in [name for name in SHARED if name in param_group]:  # ZeRO hands all settings to each group
+            if param_group[name] != self._given[name]:
+                raise ValueError(f"`{name}` must be given to PSGD, got another in a group; all share it")
+            param_group = {key: x for key, x in param_group.items() if key != name}
         require_settings({**self.defaults, **param_group}, self._shared.source)
         if "params" in param_group:
             param_group["params"] = once(param_group["params"])
@@ -196,7 +199,7 @@ class PSGD(torch.optim.Optimizer):
         if h is not None and v is None:
             raise ValueError("`v` must be given with `h`, got None; they are a pair")
         indices = [i for i, g in enumerate(self.param_groups) if has_parameters(g)]
-        flats = Flats(Flat(self.param_groups[i]["params"]) for i in indices)
+        flats = Flats(flat_of(self.param_groups[i]["params"]) for i in indices)
         x = [flat.vector() for flat in flats]
         before = None if closure is None else Snapshot(flats.params)
         with all_or_nothing(self, _STEPPED, flats, x, before):
@@ -257,7 +260,7 @@ class PSGD(torch.optim.Optimizer):
             raise ValueError(
                 f"`probes` must have k = 1 to be handed out, got {self._shared.probes!r}; draw yours"
             )
-        flats = Flats(Flat(group["params"]) for group in self.param_groups)
+        flats = Flats(flat_of(group["params"]) for group in self.param_groups)
         return flats.columns(self._draw(flats))[0]
 
     def group_state(self, index: int = 0) -> descent.PSGDState | None:
@@ -273,20 +276,19 @@ class PSGD(torch.optim.Optimizer):
     # -- checkpoints -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run needs to be resumed, as tensors, numbers and texts."""
-        packed = super().state_dict()
-        packed["param_groups"] = [
-            {k: x if k in ("params", "param_names") else saved.plain(x) for k, x in group.items()}
-            for group in packed["param_groups"]
-        ]
-        packed["state"] = {key: saved.packed(held) for key, held in packed["state"].items()}
-        packed["psgd"] = {
+        """Return all that a run needs to be resumed, as tensors (`DTensor` for shards), numbers and texts."""
+        flats = Flats(flat_of(group["params"]) for group in self.param_groups if has_parameters(group))
+        generator, clip = self._generator, self._clip
+        if flats.are_sharded:  # complete from the start: a checkpoint is loaded into what is there
+            generator = pairs.generator_for(flats, generator, self._seed)
+            clip = self._shared.clip_memory(flats) if clip is None else clip
+        own = {
             **{"version": saved.VERSION, "iteration": self._iteration, "seed": self._seed},
             "waiting": sorted(self._waiting),
-            "generator": saved.generator_state(self._generator),
-            "global_clip": saved.clip_state(self._shared.global_clip, self._clip),
+            "generator": saved.generator_state(generator),
+            "global_clip": saved.clip_state(self._shared.global_clip, clip),
         }
-        return packed
+        return saved.packed_state(super().state_dict(), self.param_groups, self.state, self._mover, own)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, for parameters of the same shapes and dtypes.
@@ -299,8 +301,7 @@ class PSGD(torch.optim.Optimizer):
             If something does not fit; nothing is changed then.
         """
         own = saved.require_own(state_dict)
-        here = self.param_groups
-        shared = self._shared
+        here, shared = self.param_groups, self._shared
         make_mover = partial(Mover, source=shared.source, engine=shared.engine, options=None)
         groups, states = saved.restored_states(state_dict, here, make_mover)
         waiting = [i for i, g in enumerate(here) if g["params"] and g["params"][0] not in states]
@@ -309,7 +310,7 @@ class PSGD(torch.optim.Optimizer):
         super().load_state_dict({"state": {}, "param_groups": groups})
         self.state.update(states)
         self._iteration, self._seed = own["iteration"], own["seed"]
-        if generator and self._generator and generator.device == self._generator.device:
+        if generator is not None and saved.are_alike(generator, self._generator):
             self._generator.set_state(generator.get_state())  # the user may hold it
         else:
             self._generator = generator
@@ -339,12 +340,11 @@ class PSGD(torch.optim.Optimizer):
         return mover
 
     def _draw(self, flats: Flats) -> Vectors:
-        if self._generator is None:
-            self._generator = torch.Generator(flats[0].device).manual_seed(self._seed)
+        self._generator = pairs.generator_for(flats, self._generator, self._seed)
         return pairs.draw(self._shared.probes, self._generator, flats)
 
 
 _STEPPED = ("_iteration", "_waiting", "_told", "_generator", "_clip")
 """What a step replaces, besides the state."""
-_OWN = ("_shared", "_oracle", "_seed", "_iteration", "_waiting", "_clip")
+_OWN = ("_shared", "_given", "_oracle", "_seed", "_iteration", "_waiting", "_clip")
 """What a copy of the optimiser takes along, besides its generator."""

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...curvature import Exact, Functions, Probes, Source, Whitening
+from ...arrays import shards
+from ...arrays.draws import ByPlace
+from ...curvature import Exact, Functions, Orthogonal, Probes, Source, Whitening
 from .autograd import Found, Looked, evaluate, given
-from .flat import SMALL, Flat, Flats, Vectors
+from .flat import SMALL, Flat, Flats, Vectors, is_sharded
 from .undo import Snapshot
 
 
@@ -31,12 +33,38 @@ def toss(seed: int, iteration: int) -> float:
     return (word >> 11) / 2**53
 
 
-def draw(probes: Probes, generator: torch.Generator, flats: Flats) -> Vectors:
+def generator_for(
+    flats: Flats, held: torch.Generator | ByPlace | None, seed: int
+) -> torch.Generator | ByPlace:
+    """Return the generator of the probes: the one that is held, or a new one.
+
+    Raises
+    ------
+    ValueError
+        If parameters are sharded, and it is PyTorch's: what a shard's share of its numbers is, nobody knows.
+    """
+    if flats.are_sharded and isinstance(held, torch.Generator):
+        raise ValueError(
+            "`rng` must be an int or curvature.ByPlace for sharded parameters, whose probes are drawn by "
+            "place, got a torch.Generator; give its seed"
+        )
+    if held is not None:
+        return held
+    return ByPlace(seed) if flats.are_sharded else torch.Generator(flats[0].device).manual_seed(seed)
+
+
+def draw(probes: Probes, generator: torch.Generator | ByPlace, flats: Flats) -> Vectors:
     """Return probes for each group, rounded to the dtypes of its parameters."""
+    if flats.are_sharded and isinstance(probes, Orthogonal):
+        raise ValueError(
+            f"`probes` must be drawn element by element for sharded parameters, got {probes!r}; take Gaussian"
+        )
     found = []
     for flat in flats:
-        like: Any = torch.empty(1, dtype=flat.dtype, device=generator.device).expand(flat.n)
-        v: Any = probes.draw(generator, like)
+        device = flat.device if isinstance(generator, ByPlace) else generator.device
+        like: Any = torch.empty(1, dtype=flat.dtype, device=device).expand(flat.n)
+        with shards.over(flat.shards):
+            v: Any = probes.draw(generator, like)
         found.append(flat.rounded(v.to(flat.device)))
     return found
 
@@ -132,8 +160,8 @@ class Oracle:
             if exact:
                 products = zip(*(flats.vectors(product) for product in found.products), strict=True)
                 h = [
-                    self.mean(group[0] if part.ndim == 1 else torch.stack(group, dim=1))
-                    for group, part in zip(products, v, strict=True)
+                    self.mean(group[0] if part.ndim == 1 else torch.stack(group, dim=1), flat)
+                    for group, part, flat in zip(products, v, flats, strict=True)
                 ]
             elif differs and closure is not None and before is not None:
                 v, h = self._difference(closure, flats, x, g, v, before)
@@ -166,9 +194,10 @@ class Oracle:
 
         here: list[Any] = [torch.cat(part) for part in (x, g, v)]  # copies, before .grad is written to
         try:
-            probe, product = self.source.pairs(Functions(gradient=gradient), *here)
+            with shards.over(flats.shards("curvature")):
+                probe, product = self.source.pairs(Functions(gradient=gradient), *here)
         finally:
-            flats.write(x)
+            flats.undo(x)
         after.restore()
         pair: tuple[Any, Any] = probe, product
         return flats.cut(pair[0]), flats.cut(pair[1])
@@ -176,24 +205,28 @@ class Oracle:
     def _gradient(self, found: Found, flats: Flats) -> Vectors:
         """Return the gradient as vectors: averaged here, unless backward has done so."""
         g = flats.vectors(found.grads)
-        return [self.mean(part) for part in g] if found.own else g
+        return [self.mean(part, flat) for part, flat in zip(g, flats, strict=True)] if found.own else g
 
     def value(self, loss: Any, flat: Flat) -> Tensor | None:
         """Return the loss as a tensor of its own, for a clip that compares it."""
         if loss is None:
             return None
         value = loss if isinstance(loss, Tensor) else torch.tensor(loss)
-        return self.mean(value.reshape(()).to(flat.device, flat.dtype, copy=True))
+        whole: Any = value
+        value = whole.full_tensor() if is_sharded(whole) else value
+        value = value.reshape(()).to(flat.device, flat.dtype, copy=True)
+        return self.mean(flat.averaged(value), flat)
 
-    def mean(self, x: Tensor) -> Tensor:
-        """Return the mean of a tensor over the replicas."""
+    def mean(self, x: Tensor, flat: Flat) -> Tensor:
+        """Return the mean of a tensor, the group's value or a vector of it, over the replicas."""
         import torch.distributed as dist
 
         if self.process_group is not None:
             x = x.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(x, group=self.process_group)
             return x / dist.get_world_size(self.process_group)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        initialized = dist.is_available() and dist.is_initialized()
+        if flat.shards is None and initialized and dist.get_world_size() > 1:
             warnings.warn(
                 "PSGD takes gradients that DistributedDataParallel does not average, so replicas drift "
                 "apart; pass process_group=torch.distributed.group.WORLD",

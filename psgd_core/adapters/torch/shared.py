@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from ...arrays import shards
 from ...arrays.arguments import keep, require_choice, require_count, require_number
+from ...arrays.draws import ByPlace
 from ...arrays.trees import where
 from ...curvature import Central, Exact, Forward, Probes, Source, Whitening
 from ...descent import clips
@@ -44,8 +46,9 @@ def source_of(curvature: Any) -> Source:
 def seed_of(rng: Any) -> int:
     """Return a seed, or that of a generator."""
     seed = rng.initial_seed() if isinstance(rng, torch.Generator) else rng
+    seed = rng.seed if isinstance(rng, ByPlace) else seed
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise TypeError(f"`rng` must be an int >= 0 or a torch.Generator, got {rng!r}")
+        raise TypeError(f"`rng` must be an int >= 0, a torch.Generator or curvature.ByPlace, got {rng!r}")
     return seed
 
 
@@ -125,7 +128,8 @@ class Shared:
         before = self.clip_memory(flats) if memory is None else memory
         proposals, like = [way.mover.proposed(way.arguments) for way in ways], _like(flats)
         parts = [torch.where(it.usable, it.move, 0.0).to(like) for it in proposals]
-        parts, after = self.global_clip.limit_parts(before, parts)
+        with shards.over(flats.shards("global_clip")):
+            parts, after = self.global_clip.limit_parts(before, parts)
         whole = torch.stack([it.usable.to(like.device) for it in proposals]).all()
         both = zip(ways, proposals, parts, strict=True)
         found = [way.mover.accepted(way.flat, it, part.to(it.move)) for way, it, part in both]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...arrays.draws import ByPlace
 from .flat import Flats, Vectors
 
 
@@ -67,11 +68,12 @@ def all_or_nothing(
     """
     own: dict[str, Any] = {name: getattr(optimizer, name) for name in names}
     states = dict(optimizer.state)
-    drawn = [(it, it.get_state()) for it in own.values() if isinstance(it, torch.Generator)]
+    kinds = (torch.Generator, ByPlace)
+    drawn: list[tuple[Any, Any]] = [(it, it.get_state()) for it in own.values() if isinstance(it, kinds)]
     try:
         yield
     except BaseException:
-        flats.write(x)
+        flats.undo(x)
         optimizer.state.clear()
         optimizer.state.update(states)
         optimizer.__dict__.update(own)
