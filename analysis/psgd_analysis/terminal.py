@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -14,6 +15,9 @@ from rich.text import Text
 
 MOST_NAMES = 12
 """More names than this are left to `--list`."""
+
+PIPED = 110
+"""Columns of paragraphs in a file or a pipe."""
 
 
 class UsageError(ValueError):
@@ -84,7 +88,7 @@ def table(
 
 def console() -> Console:
     """Return the console of stdout."""
-    return Console(highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PIPED, highlight=False)
 
 
 def show(terminal: Console, drawn: Table) -> None:

@@ -129,6 +129,8 @@ def write(experiment: Experiment, records: Sequence[Record], folder: Path) -> No
 
 def show(experiment: Experiment, records: Sequence[Record], scale: Scale, console: Console) -> None:
     """Print a scale's table and verdicts."""
+    from .. import terminal
+
     mine = of_scale(experiment, records, scale)
     if not mine:
         console.print(f"{experiment.name}: no runs at the {scale} scale yet", markup=False)
@@ -136,7 +138,7 @@ def show(experiment: Experiment, records: Sequence[Record], scale: Scale, consol
     found = tables.results(experiment, mine, scale)
     if found.width > console.width:
         found = min(found, found.transposed(), key=lambda table: table.width)
-    console.print(found.rich(f"{experiment.title}, {scale} scale"))
+    terminal.show(console, found.rich(f"{experiment.title}, {scale} scale"))
     for text in tables.about(experiment, mine, scale):
         console.print(text.replace("**", ""), markup=False, style="dim")
     console.print()
