@@ -188,5 +188,5 @@ def test_a_record_says_where_it_was_trained(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", {torch.device("cuda:1"): "Some GPU"}.__getitem__)
     assert name_of(torch.device("cuda:1")) == "cuda, Some GPU"
     monkeypatch.setenv("PSGD_DEVICE", "the fast one")
-    with pytest.raises(ValueError, match="PSGD_DEVICE.*got 'the fast one'"):
+    with pytest.raises(ValueError, match=r"PSGD_DEVICE.*got 'the fast one'"):
         started()
