@@ -342,8 +342,7 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
-    rows = asked.rows(list(optimizers()), compiled)
-    title = "# State and communication past one machine"
+    rows, title = asked.rows(list(optimizers()), compiled), "# State and communication past one machine"
     asked.write(rows, page(rows, title, __doc__, ("jax", "jaxlib", "optax")))
 
 
