@@ -77,7 +77,7 @@ def examples_of(
     ----------
     data : DataSet
     train, test : int, optional
-        How many examples to take, all by default: of images the first ones of a permutation that is always the
+        How many examples to take, all by default: of images the first of a permutation that is always the
         same, of a text its first pieces.
     length : int
         Of the pieces that a text is cut into.
