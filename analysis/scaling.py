@@ -259,67 +259,91 @@ def kinds(sent: dict[str, float]) -> str:
     return f"{amount(sum(b for b, _ in parts))} ({names})"
 
 
-def report(rows: list[Row], command: str) -> str:
-    """Return the page."""
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("jax", "jaxlib", "optax"))
+def page(rows: list[Row], title: str, about: str | None, packages: tuple[str, ...]) -> str:
+    """Return a page under a title in Markdown: what a script says of itself, its command, and the tables."""
+    level = "#" + title.partition(" ")[0]
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages)
     lines = [
-        "# State and communication past one machine",
+        title,
         "",
-        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        (about or "").split("\n\n", 2)[2].strip(),
         "",
         "```sh",
-        command,
+        f"python {' '.join(sys.argv)}",
         "```",
         "",
         f"Python {platform.python_version()}, {versions}; float32, momentum of 0.9. Bytes are per device.",
     ]
     for size in dict.fromkeys((row.parameters, row.devices) for row in rows):
-        here = [row for row in rows if (row.parameters, row.devices) == size]
         share = 4 * size[0] / size[1]
         lines += [
             "",
-            f"## {size[0]:.2g} parameters on {size[1]} devices: {amount(share)} of parameters on each",
+            f"{level} {size[0]:.2g} parameters on {size[1]} devices: {amount(share)} of parameters on each",
             "",
             "| optimiser | state | of the parameters' share | sent in a step | in a step that fits |",
             "|---|---|---|---|---|",
             *(
                 f"| {row.optimizer} | {amount(row.held)} | {row.held / share:.3g} × "
                 f"| {kinds(row.least)} | {kinds(row.most)} |"
-                for row in here
+                for row in rows
+                if (row.parameters, row.devices) == size
             ),
         ]
     return "\n".join([*lines, ""])
 
 
+class Asked(NamedTuple):
+    """What a script is asked for."""
+
+    sizes: list[tuple[int, int]]  # matrices, and devices
+    side: int
+    optimizers: list[str] | None  # None: all
+    out: Path | None
+
+    @classmethod
+    def parsed(cls, about: str | None) -> Asked:
+        """Return what the command line says."""
+        parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawTextHelpFormatter)
+        sizes = [f"{m}x{d}" for m, d in SIZES]
+        parser.add_argument("--sizes", nargs="+", default=sizes, help="MATRICESxDEVICES")
+        parser.add_argument("--side", type=int, default=SIDE, help="rows and columns of a matrix")
+        parser.add_argument("--optimizers", nargs="+", help="names; all by default")
+        parser.add_argument("--out", type=Path, help="without suffix: writes .md and .json")
+        asked = parser.parse_args()
+        pairs = [(int(m), int(d)) for m, d in (size.split("x") for size in asked.sizes)]
+        return cls(pairs, asked.side, asked.optimizers, asked.out)
+
+    def rows(self, known: list[str], compiled: Callable[[str, int, int, int], Row]) -> list[Row]:
+        """Return a row for each size and optimiser, and tell of each."""
+        rows = []
+        for matrices, devices in self.sizes:
+            for name in self.optimizers or known:
+                rows.append(compiled(name, matrices, devices, self.side))
+                print(rows[-1], file=sys.stderr, flush=True)
+        return rows
+
+    def write(self, rows: list[Row], text: str) -> None:
+        """Write a page and its rows, or print the page."""
+        if self.out is None:
+            print(text)
+            return
+        self.out.with_suffix(".md").write_text(text, encoding="utf-8")
+        data = json.dumps([row._asdict() for row in rows], indent=1) + "\n"
+        self.out.with_suffix(".json").write_text(data, encoding="utf-8")
+
+
 def main() -> None:
     """Compile everything and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=[f"{m}x{d}" for m, d in SIZES], help="MATRICESxDEVICES")
-    parser.add_argument("--side", type=int, default=SIDE, help="rows and columns of a matrix")
-    parser.add_argument("--optimizers", nargs="+", help="names; all by default")
-    parser.add_argument("--out", type=Path, help="without suffix: writes .md and .json")
-    asked = parser.parse_args()
-    sizes = [tuple(map(int, size.split("x"))) for size in asked.sizes]
+    asked = Asked.parsed(__doc__)
     # before jax is imported: so many devices on this host, and little of what makes programs fast to run
-    pretended = f"--xla_force_host_platform_device_count={max(d for _, d in sizes)}"
+    pretended = f"--xla_force_host_platform_device_count={max(d for _, d in asked.sizes)}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {pretended}".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
-    rows = []
-    for matrices, devices in sizes:
-        for name in asked.optimizers or optimizers():
-            rows.append(compiled(name, matrices, devices, asked.side))
-            print(rows[-1], file=sys.stderr, flush=True)
-    text = report(rows, f"python {' '.join(sys.argv)}")
-    if asked.out is None:
-        print(text)
-        return
-    asked.out.with_suffix(".md").write_text(text, encoding="utf-8")
-    asked.out.with_suffix(".json").write_text(
-        json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8"
-    )
+    rows, title = asked.rows(list(optimizers()), compiled), "# State and communication past one machine"
+    asked.write(rows, page(rows, title, __doc__, ("jax", "jaxlib", "optax")))
 
 
 if __name__ == "__main__":

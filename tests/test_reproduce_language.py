@@ -123,6 +123,15 @@ def test_tokens_stay_in_their_file(tmp_path):
     assert made.test_x.long().ravel().tolist() == test[: 499 // 16 * 16].tolist()
 
 
+def test_a_part_of_a_text_is_its_first_pieces_which_follow_each_other():
+    """A model that carries a state from piece to piece goes on reading."""
+    text = data.load("chain")
+    some = examples_of(text, train=7, test=3, length=20)
+    assert np.array_equal(some.train_x.flatten(), text.train_x[:140])
+    assert np.array_equal(some.train_y.flatten(), text.train_y[:140])
+    assert np.array_equal(some.test_x.flatten(), text.test_x[:60])
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 199, b"\0" * 201])
 def test_odd_tokens(tmp_path, content):
     for name in ("train", "val"):

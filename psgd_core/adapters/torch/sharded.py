@@ -94,7 +94,9 @@ class TensorShards:
         return _like(found[0] if len(found) == 1 else torch.cat(found), like)
 
     def _reduced(self, x: Any, op: Any) -> Array:
-        if isinstance(x, np.ndarray | np.generic):
+        if isinstance(x, Tensor):
+            y = x.clone(memory_format=torch.contiguous_format)  # also on devices that DLPack does not know
+        elif isinstance(x, np.ndarray | np.generic):
             y = torch.from_numpy(np.array(x))
         else:
             y = dlpack.to_torch(x, copy=True).contiguous()
