@@ -381,7 +381,7 @@ def test_listing_runs_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "`TASK` must be one that --list shows, or match one, got 'nothing'; choose one"),
+        (["nothing"], "`TASK` must be one that --list shows, or match one, got 'nothing'"),
         (["lenet5"], "lenet5 needs --data"),
         (["-c", "nobody"], "`--contender` must be one that --list shows, or match one, got 'nobody'"),
         (["--peer-path", "psgd_torch"], "`--peer-path` must be NAME=DIR"),
