@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import shards
 from ..arrays.arguments import described, keep, require_count, require_number
+from ..arrays.brief import Brief
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import unit_of
 from ..arrays.trees import owned
 from .functions import Functions
 
 
-class Source(ABC):
+class Source(Brief, ABC):
     """Where pairs come from. All are stateless except `Secant`, which remembers the previous point."""
 
     of_momentum: bool = False
@@ -64,7 +65,7 @@ class Source(ABC):
         return memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exact(Source):
     """The user's Hessian-vector product; see `product_with` for a Hessian matrix or LinearOperator."""
 
@@ -79,7 +80,7 @@ class Exact(Source):
         return v, functions.products(x, v)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Difference(Source):
     """Differences of gradients along v, one probe at a time.
 
@@ -110,7 +111,7 @@ class Difference(Source):
         """Return (v, h) for one probe."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forward(Difference):
     """``(g(x + δv) - g(x)) / δ`` with ``δ = eps^{1/2} (typical + rms x) / rms v``; one gradient per probe.
 
@@ -125,7 +126,7 @@ class Forward(Difference):
         return (ahead - x) / delta, (functions.gradient_at(ahead) - g) / delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Central(Difference):
     """``(g(x + δv) - g(x - δv)) / 2δ``, ``δ = eps^{1/3} (typical + rms x) / rms v``; 2 gradients per probe.
 
@@ -147,7 +148,7 @@ class Previous(NamedTuple):
     g: Array  # (n,) its gradient, on the sample of its own step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Secant(Source):
     """Differences along the steps taken, as BFGS: ``s = x_{t+1} - x_t``, ``y = g_{t+1} - g_t`` on one sample.
 
@@ -199,7 +200,7 @@ class Secant(Source):
         return Previous(owned(x), owned(g))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Along(Source):
     """Pairs along the steps taken in all steps, as `Secant`, and probes of another source in some.
 
@@ -273,7 +274,7 @@ class Along(Source):
         return Previous(owned(x), owned(g))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Whitening(Source):
     """h = g, or the momentum: P converges to ``E[g g^T]^{-1/2}``, and P g is white. No product is needed.
 

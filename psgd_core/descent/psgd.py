@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from ..arrays import trees
 from ..arrays.arguments import described, keep, require_choice, require_count, require_number
+from ..arrays.brief import Brief
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
@@ -29,8 +30,8 @@ Pair = tuple[Array | None, Array] | None
 """(v, h), v None where it is integrated out; None leaves P alone."""
 
 
-@dataclass(frozen=True)
-class PSGD:
+@dataclass(frozen=True, repr=False)
+class PSGD(Brief):
     """``x <- x - lr P m``, eq. (1), with P fitted on curvature pairs along the way.
 
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip

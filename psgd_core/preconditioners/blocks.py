@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
+from ..arrays.brief import brief
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import largest
 from .base import Preconditioner, Verb
@@ -17,6 +18,7 @@ from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
 
 
+@brief
 class BlocksState(NamedTuple):
     """State of `Blocks`."""
 
@@ -24,7 +26,7 @@ class BlocksState(NamedTuple):
     skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe), by all of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Blocks(Preconditioner[BlocksState]):
     """A direct product: block i of the parameters has a preconditioner, a step and a scale of its own.
 
@@ -42,7 +44,7 @@ class Blocks(Preconditioner[BlocksState]):
     state_type: ClassVar[type] = BlocksState
 
     parts: tuple[tuple[int, Preconditioner[Any]], ...]
-    arrays: tuple[trees.Leaf, ...] | None = None
+    arrays: tuple[trees.Leaf, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0

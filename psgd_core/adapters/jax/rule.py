@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ...arrays.arguments import keep, require_count, require_number
+from ...arrays.brief import brief
 from ...arrays.library import Array
 from ...arrays.trees import Leaf
 from ...curvature import Functions, Whitening
@@ -32,6 +33,7 @@ Choice = Preconditioner[Any] | Callable[[jax.ShapeDtypeStruct], Preconditioner[A
 """A preconditioner for all leaves, or a function of the leaf's shape and dtype that returns one."""
 
 
+@brief
 class ScaleByPSGDState(NamedTuple):
     """State of `scale_by_psgd`."""
 
