@@ -288,7 +288,9 @@ def as_clip(clip: Any, name: str = "clip") -> Clip:
     if as_float(clip) is not None:
         return Norm(clip)
     if not isinstance(clip, Clip):
-        raise TypeError(f"`{name}` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
+        ending = f"; call it: {clip.__name__}()" if isinstance(clip, type) else ""
+        wanted = "a Clip, a tuple of Clips, a number or None"
+        raise TypeError(f"`{name}` must be {wanted}, got {described(clip)}{ending}")
     return clip
 
 

@@ -14,6 +14,7 @@ from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
 from ..curvature import Exact, Functions, Gaussian, Probes, Source, Whitening
 from ..preconditioners import Dense, Preconditioner, Replay
+from ..preconditioners.naming import named
 from ..preconditioners.pace import Memory, require_memory
 from ..preconditioners.placement import require_placed
 from ..preconditioners.replay import fitted
@@ -40,8 +41,8 @@ class PSGD(Brief):
 
     Parameters
     ----------
-    preconditioner : Preconditioner
-        The group that P is fitted on.
+    preconditioner : Preconditioner, its class or name
+        The group that P is fitted on; "dense" and ``Dense`` stand for ``Dense()``.
     lr : float or schedule
         mu of eq. (1): 1 is Newton's step once P is fitted.
     step_size : float or schedule
@@ -81,16 +82,18 @@ class PSGD(Brief):
     probability: Schedule = 1.0
 
     def __post_init__(self) -> None:
-        kinds = {"preconditioner": Preconditioner, "source": Source, "probes": Probes, "replay": Replay}
+        kinds = {"source": Source, "probes": Probes, "replay": Replay}
         for name, kind in kinds.items():
             given = getattr(self, name)
             if not isinstance(given, kind) and (given is not None or name != "replay"):
-                raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
+                ending = f"call it: {given.__name__}()" if isinstance(given, type) else "make one"
+                raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; {ending}")
         if self.replay and isinstance(self.source, Whitening) and self.source.integrated:
             raise ValueError("`replay` must be None for Whitening(integrated=True), which has no v to keep")
         require_choice("decay", self.decay, get_args(Decay))
         keep(
             self,
+            preconditioner=named(self.preconditioner),
             lr=require_schedule("lr", self.lr, "(0, inf)"),
             step_size=require_schedule("step_size", self.step_size, "(0, 1)"),
             memory=require_memory(self.memory),

@@ -16,6 +16,7 @@ from .base import Preconditioner, Verb
 from .first_contact import two
 from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
+from .sparse import Diagonal
 
 
 @brief
@@ -24,6 +25,11 @@ class BlocksState(NamedTuple):
 
     parts: tuple[Any, ...]  # the state of each block's preconditioner
     skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe), by all of them
+
+
+def by_shape(shape: tuple[int, ...]) -> Preconditioner[Any]:
+    """Return `Kronecker` for matrices and tensors, `Diagonal` for vectors and numbers."""
+    return Kronecker(shape) if len(shape) > 1 else Diagonal()
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,7 +80,7 @@ class Blocks(Preconditioner[BlocksState]):
             object.__setattr__(self, "arrays", arrays)
 
     @classmethod
-    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = Kronecker) -> Blocks:
+    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = by_shape) -> Blocks:
         """Return blocks for the arrays of a dict, list or tuple of parameters, or of a PyTorch module.
 
         Parameters
@@ -84,7 +90,8 @@ class Blocks(Preconditioner[BlocksState]):
             tensors, such as ``dict(module.named_parameters())``, and OrderedDicts in their own order. Tensors
             that share their memory count once.
         choose : callable
-            ``choose(shape)`` returns the preconditioner of an array; `Kronecker` by default.
+            ``choose(shape)`` returns the preconditioner of an array; by default `Kronecker` for two
+            dimensions and more, `Diagonal` for vectors and numbers.
 
         Raises
         ------
