@@ -61,8 +61,7 @@ def _array(x: Any) -> str:
     kind = str(x.dtype).rpartition(".")[2]
     if x.ndim == 0:
         try:
-            value = x.item()
-            return f"{value:.6g}" if isinstance(value, float) else str(value)
+            return f"{float(x):.6g}" if "float" in kind else str((bool if kind == "bool" else int)(x))
         except Exception:  # traced arrays, and those without memory, have no values
             return f"{kind}[]"
     return f"{kind}[{', '.join(map(str, x.shape))}]"

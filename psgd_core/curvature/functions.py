@@ -144,9 +144,9 @@ def product_with(hessian: Any) -> Callable[..., Array]:
 
 
 def _is_plain(hessian: Any) -> bool:
-    """Return whether it is a number, or rows of numbers."""
+    """Return whether it is a number, or rows of numbers, rather than a matrix."""
     number = isinstance(hessian, Real | np.generic) and not isinstance(hessian, bool)
-    return number or isinstance(hessian, list | tuple) or (is_array(hessian) and hessian.ndim == 0)
+    return number or isinstance(hessian, list | tuple) or (is_array(hessian) and hessian.ndim < 2)
 
 
 def _times(hessian: Any, v: Array) -> Array:

@@ -243,8 +243,6 @@ class Objective:
         """Return a value of the function as a 0-d array like x."""
         if value is None:
             raise TypeError("`fun` must return a number, got None; return the value")
-        if isinstance(value, list | tuple) and len(value) == 1:
-            value = value[0]
         if is_array(value) and math.prod(value.shape) != 1:
             raise ValueError(f"`fun` must return a scalar, got shape {tuple(value.shape)}; take the sum")
         return value_like(_detached(value), self.x, "fun")

@@ -40,4 +40,4 @@ def names(groups: Sequence[dict[str, Any]]) -> list[tuple[Tensor, str]]:
 
 
 def _shape(p: Tensor) -> str:
-    return "not known yet" if is_lazy(p) else str(tuple(p.shape))
+    return "lazy" if is_lazy(p) else str(tuple(p.shape))

@@ -89,7 +89,7 @@ class PSGD(torch.optim.Optimizer):
       P warns of them, by name, unless they are frozen. A group's own first step always fits P.
     - A step is done completely or not at all: whatever is raised in it, also the closure's own errors and
       Ctrl-C, leaves the parameters, ``.grad``, the optimiser and PyTorch's generators as they were.
-    - ``torch.utils.checkpoint`` with ``use_reentrant=True``, hiding its layers, runs as with False.
+    - Checkpoints (``torch.utils.checkpoint``) with ``use_reentrant=True`` run as with False.
     - A gradient or loss that is not finite moves nothing and is counted in ``skipped`` (`group_state`).
     - `state_dict` holds only tensors, numbers and texts (``weights_only=True`` loads it), with the
       generator's state: a run resumed from it equals an uninterrupted one bit for bit. Every engine loads it.
@@ -134,12 +134,8 @@ class PSGD(torch.optim.Optimizer):
             lr = 0.01 if isinstance(source, Whitening) else 0.1
         defaults = {
             **{"lr": lr, "step": step, "scale": scale, "momentum": momentum, "clip": clip, "replay": replay},
-            **{
-                "preconditioner": preconditioner,
-                "weight_decay": weight_decay,
-                "decay": decay,
-                "maximize": maximize,
-            },
+            **{"preconditioner": preconditioner, "weight_decay": weight_decay},
+            **{"decay": decay, "maximize": maximize},
         }
         super().__init__(params, defaults)
 
@@ -246,8 +242,7 @@ class PSGD(torch.optim.Optimizer):
         for way, (moved, new_held) in zip(ways, moves, strict=True):
             way.flat.write(moved, way.used)
             self.state[way.flat.params[0]] = new_held
-        self._iteration += 1
-        self._waiting, self._told, self._clip = waiting, told, clip
+        self._iteration, self._waiting, self._told, self._clip = self._iteration + 1, waiting, told, clip
         return found.returned
 
     def due(self) -> bool:
