@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-OPTIONAL = re.compile(r"^(?:import|from) (?:psgd_core\.adapters\.)?(torch|jax|optax)\b", flags=re.M)
+OPTIONAL = re.compile(
+    r"^(?:import|from) (?:psgd_core\.adapters\.)?(torch|jax|optax|dask|distributed|mpi4py)\b", flags=re.M
+)
 
 
 def blocks(path: Path, language: str = "python") -> list[str]:

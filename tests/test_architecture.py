@@ -37,7 +37,8 @@ OPTIONAL = {
     "optax": "psgd_core.adapters.jax",
     "numba": "psgd_core.kernels.cpu",
     "cupy": None,
-    "dask": None,
+    "dask": "psgd_core.adapters.dask",
+    "distributed": "psgd_core.adapters.dask",
     "matplotlib": None,
 }
 """What `import psgd_core` never imports, and the one room whose modules may import it at their top."""

@@ -109,6 +109,27 @@ import psgd_core
 def loss(params, batch):
     return ((params - batch) ** 2).sum()
 """,
+    "psgd_core.adapters.jax.reshard": """
+import jax.numpy as jnp
+import psgd_core
+params = jnp.ones(4)
+psgd_core.save("run.npz", psgd(0.1).init(params))
+""",
+    "psgd_core.adapters.dask": """
+import distributed, numpy as np
+import psgd_core
+from psgd_core.curvature import Functions
+client = distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0")
+def load(i):
+    return float(i)
+def value(x, part):
+    return part * float(x @ x)
+def gradient(x, part):
+    return 2 * part * x
+def hvp(x, v, part):
+    return 2 * part * v
+x0 = np.ones(3)
+""",
     "psgd_core.adapters.dlpack": """
 import torch
 tensor = torch.ones(3)

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
-OPTIONAL = {"jax", "optax", "torch"}
+OPTIONAL = {"dask", "distributed", "jax", "optax", "sklearn", "torch"}
 
 
 def needs(path: Path) -> list[str]:

@@ -128,3 +128,42 @@ def test_equinox_modules():
     assert loss(p) < 0.5 * first
     updates, _ = optimizer.update(p, state, p, hvp=lambda v: jax.jvp(jax.grad(loss), (p,), (v,))[1])
     assert type(updates) is type(model)
+
+
+@optimizers
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_a_file_of_ours_goes_where_the_parameters_lie(optimizer, sharded, tmp_path):
+    """Saved whole; resumed on the devices of the parameters, laid out as there."""
+    state = trained(optimizer, start())
+    psgd.save(tmp_path / "state", state)
+    p = start(sharded=sharded)
+    fresh = optimizer.init(p)
+    found = adapter.reshard(psgd.load(tmp_path / "state"), p)
+    assert jax.tree.structure(found) == jax.tree.structure(fresh)
+    for x, y, z in zip(*map(jax.tree.leaves, (found, state, fresh)), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+        assert x.dtype == y.dtype
+        assert x.sharding.is_equivalent_to(z.sharding, x.ndim)
+        assert x.committed == sharded
+
+
+def test_only_orders_that_agree_are_renamed():
+    """A leaf sharded over its columns runs through them shard by shard, wherever it comes to lie."""
+    optimizer = adapter.scale_by_psgd(psgd.XMat())
+    p = start(sharded=True)["a"]
+    state = optimizer.init(p)
+    by_columns = state._replace(leaves=state.leaves._replace(layout={"1x2": ()}))
+    whole = jnp.zeros((2, 2), p.dtype)
+    mesh = p.sharding.mesh
+    rows, columns = (
+        jax.device_put(whole, NamedSharding(mesh, PartitionSpec(*spec))) for spec in (("x",), (None, "x"))
+    )
+    for place in (rows, columns):
+        assert adapter.reshard(by_columns, place).leaves.layout == {"1x2": ()}
+        assert adapter.reshard(state._replace(leaves=state.leaves._replace(layout={})), place).leaves.layout
+
+
+def test_a_state_of_other_parameters_is_refused():
+    state, p = OPTIMIZERS["nothing kept"].init(start()), start(sharded=True)
+    with pytest.raises(ValueError, match="`params` must have the structure of those that the state was"):
+        adapter.reshard(state, {"a": p["a"]})

@@ -130,6 +130,11 @@ def test_the_published_perturbed_images_are_read(tmp_path, rng):
         (NTGA[0], np.zeros((4, 32, 32, 3), int), "floats"),
         (NTGA[1], np.arange(3), "each of the 4 images"),
         (NTGA[3], np.arange(6, 11), "from 0 to 9"),
+        (NTGA[3], np.full(5, np.nan), "from 0 to 9"),
+        (NTGA[3], np.full(5, 1.5), "from 0 to 9"),
+        (NTGA[3], np.full(5, "cat"), "from 0 to 9"),
+        (NTGA[3], np.zeros((5, 10)), "from 0 to 9"),
+        (NTGA[3], np.eye(12)[:5], "from 0 to 9"),
         (NTGA[3], np.array([{}] * 5), "not an array of NumPy"),
     ],
 )
@@ -164,7 +169,7 @@ def test_digits_in_colour_are_the_digits_mixed_of_two_colours():
 def drawn(augment, x, seed=0):
     y = torch.arange(len(x))
     before = x.clone()
-    found, labels = augmented(x, y, augment, torch.Generator().manual_seed(seed))
+    found, labels = augmented(x, y, augment, torch.Generator().manual_seed(seed), classes=10)
     assert torch.equal(labels, y)
     assert torch.equal(x, before)
     return found

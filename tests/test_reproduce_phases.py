@@ -8,10 +8,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("sklearn", reason="needs scikit-learn's digits")
 
-from psgd_analysis.reproduce import data, models, training  # noqa: E402
+from psgd_analysis.reproduce import data, models, optimizers, training  # noqa: E402
 from psgd_analysis.reproduce.experiment import Job  # noqa: E402
+from psgd_analysis.reproduce.experiments import NAMES, experiment  # noqa: E402
 from psgd_analysis.reproduce.training import changes, examples_of  # noqa: E402
+from psgd_analysis.reproduce.training.device import name_of  # noqa: E402
 from psgd_analysis.reproduce.training.phases import phases_of  # noqa: E402
+from psgd_analysis.reproduce.training.rates import rate_of  # noqa: E402
 
 SMALL = {"model": "softmax", "data": "digits", "batch": 50, "epochs": 4, "train": 200, "test": 50}
 SGD = {"optimizer": "sgd", "lr": 0.1}
@@ -157,3 +160,33 @@ def test_running_statistics_move_once_per_step(own):
     for name in means:
         np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
     assert {m.momentum for m in run.model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
+
+
+def test_optimisers_that_keep_the_rate_they_were_made_with_get_the_first_one():
+    """AdaBound's final rate and Apollo's warm-up go by it; a library's default would be another."""
+    pytest.importorskip("pytorch_optimizer")
+    seen = set()
+    for name in NAMES:
+        for plan in experiment(name).plans.values():
+            for own in [cell.settings for cell in plan.cells if "optimizer" in cell.settings]:
+                if own["optimizer"] not in ("adabound", "apollo"):
+                    continue
+                steps = optimizers.make(
+                    own["optimizer"], torch.nn.Linear(2, 1), own.get("optimizer_settings", {}), 0
+                )
+                kept = getattr(steps._optimizer, "base_lrs", None) or [steps._optimizer.lr]
+                assert kept == [rate_of("lr", own["lr"], own["epochs"])(0)], (name, own)
+                seen.add(own["optimizer"])
+    assert seen == {"adabound", "apollo"}
+
+
+def test_a_record_says_where_it_was_trained(monkeypatch):
+    monkeypatch.setenv("PSGD_DEVICE", "cpu")
+    made = started()
+    made.advance()
+    assert made.final()["device"] == "cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_name", {torch.device("cuda:1"): "Some GPU"}.__getitem__)
+    assert name_of(torch.device("cuda:1")) == "cuda, Some GPU"
+    monkeypatch.setenv("PSGD_DEVICE", "the fast one")
+    with pytest.raises(ValueError, match=r"PSGD_DEVICE.*got 'the fast one'"):
+        started()

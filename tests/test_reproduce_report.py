@@ -630,6 +630,17 @@ def test_a_page_has_everything_and_its_links_lead_somewhere(written):
     assert all(row["scale"] == "reduced" for row in verdicts)
 
 
+@pytest.mark.parametrize(
+    ("used", "asked"), [("mnist", True), ("cifar10-jpeg", True), ("plain-words", True), ("digits", False)]
+)
+def test_the_command_of_a_page_gives_the_folder_where_files_were_read(used, asked):
+    from psgd_analysis.reproduce import pages
+
+    records = [dataclasses.replace(r, data={used: "0" * 64}) for r in runs(**CLEAR)]
+    text = pages.page(forged((COMPARED,)), records)
+    assert ("--seeds 0-3 --data DIR\n" in text, "--seeds 0-3\n" in text) == (asked, not asked)
+
+
 def test_a_page_without_runs_and_one_of_smoke_runs_decide_nothing(tmp_path):
     from psgd_analysis.reproduce import pages
 

@@ -240,10 +240,10 @@ def test_forgetting_is_counted_as_examples_are_presented() -> None:
     step = training.one_step
 
     def watched(indices: Any) -> Any:
-        loss, correct = step(indices)
+        loss, correct, asked = step(indices)
         for i, right in zip(indices.tolist(), correct.tolist(), strict=True):
             history[i].append(right)
-        return loss, correct
+        return loss, correct, asked
 
     training.one_step = watched  # type: ignore[method-assign]
     for part in range(6):

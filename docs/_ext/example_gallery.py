@@ -21,7 +21,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-OPTIONAL = ("jax", "optax", "torch")
+OPTIONAL = ("dask", "distributed", "jax", "optax", "sklearn", "torch")
 
 
 def build(app) -> None:

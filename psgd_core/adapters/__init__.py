@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["dlpack", "jax", "scipy", "torch"]
+__all__ = ["dask", "dlpack", "jax", "scipy", "torch"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -80,8 +80,8 @@ def load(path: StrPath, like: Any = None, *, config: Any = None) -> Any:
     like : state or array, optional
         A state of the same structure, such as ``p.init(n, like=x)``: classes, names, shapes and dtypes are
         compared, and every array is returned on the library and device of its counterpart. Or one float
-        array: a state of psgd_core's own classes is returned in its dtype, on its library and device. Without
-        it, arrays are NumPy's.
+        array: a state of psgd_core's own classes, and optax's, is returned in its dtype, on its library and
+        device. Without it, arrays are NumPy's.
     config : dataclass instance, optional
         Must equal the one that was saved.
 
@@ -213,12 +213,12 @@ def _build(name: str, spec: dict[str, Any], like: Any, read: Callable[[int], np.
 
 
 def _own_class(name: str, spec: dict[str, Any]) -> Any:
-    """Return the class that the file names: a built-in container, or a NamedTuple of psgd_core."""
+    """Return the class that the file names: a built-in container, or a NamedTuple of psgd_core or optax."""
     for cls in (tuple, list, dict):
         if spec["kind"] == cls.__name__:
             return cls
     for cls in tuple.__subclasses__():
-        own = cls.__module__.split(".")[0] == "psgd_core"
+        own = cls.__module__.split(".")[0] in ("psgd_core", "optax")
         if own and cls.__name__ == spec["class"] and getattr(cls, "_fields", None) == tuple(spec["parts"]):
             return cls
     raise Misfit(

@@ -225,8 +225,9 @@ class Metric:
         xp, r = namespace(move), self.u.shape[0]
         partners = xp.concat([self.v_in, self.u])
         sums = [xp.sum(move[: 2 * r, :] ** 2, axis=1), xp.sum(partners**2, axis=1)]
-        moves, lengths = shards.total(xp.stack(sums))
-        return shards.most(xp.max(xp.concat([xp.sqrt(moves * lengths), xp.abs(move[2 * r, :])])))
+        squares = shards.total(xp.stack(sums))
+        lengths = xp.sqrt(squares[0, :] * squares[1, :])
+        return shards.most(xp.max(xp.concat([lengths, xp.abs(move[2 * r, :])])))
 
     def diagonals(self) -> tuple[Array, Array]:
         """Return the diagonal of the second derivative, nearly, and what a ridge of 1 adds, (2 r + 1, n)."""
@@ -234,8 +235,8 @@ class Metric:
         diagonal = xp.maximum(self.diagonal, eps(self.d) * self.delta)
         along, image = xp.concat([self.v_in, self.u]), xp.concat([self.d_ends[r:, :], self.d_ends[:r, :]])
         image = xp.concat([_times(self.c_inverse, image[:r, :]), image[r:, :]])
-        sums = [xp.sum(along * along, axis=1), xp.sum(along * image, axis=1)]
-        lengths, heights = shards.total(xp.stack(sums))[:, :, None]
+        sums = shards.total(xp.stack([xp.sum(along * along, axis=1), xp.sum(along * image, axis=1)]))
+        lengths, heights = sums[0, :, None], sums[1, :, None]
         heights = xp.maximum(heights, 0 * heights)
         last = 8 * diagonal[None, :]
         found = xp.concat([2 * (diagonal * lengths + heights), last])

@@ -15,6 +15,7 @@ from ..files import write_figure, write_text
 from . import tables
 from .claims import OPPOSITE, REFUTED, judge
 from .contests import comparisons, standing
+from .data import MADE
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
 from .samples import of_scale, stand_ins
@@ -197,6 +198,7 @@ def _command(experiment: Experiment, mine: Sequence[Record], scale: Scale) -> li
     words = ["psgd", "reproduce", experiment.name, "--scale", scale]
     if mine:
         words += ["--seeds", tables.spans(sorted({r.seed for r in mine}))]
-    if experiment.data and (not mine or set(experiment.data) & {name for r in mine for name in r.data}):
+    used = {name for r in mine for name in r.data}
+    if experiment.data and not (used and used <= set(MADE)):
         words += ["--data", "DIR"]
     return ["```sh", shlex.join(words), "```", ""]

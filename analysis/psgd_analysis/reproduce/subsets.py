@@ -147,7 +147,7 @@ def joined(found: Mapping[str, Found], size: int) -> dict[str, Any]:
 
 def of_oracle(oracle: Found) -> dict[str, Any]:
     """Return the oracle's entropies, margins and forgetting, and how they go together; see `compared`."""
-    kept = ("entropy", "margin", "forgett", "learned")
+    kept = ("entropy", "margin", "forgett", "learned", "device")
     numbers = {k: v for k, v in oracle["numbers"].items() if any(part in k for part in kept)}
     return {**numbers, **compared(oracle["entropies"].numpy(), oracle["forgetting"].numpy())}
 

@@ -23,7 +23,8 @@ sharded (`jax.sharding.NamedSharding`), `init`, called outside ``jit``, shards i
 costs small all-reduces, and collective-permutes for the flips of `XMat` and the shifts of `Butterfly`.
 `Sparse` gathers; so do `XMat` and `Butterfly` on a leaf whose size is not a multiple of twice the number of
 its shards; `Dense` has its whole matrix on each device. A leaf sharded over other than its leading axes is
-flattened shard by shard instead of row by row, which pairs other parameters, and works as well.
+flattened shard by shard instead of row by row, which pairs other parameters, and works as well. `reshard`
+puts a state on other devices, such as one from a checkpoint.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ except ImportError as error:
 
 from .leaves import LeafState
 from .products import Products, draw_probe, value_grad_hvp
+from .resharding import reshard
 from .rule import ScaleByPSGDState
 from .transform import psgd, scale_by_psgd
 
@@ -48,6 +50,7 @@ __all__ = [
     "ScaleByPSGDState",
     "draw_probe",
     "psgd",
+    "reshard",
     "scale_by_psgd",
     "value_grad_hvp",
 ]

@@ -61,6 +61,15 @@ class Layout:
             flat = xp.permute_dims(xp.reshape(flat, (*self.splits, *local)), order)
         return xp.reshape(flat, shape)
 
+    def is_row_major(self, shape: tuple[int, ...]) -> bool:
+        """Whether a leaf of this shape flattens in row-major order."""
+        whole = True  # no axis so far has more than one row in a shard
+        for s, d in zip(self.splits or (1,) * len(shape), shape, strict=True):
+            if s > 1 and not whole:
+                return False
+            whole = whole and s == d
+        return True
+
     def note(self) -> dict[str, tuple[()]]:
         """Return the layout as a pytree without leaves: static under jit, and every saver takes its types."""
         return {"x".join(map(str, self.splits)): ()} if self.splits else {}
@@ -141,14 +150,14 @@ def made_on(make: Callable[[], Any], params: Any, leaves: str | None) -> Any:
     shapes = jax.eval_shape(make)
     shardings = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
     if leaves is not None:
-        alike = jax.tree.map(partial(_state_shardings, mesh), params, getattr(shapes, leaves))
+        alike = jax.tree.map(partial(state_shardings, mesh), params, getattr(shapes, leaves))
         shardings = shardings._replace(**{leaves: alike})
     if any(isinstance(x, jax.core.Tracer) for x in arrays):  # traced, yet known: explicit axes
         return jax.sharding.auto_axes(make, out_sharding=shardings)()
     return jax.jit(make, out_shardings=shardings)()
 
 
-def _state_shardings(mesh: Any, x: Any, state: Any) -> Any:
+def state_shardings(mesh: Any, x: Any, state: Any) -> Any:
     """Return the shardings of a leaf's state: last axes as long as the leaf sharded as it is, others whole.
 
     An axis whose length the number of shards does not divide is whole on each device: the pairs of `XMat` and

@@ -94,7 +94,9 @@ class TensorShards:
         return _like(found[0] if len(found) == 1 else torch.cat(found), like)
 
     def _reduced(self, x: Any, op: Any) -> Array:
-        if isinstance(x, np.ndarray | np.generic):
+        if isinstance(x, Tensor):
+            y = x.clone(memory_format=torch.contiguous_format)  # also on devices that DLPack does not know
+        elif isinstance(x, np.ndarray | np.generic):
             y = torch.from_numpy(np.array(x))
         else:
             y = dlpack.to_torch(x, copy=True).contiguous()
@@ -108,10 +110,11 @@ class TensorShards:
 def _like(y: Tensor, x: Any) -> Array:
     """Return a tensor as an array of the library of x."""
     found: Any = y
-    if isinstance(x, Tensor):
-        return found
-    on_host = isinstance(x, np.ndarray | np.generic)
-    array: Array = y.numpy()[()] if on_host else dlpack.to_cupy(found)  # scalars stay scalars
+    if isinstance(x, np.ndarray | np.generic):
+        found = y.numpy()[()]  # scalars stay scalars
+    elif not isinstance(x, Tensor):
+        found = dlpack.to_cupy(found)
+    array: Array = found
     return array
 
 

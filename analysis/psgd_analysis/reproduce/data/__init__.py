@@ -5,6 +5,16 @@ is given, stand-ins that need no files take the place of MNIST and of texts, and
 """
 
 from .files import Missing, Unreadable
-from .sets import FOLDER_VARIABLE, NAMES, DataSet, available, load, resolve
+from .sets import FOLDER_VARIABLE, MADE, NAMES, DataSet, available, load, resolve
 
-__all__ = ["FOLDER_VARIABLE", "NAMES", "DataSet", "Missing", "Unreadable", "available", "load", "resolve"]
+__all__ = [
+    "FOLDER_VARIABLE",
+    "MADE",
+    "NAMES",
+    "DataSet",
+    "Missing",
+    "Unreadable",
+    "available",
+    "load",
+    "resolve",
+]

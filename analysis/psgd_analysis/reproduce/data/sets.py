@@ -187,6 +187,7 @@ _MADE: dict[str, tuple[Callable[[], Arrays], int, str]] = {
 }
 """Those that need no files: what makes them, their classes, what they are."""
 
+MADE = tuple(_MADE)
 NAMES = (*_SOURCES, *_MADE)
 
 

@@ -49,7 +49,7 @@ def start(job: Job, folder: Path | None) -> Training:
 def columns() -> tuple[Column, ...]:
     """Return Table 7's columns, then those of Tables 6 and 10, and the orders."""
     found = [
-        Column(f"test accuracy, trained on {share}, %", key, ".2f", {SGD: sgd, LRA: psgd})
+        Column(f"test accuracy, trained on {share}, %", key, ".2f", {SGD: sgd, LRA: psgd}, source="Table 7")
         for share, key, sgd, psgd in (
             ("all", "accuracy", "96.21", "96.65"),
             ("the most forgettable 50 %", "accuracy_50", "95.56", "95.83"),
@@ -64,14 +64,15 @@ def columns() -> tuple[Column, ...]:
     ):
         for which, (sgd, psgd) in zip(("min", "mean", "max"), numbers, strict=True):
             cited = {SGD: sgd, LRA: psgd}
-            found.append(Column(f"{what}: {which}", f"train_{what}_{which}", ".2g", cited, spread="median"))
+            key = f"train_{what}_{which}"
+            found.append(Column(f"{what}: {which}", key, ".2g", cited, "median", "Table 6"))
     for title, key, sgd, psgd in (
         ("Spearman, entropy and forgetting", "spearman", ".72", ".73"),
         ("Pearson", "pearson", ".57", ".65"),
         ("Kendall", "kendall", ".54", ".56"),
         ("weighted tau", "weighted_tau", ".60", ".75"),
     ):
-        found.append(Column(title, key, ".2f", {SGD: sgd, LRA: psgd}))
+        found.append(Column(title, key, ".2f", {SGD: sgd, LRA: psgd}, source="Table 10"))
     found += [
         Column("never forgotten", "unforgettable", ".2f"),
         Column("Spearman, order of forgetting and another SGD run's", "order_spearman", ".3f", {LRA: "0.02"}),

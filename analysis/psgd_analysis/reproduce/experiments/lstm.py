@@ -63,6 +63,8 @@ def settings_of(method: str, depth: int, stages: list[int], every: int) -> dict[
     if kind == "psgd_lowrank":
         more = {"rank": 10, "clip": 10.0, "momentum": 0.9, "every": every, "weight_decay": DECAY}
         return found | {"step": 0.1, "optimizer_settings": more}
+    if kind == "adabound":  # its final rate is in proportion to the rate that it was made with
+        own["lr"] = rate
     decoupled = {"weight_decouple": False} if kind in COUPLED else {}
     return found | {"optimizer_settings": {"clip": CLIP, "weight_decay": DECAY, **decoupled, **own}}
 

@@ -1,4 +1,4 @@
-"""A transformer that fills in masked characters, the summary's third check: an encoder of BERT's shape."""
+"""A transformer that fills in masked characters, the summary's next check 3: an encoder of BERT's shape."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ BASELINES = ("SGD", "AdamW", "Adan")
 EXPERIMENT = Experiment(
     name="masked",
     title="An encoder that fills in masked characters",
-    sources=("the summary's third check",),
+    sources=("summary, next check 3",),
     claim="PSGD trains a transformer with masked tokens better than SGD, AdamW and Adan.",
     needs=("torch", "pytorch_optimizer"),
     data=("text",),

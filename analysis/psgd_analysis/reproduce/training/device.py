@@ -25,3 +25,8 @@ def device() -> torch.device:
         raise ValueError(
             f"`{VARIABLE}` must name a device of PyTorch such as 'cuda:0', got {given!r}"
         ) from error
+
+
+def name_of(device: torch.device) -> str:
+    """Return what records say of a device: its kind, and of a GPU which one."""
+    return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type

@@ -77,7 +77,8 @@ def examples_of(
     ----------
     data : DataSet
     train, test : int, optional
-        How many examples to take, the first ones of a permutation that is always the same; all by default.
+        How many examples to take, all by default: of images the first of a permutation that is always the
+        same, of a text its first pieces.
     length : int
         Of the pieces that a text is cut into.
     stride : int, optional
@@ -102,11 +103,11 @@ def _tensors(
     # a part, if that is asked for
     if size is not None and not 1 <= size <= len(inputs):
         raise ValueError(f"`{name}` must be from 1 to {len(inputs)} with this data, got {size}")
+    if x.ndim == 1:  # pieces that follow each other, for models that carry a state from one to the next
+        return inputs[:size], labels[:size]
     if size is not None:
         chosen = np.random.default_rng(0).permutation(len(inputs))[:size]
         inputs, labels = inputs[chosen], labels[chosen]
-    if x.ndim == 1:
-        return inputs, labels
     # colours come before height and width
     images = inputs[:, None] if x.ndim == 3 else inputs.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)) / 255, labels

@@ -19,7 +19,7 @@ from ..carried import carrying, is_noisy, noise
 from ..experiment import Job, Settings
 from .augment import AUGMENTATIONS, augmented
 from .changes import changed
-from .device import device
+from .device import device, name_of
 from .evaluation import logits_of
 from .examples import Examples, examples_of
 from .losses import IGNORED, Objective
@@ -169,7 +169,7 @@ class NetworkTraining:
         return {**self._last, "iterations": self._iterations, "products": self._used("products"), **more}
 
     def final(self) -> dict[str, Any]:
-        """Return the last metrics, the best test accuracy, what was used, and what was measured."""
+        """Return the last metrics, the best test accuracy, what was used and where, and what was measured."""
         found = {
             **self._last,
             "best_accuracy": self._best,
@@ -178,6 +178,7 @@ class NetworkTraining:
             "gradients": self._used("gradients"),
             "products": self._used("products"),
             "optimizer": self.steps.version,
+            "device": name_of(self.device),
         }
         if self._finite:
             for measure in self.measures.values():
