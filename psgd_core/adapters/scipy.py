@@ -55,7 +55,7 @@ _OPTIONS = frozenset(inspect.signature(minimize).parameters) - {
 """What `psgd_method` takes from ``options``, besides disp, gtol and maxfev."""
 
 
-class PreconditionerOperator(LinearOperator):
+class PreconditionerOperator(LinearOperator):  # type: ignore[misc,unused-ignore]
     """A fitted preconditioner's P, Q, or an inverse of them; see `as_linear_operator`, which checks.
 
     It can be pickled where the state can.

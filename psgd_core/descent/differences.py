@@ -42,8 +42,7 @@ def method_of(jac: Any, x: Array) -> Differences | None:
             f"`grad` must be given, or jac=True for a `fun` that returns (value, gradient), got {jac!r}, and "
             f"differences of values are for NumPy arrays only; {ending}"
         )
-    found: Any = jac or "2-point"
-    return found
+    return "3-point" if jac == "3-point" else "2-point"
 
 
 def accuracy(method: Differences, x: Array) -> float:
@@ -58,10 +57,10 @@ def differenced(value: Callable[..., Array], method: Differences) -> Callable[..
     Steps are those of SciPy's `approx_derivative`: relative to elements of x beyond 1, absolute below.
     """
 
-    def both(x: Array, *bound: Any) -> tuple[Array, Array]:
+    def both(x: Any, *bound: Any) -> tuple[Any, Any]:
         from scipy.optimize._numdiff import approx_derivative  # importing it takes long
 
-        f = value(x.copy(), *bound)
+        f: Any = value(x.copy(), *bound)
         if not np.isfinite(f):
             return f, np.full_like(x, np.nan)
         # the function may write to what it gets

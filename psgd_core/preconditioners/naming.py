@@ -55,7 +55,7 @@ def named(
             f"`{argument}` must be a Preconditioner, got {described(given)}; make one, such as "
             "psgd_core.Dense(), or give its name, such as 'dense'"
         )
-    kind = _class_of(given, argument) if isinstance(given, str) else given
+    kind: Any = _class_of(given, argument) if isinstance(given, str) else given
     there = [leaf for leaf in leaves or () if math.prod(leaf.shape) > 0]
     if kind is LowRank and there:
         return LowRank(max(0, min(LowRank().rank, sum(math.prod(leaf.shape) for leaf in there) - 1)))
@@ -71,7 +71,8 @@ def named(
             f"`{argument}` must be an instance where more than the class must be known, got {kind.__name__} "
             f"without {' and '.join(needed)}; make one: {kind.__name__}({', '.join(needed)})"
         )
-    return kind()
+    made: Preconditioner[Any] = kind()
+    return made
 
 
 def _class_of(name: str, argument: str) -> type[Preconditioner[Any]]:

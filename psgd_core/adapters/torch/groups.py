@@ -61,7 +61,7 @@ def settled(group: dict[str, Any]) -> Preconditioner[Any] | None:
         If blocks are for other parameters.
     """
     params = group["params"]
-    given: Any = group["preconditioner"]
+    given: Preconditioner[Any] | None = group["preconditioner"]  # or a name, until there are shapes
     if any(map(is_lazy, params)):
         return given  # it is made when they have one
     if given is None:
