@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .arrays.arguments import as_float, described, keep, require_count, require_number
+from .arrays.brief import Brief
 from .arrays.library import Array, is_array, namespace
 
 Schedule = float | Callable[[Any], Any]
@@ -78,8 +79,8 @@ def require_schedule(name: str, schedule: Schedule, within: str) -> Schedule:
     return require_number(name, schedule, within, "choose one inside")
 
 
-@dataclass(frozen=True)
-class Constant:
+@dataclass(frozen=True, repr=False)
+class Constant(Brief):
     """The same value at all iterations."""
 
     value: float
@@ -92,8 +93,8 @@ class Constant:
         return self.value
 
 
-@dataclass(frozen=True)
-class Exponential:
+@dataclass(frozen=True, repr=False)
+class Exponential(Brief):
     """``start (end / start)^{t / over}``, and `end` from iteration `over` on."""
 
     start: float
@@ -114,8 +115,8 @@ class Exponential:
         return self.start * namespace(progress).exp(math.log(self.end / self.start) * progress)
 
 
-@dataclass(frozen=True)
-class Cosine:
+@dataclass(frozen=True, repr=False)
+class Cosine(Brief):
     """``end + (start - end) (1 + cos(pi t / over)) / 2``, and `end` from iteration `over` on."""
 
     start: float
@@ -136,8 +137,8 @@ class Cosine:
         return self.end + (self.start - self.end) * (0.5 + 0.5 * namespace(progress).cos(math.pi * progress))
 
 
-@dataclass(frozen=True)
-class Staged:
+@dataclass(frozen=True, repr=False)
+class Staged(Brief):
     """``values[i]`` from iteration ``at[i - 1]`` on; there is one value more than there are changes."""
 
     values: tuple[float, ...]
@@ -165,8 +166,8 @@ class Staged:
         return value if is_array(t) else float(value)
 
 
-@dataclass(frozen=True)
-class WarmUp:
+@dataclass(frozen=True, repr=False)
+class WarmUp(Brief):
     """Another schedule times ``min(1, (t + 1) / over)``: a linear rise that starts at 1 / over, not at 0."""
 
     schedule: Schedule

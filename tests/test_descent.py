@@ -296,7 +296,7 @@ def test_configuration_is_hashable_and_picklable():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: PSGD(psgd.Dense), TypeError, "`preconditioner` must be a Preconditioner"),
+        (lambda: PSGD(3), TypeError, "`preconditioner` must be a Preconditioner"),
         (lambda: PSGD(source="fd"), TypeError, "`source` must be a Source"),
         (lambda: PSGD(lr=-1.0), ValueError, "`lr` must be positive and finite, got -1.0"),
         (lambda: PSGD(step_size=1.0), ValueError, r"`step_size` must lie in \(0, 1\)"),

@@ -492,7 +492,7 @@ def test_numpy_engine_does_not_trace(params):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"preconditioner": "xmat"}, "`preconditioner` must be a Preconditioner or a function"),
+        ({"preconditioner": 3}, "`preconditioner` must be a Preconditioner or a function"),
         ({"step": 1.5}, r"must lie in \(0, 1\), got 1.5"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\)"),
         ({"clip": clips.TrustRadius()}, "`clip` must not go back to earlier points"),

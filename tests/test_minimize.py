@@ -530,7 +530,7 @@ def test_users_may_reuse_their_buffer():
     ("settings", "error", "match"),
     [
         ({"bounds": [(0, 1)]}, ValueError, "`bounds` must be None"),
-        ({"grad": None}, ValueError, "`grad` must be given"),
+        ({"fun": None, "grad": None}, ValueError, "`fun` or `grad` must be given"),
         ({"jac": rosen_der}, ValueError, "`grad` and `jac` must not both"),
         ({"hvp": rosen_hess_prod, "hess": np.eye(2)}, ValueError, "`hvp` and `hess` must not both"),
         ({"grad": 3}, TypeError, "`grad` must be callable"),

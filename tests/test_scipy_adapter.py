@@ -162,7 +162,7 @@ def test_wrong_arguments_of_the_operator():
     state = p.init(N, like=np.zeros(1))
     with pytest.raises(ValueError, match=r"`which` must be one of 'P', .*got 'H'"):
         as_linear_operator(p, state, "H")
-    with pytest.raises(TypeError, match=r"`preconditioner` must be a Preconditioner.*got <class"):
+    with pytest.raises(TypeError, match=r"`preconditioner` must be.*got <class .*pass the instance"):
         as_linear_operator(psgd.XMat, state)
     with pytest.raises(ValueError, match="dimension mismatch"):
         as_linear_operator(p, state) @ np.zeros(N + 1)
@@ -429,9 +429,9 @@ def test_disp_prints_a_summary(capsys):
 
 
 def test_unknown_options_are_named():
-    with pytest.warns(OptimizeWarning, match="Unknown solver options: maxfun, xrtol"):
+    with pytest.warns(OptimizeWarning, match="Unknown solver options: maxcor, xrtol"):
         minimize(
-            rosen, START, jac=rosen_der, method=psgd_method, options={"xrtol": 0, "maxfun": 3, "maxiter": 2}
+            rosen, START, jac=rosen_der, method=psgd_method, options={"xrtol": 0, "maxcor": 3, "maxiter": 2}
         )
 
 
@@ -450,10 +450,8 @@ def test_not_finite_is_said():
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"jac": None}, "`jac` must be callable, or True.*got None; PSGD needs gradients"),
-        ({"jac": "2-point"}, "`jac` must be callable"),
-        ({"bounds": [(0, 2), (0, 2)]}, "`bounds` must be None: PSGD has no bounds"),
-        ({"bounds": Bounds([0, 0], [2, 2])}, "`bounds` must be None: PSGD has no bounds"),
+        ({"bounds": [(0, 2), (0, 2)]}, r"`bounds` must be None or infinite, got \[.*PSGD has no bounds"),
+        ({"bounds": Bounds([0, 0], [2, 2])}, "`bounds` must be None or infinite, got Bounds"),
         ({"constraints": {"type": "eq", "fun": np.sum}}, "`constraints` must be empty: PSGD has none"),
         ({"constraints": [LinearConstraint(np.eye(2), 0, 1)]}, "`constraints` must be empty"),
         ({"constraints": LinearConstraint(np.eye(2), 0, 1)}, "`constraints` must be empty"),

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import array_api_compat
@@ -34,8 +33,9 @@ from ..arrays.arguments import described, require_choice
 from ..arrays.library import device_of, namespace, to_host
 from ..curvature import Central, Forward
 from ..descent import minimize
-from ..descent.inputs import Function
-from ..descent.result import MinimizeResult
+from ..descent.differences import Differences
+from ..descent.inputs import Function, require_unbounded
+from ..descent.result import MinimizeResult, report
 from ..preconditioners import Preconditioner
 
 Which = Literal["P", "P_inverse", "Q", "Q_inverse"]
@@ -49,18 +49,73 @@ _VERBS = {
 }
 """The verbs that make each operator, and its transpose, in the order in which they act."""
 
-Differences = Literal["2-point", "3-point"]
-"""SciPy's names for differences of gradients."""
-
 _OPTIONS = frozenset(inspect.signature(minimize).parameters) - {
-    *("fun", "x0", "args", "grad", "jac", "hvp", "hess", "callback", "bounds")
+    *("fun", "x0", "args", "grad", "jac", "hvp", "hess", "callback", "bounds", "disp")
 }
-"""What `psgd_method` takes from ``options``, besides disp and gtol."""
+"""What `psgd_method` takes from ``options``, besides disp, gtol and maxfev."""
+
+
+class PreconditionerOperator(LinearOperator):  # type: ignore[misc,unused-ignore]
+    """A fitted preconditioner's P, Q, or an inverse of them; see `as_linear_operator`, which checks.
+
+    It can be pickled where the state can.
+
+    Parameters
+    ----------
+    preconditioner, state
+        A configuration, and a state of it.
+    which : {"P", "P_inverse", "Q", "Q_inverse"}
+    transposed : bool
+    """
+
+    def __init__(
+        self, preconditioner: Preconditioner[Any], state: Any, which: Which, *, transposed: bool = False
+    ) -> None:
+        self.preconditioner: Preconditioner[Any] = preconditioner
+        self.state: Any = state
+        self.which: Which = which
+        self.transposed: bool = transposed
+        n = preconditioner.size(state)
+        super().__init__(to_host(preconditioner.like(state)).dtype, (n, n))
+
+    def _matmat(self, x: Any) -> Any:
+        return self._product(x, transposed=self.transposed)
+
+    def _rmatmat(self, x: Any) -> Any:
+        return self._product(x, transposed=not self.transposed)
+
+    _matvec = _matmat
+    _rmatvec = _rmatmat
+
+    def _adjoint(self) -> PreconditionerOperator:
+        return type(self)(self.preconditioner, self.state, self.which, transposed=not self.transposed)
+
+    _transpose = _adjoint  # it is real
+
+    def _product(self, x: np.ndarray, *, transposed: bool) -> np.ndarray:
+        """Return the product with a vector (n,) or (n, 1), or with columns, in its shape."""
+        if np.ma.isMaskedArray(x) or x.dtype.kind not in "biufc":
+            raise TypeError(f"`x` must be an array of numbers, got {described(x)}; convert it")
+        if np.iscomplexobj(x):
+            real, imaginary = (self._product(part, transposed=transposed) for part in (x.real, x.imag))
+            return real + 1j * imaginary
+        like = self.preconditioner.like(self.state)
+        # a copy for other libraries: they may share the buffer, which solvers go on writing to
+        x = np.asarray(x).astype(self.dtype, copy=not array_api_compat.is_numpy_array(like))
+        y = namespace(like).asarray(x, device=device_of(like))
+        for verb in _VERBS[self.which][transposed]:
+            y = getattr(self.preconditioner, verb)(self.state, y)
+        y = to_host(y)
+        return y if y.flags.writeable else y.copy()
+
+    def __repr__(self) -> str:
+        n, name = self.shape[0], self.which + (".T" if self.transposed and self.which[0] == "Q" else "")
+        return f"<{n}x{n} {name} of {self.preconditioner!r}, {self.dtype}>"
 
 
 def as_linear_operator(
     preconditioner: Preconditioner[Any], state: Any, which: Which = "P", *, via_host: bool = False
-) -> LinearOperator:
+) -> PreconditionerOperator:
     """Return a fitted preconditioner as a `scipy.sparse.linalg.LinearOperator`.
 
     Parameters
@@ -75,10 +130,10 @@ def as_linear_operator(
 
     Returns
     -------
-    LinearOperator, shape (n, n)
-        In the dtype of the state, to which vectors are converted. It has matvec, rmatvec, matmat, rmatmat,
-        ``.T``, ``.H``, and keeps a reference to `state`. A product costs what the preconditioner's verbs
-        cost.
+    PreconditionerOperator, shape (n, n)
+        A LinearOperator in the dtype of the state, to which vectors are converted. It has matvec, rmatvec,
+        matmat, rmatmat, ``.T``, ``.H``, and keeps a reference to `state`; it can be pickled where the state
+        can. A product costs what the preconditioner's verbs cost.
 
     Raises
     ------
@@ -88,7 +143,10 @@ def as_linear_operator(
         For an unknown `which`.
     """
     if not isinstance(preconditioner, Preconditioner):
-        raise TypeError(f"`preconditioner` must be a Preconditioner, got {described(preconditioner)}")
+        raise TypeError(
+            f"`preconditioner` must be a Preconditioner, got {described(preconditioner)}; pass the instance "
+            "that made the state"
+        )
     require_choice("which", which, get_args(Which))
     like = preconditioner.like(state)
     if not (array_api_compat.is_numpy_array(like) or via_host):
@@ -96,29 +154,7 @@ def as_linear_operator(
             f"`state` must hold NumPy arrays, got {type(like).__module__}.{type(like).__name__}; pass "
             "via_host=True to copy every vector to its device and back"
         )
-    xp, device, dtype = namespace(like), device_of(like), to_host(like).dtype
-
-    def product(verbs: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
-        def multiply(x: np.ndarray) -> np.ndarray:
-            if np.ma.isMaskedArray(x) or x.dtype.kind not in "biufc":
-                raise TypeError(f"`x` must be an array of numbers, got {described(x)}; convert it")
-            if np.iscomplexobj(x):
-                return multiply(x.real) + 1j * multiply(x.imag)
-            # a copy for other libraries: they may share the buffer, which solvers go on writing to
-            x = np.asarray(x).astype(dtype, copy=not array_api_compat.is_numpy_array(like))
-            y = xp.asarray(x, device=device)
-            for verb in verbs:
-                y = getattr(preconditioner, verb)(state, y)
-            y = to_host(y)
-            return y if y.flags.writeable else y.copy()
-
-        return multiply
-
-    forward, backward = map(product, _VERBS[which])
-    n = preconditioner.size(state)
-    return LinearOperator(
-        (n, n), matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=dtype
-    )
+    return PreconditionerOperator(preconditioner, state, which)
 
 
 def psgd_method(
@@ -126,14 +162,15 @@ def psgd_method(
     x0: Any,
     args: tuple[Any, ...] = (),
     *,
-    jac: Function | None = None,
+    jac: Function | bool | str | None = None,
     hess: Any = None,
     hessp: Function | None = None,
-    bounds: None = None,
+    bounds: Any = None,
     constraints: Any = (),
     callback: Function | None = None,
     disp: bool = False,
     gtol: float | None = None,
+    maxfev: int | None = None,
     tol: float | None = None,
     **options: Any,
 ) -> MinimizeResult:
@@ -148,22 +185,23 @@ def psgd_method(
     ----------
     fun, x0, args
         As in SciPy.
-    jac : callable or True
-        The gradient, which PSGD needs.
+    jac : callable, True, "2-point", "3-point" or None
+        The gradient; by differences of values without one, as in `psgd_core.minimize`. SciPy passes both
+        names on as None, for forward differences.
     hessp, hess
         Hessian-vector product ``hessp(x, v, *args)``; or the Hessian: ``hess(x, *args)``, a matrix, a sparse
         matrix, a LinearOperator; or "2-point", "3-point" for forward or central differences of gradients.
         If both are given, `hessp` is ignored, as in SciPy. Without either, forward differences.
     bounds, constraints
-        PSGD has none: anything else is refused.
+        PSGD has none: pairs of None or infinities are accepted, anything else is refused.
     callback : callable
         ``callback(intermediate_result)`` by that name, or ``callback(xk)``; may raise StopIteration.
     tol, gtol : float
         Stop when ``max|gradient| <= tol``; `tol` goes before `gtol`.
     **options
-        maxiter, disp, gtol, and the settings of `psgd_core.minimize`: preset, preconditioner, lr, step,
-        momentum, clip, weight_decay, source, probes, every, probability, sample, rng, nonfinite, resume.
-        Others are ignored with an OptimizeWarning.
+        maxiter, maxfun (or maxfev), disp, gtol, and the settings of `psgd_core.minimize`: preset,
+        preconditioner, lr, step, momentum, clip, weight_decay, source, probes, every, probability, sample,
+        rng, nonfinite, resume. Others are ignored with an OptimizeWarning.
 
     Returns
     -------
@@ -175,13 +213,7 @@ def psgd_method(
     TypeError, ValueError
         For bounds, constraints and the like, and as `psgd_core.minimize`.
     """
-    if not callable(jac):
-        raise ValueError(
-            "`jac` must be callable, or True for a `fun` that returns (value, gradient), got "
-            f"{described(jac)}; PSGD needs gradients: write or derive one"
-        )
-    if bounds is not None:
-        raise ValueError("`bounds` must be None: PSGD has no bounds; use L-BFGS-B, or transform x")
+    require_unbounded(bounds)
     if constraints is not None and not (isinstance(constraints, list | tuple) and len(constraints) == 0):
         raise ValueError("`constraints` must be empty: PSGD has none; add a penalty, or use SLSQP")
     if isinstance(hess, HessianUpdateStrategy):
@@ -193,6 +225,8 @@ def psgd_method(
         require_choice("hess", hess, get_args(Differences), "or give a callable or a matrix")
         options.setdefault("source", Forward() if hess == "2-point" else Central())
         hess = None
+    if maxfev is not None:
+        options.setdefault("maxfun", maxfev)
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         warnings.warn(f"Unknown solver options: {', '.join(unknown)}", OptimizeWarning, stacklevel=3)
@@ -200,7 +234,7 @@ def psgd_method(
         fun,
         x0,
         args,
-        grad=jac,
+        jac=jac,
         hvp=hessp if hess is None else None,
         hess=hess,
         callback=callback,
@@ -209,12 +243,5 @@ def psgd_method(
     )
     result.hess_inv = as_linear_operator(result.optimizer.preconditioner, result.state, via_host=True)
     if disp:
-        print(
-            f"{result.message}\n"
-            f"         Current function value: {result.fun:f}\n"
-            f"         Iterations: {result.nit:d}\n"
-            f"         Function evaluations: {result.nfev:d}\n"
-            f"         Gradient evaluations: {result.njev:d}\n"
-            f"         Hessian evaluations: {result.nhev:d}"
-        )
+        print(report(result))
     return result

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from ..arrays.arguments import described
 from ..arrays.library import Array, is_array, namespace, require_alike
@@ -127,10 +129,11 @@ def product_with(hessian: Any) -> Callable[..., Array]:
     Parameters
     ----------
     hessian : array (n, n), LinearOperator, or callable
-        Constant, or ``hessian(x, *bound)``; anything that ``@`` multiplies with v, (n,) or (n, k).
+        Constant, or ``hessian(x, *bound)``; anything that ``@`` multiplies with v, (n,) or (n, k). For NumPy
+        also rows of numbers, and a number for n = 1.
     """
     # a LinearOperator is callable too, and then multiplies
-    if hasattr(hessian, "__matmul__"):
+    if hasattr(hessian, "__matmul__") or _is_plain(hessian):
         return lambda x, v, *bound: _times(hessian, v)
     if callable(hessian):
         return lambda x, v, *bound: _times(hessian(x, *bound), v)
@@ -140,8 +143,19 @@ def product_with(hessian: Any) -> Callable[..., Array]:
     )
 
 
+def _is_plain(hessian: Any) -> bool:
+    """Return whether it is a number, or rows of numbers, rather than a matrix."""
+    number = isinstance(hessian, Real | np.generic) and not isinstance(hessian, bool)
+    return number or isinstance(hessian, list | tuple) or (is_array(hessian) and hessian.ndim < 2)
+
+
 def _times(hessian: Any, v: Array) -> Array:
     """Return the product of a matrix or operator (n, n) with v."""
+    if _is_plain(hessian) and array_api_compat.is_numpy_array(v):
+        try:
+            hessian = np.atleast_2d(np.asarray(hessian, dtype=v.dtype))
+        except (TypeError, ValueError):
+            raise TypeError(f"`hessian` must hold numbers in rows, got {described(hessian)}") from None
     if not hasattr(hessian, "__matmul__"):
         raise TypeError(
             f"`hessian` must be or return a matrix or a LinearOperator, got {described(hessian)}; "

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.arguments import keep, require_count
+from ..arrays.brief import Brief
 from ..arrays.draws import normal
 from ..arrays.library import Array, namespace, require_arrays, require_float
 from ..arrays.matrices import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
 
-@dataclass(frozen=True)
-class Probes(ABC):
+@dataclass(frozen=True, repr=False)
+class Probes(Brief, ABC):
     """How probes are drawn.
 
     Parameters
@@ -48,7 +49,7 @@ class Probes(ABC):
         """Return probes of shape (n, k)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gaussian(Probes):
     """Standard normal probes: the default, right for every group."""
 
@@ -56,7 +57,7 @@ class Gaussian(Probes):
         return normal(rng, (like.shape[0], self.k), like)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rademacher(Probes):
     """Random signs: no variance in v, so best for `Diagonal`, where ``v_i^2 = 1`` is all that P^{-1} sees.
 
@@ -69,7 +70,7 @@ class Rademacher(Probes):
         return namespace(like).where(draws < 0, -one, one)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Orthogonal(Probes):
     """sqrt(n) times k orthonormal columns, uniformly distributed; with k = n ``mean(v v^T) = I`` exactly.
 

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import shards
 from ..arrays.arguments import described, keep, require_count, require_number
+from ..arrays.brief import Brief
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import unit_of
 from ..arrays.trees import owned
 from .functions import Functions
 
 
-class Source(ABC):
+class Source(Brief, ABC):
     """Where pairs come from. All are stateless except `Secant`, which remembers the previous point."""
 
     of_momentum: bool = False
@@ -33,8 +34,8 @@ class Source(ABC):
         """Return whether to draw v for `pairs` in this iteration, 0, 1, ...; on the host."""
         return self.needs_probes
 
-    def without_products(self) -> Source:
-        """Return the source to take where there are no exact products."""
+    def without_products(self, noise: float | None = None) -> Source:
+        """Return the source to take where there are no exact products, and gradients have this error."""
         return self
 
     @abstractmethod
@@ -64,13 +65,13 @@ class Source(ABC):
         return memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exact(Source):
     """The user's Hessian-vector product; see `product_with` for a Hessian matrix or LinearOperator."""
 
-    def without_products(self) -> Source:
+    def without_products(self, noise: float | None = None) -> Source:
         """Return `Forward`."""
-        return Forward()
+        return Forward(noise=noise)
 
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
@@ -79,7 +80,7 @@ class Exact(Source):
         return v, functions.products(x, v)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Difference(Source):
     """Differences of gradients along v, one probe at a time.
 
@@ -88,12 +89,23 @@ class Difference(Source):
     typical : float
         The typical size of a parameter, added to that of x: it sets the step near x = 0. Set it if your
         parameters are far from size 1.
+    noise : float, optional
+        eta, the relative error of a gradient, to which the step is fitted: eps by default. Set it where
+        gradients are less exact, as those by differences of values or of low precision are.
     """
 
     typical: float = 1.0
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         keep(self, typical=require_number("typical", self.typical, "(0, inf)", "it is a parameter's size"))
+        if self.noise is not None:
+            hint = "None takes the rounding of the dtype"
+            keep(self, noise=require_number("noise", self.noise, "(0, 1)", hint))
+
+    def without_products(self, noise: float | None = None) -> Source:
+        """Return this for gradients with an error."""
+        return self if noise is None or self.noise is not None else replace(self, noise=noise)
 
     def pairs(
         self, functions: Functions, x: Array, g: Array, v: Array, memory: Any = ()
@@ -110,31 +122,31 @@ class Difference(Source):
         """Return (v, h) for one probe."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forward(Difference):
-    """``(g(x + δv) - g(x)) / δ`` with ``δ = eps^{1/2} (typical + rms x) / rms v``; one gradient per probe.
+    """``(g(x + δv) - g(x)) / δ`` with ``δ = eta^{1/2} (typical + rms x) / rms v``; one gradient per probe.
 
-    The error is ``δ |f'''[v, v]| / 2`` from truncation plus ``2 eta |g| / δ`` from rounding, where eta, a few
-    eps, is the relative error of a gradient: both of order ``eps^{1/2}``, 1e-8 in float64 and 3e-4 in
+    The error is ``δ |f'''[v, v]| / 2`` from truncation plus ``2 eta |g| / δ`` from rounding, where eta is the
+    relative error of a gradient: both of order ``eta^{1/2}``, for eta = eps 1e-8 in float64 and 3e-4 in
     float32. The v returned is ``((x + δv) - x) / δ`` as rounded, so the rounding of x + δv causes no error.
     """
 
     def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        delta = _step(x, v, 1 / 2, self.typical)
+        delta = _step(x, v, 1 / 2, self.typical, self.noise)
         ahead = x + delta * v
         return (ahead - x) / delta, (functions.gradient_at(ahead) - g) / delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Central(Difference):
-    """``(g(x + δv) - g(x - δv)) / 2δ``, ``δ = eps^{1/3} (typical + rms x) / rms v``; 2 gradients per probe.
+    """``(g(x + δv) - g(x - δv)) / 2δ``, ``δ = eta^{1/3} (typical + rms x) / rms v``; 2 gradients per probe.
 
     The error is ``δ^2 |f''''[v, v, v]| / 6`` from truncation plus ``eta |g| / δ`` from rounding: both of
-    order ``eps^{2/3}``, 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding only.
+    order ``eta^{2/3}``, for eta = eps 4e-11 in float64 and 2e-5 in float32; on a quadratic, rounding only.
     """
 
     def _pair(self, functions: Functions, x: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        delta = _step(x, v, 1 / 3, self.typical)
+        delta = _step(x, v, 1 / 3, self.typical, self.noise)
         ahead, behind = x + delta * v, x - delta * v
         h = (functions.gradient_at(ahead) - functions.gradient_at(behind)) / (2 * delta)
         return (ahead - behind) / (2 * delta), h
@@ -147,7 +159,7 @@ class Previous(NamedTuple):
     g: Array  # (n,) its gradient, on the sample of its own step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Secant(Source):
     """Differences along the steps taken, as BFGS: ``s = x_{t+1} - x_t``, ``y = g_{t+1} - g_t`` on one sample.
 
@@ -199,7 +211,7 @@ class Secant(Source):
         return Previous(owned(x), owned(g))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Along(Source):
     """Pairs along the steps taken in all steps, as `Secant`, and probes of another source in some.
 
@@ -242,9 +254,9 @@ class Along(Source):
         """Not in each step: see `asks`."""
         return False
 
-    def without_products(self) -> Source:
+    def without_products(self, noise: float | None = None) -> Source:
         """Return this with probes from elsewhere."""
-        return replace(self, probes=self.probes.without_products())
+        return replace(self, probes=self.probes.without_products(noise))
 
     def asks(self, iteration: int) -> bool:
         """Return whether to draw v for `pairs` in this iteration."""
@@ -273,7 +285,7 @@ class Along(Source):
         return Previous(owned(x), owned(g))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Whitening(Source):
     """h = g, or the momentum: P converges to ``E[g g^T]^{-1/2}``, and P g is white. No product is needed.
 
@@ -311,10 +323,10 @@ class Whitening(Source):
         return v, k**0.5 * g[:, None] * xp.astype(first, g.dtype)[None, :]
 
 
-def _step(x: Array, v: Array, power: float, typical: float = 1.0) -> Array:
-    """Return ``eps^power (typical + rms(x)) / rms(v)``, with 1 for rms(v) = 0."""
+def _step(x: Array, v: Array, power: float, typical: float = 1.0, noise: float | None = None) -> Array:
+    """Return ``eta^power (typical + rms(x)) / rms(v)``, eta eps by default, with 1 for rms(v) = 0."""
     size = _rms(v)
-    relative: float = eps(x) ** power
+    relative: float = (eps(x) if noise is None else noise) ** power
     safe = namespace(v).where(size > 0, size, namespace(v).ones_like(size))
     return relative * (typical + _rms(x)) / safe
 

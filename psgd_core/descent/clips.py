@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import as_float, described, keep, require_number
+from ..arrays.brief import Brief
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import norm
 from ..arrays.trees import owned, where
@@ -34,7 +35,7 @@ class Point(NamedTuple):
         return usable
 
 
-class Clip:
+class Clip(Brief):
     """A limit on ``P g``; this one has none."""
 
     needs_value: ClassVar[bool] = False
@@ -78,7 +79,7 @@ class NormClip(Clip):
         return [part * xp.astype(ratio, part.dtype, copy=False) for part in parts], memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Norm(NormClip):
     """``|P g| <= size``, the direction kept: the paper's clip."""
 
@@ -92,7 +93,7 @@ class Norm(NormClip):
         return namespace(length).minimum(length, 0 * length + self.size), memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Elements(Clip):
     """``|(P g)_i| <= size`` for each element."""
 
@@ -108,7 +109,7 @@ class Elements(Clip):
         return [xp.minimum(xp.maximum(x, -b), b) for x, b in zip(parts, bounds, strict=True)], memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chain(Clip):
     """Clips one after another; at most the first may be a `TrustRadius`."""
 
@@ -158,7 +159,7 @@ class AdaptiveNormMemory(NamedTuple):
     weight: Array  # 0-d: its weight, 1 - decay^t
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdaptiveNorm(NormClip):
     """``|P g| <= factor`` times its own running mean: for stochastic functions.
 
@@ -210,7 +211,7 @@ class TrustMemory(NamedTuple):
     rejected: Array  # 0-d int32: steps taken back
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrustRadius(NormClip):
     """A radius that doubles after steps that reached it and lowered f, and halves below those that raised f.
 
@@ -287,7 +288,9 @@ def as_clip(clip: Any, name: str = "clip") -> Clip:
     if as_float(clip) is not None:
         return Norm(clip)
     if not isinstance(clip, Clip):
-        raise TypeError(f"`{name}` must be a Clip, a tuple of Clips, a number or None, got {described(clip)}")
+        ending = f"; call it: {clip.__name__}()" if isinstance(clip, type) else ""
+        wanted = "a Clip, a tuple of Clips, a number or None"
+        raise TypeError(f"`{name}` must be {wanted}, got {described(clip)}{ending}")
     return clip
 
 

@@ -18,6 +18,7 @@ from ..arrays.trees import Structure, Tree, owned
 from ..curvature import Functions, product_with
 from ..curvature.functions import pair_of
 from ..schedules import Schedule, value_at
+from .differences import accuracy, differenced, method_of
 
 Function = Callable[..., Any]
 """A user's function of x: what it returns is checked when it is called."""
@@ -103,9 +104,28 @@ def on_vectors(functions: Functions, layout: Structure) -> Functions:
 # -- for `minimize` ------------------------------------------------------------------------------------------
 
 
+def require_unbounded(bounds: Any) -> None:
+    """Raise ValueError unless `bounds`, as SciPy takes them, bound nothing."""
+    if bounds is None:
+        return
+    low, high = getattr(bounds, "lb", None), getattr(bounds, "ub", None)
+    try:
+        if low is None or high is None:
+            pairs = [(-math.inf if a is None else a, math.inf if b is None else b) for a, b in bounds]
+            low, high = [a for a, _ in pairs], [b for _, b in pairs]
+        free = bool(np.all(np.asarray(low) == -math.inf) and np.all(np.asarray(high) == math.inf))
+    except (TypeError, ValueError):  # no pairs
+        free = False
+    if not free:
+        raise ValueError(
+            f"`bounds` must be None or infinite, got {described(bounds)}: PSGD has no bounds; transform x, "
+            "such as x = lower + exp(y), or use SciPy's method='L-BFGS-B'"
+        )
+
+
 def parameters(x0: Any) -> tuple[Array, Structure]:
     """Return a copy of x0 as a vector, and its structure; plain numbers become a NumPy array, as in SciPy."""
-    counts = type(x0) is np.ndarray and x0.dtype.kind in "iub"
+    counts = (type(x0) is np.ndarray or isinstance(x0, np.generic)) and x0.dtype.kind in "iub"
     if counts or _are_numbers(x0):
         try:
             x0 = np.asarray(x0, dtype=np.float64)
@@ -131,7 +151,8 @@ class Objective:
     Raises
     ------
     TypeError, ValueError
-        If the gradient is missing or given twice, or something is not callable.
+        If the gradient is missing or given twice, or something is not callable. Without one, for NumPy
+        arrays, it is differences of values.
     """
 
     def __init__(
@@ -140,16 +161,14 @@ class Objective:
         layout: Structure,
         fun: Function | None,
         grad: Function | None,
-        jac: Function | bool | None,
+        jac: Function | bool | str | None,
         hvp: Function | None,
         hess: Any,
     ) -> None:
         # which are given?
         flag = isinstance(jac, bool | np.bool_)
         together = flag and bool(jac)
-        if not (jac is None or flag or callable(jac)):
-            raise TypeError(f"`jac` must be callable, or True if `fun` returns both, got {described(jac)}")
-        if grad is not None and (together or callable(jac)):
+        if grad is not None and jac is not None and (together or not flag):
             raise ValueError("`grad` and `jac` must not both be given; they are the same, drop one")
         if hvp is not None and hess is not None:
             raise ValueError("`hvp` and `hess` must not both be given; drop one")
@@ -159,17 +178,19 @@ class Objective:
                 raise TypeError(f"`{name}` must be callable, got {described(function)}; pass a function")
         if together and fun is None:
             raise ValueError("`fun` must be given with jac=True, got None; it returns value and gradient")
-        if grad is None and not together:
-            raise ValueError(
-                "`grad` must be given, or jac=True for a `fun` that returns (value, gradient), got None; "
-                "write or derive the gradient"
-            )
+        method = method_of(jac, x) if grad is None else None
+        if method is not None and fun is None:
+            raise ValueError("`fun` or `grad` must be given, got None for both; there is nothing to minimise")
         # on vectors
         self.x: Array = x
         self.layout: Structure = layout
         self.counts: dict[str, int] = {"nfev": 0, "njev": 0, "nhev": 0}
         value = None if fun is None or together else self._counted(fun, self._number, "nfev")
         both = self._counted(fun, self._pair, "nfev", "njev") if together else None
+        if method is not None:
+            assert value is not None  # as `fun` is
+            both, value = self._noting(differenced(value, method), "njev"), None
+        self.noise: float | None = None if method is None else accuracy(method, x)
         if hvp is not None:
             hvp = self._counted(hvp, partial(self._vector, "hvp"), "nhev", points=2)
         elif hess is not None:
@@ -197,6 +218,15 @@ class Objective:
 
         return evaluate
 
+    def _noting(self, function: Function, name: str) -> Function:
+        """Return a function of vectors that counts."""
+
+        def evaluate(*given: Any) -> Any:
+            self.counts[name] += 1
+            return function(*given)
+
+        return evaluate
+
     def _times(self, product: Function, x: Array, v: Array, *bound: Any) -> Array:
         """Return the product of the Hessian at x with v, (n,) or (n, k)."""
         self.counts["nhev"] += 1 if v.ndim == 1 else v.shape[1]
@@ -220,6 +250,8 @@ class Objective:
     def _vector(self, name: str, tree: Tree, layout: Structure | None = None) -> Array:
         """Return a gradient or product as a vector like x; for NumPy from anything that `asarray` takes."""
         layout = layout or self.layout
+        if layout.kind is None and layout.size == 1 and is_array(tree) and math.prod(tree.shape) == 1:
+            tree = namespace(tree).reshape(tree, layout.shape)  # of one variable, of any shape
         if not array_api_compat.is_numpy_array(self.x):
             flat = layout.flatten(tree, name)
             require_alike(name, flat, "x0", self.x)
@@ -231,6 +263,7 @@ class Objective:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise TypeError(f"`{name}` must return an array, got {described(tree)}; {error}") from None
             _require_real(name, tree)
+            tree = tree.reshape(layout.shape) if layout.size == 1 == tree.size else tree
         flat = layout.flatten(tree, name)
         _require_real(name, flat)
         return namespace(flat).astype(flat, self.x.dtype, copy=False)

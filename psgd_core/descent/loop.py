@@ -11,7 +11,7 @@ import array_api_compat
 import numpy as np
 
 from ..arrays.arguments import require_number
-from ..arrays.library import Array, namespace
+from ..arrays.library import Array, eps, namespace
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite
 from ..curvature import Functions
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 MESSAGES = {
     0: "Optimization terminated successfully: max|gradient| <= {tol:g}.",
-    1: "Maximum number of iterations has been exceeded.",
-    2: "The step no longer changes x in this precision.",
+    1: "Maximum number of {what} has been exceeded.",
+    2: "The step no longer changes {what} in this precision.",
     3: "{what} at iteration {nit}; {where}.",
     4: "All {nit} iterations done.",
     99: "`callback` raised `StopIteration`.",
 }
 """Status of a result, and its message."""
+
+FLAT = 30
+"""Iterations without a lower value after which differences of values say no more."""
 
 COLUMNS = ("nit", "fun", "grad", "lr", "step", "nfev", "njev", "nhev")
 """What `history` holds."""
@@ -50,6 +53,7 @@ class Run:
     rng: int | np.random.Generator
     tol: float
     maxiter: int
+    maxfun: float
     stop_nonfinite: bool
     nit: int = 0
     state: PSGDState = field(init=False)
@@ -99,8 +103,11 @@ class Run:
             # stop?
             if self.asked and usable and size <= self.tol:
                 return self.result(0)
-            if self.nit >= self.maxiter:
-                return self.result(3, what) if self.best is None else self.result(1 if self.asked else 4)
+            if self.objective.noise is not None and self._is_flat():
+                return self.result(2, "the function")
+            if spent := self._spent():
+                end = 1 if self.asked else 4
+                return self.result(3, what) if self.best is None else self.result(end, spent)
             # fit P, where that is due, and move; from an unusable point, go half-way back to a finite one
             if usable:
                 pair, optimizer = None, self.optimizer
@@ -114,9 +121,9 @@ class Run:
                 self.state = state
             self.nit, first = self.nit + 1, False
             if self.sample is None and self._stuck(trial):
-                return self.result(3, what) if what else self.result(2)
+                return self.result(3, what) if what else self.result(2, "x")
 
-    def result(self, status: int, what: str = "") -> MinimizeResult:
+    def result(self, status: int, what: str = "iterations") -> MinimizeResult:
         """Return the result as it stands."""
         from .result import MinimizeResult
 
@@ -138,6 +145,20 @@ class Run:
             optimizer=self.optimizer,
             history={name: np.asarray(values) for name, values in self.history.items()},
         )
+
+    def _is_flat(self) -> bool:
+        """Whether the function has not fallen by more than its rounding for long."""
+        values = self.history["fun"][-FLAT - 1 :]
+        if self.sample is not None or len(values) <= FLAT:
+            return False
+        return min(values[1:]) >= values[0] - 10 * eps(self.x) * abs(values[0])
+
+    def _spent(self) -> str:
+        """Return what there have been enough of, "" if nothing."""
+        if self.nit >= self.maxiter:
+            return "iterations"
+        evaluated = self.objective.counts["nfev" if self.has_value else "njev"]
+        return "function evaluations" if evaluated >= self.maxfun else ""
 
     def point(self) -> Tree:
         """Return a copy of x as it stands, in its shape."""

@@ -15,11 +15,12 @@ from ..arrays.library import Array, eps, require_alike
 from ..arrays.trees import Tree
 from ..curvature import Probes, Source
 from ..preconditioners import Dense, LowRank, Preconditioner, Replay
+from ..preconditioners.naming import named
 from ..preconditioners.pace import Memory
 from ..preconditioners.placement import placed
 from ..schedules import Schedule
 from .clips import Clip
-from .inputs import Function, Objective, parameters
+from .inputs import Function, Objective, parameters, require_unbounded
 from .loop import Run
 from .presets import deterministic, stochastic
 from .progress import Progress
@@ -46,11 +47,11 @@ def minimize(
     args: tuple[Any, ...] = (),
     *,
     grad: Function | None = None,
-    jac: Function | bool | None = None,
+    jac: Function | bool | str | None = None,
     hvp: Function | None = None,
     hess: Any = None,
     preset: Preset | PSGD = "deterministic",
-    preconditioner: Preconditioner[Any] | None = None,
+    preconditioner: Preconditioner[Any] | type[Preconditioner[Any]] | str | None = None,
     lr: Schedule | None = None,
     step: Schedule | None = None,
     memory: Memory | None = None,
@@ -66,8 +67,10 @@ def minimize(
     rng: int | np.random.Generator = 0,
     tol: float | None = None,
     maxiter: int | None = None,
+    maxfun: int | None = None,
     callback: Function | None = None,
-    bounds: None = None,
+    bounds: Any = None,
+    disp: bool = False,
     nonfinite: Nonfinite = "skip",
     resume: Progress | None = None,
 ) -> MinimizeResult:
@@ -84,7 +87,9 @@ def minimize(
     args : tuple
         More arguments of all functions; they and samples are passed on unchanged.
     grad : callable
-        ``grad(x, *args)``, in the shape of x; `jac` is SciPy's name for it.
+        ``grad(x, *args)``, in the shape of x; `jac` is SciPy's name for it. Without one, or for
+        ``jac="2-point"``, NumPy arrays get forward differences of values, n of them per gradient, with
+        ``jac="3-point"`` central ones, 2 n: SciPy's `approx_derivative`. P is fitted less exactly then.
     hvp, hess : callable; callable, matrix or LinearOperator
         ``hvp(x, v, *args)``, the Hessian times v, v and the product in the shape of x; or the (n, n) Hessian,
         constant or ``hess(x, *args)``. Without either, forward differences of gradients.
@@ -92,7 +97,8 @@ def minimize(
         Settings to begin with; see `deterministic` and `stochastic`.
     preconditioner, lr, step, memory, momentum, clip, weight_decay, source, replay, probes, every, probability
         Settings in place of the preset's; see `PSGD` (where `step` is called `step_size`). The preconditioner
-        is `Dense` up to n = 500 and ``LowRank(10)`` above by default.
+        is `Dense` up to n = 500 and ``LowRank(10)`` above by default; a name or class, "kronecker" or
+        ``Kronecker``, is made for the arrays of x0.
     sample : callable, optional
         ``sample(rng)`` draws the sample z of a stochastic function, once per iteration; all functions then
         get it before `args`: ``fun(x, z, *args)``, ``hvp(x, v, z, *args)``.
@@ -101,15 +107,21 @@ def minimize(
         that a resumed run equals an uninterrupted one. A generator moves on; if anything raises, it is put
         back to where it was.
     tol : float, optional
-        Stop when ``max|gradient| <= tol``: the square root of eps by default, and never if there are samples.
+        Stop when ``max|gradient| <= tol``: the square root of eps by default, its cube root where gradients
+        are differences of values, and never if there are samples.
     maxiter : int, optional
         1000 by default.
+    maxfun : int, optional
+        Stop after so many evaluations of `fun` (of `grad` without it), those for differences of values too.
+        Looked at once per iteration: the last one may go beyond.
     callback : callable, optional
         ``callback(intermediate_result=OptimizeResult(...))`` if its parameter has that name, with x, fun,
         jac, nit, nfev, njev, nhev, progress; else ``callback(x)``. After each iteration; StopIteration ends
         the run. It gets copies.
-    bounds : None
+    bounds : None, or pairs of None and infinities
         PSGD has none: anything else is refused.
+    disp : bool
+        Print how the run ended.
     nonfinite : "skip" or "stop"
         What follows where a value or gradient holds NaN or Inf, as outside of a function's domain. "skip"
         shortens the step, towards the last point where both were finite, and leaves the point out and counts
@@ -132,8 +144,7 @@ def minimize(
         For arguments that do not fit each other. Whatever the functions and the callback raise passes through
         unchanged. In either case x0, `resume` and a generator are left as they were.
     """
-    if bounds is not None:
-        raise ValueError(f"`bounds` must be None, got {described(bounds)}; transform the variables")
+    require_unbounded(bounds)
     require_choice("nonfinite", nonfinite, get_args(Nonfinite))
     for name, function in (("sample", sample), ("callback", callback)):
         if function is not None and not callable(function):
@@ -143,14 +154,17 @@ def minimize(
     # the function on vectors, and when to stop
     x, layout = parameters(x0)
     maxiter = 1000 if maxiter is None else require_count("maxiter", maxiter, "it counts iterations", 0)
-    if tol is None:
-        tol = eps(x) ** 0.5 if sample is None else 0.0
-    tol = require_number("tol", tol, "[0, inf)", "it bounds max|gradient|")
+    most = math.inf if maxfun is None else require_count("maxfun", maxfun, "it counts evaluations", 0)
     _require_progress(resume, x)
     objective = Objective(x, layout, fun, grad, jac, hvp, hess)
+    if tol is None:
+        tol = 0.0 if sample is not None else eps(x) ** (1 / 2 if objective.noise is None else 1 / 3)
+    tol = require_number("tol", tol, "[0, inf)", "it bounds max|gradient|")
     # the optimiser
     if preconditioner is None and not isinstance(preset, PSGD):
         preconditioner = Dense() if layout.size <= DENSE else LowRank(10)
+    if preconditioner is not None:
+        preconditioner = named(preconditioner, layout.leaves())
     optimizer = _optimizer(
         preset,
         layout.size,
@@ -169,7 +183,7 @@ def minimize(
     )
     optimizer = replace(optimizer, preconditioner=placed(optimizer.preconditioner, layout.leaves()))
     if objective.functions.hvp is None:
-        optimizer = replace(optimizer, source=optimizer.source.without_products())
+        optimizer = replace(optimizer, source=optimizer.source.without_products(objective.noise))
     if optimizer.needs_value and fun is None:
         raise ValueError("`fun` must be given for a clip that compares values, got None; or change the clip")
     if optimizer.needs_value and sample is not None:
@@ -182,17 +196,23 @@ def minimize(
         rng=rng,
         tol=tol,
         maxiter=maxiter,
+        maxfun=most,
         stop_nonfinite=nonfinite == "stop",
     )
     generator: Any = rng if isinstance(rng, np.random.Generator) else None
     before = generator and generator.bit_generator.state
     try:
         run.start(resume)
-        return run.iterate(_reporter(callback))
+        result = run.iterate(_reporter(callback))
     except BaseException:
         if generator is not None:  # a run that failed has drawn nothing
             generator.bit_generator.state = before
         raise
+    if disp:
+        from .result import report
+
+        print(report(result))
+    return result
 
 
 def _require_progress(resume: Any, x: Array) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..curvature import Along, Whitening
 from ..preconditioners import Dense, Diagonal, LowRank, OrbitPreconditioner, Preconditioner, Replay
+from ..preconditioners.naming import named
 from ..preconditioners.normalizers import Running, Sample
 from ..schedules import Cosine, Exponential, WarmUp
 from .clips import AdaptiveNorm, TrustRadius
@@ -45,7 +46,7 @@ def deterministic(
     **settings
         Any other setting of `PSGD`, in place of the above.
     """
-    chosen: Any = Dense() if preconditioner is None else preconditioner
+    chosen: Any = Dense() if preconditioner is None else named(preconditioner)
     natural = getattr(chosen, "geometry", "") == "natural"
     if getattr(chosen, "normalizer", None) == Running() and not natural:
         chosen = replace(chosen, normalizer=Sample())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..arrays.brief import brief
 from ..arrays.library import Array
 from .clips import Point
 from .state import PSGDState
 
 
+@brief
 class Progress(NamedTuple):
     """Where a run stands: what `minimize(resume=...)` goes on from, as if it had not stopped."""
 

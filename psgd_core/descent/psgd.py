@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args
 
 from ..arrays import trees
 from ..arrays.arguments import described, keep, require_choice, require_count, require_number
+from ..arrays.brief import Brief
 from ..arrays.library import Array, device_of, known, namespace, require_alike, select
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite, require_vectors
 from ..curvature import Exact, Functions, Gaussian, Probes, Source, Whitening
 from ..preconditioners import Dense, Preconditioner, Replay
+from ..preconditioners.naming import named
 from ..preconditioners.pace import Memory, require_memory
 from ..preconditioners.placement import require_placed
 from ..preconditioners.replay import fitted
@@ -29,8 +31,8 @@ Pair = tuple[Array | None, Array] | None
 """(v, h), v None where it is integrated out; None leaves P alone."""
 
 
-@dataclass(frozen=True)
-class PSGD:
+@dataclass(frozen=True, repr=False)
+class PSGD(Brief):
     """``x <- x - lr P m``, eq. (1), with P fitted on curvature pairs along the way.
 
     One step is: fit P on the pair (v, h); average the gradients, ``m <- beta m + (1 - beta) g``; clip
@@ -39,8 +41,8 @@ class PSGD:
 
     Parameters
     ----------
-    preconditioner : Preconditioner
-        The group that P is fitted on.
+    preconditioner : Preconditioner, its class or name
+        The group that P is fitted on; "dense" and ``Dense`` stand for ``Dense()``.
     lr : float or schedule
         mu of eq. (1): 1 is Newton's step once P is fitted.
     step_size : float or schedule
@@ -80,16 +82,18 @@ class PSGD:
     probability: Schedule = 1.0
 
     def __post_init__(self) -> None:
-        kinds = {"preconditioner": Preconditioner, "source": Source, "probes": Probes, "replay": Replay}
+        kinds = {"source": Source, "probes": Probes, "replay": Replay}
         for name, kind in kinds.items():
             given = getattr(self, name)
             if not isinstance(given, kind) and (given is not None or name != "replay"):
-                raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; make one")
+                ending = f"call it: {given.__name__}()" if isinstance(given, type) else "make one"
+                raise TypeError(f"`{name}` must be a {kind.__name__}, got {described(given)}; {ending}")
         if self.replay and isinstance(self.source, Whitening) and self.source.integrated:
             raise ValueError("`replay` must be None for Whitening(integrated=True), which has no v to keep")
         require_choice("decay", self.decay, get_args(Decay))
         keep(
             self,
+            preconditioner=named(self.preconditioner),
             lr=require_schedule("lr", self.lr, "(0, inf)"),
             step_size=require_schedule("step_size", self.step_size, "(0, 1)"),
             memory=require_memory(self.memory),

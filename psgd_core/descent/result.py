@@ -16,6 +16,18 @@ else:
     from scipy.optimize import OptimizeResult
 
 
+def report(result: MinimizeResult) -> str:
+    """Return what `disp` prints, as SciPy's methods do."""
+    return (
+        f"{result.message}\n"
+        f"         Current function value: {result.fun:f}\n"
+        f"         Iterations: {result.nit:d}\n"
+        f"         Function evaluations: {result.nfev:d}\n"
+        f"         Gradient evaluations: {result.njev:d}\n"
+        f"         Hessian evaluations: {result.nhev:d}"
+    )
+
+
 class MinimizeResult(OptimizeResult):
     """A `scipy.optimize.OptimizeResult` whose entries type checkers know."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..arrays.brief import brief
 from ..arrays.library import Array
 from ..arrays.trees import Tree
 
 
+@brief
 class PSGDState(NamedTuple):
     """State of `PSGD`: a nested NamedTuple of arrays, all of the library, dtype and device of x."""
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..arrays.arguments import require_count
+from ..arrays.brief import brief
 from ..arrays.library import (
     Array,
     Namespace,
@@ -41,6 +42,7 @@ from ..arrays.sums import inner
 from .lie import LieGroup, require_element, require_like, require_vectors
 
 
+@brief
 class AffineElement(NamedTuple):
     """``T(x) = (x - μ) / σ``, or a direction of the Lie algebra: a small change of (μ, σ) at the identity."""
 

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.batched import library_solve
+from ..arrays.brief import brief
 from ..arrays.library import (
     Array,
     device_of,
@@ -42,6 +43,7 @@ from ..arrays.sums import inner
 from .lie import LieGroup, require_element, require_vectors
 
 
+@brief
 class LowRankElement(NamedTuple):
     """``ρ (I + U V^T)``, or a direction ``s I + U V^T`` of one of the two Lie algebras (s stored as rho)."""
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..arrays import batched
 from ..arrays.arguments import MOST, described, require_count
+from ..arrays.brief import brief
 from ..arrays.library import (
     Array,
     device_of,
@@ -38,6 +39,7 @@ from .lie import LieGroup, require_element, require_like, require_vectors
 from .subgroup import PermutationSubgroup
 
 
+@brief
 class OrbitBlocks(NamedTuple):
     """An element of a Theorem 3.1 group."""
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Generic, Literal
 
 from .. import kernels
 from ..arrays.arguments import require_count, require_flag
+from ..arrays.brief import Brief
 from ..arrays.library import Array, known, namespace, select
 from ..arrays.matrices import eye
 from ..arrays.sums import norm, sum_of_squares
@@ -36,7 +37,7 @@ from .states import State, detached, require_writeable, stored
 Verb = Literal["apply", "apply_transpose", "solve", "solve_transpose", "precondition"]
 
 
-class Preconditioner(ABC, Generic[State]):
+class Preconditioner(Brief, ABC, Generic[State]):
     """A preconditioner P = Q^T Q fitted online; see the module's docstring for the rule.
 
     The cost and memory of `update` depend on the preconditioner; no update waits for a device.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
+from ..arrays.brief import brief
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import largest
 from .base import Preconditioner, Verb
 from .first_contact import two
 from .forms import COUNTERS, Form, first_dtype, require_form
 from .kronecker import Kronecker
+from .sparse import Diagonal
 
 
+@brief
 class BlocksState(NamedTuple):
     """State of `Blocks`."""
 
@@ -24,7 +27,12 @@ class BlocksState(NamedTuple):
     skipped: Array  # 0-d int32: pairs left out (NaN, Inf, zero probe), by all of them
 
 
-@dataclass(frozen=True)
+def by_shape(shape: tuple[int, ...]) -> Preconditioner[Any]:
+    """Return `Kronecker` for matrices and tensors, `Diagonal` for vectors and numbers."""
+    return Kronecker(shape) if len(shape) > 1 else Diagonal()
+
+
+@dataclass(frozen=True, repr=False)
 class Blocks(Preconditioner[BlocksState]):
     """A direct product: block i of the parameters has a preconditioner, a step and a scale of its own.
 
@@ -42,7 +50,7 @@ class Blocks(Preconditioner[BlocksState]):
     state_type: ClassVar[type] = BlocksState
 
     parts: tuple[tuple[int, Preconditioner[Any]], ...]
-    arrays: tuple[trees.Leaf, ...] | None = None
+    arrays: tuple[trees.Leaf, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
@@ -72,7 +80,7 @@ class Blocks(Preconditioner[BlocksState]):
             object.__setattr__(self, "arrays", arrays)
 
     @classmethod
-    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = Kronecker) -> Blocks:
+    def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = by_shape) -> Blocks:
         """Return blocks for the arrays of a dict, list or tuple of parameters, or of a PyTorch module.
 
         Parameters
@@ -82,7 +90,8 @@ class Blocks(Preconditioner[BlocksState]):
             tensors, such as ``dict(module.named_parameters())``, and OrderedDicts in their own order. Tensors
             that share their memory count once.
         choose : callable
-            ``choose(shape)`` returns the preconditioner of an array; `Kronecker` by default.
+            ``choose(shape)`` returns the preconditioner of an array; by default `Kronecker` for two
+            dimensions and more, `Diagonal` for vectors and numbers.
 
         Raises
         ------

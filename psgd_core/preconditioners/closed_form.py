@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..arrays import batched, symmetric
 from ..arrays.arguments import require_choice
+from ..arrays.brief import brief
 from ..arrays.library import Array, device_of, eps, namespace
 from ..arrays.sums import norm
 from ..arrays.trees import where
@@ -50,6 +51,7 @@ class Averages(NamedTuple):
     pairs: Array  # 0-d: how many pairs the means are over
 
 
+@brief
 class ClosedFormState(NamedTuple):
     """State of `ClosedForm`; all arrays on one namespace, dtype and device."""
 
@@ -62,7 +64,7 @@ class ClosedFormState(NamedTuple):
     skipped: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClosedForm(Preconditioner[ClosedFormState]):
     """The running closed form on a group of Theorem 3.1: ``P_O = (mean of h_O h_O^T)^{-1/2}`` on every orbit.
 

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..arrays import shards
 from ..arrays.arguments import described, require_count, require_number
 from ..arrays.batched import is_complex
+from ..arrays.brief import brief
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
 from ..arrays.sums import norm
@@ -44,6 +45,7 @@ from .unfolding import Dimension, Run, acting, along, dimensions
 AUTOMATIC = "auto"
 
 
+@brief
 class KroneckerState(NamedTuple):
     """State of `Kronecker`; all arrays on one namespace, dtype and device."""
 
@@ -56,7 +58,7 @@ class KroneckerState(NamedTuple):
     skipped: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Kronecker(Preconditioner[KroneckerState]):
     """``Q = Q_1 ⊗ Q_2 ⊗ ...``, one factor per dimension of a tensor; real or complex.
 

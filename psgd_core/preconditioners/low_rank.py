@@ -10,6 +10,7 @@ import array_api_compat
 from .. import kernels
 from ..arrays import shards
 from ..arrays.arguments import require_choice, require_count
+from ..arrays.brief import brief
 from ..arrays.draws import normal, signs
 from ..arrays.gram_algebra import gauge, joint_bound
 from ..arrays.library import Array, device_of, known, namespace
@@ -35,6 +36,7 @@ START = 0.1
 """|U|_F^2 and |V|_F^2 of the start: near the identity, away from the stationary point U = V = 0."""
 
 
+@brief
 class LowRankState(NamedTuple):
     """State of `LowRank`; all arrays on one namespace, dtype and device."""
 
@@ -49,7 +51,7 @@ class LowRankState(NamedTuple):
     skipped: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LowRank(Preconditioner[LowRankState]):
     """Q = (I + U V^T) diag(d), or diag(d) (I + U V^T): both tails of a spectrum at once (Theorem 3.2).
 

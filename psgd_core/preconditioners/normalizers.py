@@ -18,13 +18,14 @@ from typing import Any, ClassVar
 
 from ..arrays import batched
 from ..arrays.arguments import described, require_number
+from ..arrays.brief import Brief
 from ..arrays.library import Array, eps, namespace
 from .counters import DAMPING
 from .first_contact import Met
 from .generators import Generator, Measure, Side
 
 
-class Normalizer(ABC):
+class Normalizer(Brief, ABC):
     """Where the scale N of a step comes from.
 
     Sizes are *square roots* (the scale of a and b, not of ``a a^T``), so that no square of a pair's entries
@@ -76,7 +77,7 @@ class Normalizer(ABC):
         return e.move(q, mu, side), after
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Running(Normalizer):
     """A running average of the curvature bound, held in the state: the default.
 
@@ -114,7 +115,7 @@ class Running(Normalizer):
         return xp.maximum(before, step**0.25 * size), after
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample(Normalizer):
     """The sample's own curvature bound: fastest at first, and biased where H lies outside the group."""
 
@@ -125,7 +126,7 @@ class Sample(Normalizer):
         return size, size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gradient(Normalizer):
     """The norm of the sample's gradient: constant speed, hence an error floor proportional to the step."""
 
@@ -161,7 +162,7 @@ LARGEST = 1e6
 """The largest entry that is squared, over those expected: the guard leaves no more of it anyway."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Kalman(Normalizer):
     """The gain of a Kalman filter: P remembers the last pairs, or all of them, and takes no step.
 

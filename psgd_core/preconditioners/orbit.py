@@ -9,6 +9,7 @@ from .. import kernels
 from ..arrays import batched, shards
 from ..arrays.arguments import require_choice
 from ..arrays.batched import adjoint, matmul
+from ..arrays.brief import brief
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
@@ -26,6 +27,7 @@ PIECE = 2**16
 """Elements of h that are worked on together: what an update makes along the way stays in cache."""
 
 
+@brief
 class OrbitState(NamedTuple):
     """State of a preconditioner on a Theorem 3.1 group; all arrays on one namespace, dtype and device."""
 
@@ -57,7 +59,7 @@ class _Moved(NamedTuple):
     b: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OrbitPreconditioner(Preconditioner[OrbitState]):
     """What the preconditioners on Theorem 3.1 groups share; a subclass says which group.
 

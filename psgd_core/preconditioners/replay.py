@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import array_api_compat
 
 from ..arrays.arguments import described, keep, require_choice, require_count
+from ..arrays.brief import Brief, brief
 from ..arrays.draws import picks
 from ..arrays.library import Array, device_of, namespace
 from ..arrays.loops import turns
@@ -23,6 +24,7 @@ from .base import Preconditioner
 from .pace import Memory
 
 
+@brief
 class Ring(NamedTuple):
     """The last pairs: memory of a `Replay`."""
 
@@ -31,8 +33,8 @@ class Ring(NamedTuple):
     count: Array  # type: ignore[assignment]  # 0-d int32: pairs that entered since the ring was empty
 
 
-@dataclass(frozen=True)
-class Replay:
+@dataclass(frozen=True, repr=False)
+class Replay(Brief):
     """Each new pair is fitted together with old ones, from a ring of the last.
 
     One call makes `times` updates of P: the first on the new pair, the others on pairs from the ring. Pairs

@@ -15,7 +15,7 @@ from ..groups.subgroup import PermutationSubgroup
 from .orbit import OrbitPreconditioner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagonal(OrbitPreconditioner):
     """Q diagonal: K = {e} (Theorem 3.1, example 1); its limit is ESGD's ``1 / sqrt(diag(H^2))``."""
 
@@ -23,7 +23,7 @@ class Diagonal(OrbitPreconditioner):
     """Invertible diagonal matrices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class XMat(OrbitPreconditioner):
     """Q with a diagonal and an anti-diagonal: K = {e, flip} (Theorem 3.1, example 2); any n."""
 
@@ -31,7 +31,7 @@ class XMat(OrbitPreconditioner):
     """X-shaped matrices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Butterfly(OrbitPreconditioner):
     """Q a butterfly matrix: K = {e, shift by n/2} (Theorem 3.1, example 3); even n."""
 
@@ -39,7 +39,7 @@ class Butterfly(OrbitPreconditioner):
     """Butterfly matrices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sparse(OrbitPreconditioner):
     """Q on the group of Theorem 3.1 over any permutation subgroup K.
 
@@ -65,7 +65,7 @@ class Sparse(OrbitPreconditioner):
         return SparseGroup(self.subgroup)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dense(OrbitPreconditioner):
     """Q on GL+(n): one orbit (Theorem 3.1, example 4); its limit is ``|H|^{-1}``.
 

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from ...arrays.arguments import keep, require_count, require_number
+from ...arrays.brief import brief
 from ...arrays.library import Array
 from ...arrays.trees import Leaf
 from ...curvature import Functions, Whitening
 from ...descent import clips
 from ...descent.momentum import averaged
 from ...preconditioners import Preconditioner, Replay, XMat
+from ...preconditioners.naming import is_name, named
 from ...preconditioners.placement import require_placed
 from ...preconditioners.replay import fitted
 from ...schedules import require_schedule, value_at
@@ -32,6 +34,7 @@ Choice = Preconditioner[Any] | Callable[[jax.ShapeDtypeStruct], Preconditioner[A
 """A preconditioner for all leaves, or a function of the leaf's shape and dtype that returns one."""
 
 
+@brief
 class ScaleByPSGDState(NamedTuple):
     """State of `scale_by_psgd`."""
 
@@ -61,7 +64,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         given = XMat() if self.preconditioner is None else self.preconditioner
-        if not isinstance(given, Preconditioner) and not callable(given):
+        if not (isinstance(given, Preconditioner) or callable(given) or is_name(given)):
             raise TypeError(
                 "`preconditioner` must be a Preconditioner or a function of a leaf that returns one, "
                 f"got {given!r}; try psgd_core.XMat()"
@@ -238,7 +241,9 @@ class Rule:
     def _fitter(self, kind: jax.ShapeDtypeStruct, layout: Any, name: str) -> Preconditioner[Any]:
         """Return the preconditioner of a leaf."""
         chosen = self.preconditioner
-        if not isinstance(chosen, Preconditioner):
+        if is_name(chosen):
+            chosen = named(chosen, [Leaf("", tuple(kind.shape))])
+        elif not isinstance(chosen, Preconditioner):
             chosen = chosen(kind)
         if not isinstance(chosen, Preconditioner):
             raise TypeError(f"`preconditioner` must return a Preconditioner for {name}, got {chosen!r}")

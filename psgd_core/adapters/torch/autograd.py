@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .checkpointing import layers_in_sight, nodes, require_in_sight
 from .flat import is_sharded, local_of
+from .names import called
+from .twice import REFUSED, not_twice
 
 Grads = list[Tensor | None]
 """One per parameter, None where the loss does not depend on it."""
@@ -21,12 +23,6 @@ Looked = set[tuple[bool, ...]]
 ONCE = (
     "`closure` must return the undifferentiated loss for curvature='hvp', which differentiates it twice, got "
     "one that was differentiated already; leave backward out of the closure"
-)
-
-TWICE = (
-    "the loss must be differentiable twice for curvature='hvp', but an operation is not; switch the fused "
-    "kernel off (torch.backends.cudnn.flags(enabled=False) for RNNs, "
-    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) for attention), or use curvature='finite_difference'"
 )
 
 
@@ -62,7 +58,7 @@ def given(params: Sequence[Tensor]) -> Grads:
         If a gradient is sparse.
     """
     by_hand = not any(p.requires_grad for p in params)  # gradients without autograd
-    return [_dense(p.grad) if p.requires_grad or by_hand else None for p in params]
+    return [_dense(p.grad, p) if p.requires_grad or by_hand else None for p in params]
 
 
 def evaluate(
@@ -162,7 +158,7 @@ def _look(loss: Tensor, grads: Grads, looked: Looked) -> None:
         return
     require_in_sight(loss)
     if twice and any("autograd::Error" in node.name() for node in nodes(grads)):
-        raise RuntimeError(TWICE)
+        raise not_twice([loss, *grads])
     looked.add(pattern)
 
 
@@ -179,7 +175,7 @@ def _products(
     with _without_hooks(params) as hooks:
         grads = _differentiate([loss], params, [seed], create_graph=True, retain_graph=True)
         if any(g is not None and not g.requires_grad and bool((g != 0).any()) for g in grads):
-            raise RuntimeError(TWICE)
+            raise not_twice([loss])
         if any(map(is_sharded, params)) and all(g is None for g in grads):
             raise RuntimeError(GATHERED)
         _look(loss, grads, looked)
@@ -188,7 +184,8 @@ def _products(
             products.append(_product(grads, params, probe, keep=i + 1 < len(probes)))
     with torch.no_grad():
         return [
-            g if g is None else _hooked(g.detach(), h) for g, h in zip(grads, hooks, strict=True)
+            g if g is None else _hooked(g.detach(), h, p)
+            for g, h, p in zip(grads, hooks, params, strict=True)
         ], products
 
 
@@ -206,12 +203,12 @@ def _without_hooks(params: Sequence[Tensor]) -> Iterator[list[list[Callable[...,
             p._backward_hooks = hooks
 
 
-def _hooked(g: Tensor, hooks: Sequence[Callable[..., Any]]) -> Tensor | None:
+def _hooked(g: Tensor, hooks: Sequence[Callable[..., Any]], p: Tensor) -> Tensor | None:
     """Return what the hooks of a parameter make of its gradient."""
     for hook in hooks:
         changed = hook(g)
         g = g if changed is None else changed
-    return _dense(g)
+    return _dense(g, p)
 
 
 def _product(grads: Grads, params: Sequence[Tensor], probe: Sequence[Tensor], *, keep: bool) -> Grads:
@@ -250,16 +247,18 @@ def _differentiate(
     except RuntimeError as error:
         if "second time" in str(error):
             raise ValueError(ONCE) from error
-        if any(words in str(error) for words in ("not implemented", "not supported", "once_differentiable")):
-            raise RuntimeError(TWICE) from error
+        if any(words in str(error) for words in REFUSED):
+            raise not_twice(outputs, str(error)) from error
         raise
     rest = iter(found)
-    return [_dense(next(rest)) if p.requires_grad else None for p in params]
+    return [_dense(next(rest), p) if p.requires_grad else None for p in params]
 
 
-def _dense(grad: Tensor | None) -> Tensor | None:
+def _dense(grad: Tensor | None, p: Tensor) -> Tensor | None:
     if grad is not None and grad.layout != torch.strided:
-        raise TypeError(f"`params` must have dense gradients, got layout {grad.layout}; set sparse=False")
+        raise TypeError(
+            f"`params` must have dense gradients, got layout {grad.layout} for {called(p)}; set sparse=False"
+        )
     return grad
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from .names import called
+
 SMALL = (torch.float16, torch.bfloat16)
 """Dtypes of parameters whose state is float32."""
 
@@ -34,11 +36,15 @@ class Flat:
         for p in self.params:
             require_parameter(p)
             if is_lazy(p):
-                raise ValueError("`params` must have shapes, got a lazy parameter; run the model once before")
+                raise ValueError(
+                    f"`params` must have shapes, got a lazy parameter, {called(p)}; run the model once before"
+                )
         devices = sorted({str(p.device) for p in self.params})
         if len(devices) > 1:
+            other = next(p for p in self.params if p.device != self.params[0].device)
             raise ValueError(
-                f"`params` must be on one device, got {', '.join(devices)}; group them by device"
+                f"`params` must be on one device, got {', '.join(devices)} ({called(other)} "
+                f"on {other.device}); group them by device"
             )
         self.sizes: list[int] = [p.numel() for p in self.params]
         self.n: int = sum(self.sizes)
@@ -201,19 +207,21 @@ def once(params: Any) -> Any:
     """
     if not isinstance(params, Iterable) or isinstance(params, Tensor | set):
         return params
-    found, seen, memory = [], set(), set()
+    found, seen, memory = [], set(), dict[Any, str]()
     for item in params:
-        p = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+        name, p = item if isinstance(item, tuple) and len(item) == 2 else (None, item)
         if isinstance(p, Tensor) and id(p) in seen:
             continue
         if isinstance(p, Tensor) and not is_lazy(p) and p.layout == torch.strided and local_of(p).numel() > 0:
             place = (p.device, local_of(p).data_ptr())
+            called_here = f"one of shape {tuple(p.shape)}" if name is None else f"`{name}`"
             if place in memory and p.device.type != "meta":
+                both = f"{memory[place]} and {called_here}"
                 raise ValueError(
-                    "`params` must not share memory, got two tensors that do, the second of shape "
-                    f"{tuple(p.shape)}; tie them by using one parameter twice"
+                    f"`params` must not share memory, got two tensors that do, {both}; tie them by using one "
+                    "parameter twice"
                 )
-            memory.add(place)
+            memory[place] = called_here
         seen.add(id(p))
         found.append(item)
     return found
@@ -223,10 +231,15 @@ def require_parameter(p: Any) -> None:
     """Raise TypeError unless p is a dense tensor of real floats."""
     if p.dtype.is_complex:
         raise TypeError(
-            f"`params` must be real, got {p.dtype}; give the real and imaginary parts, "
+            f"`params` must be real, got {p.dtype} for {called(p)}; give the real and imaginary parts, "
             "torch.view_as_real(parameter), as the parameter"
         )
     if p.dtype not in DTYPES:
-        raise TypeError(f"`params` must be float16, bfloat16, float32 or float64, got {p.dtype}")
+        raise TypeError(
+            f"`params` must be float16, bfloat16, float32 or float64, got {p.dtype} for "
+            f"{called(p)}; convert it"
+        )
     if p.layout != torch.strided:
-        raise TypeError(f"`params` must be dense, got layout {p.layout}; convert them with to_dense()")
+        raise TypeError(
+            f"`params` must be dense, got layout {p.layout} for {called(p)}; convert it with to_dense()"
+        )

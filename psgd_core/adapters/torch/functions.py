@@ -11,6 +11,7 @@ from torch import Tensor
 from ...curvature import Functions
 from .autograd import Looked, evaluate
 from .flat import Flat, is_sharded, once
+from .names import naming
 from .silence import tell
 
 
@@ -54,7 +55,10 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         raise ValueError("`params` must hold tensors that require a gradient, got none; set requires_grad")
     if any(map(is_sharded, wanted)):
         raise TypeError("`params` must be ordinary tensors, got a DTensor; PSGD takes sharded ones")
-    flat, looked, told = Flat(wanted), Looked(), set[int]()
+    group: dict[str, Any] = {"params": wanted, **names}
+    with naming([group]):
+        flat = Flat(wanted)
+    looked, told = Looked(), set[int]()
 
     def at(x: Tensor, columns: list[Tensor]) -> Any:
         if tuple(x.shape) != (flat.n,):
@@ -64,11 +68,12 @@ def functions(closure: Callable[[], Tensor], params: Iterable[Tensor] | torch.nn
         try:
             if elsewhere:
                 flat.write(x)
-            found = evaluate(closure, wanted, probes, once=True, looked=looked)
+            with naming([group]):
+                found = evaluate(closure, wanted, probes, once=True, looked=looked)
         finally:
             if elsewhere:
                 flat.write(before)
-        told.update(tell([{"params": wanted, **names}], found.grads, told))
+        told.update(tell([group], found.grads, told))
         return found
 
     def both(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,16 +11,18 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ...arrays import shards
-from ...arrays.arguments import require_number
+from ...arrays.arguments import require_flag, require_number
 from ...arrays.library import Array
 from ...arrays.trees import Leaf, owned
 from ...curvature import Source
 from ...descent import PSGD as Loop
 from ...preconditioners import LowRank, Preconditioner
+from ...preconditioners.naming import is_name, named
 from ...preconditioners.placement import placed
 from ...schedules import require_schedule, value_at
 from .engines import Engine, EngineName
-from .flat import Flat
+from .flat import Flat, require_parameter
+from .names import naming
 
 RANK = 10
 """Of the preconditioner by default, `LowRank`, where there are more parameters."""
@@ -37,7 +39,8 @@ def require_settings(settings: dict[str, Any], source: Source) -> None:
     require_schedule("step", settings["step"], "(0, 1)")
     if settings["scale"] is not None:
         require_number("scale", settings["scale"], "(0, inf)", "None lets the first pair set it")
-    if settings["preconditioner"] is None:
+    require_flag("maximize", settings["maximize"])
+    if settings["preconditioner"] is None or is_name(settings["preconditioner"]):
         settings = settings | {"preconditioner": LowRank(RANK)}
     _loop(settings, source)
 
@@ -58,13 +61,22 @@ def settled(group: dict[str, Any]) -> Preconditioner[Any] | None:
         If blocks are for other parameters.
     """
     params = group["params"]
-    given: Preconditioner[Any] | None = group["preconditioner"]
+    given: Preconditioner[Any] | None = group["preconditioner"]  # or a name, until there are shapes
     if any(map(is_lazy, params)):
-        return given
+        return given  # it is made when they have one
     if given is None:
         return LowRank(max(0, min(RANK, sum(p.numel() for p in params) - 1)))
     names = group.get("param_names") or [""] * len(params)
-    return placed(given, [Leaf(name, tuple(p.shape)) for name, p in zip(names, params, strict=True)])
+    leaves = [Leaf(name, tuple(p.shape)) for name, p in zip(names, params, strict=True)]
+    return placed(named(given, leaves), leaves)
+
+
+def settle(groups: list[dict[str, Any]]) -> None:
+    """Check the parameters of the last group, and put its preconditioner in their order."""
+    with naming(groups):
+        for p in groups[-1]["params"]:
+            require_parameter(p)
+    groups[-1]["preconditioner"] = settled(groups[-1])
 
 
 def within_shards(group: dict[str, Any], flat: Flat) -> Preconditioner[Any]:
@@ -193,6 +205,9 @@ class Mover:
         self._set(group, iteration)
         if "wide" in held:  # what the parameters were rounded from, unless the user changed them
             x = torch.where(flat.rounded(held["wide"]) == x, held["wide"], x)
+        if group["maximize"]:
+            g, pair = -g, (pair[0], None if pair[1] is None else -pair[1])
+            value = None if value is None else -value
         if value is not None:
             g = g.clone()  # the clip keeps it, and it may be a view of .grad
         with self.context():

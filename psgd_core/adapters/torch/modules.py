@@ -21,7 +21,7 @@ Choose = Callable[[tuple[int, ...]], Preconditioner[Any]]
 """Returns the preconditioner for a shape."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Affine(Kronecker):
     """`Kronecker` for the matrix ``[W b]`` of a layer whose vector is W and then b, as PyTorch keeps them.
 

@@ -16,9 +16,10 @@ from ...preconditioners import Preconditioner, Replay
 from ...schedules import Schedule
 from . import pairs, saved
 from .engines import EngineName
-from .flat import Flat, Flats, Vectors, once, require_parameter
+from .flat import Flat, Flats, Vectors, once
 from .flattened import flat_of
-from .groups import Mover, has_parameters, require_settings, settled
+from .groups import Mover, has_parameters, require_settings, settle, settled
+from .names import naming
 from .shared import SHARED, Curvature, Shared, Way, seed_of, source_of
 from .silence import tell
 from .undo import Snapshot, all_or_nothing
@@ -37,9 +38,9 @@ class PSGD(torch.optim.Optimizer):
         As for every `torch.optim.Optimizer`. Real and dense; each group on one device. Those of 16 bits have
         a float32 state, with a float32 copy in which small steps add up; float64 stays float64. The state of
         `DTensor`, sharded over one axis of a mesh, is sharded as they are.
-    preconditioner : Preconditioner, per group
+    preconditioner : Preconditioner, its class or name, per group
         The group that P is fitted on; by default `LowRank(10)`, or the largest rank that fits. `Blocks` are
-        put in the order of the parameters.
+        put in the order of the parameters. "kronecker" is `Kronecker` for matrices, `Diagonal` for vectors.
     lr : float or tensor, per group
         mu of eq. (1), which `torch.optim.lr_scheduler` may change. With Hessian-vector products 1 is Newton's
         step, and 0.1 the default; with whitening P m has elements of about 1, and 0.01 is the default.
@@ -47,8 +48,8 @@ class PSGD(torch.optim.Optimizer):
         Step size of the fitting, in (0, 1): a number or one of `psgd_core.schedules`.
     scale : float, optional, per group
         Q starts as this multiple of the identity; set by the group's first pair by default.
-    momentum, weight_decay, decay, replay : per group
-        As in `psgd_core.PSGD`. A ring of pairs takes ``2 size n`` numbers.
+    momentum, weight_decay, decay, replay, maximize : per group
+        As in `psgd_core.PSGD`; a ring of pairs takes ``2 size n`` numbers. `maximize` goes up.
     clip : Clip, tuple of Clips, float or None, per group
         The limit on ``P m``: no step beyond twice their running mean by default, see
         `psgd_core.descent.clips`; a number limits the norm. `TrustRadius` needs a closure.
@@ -88,8 +89,8 @@ class PSGD(torch.optim.Optimizer):
       P warns of them, by name, unless they are frozen. A group's own first step always fits P.
     - A step is done completely or not at all: whatever is raised in it, also the closure's own errors and
       Ctrl-C, leaves the parameters, ``.grad``, the optimiser and PyTorch's generators as they were.
-    - ``torch.utils.checkpoint`` with ``use_reentrant=True``, which hides its layers, runs as with False.
-    - A gradient or loss that is not finite moves nothing; `group_state` counts it in ``skipped``.
+    - Checkpoints (``torch.utils.checkpoint``) with ``use_reentrant=True`` run as with False.
+    - A gradient or loss that is not finite moves nothing and is counted in ``skipped`` (`group_state`).
     - `state_dict` holds only tensors, numbers and texts (``weights_only=True`` loads it), with the
       generator's state: a run resumed from it equals an uninterrupted one bit for bit. Every engine loads it.
     """
@@ -97,7 +98,7 @@ class PSGD(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        preconditioner: Preconditioner[Any] | None = None,
+        preconditioner: Preconditioner[Any] | type[Preconditioner[Any]] | str | None = None,
         *,
         lr: float | Tensor | None = None,
         step: Schedule = 0.1,
@@ -107,6 +108,7 @@ class PSGD(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         decay: descent.Decay = "decoupled",
         replay: Replay | None = None,
+        maximize: bool = False,
         curvature: Curvature | Source = "hvp",
         update_probability: Schedule = 1.0,
         every: int = 1,
@@ -131,14 +133,14 @@ class PSGD(torch.optim.Optimizer):
         if lr is None:
             lr = 0.01 if isinstance(source, Whitening) else 0.1
         defaults = {
-            "preconditioner": preconditioner,
-            **{"lr": lr, "step": step, "scale": scale, "momentum": momentum, "clip": clip},
-            **{"weight_decay": weight_decay, "decay": decay, "replay": replay},
+            **{"lr": lr, "step": step, "scale": scale, "momentum": momentum, "clip": clip, "replay": replay},
+            **{"preconditioner": preconditioner, "weight_decay": weight_decay},
+            **{"decay": decay, "maximize": maximize},
         }
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; its preconditioner starts in the next step."""
+        """Add a parameter group, whose preconditioner starts in the next step."""
         for name in [name for name in SHARED if name in param_group]:  # ZeRO hands all settings to each group
             if param_group[name] != self._given[name]:
                 raise ValueError(f"`{name}` must be given to PSGD, got another in a group; all share it")
@@ -147,11 +149,8 @@ class PSGD(torch.optim.Optimizer):
         if "params" in param_group:
             param_group["params"] = once(param_group["params"])
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
         try:
-            for p in group["params"]:
-                require_parameter(p)
-            group["preconditioner"] = settled(group)
+            settle(self.param_groups)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -199,11 +198,12 @@ class PSGD(torch.optim.Optimizer):
         if h is not None and v is None:
             raise ValueError("`v` must be given with `h`, got None; they are a pair")
         indices = [i for i, g in enumerate(self.param_groups) if has_parameters(g)]
-        flats = Flats(flat_of(self.param_groups[i]["params"]) for i in indices)
-        x = [flat.vector() for flat in flats]
-        before = None if closure is None else Snapshot(flats.params)
-        with all_or_nothing(self, _STEPPED, flats, x, before):
-            return self._step(closure, v, h, indices, flats, x, before)
+        with naming(self.param_groups):
+            flats = Flats(flat_of(self.param_groups[i]["params"]) for i in indices)
+            x = [flat.vector() for flat in flats]
+            before = None if closure is None else Snapshot(flats.params)
+            with all_or_nothing(self, _STEPPED, flats, x, before):
+                return self._step(closure, v, h, indices, flats, x, before)
 
     def _step(
         self, closure: Any, v: Any, h: Any, indices: list[int], flats: Flats, x: Vectors, before: Any
@@ -242,8 +242,7 @@ class PSGD(torch.optim.Optimizer):
         for way, (moved, new_held) in zip(ways, moves, strict=True):
             way.flat.write(moved, way.used)
             self.state[way.flat.params[0]] = new_held
-        self._iteration += 1
-        self._waiting, self._told, self._clip = waiting, told, clip
+        self._iteration, self._waiting, self._told, self._clip = self._iteration + 1, waiting, told, clip
         return found.returned
 
     def due(self) -> bool:
@@ -325,6 +324,7 @@ class PSGD(torch.optim.Optimizer):
         super().__setstate__(state)
         self._movers = {}
         self.__dict__.setdefault("_told", set())
+        self.param_groups = [{"maximize": False} | group for group in self.param_groups]
         if isinstance(state.get("_generator"), dict):
             self._generator = saved.generator_at(state["_generator"])
 

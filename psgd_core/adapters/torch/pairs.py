@@ -16,6 +16,7 @@ from ...arrays.draws import ByPlace
 from ...curvature import Exact, Functions, Orthogonal, Probes, Source, Whitening
 from .autograd import Found, Looked, evaluate, given
 from .flat import SMALL, Flat, Flats, Vectors, is_sharded
+from .names import called
 from .undo import Snapshot
 
 
@@ -83,9 +84,17 @@ def user_vectors(name: str, value: Any, flats: Flats) -> Vectors:
             t is not None and t.shape != p.shape for t, p in zip(value, params, strict=True)
         ):
             shapes = [tuple(t.shape) for t in value if t is not None]
+            wrong = [
+                "",
+                *(
+                    f" ({called(p)} has {tuple(p.shape)})"
+                    for t, p in zip(value, params, strict=False)
+                    if t is not None and t.shape != p.shape
+                ),
+            ]
             raise ValueError(
                 f"`{name}` must hold a tensor (or None) in the shape of each of {len(params)} parameters, "
-                f"got shapes {shapes}; give them in the order of the groups"
+                f"got shapes {shapes}{wrong[:2][-1]}; give them in the order of the groups"
             )
         return flats.vectors(value)
     tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
@@ -180,10 +189,11 @@ class Oracle:
         params = flats.params
         kinds = sorted({f"{p.dtype} on {p.device}" for p in params})
         if len(kinds) > 1 or params[0].dtype in SMALL:
+            odd = next((p for p in params if p.dtype in SMALL or p.dtype != params[0].dtype), params[-1])
             raise ValueError(
                 "`curvature` must be 'hvp' or 'whitening' unless all parameters are float32, or all float64, "
-                f"on one device, got 'finite_difference' for {', '.join(kinds)}; 16 bits resolve no "
-                "difference"
+                f"on one device, got 'finite_difference' for {', '.join(kinds)}, as {called(odd)}; 16 bits "
+                "resolve no difference"
             )
         after, evaluated = Snapshot(params, generators=False), partial(evaluate, looked=self.looked)
 

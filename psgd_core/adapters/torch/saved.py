@@ -310,7 +310,7 @@ def restored_states(
     groups, states = [], {}
     for i, (old, new) in enumerate(zip(saved, here, strict=True)):
         group = {name: restored(x, new.get(name), f"{name} of group {i}") for name, x in old.items()}
-        group = {"replay": None, "scale": None} | group  # saved before there were these
+        group = {"replay": None, "scale": None, "maximize": False} | group  # saved before there were these
         held = state_dict["state"].get(old["params"][0]) if old["params"] else None
         if held is not None:
             flat = flat_of(new["params"])

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .names import names
+
 _SHOWN = 8
 
 
@@ -30,8 +32,8 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
     set of int
         Those checked by now.
     """
-    names = _names(groups)
-    trained = [(p, g) for (p, _), g in zip(names, grads, strict=True) if p.requires_grad and p.numel()]
+    named = names(groups)
+    trained = [(p, g) for (p, _), g in zip(named, grads, strict=True) if p.requires_grad and p.numel()]
     asked = [(p, g) for p, g in trained if id(p) not in told]
     silent = {id(p) for p, g in asked if g is None}
     if trained and not asked and all(g is None for _, g in trained):
@@ -42,21 +44,11 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
             stacklevel=6,
         )
     if silent:
-        called = [name for p, name in names if id(p) in silent]
+        called = [name for p, name in named if id(p) in silent]
         shown = ", ".join([*called[:_SHOWN], *(["..."] if len(called) > _SHOWN else [])])
         warnings.warn(
-            f"No gradient reaches {len(called)} of {len(names)} parameters: {shown}; they count "
+            f"No gradient reaches {len(called)} of {len(named)} parameters: {shown}; they count "
             "as constant, which is right only if the loss is not supposed to depend on them",
             stacklevel=6,
         )
     return told | {id(p) for p, _ in asked}
-
-
-def _names(groups: Sequence[dict[str, Any]]) -> list[tuple[Tensor, str]]:
-    """Return each parameter and what to call it."""
-    found = []
-    for i, group in enumerate(groups):
-        for j, p in enumerate(group["params"]):
-            named = group.get("param_names")
-            found.append((p, f"`{named[j]}`" if named else f"number {j} of group {i}, {tuple(p.shape)}"))
-    return found
