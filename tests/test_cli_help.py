@@ -119,7 +119,7 @@ def test_completion(words, found):
 
 def test_the_requirement_names_the_clone_or_what_was_installed(monkeypatch, tmp_path):
     assert requirement("jax") == f'pip install -e "{ROOT.resolve()}[jax]"'
-    monkeypatch.setattr(installing.psgd_core, "__file__", str(tmp_path / "psgd_core" / "__init__.py"))
+    monkeypatch.setattr(installing, "CLONE", tmp_path)
 
     class Installed:
         def __init__(self, source):

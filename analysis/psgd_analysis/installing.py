@@ -7,14 +7,14 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-import psgd_core
+CLONE = Path(__file__).resolve().parents[2]
+"""The clone that this is run from, if it is."""
 
 
 def requirement(extra: str) -> str:
     """Return the words that install an extra: from the clone or folder this is run from, or else by name."""
-    clone = Path(psgd_core.__file__).resolve().parent.parent
-    if (clone / "pyproject.toml").is_file():
-        return f'pip install -e "{clone}[{extra}]"'
+    if (CLONE / "pyproject.toml").is_file():
+        return f'pip install -e "{CLONE}[{extra}]"'
     with contextlib.suppress(metadata.PackageNotFoundError, ValueError, TypeError):
         source = json.loads(metadata.distribution("psgd-core").read_text("direct_url.json") or "{}")
         if "dir_info" in source:
