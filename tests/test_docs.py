@@ -201,7 +201,7 @@ def test_code_in_docstrings_runs(monkeypatch, tmp_path):
 
 
 def test_every_block_has_a_language_that_is_checked():
-    known = {"python", "sh", "{toctree}", "{include}", "{architecture}"}
+    known = {"python", "sh", "{toctree}", "{include}", "{architecture}", "{command}"}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert text.count("```") % 2 == 0
@@ -240,10 +240,10 @@ def test_shell_commands_are_there(page, line):
         assert {x for x in arguments[1:] if x.startswith("-")} <= known
     else:
         assert program == "psgd"
-        typer = pytest.importorskip("typer")
-        from psgd_analysis.cli import app
+        pytest.importorskip("typer")
+        from psgd_analysis import cli
 
-        command = typer.main.get_command(app).commands[arguments[0]]
+        command = cli.command(arguments[0])
         known = {option for parameter in command.params for option in parameter.opts}
         assert {x for x in arguments[1:] if x.startswith("-")} <= known
 

@@ -477,7 +477,8 @@ def test_memory_does_not_grow_with_epochs():
         return peak
 
     train(1)  # caches of the interpreter
-    short, long = train(3), train(20)
+    # the least of some, because other threads of the process may allocate meanwhile
+    short, long = (min(train(epochs) for _ in range(3)) for epochs in (3, 20))
     assert long < 1.05 * short + 20_000
     assert long < 1_000_000
 

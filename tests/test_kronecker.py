@@ -409,7 +409,12 @@ def test_a_state_is_saved_and_loaded(tmp_path, rng):
 def test_blocks_are_their_parts(rng):
     tree = {"W": np.zeros((3, 2)), "b": np.zeros(3), "s": [np.zeros(()), np.zeros((2, 2, 2))]}
     p = Blocks.of(tree)
-    assert [part.shape for _, part in p.parts] == [(3, 2), (3,), (), (2, 2, 2)]
+    assert [(n, type(part).__name__) for n, part in p.parts] == [
+        (6, "Kronecker"),
+        (3, "Diagonal"),
+        (1, "Diagonal"),
+        (8, "Kronecker"),
+    ]
     state, v, h = p.init(18, NUMPY), rng.standard_normal((18, 2)), rng.standard_normal((18, 2))
     new = p.update(state, v, h, 0.3)
     blocks, start = [], 0

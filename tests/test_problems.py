@@ -488,7 +488,7 @@ def test_digits_without_scikit_learn(monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match="python -m pip install scikit-learn"):
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
         problems.digits()
 
 

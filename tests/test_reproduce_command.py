@@ -104,7 +104,7 @@ def test_a_sweep_that_was_ended_goes_on(whole: Path, tmp_path: Path) -> None:
 
 def test_a_sweep_whose_worker_is_killed_ends_the_same(whole: Path, tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
-    process = started(*LENET, "--jobs", "2", "--out", str(tmp_path))
+    process = started(*LENET, "--jobs", "2", "--quiet", "--out", str(tmp_path))
 
     def workers() -> list[object]:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -124,7 +124,7 @@ def test_a_cluster_whose_worker_is_killed_ends_the_same(whole: Path, tmp_path: P
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         address = cluster.scheduler_address
-        process = started(*LENET, "--scheduler", address, "--out", str(tmp_path))
+        process = started(*LENET, "--scheduler", address, "--quiet", "--out", str(tmp_path))
         wait_for(lambda: content(tmp_path), process)
         worker = next(iter(cluster.workers.values()))
         os.kill(worker.pid, signal.SIGKILL)
