@@ -25,6 +25,7 @@ NAMES = ("noise", "blur", "stubborn", "forgetting")
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
+    torch.set_num_threads(1)  # as `psgd reproduce` trains; PyTorch has crashed on these few images with two
     monkeypatch.delenv("PSGD_DATA", raising=False)
 
 

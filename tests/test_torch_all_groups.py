@@ -292,5 +292,5 @@ def test_settings_of_all_groups_are_checked(settings, message):
 
 @pytest.mark.parametrize("name", ["every", "global_clip"])
 def test_settings_of_all_groups_are_refused_in_one(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got it in a group"):
+    with pytest.raises(ValueError, match=f"`{name}` must be given to PSGD, got another in a group"):
         PSGD([{"params": [torch.nn.Parameter(torch.ones(2))], name: 2}])

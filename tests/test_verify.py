@@ -152,6 +152,8 @@ def test_every_geometry_is_checked_with_every_kind_of_group_and_both_criteria():
 def test_every_pattern_of_the_default_run_chooses_something():
     cases = table(Sizes())
     for pattern in CHOSEN:
+        if f"/{OWN.name}/" in pattern:  # of a user's Hessian, which is not given here
+            continue
         assert any(fnmatchcase(case.name, pattern) for case in cases), pattern
     assert {case.preconditioner for case in chosen(cases)} >= set(BASES) - {"lowrank-left"}
     assert {case.problem for case in chosen(cases)} == set(FAMILIES)
@@ -482,6 +484,7 @@ def test_json_is_strict_complete_and_read_back(outcomes):
     text = as_json(report.as_dict(done, options, ["psgd", "verify"], 1.5, False))
     data = json.loads(text, parse_constant=refuse)
     assert data.keys() == {
+        "hessian",
         "schema", "program", "command", "versions", "seed", "settings", "seconds", "interrupted", "passed",
         "total", "cases",
     }  # fmt: skip

@@ -47,6 +47,9 @@ _open: list[None] = []  # one for each `over` in any thread: torch.compile canno
 @contextmanager
 def over(shards: Shards | None) -> Iterator[None]:
     """Count all shards within a ``with`` block, in this thread; None counts what is here alone."""
+    if shards is None and not _open:  # nothing counts any; so that torch.compile sees none either
+        yield
+        return
     _open.append(None)
     token = _shards.set(shards)
     try:
