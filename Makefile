@@ -25,7 +25,7 @@ $(VENV)/.verify-$(KEY): $(VENV)/.venv-$(KEY)
 
 $(VENV)/.test-$(KEY): $(VENV)/.venv-$(KEY)
 	test -z "$(TORCH)" || $(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q -e ".[fast,jax,test,lint$(if $(TORCH),$(COMMA)reproduce$(COMMA)reproduce-rl)]"
+	$(BIN)/python -m pip install -q -e ".[fast,jax,test,cupy-names,lint$(if $(TORCH),$(COMMA)reproduce$(COMMA)reproduce-rl)]"
 	@touch $@
 
 $(VENV)/.docs-$(KEY): $(VENV)/.venv-$(KEY)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat
+import cupy_names
+import cupy_standin
 import numpy as np
 import pytest
 
@@ -33,6 +35,8 @@ class Backend:
     library: str
     dtype_name: str
     jitted: bool = False
+    standin: bool = False
+    """Whether CuPy is `cupy_standin`: its names over NumPy, and an error where a verb asks for a value."""
 
     @property
     def xp(self) -> Any:
@@ -74,6 +78,8 @@ class Backend:
             import jax
 
             return jax.enable_x64(self.dtype_name == "float64")
+        if self.standin:
+            return cupy_standin.with_unseen_verbs()
         return contextlib.nullcontext()
 
     def __str__(self) -> str:
@@ -91,12 +97,15 @@ BACKENDS = [
     Backend("jax-f32", "jax.numpy", "float32"),  # without x64: no float64 anywhere
     Backend("jax-jit-f64", "jax.numpy", "float64", jitted=True),
     Backend("jax-jit-f32", "jax.numpy", "float32", jitted=True),
+    Backend("standin-f32", "array_api_compat.cupy", "float32", standin=True),
     Backend("cupy-f64", "array_api_compat.cupy", "float64"),
     Backend("cupy-f32", "array_api_compat.cupy", "float32"),
 ]
 
 
 def _missing(backend: Backend) -> str | None:
+    if backend.standin:
+        return cupy_names.missing()
     top = backend.library.removeprefix("array_api_compat.").split(".")[0]
     if importlib.util.find_spec(top) is None:
         return f"{top} is not installed"

@@ -34,8 +34,8 @@ def close(backend, actual, expected, scale=1.0):
 @pytest.mark.parametrize(("s", "count"), [(1, 9), (2, 1), (2, 9), (3, 9), (4, 9), (5, 1), (7, 9)])
 @compiled_jax_only
 def test_products_solutions_and_determinants(backend, s, count, rng):
-    a, b = (np.asarray(backend.asarray(well_conditioned(s, count, rng)), dtype=float) for _ in range(2))
-    x = np.asarray(backend.asarray(rng.standard_normal((s, 3, count))), dtype=float)
+    a, b = (backend.numpy(backend.asarray(well_conditioned(s, count, rng))).astype(float) for _ in range(2))
+    x = backend.numpy(backend.asarray(rng.standard_normal((s, 3, count)))).astype(float)
     given = [backend.asarray(z) for z in (a, b, x)]
 
     def all_of(a, b, x):

@@ -206,6 +206,8 @@ def test_from_jax_pytree():
 def test_scipys_view(backend):
     h = with_spectrum(np.linspace(1, 5, 12))
     view = spectrum.linear_operator(backend.asarray(h))
+    if backend.library == "array_api_compat.cupy":
+        pytest.skip("CuPy's view takes CuPy's vectors: test_extreme_eigenvalues")
     b = np.arange(12.0)
     assert view.dtype == np.dtype(backend.dtype_name)
     np.testing.assert_allclose(view @ b, h @ b, rtol=1e3 * backend.eps)

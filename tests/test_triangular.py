@@ -40,9 +40,9 @@ def test_products_and_solves_are_those_of_full_matrices(backend, s, dtype):
             (triangular.solve, np.linalg.solve(matrix, x)),
         ):
             columns = verb(like(backend, q), like(backend, x), adjoint=adjoint)
-            np.testing.assert_allclose(np.asarray(columns), expected, atol=atol)
+            np.testing.assert_allclose(backend.numpy(columns), expected, atol=atol)
             rows = verb(like(backend, q), like(backend, x.T.copy()), adjoint=adjoint, rows=True)
-            np.testing.assert_allclose(np.asarray(rows), expected.T, atol=atol)
+            np.testing.assert_allclose(backend.numpy(rows), expected.T, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
@@ -51,13 +51,13 @@ def test_products_of_two_triangular_and_gram_matrices(backend, s, dtype):
     rng = np.random.default_rng(s)
     a, b = upper(s, rng, dtype), upper(s, rng, dtype)
     atol = 50 * s * backend.eps
-    composed = np.asarray(triangular.compose(like(backend, a), like(backend, b)))
+    composed = backend.numpy(triangular.compose(like(backend, a), like(backend, b)))
     np.testing.assert_allclose(composed, a @ b, atol=atol)
     assert np.all(np.tril(composed, -1) == 0)
-    gram = np.asarray(triangular.gram(like(backend, a)))
+    gram = backend.numpy(triangular.gram(like(backend, a)))
     np.testing.assert_allclose(gram, a @ a.conj().T, atol=atol)
     np.testing.assert_allclose(gram, gram.conj().T, atol=atol)
-    rows = np.asarray(triangular.gram(like(backend, a), rows=True))
+    rows = backend.numpy(triangular.gram(like(backend, a), rows=True))
     np.testing.assert_allclose(rows, a.T @ a.conj(), atol=atol)
 
 
@@ -66,21 +66,21 @@ def test_many_rows_and_large_transposed_matrices(backend):
     rng = np.random.default_rng(0)
     q, x = upper(5, rng, float), rng.standard_normal((1100, 5))
     got = triangular.solve(backend.asarray(q), backend.asarray(x), rows=True, adjoint=True)
-    np.testing.assert_allclose(np.asarray(got), np.linalg.solve(q.T, x.T).T, atol=500 * backend.eps)
+    np.testing.assert_allclose(backend.numpy(got), np.linalg.solve(q.T, x.T).T, atol=500 * backend.eps)
     wide = rng.standard_normal((600, 520)) / 30
     got = backend.jit(lambda x: triangular.gram(x, rows=True))(backend.asarray(wide))
-    np.testing.assert_allclose(np.asarray(got), wide.T @ wide, atol=2000 * backend.eps)
+    np.testing.assert_allclose(backend.numpy(got), wide.T @ wide, atol=2000 * backend.eps)
     large = upper(520, rng, float)
     got = backend.jit(lambda q, x: triangular.product(q, x, adjoint=True))(
         backend.asarray(large), backend.asarray(large[:, :2])
     )
-    np.testing.assert_allclose(np.asarray(got), large.T @ large[:, :2], atol=2000 * backend.eps)
+    np.testing.assert_allclose(backend.numpy(got), large.T @ large[:, :2], atol=2000 * backend.eps)
 
 
 def test_a_singular_matrix_gives_what_is_not_finite(backend):
     q = np.asarray([[1.0, 2.0], [0.0, 0.0]])
     with np.errstate(all="ignore"):
-        got = np.asarray(triangular.solve(backend.asarray(q), backend.asarray(np.ones((2, 1)))))
+        got = backend.numpy(triangular.solve(backend.asarray(q), backend.asarray(np.ones((2, 1)))))
     assert not np.all(np.isfinite(got))
 
 

@@ -190,6 +190,27 @@ def select(flag: Array, x: Array, y: Array) -> Array:
     return x if value else y
 
 
+def clamped(x: Array, low: float, high: float) -> Array:
+    """Return x, with what lies outside of [low, high] at its ends; NaN stays.
+
+    ``array_api_compat``'s ``clip`` looks for those elements on CuPy, and so waits for the device.
+    """
+    xp = namespace(x)
+    return xp.minimum(xp.maximum(x, xp.full_like(x, low)), xp.full_like(x, high))
+
+
+def numbers(*values: Any) -> list[float]:
+    """Return 0-d arrays of one library as Python's numbers; waits for their device once, not for each."""
+    if array_api_compat.is_jax_array(values[0]):
+        import jax
+
+        values = jax.device_get(values)
+    elif not at_hand(values[0]):
+        xp = namespace(*values)
+        return cast("list[float]", to_host(xp.stack([xp.astype(x, xp.float64) for x in values])).tolist())
+    return [float(x) for x in values]
+
+
 def to_host(x: Any) -> np.ndarray[Any, Any]:
     """Return an array of any library as NumPy; waits for its device."""
     if array_api_compat.is_torch_array(x):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
 from ..arrays.arguments import require_number
-from ..arrays.library import Array, eps, namespace
+from ..arrays.library import Array, eps, namespace, numbers
 from ..arrays.trees import Tree, owned
 from ..arrays.vectors import finite
 from ..curvature import Functions
@@ -40,6 +40,24 @@ FLAT = 30
 
 COLUMNS = ("nit", "fun", "grad", "lr", "step", "nfev", "njev", "nhev")
 """What `history` holds."""
+
+
+class _Seen(NamedTuple):
+    """What the host has to know of a point."""
+
+    what: str
+    """What was not finite, "" if all was."""
+    here: Point
+    """Where to step from."""
+    flag: Array
+    """Whether to step from there, as the clip says."""
+    usable: bool
+    judged: bool
+    """Whether the clip was asked."""
+    value: float
+    size: float
+    """max|gradient|, as the value: there."""
+    state: PSGDState
 
 
 @dataclass
@@ -88,20 +106,21 @@ class Run:
             generator, functions = self._draw()
             value, g = functions.value_and_gradient(self.x)
             trial = self.optimizer.point(self.x, g, value)
-            what = self._not_finite(trial)
-            self.here = trial if self.best is None else self.best
+            seen = self._look(trial)
+            self.here, what = seen.here, seen.what
             if what and (self.stop_nonfinite or (self.best is None and self.sample is None)):
+                self.here = trial if self.best is None else self.best
                 return self.result(3, what)
-            usable, state = self._judge(trial, what)
+            self.best = seen.here if seen.judged else self.best
             # report
-            size = self._record()
+            self._record(seen)
             if not first and report is not None:
                 try:
                     report(self)
                 except StopIteration:
                     return self.result(99)
             # stop?
-            if self.asked and usable and size <= self.tol:
+            if self.asked and seen.usable and seen.size <= self.tol:
                 return self.result(0)
             if self.objective.noise is not None and self._is_flat():
                 return self.result(2, "the function")
@@ -109,13 +128,14 @@ class Run:
                 end = 1 if self.asked else 4
                 return self.result(3, what) if self.best is None else self.result(end, spent)
             # fit P, where that is due, and move; from an unusable point, go half-way back to a finite one
-            if usable:
+            state = seen.state
+            if seen.usable:
                 pair, optimizer = None, self.optimizer
                 if optimizer.due(self.nit, generator):
                     asked = optimizer.source.asks(self.nit)
                     v = optimizer.probes.draw(generator, self.x) if asked else None
                     pair, state = optimizer.ask(state, trial, self.here, functions, v)
-                self.x, self.state = self._advance(state, self.here, usable, pair)
+                self.x, self.state = self._advance(state, self.here, seen.flag, pair)
             else:
                 self.x = self.x if self.best is None else 0.5 * self.x + 0.5 * self.best.x
                 self.state = state
@@ -171,23 +191,28 @@ class Run:
         found.state = found.progress.state.preconditioner
         return found
 
-    def _judge(self, trial: Point, what: str) -> tuple[Array | bool, PSGDState]:
-        """Set `here`, where to step from; return whether it is usable, and the state.
+    def _look(self, trial: Point) -> _Seen:
+        """Return what the host has to know of a point, asked for at once.
 
         A clip that compares values goes back itself, with a shorter step. With any other, no step starts from
         a point that is not finite: x goes half-way back to the last one that was.
         """
-        state = self.state
-        if what and not self.optimizer.needs_value:
-            return False, state._replace(count=state.count + 1, skipped=state.skipped + 1)
-        here, usable, state = self._observe(state, trial)
-        self.here = self.best = here
-        return usable, state
+        here, flag, state = self._observe(self.state, trial)
+        trial_value, fine, usable, value, size = numbers(
+            trial.value, finite(trial.g), flag, here.value, _largest(here.g)
+        )
+        what = self._not_finite(trial, trial_value, bool(fine))
+        if not what or self.optimizer.needs_value:
+            return _Seen(what, here, flag, bool(usable), True, value, size, state)
+        here, state = trial if self.best is None else self.best, self.state
+        value, size = numbers(here.value, _largest(here.g))
+        state = state._replace(count=state.count + 1, skipped=state.skipped + 1)
+        return _Seen(what, here, flag, False, False, value, size, state)
 
     def _stuck(self, trial: Point) -> bool:
         """Whether the last step changed nothing, or led back to where it came from."""
         xp = namespace(self.x)
-        return bool(xp.all(self.x == self.here.x)) or bool(xp.all(self.x == trial.x))
+        return any(numbers(xp.all(self.x == self.here.x), xp.all(self.x == trial.x)))
 
     def _draw(self) -> tuple[np.random.Generator, Functions]:
         """Return this iteration's generator, and the functions of its sample."""
@@ -196,28 +221,31 @@ class Run:
         bound = () if self.sample is None else (self.sample(generator),)
         return generator, self.objective.functions.at(*bound, *self.args)
 
-    def _record(self) -> float:
-        """Note this iteration; return max|gradient|."""
-        xp = namespace(self.x)
+    def _record(self, seen: _Seen) -> None:
+        """Note this iteration."""
         nit, optimizer = self.nit, self.optimizer
-        size = float(xp.max(xp.abs(self.here.g)))
         hint = f"it is what the schedule returned at iteration {nit}"
         lr = require_number("lr", value_at(optimizer.lr, nit), "[0, inf)", hint)
         step = require_number("step", value_at(optimizer.step_size, nit), "[0, 1)", hint)
-        row = (nit, float(self.here.value), size, lr, step, *self.objective.counts.values())
+        row = (nit, seen.value, seen.size, lr, step, *self.objective.counts.values())
         for name, number in zip(COLUMNS, row, strict=True):
             self.history[name].append(number)
-        return size
 
-    def _not_finite(self, trial: Point) -> str:
-        """Return what was not finite, "" if all was."""
+    def _not_finite(self, trial: Point, value: float, fine: bool) -> str:
+        """Return what was not finite, "" if all was; `fine` is whether the gradient was."""
         xp = namespace(trial.x)
-        if self.has_value and not math.isfinite(value := float(trial.value)):
+        if self.has_value and not math.isfinite(value):
             return f"`fun` returned {value}"
-        if bool(finite(trial.g)):
+        if fine:
             return ""
         wrong = int(xp.sum(xp.astype(xp.logical_not(xp.isfinite(trial.g)), xp.int32)))
         return f"The gradient had {wrong} of {trial.g.shape[0]} elements that were not finite"
+
+
+def _largest(g: Array) -> Array:
+    """Return max|g|, 0-d."""
+    xp = namespace(g)
+    return xp.max(xp.abs(g))
 
 
 def _compiled(x: Array, optimizer: PSGD) -> tuple[Callable[..., Any], Callable[..., Any]]:

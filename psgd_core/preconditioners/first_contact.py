@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..arrays import batched
 from ..arrays.arguments import described, scalar_of
 from ..arrays.batched import matmul, outer, squares
-from ..arrays.library import Array, eps, namespace
+from ..arrays.library import Array, clamped, eps, namespace
 from ..arrays.symmetric import svd
 from ..arrays.trees import where
 from ..arrays.vectors import largest
@@ -95,7 +95,7 @@ def closed_form(v: Array, h: Array) -> Met:
         of_ab = (_through(shrink, xy, xy) - xp.sum(xx, axis=(0, 1))) / k - rest
         of_bb = (_through(shrink, yy, yy) - xp.sum(yy, axis=(0, 1))) / k - rest
         of_aa = (_through(shrink, xx, xx) - 2 * xp.sum(xx, axis=(0, 1))) / k + s
-        c = xp.clip(xp.where(of_bb > 0, of_ab, 0 * of_ab) / xp.where(of_bb > 0, of_bb, 1 + 0 * of_bb), 0, 1)
+        c = clamped(xp.where(of_bb > 0, of_ab, 0 * of_ab) / xp.where(of_bb > 0, of_bb, 1 + 0 * of_bb), 0, 1)
         if not last:
             break
         move = ((outer(x, x) - c * outer(y, y)) / k * shrink - (1 - c) * one) / 4

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from ..arrays import batched
 from ..arrays.arguments import described, require_number
 from ..arrays.brief import Brief
-from ..arrays.library import Array, eps, namespace
+from ..arrays.library import Array, clamped, eps, namespace
 from .counters import DAMPING
 from .first_contact import Met
 from .generators import Generator, Measure, Side
@@ -220,7 +220,7 @@ class Kalman(Normalizer):
         # subtract as much of b's as it explains, by the pairs before
         some = bb > 0
         c = xp.where(some, ab, xp.zeros_like(ab)) / xp.where(some, bb, xp.ones_like(bb))
-        c = xp.clip(c, 0, 1)
+        c = clamped(c, 0, 1)
         move = plus - c * minus
         square, move = batched.squares(move), e.turned(move)
         # the gain

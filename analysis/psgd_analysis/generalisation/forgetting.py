@@ -137,6 +137,12 @@ def _epoch(xp: ModuleType, state: ForgettingState, correct: Array) -> Forgetting
     )
 
 
+def _within(places: Array, b: int) -> Array:
+    """Return places, those outside of [0, b) moved to its ends; `clip` would wait for the device on CuPy."""
+    xp = array_api_compat.array_namespace(places)
+    return xp.minimum(xp.maximum(places, xp.zeros_like(places)), xp.full_like(places, b - 1))
+
+
 def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Array) -> ForgettingState:
     n, b = state.events.shape[0], indices.shape[0]
     # sort the batch by example
@@ -151,8 +157,8 @@ def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Arra
     present = stop > start
 
     # events: across the start of the batch, and inside it
-    first = xp.take(correct, xp.clip(start, 0, b - 1))
-    last = xp.take(correct, xp.clip(stop - 1, 0, b - 1))
+    first = xp.take(correct, _within(start, b))
+    last = xp.take(correct, _within(stop - 1, b))
     follows = sorted_indices[1:] == sorted_indices[:-1]  # inside the batch: k + 1 of the same example as k
     forgotten = xp.concat([xp.zeros_like(correct[:1]), follows & correct[:-1] & ~correct[1:]])
     inside = _running_count(xp, forgotten)
@@ -164,7 +170,7 @@ def _batch(xp: ModuleType, state: ForgettingState, correct: Array, indices: Arra
     count = _running_count(xp, correct)
     before = xp.take(count, start)
     learned = (state.first_learned == 0) & (xp.take(count, stop) > before)
-    when = xp.take(where, xp.clip(before, 0, b - 1)) - start + 1
+    when = xp.take(where, _within(before, b)) - start + 1
     when = state.presentations + xp.astype(when, xp.int32)
     return ForgettingState(
         state.events + events,
