@@ -428,17 +428,10 @@ def in_place() -> Iterator[None]:
         sys.modules.update(before)
 
 
-VERBS = [
-    "update",
-    "precondition",
-    "apply",
-    "apply_transpose",
-    "solve",
-    "solve_transpose",
-    "log_det",
-    "matrix",
-    "criterion",
-]
+VERBS = {
+    *("update", "precondition", "apply", "apply_transpose", "solve", "solve_transpose"),
+    *("log_det", "matrix", "criterion"),
+}
 """Of a preconditioner; none of them asks for a value."""
 
 
