@@ -188,6 +188,23 @@ def test_what_is_missing_is_said(tmp_path):
         data.load("imagenet")
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "there", "absent"),
+    [
+        ("ptb", "ptb", ("ptb.train.txt", "ptb.test.txt"), "ptb.valid.txt"),
+        ("cifar10", "cifar-10-batches-py", ("data_batch_1", "test_batch"), "data_batch_2, data_batch_3"),
+    ],
+)
+def test_nothing_takes_the_place_of_files_of_which_some_are_there(tmp_path, name, folder, there, absent):
+    (tmp_path / "input.txt").write_text("one two three four five " * 50)
+    (tmp_path / folder).mkdir()
+    for file in there:
+        (tmp_path / folder / file).write_bytes(b"a b c " * 100)
+    with pytest.raises(data.Missing, match=f"lacks {absent}.* in .*{folder}; add what is missing"):
+        data.resolve(name, tmp_path)
+    assert data.available(name, tmp_path) is None
+
+
 # -- CIFAR-10 ------------------------------------------------------------------------------------------
 
 

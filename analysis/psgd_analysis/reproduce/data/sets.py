@@ -63,12 +63,23 @@ class _Source:
     otherwise: str = ""
 
     def found(self, folder: Path) -> tuple[list[Path], Callable[[list[Path]], tuple[Arrays, int]]] | None:
-        places = [folder / own for own in self.folders] + [folder]
         for names, read in self.layouts:
-            paths = find(places, names)
+            paths = find(self._places(folder), names)
             if paths:
                 return paths, read
         return None
+
+    def torn(self, folder: Path) -> str:
+        """Return what is missing beside files that are there, "" where there are none of a layout."""
+        for place in self._places(folder):
+            for names, _ in self.layouts:
+                absent = [name for name in names if not find([place], [name])]
+                if len(absent) < len(names):
+                    return f"{', '.join(absent)} in {place}"
+        return ""
+
+    def _places(self, folder: Path) -> list[Path]:
+        return [folder / own for own in self.folders] + [folder]
 
 
 def _ten(read: Callable[[list[Path]], Arrays]) -> Callable[[list[Path]], tuple[Arrays, int]]:
@@ -247,6 +258,10 @@ def _located(name: str, folder: Path | None) -> tuple[str, list[Path]]:
             return name, found[0]
         if not _SOURCES[name].otherwise:
             break
+        if torn := _SOURCES[name].torn(folder):  # what is meant is clear: nothing takes its place unsaid
+            raise Missing(
+                f"{_SOURCES[name].title} lacks {torn}; add what is missing, or move away the rest of it"
+            )
         name = _SOURCES[name].otherwise
     if folder is None and source.stand_in:
         return source.stand_in, []
