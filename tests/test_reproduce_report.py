@@ -28,7 +28,7 @@ from psgd_analysis.reproduce.claims import (
     rates_grow,
     trend,
 )
-from psgd_analysis.reproduce.contests import Contest, comparisons, standing
+from psgd_analysis.reproduce.contests import Contest, among, comparisons, standing
 from psgd_analysis.reproduce.experiment import Cell, Column, Experiment, Job, Plan
 from psgd_analysis.reproduce.pages import scales
 from psgd_analysis.reproduce.records import Book, Record
@@ -533,6 +533,12 @@ def test_a_page_begins_with_what_psgd_does_not_beat():
     assert both[3].startswith("- undecided in accuracy: a − b")
     assert standing((CONTEST,), runs(**CLEAR)) == ["**PSGD beats the baselines in all of 1 comparison.**"]
     assert "too few runs" in standing((CONTEST,), [])[0]
+
+
+def test_only_cells_that_a_scale_plans_are_compared():
+    assert among((CONTEST,), ("a", "b", "c")) == [CONTEST]
+    assert among((CONTEST,), ("a", "c", "d")) == [dataclasses.replace(CONTEST, baselines=("c",))]
+    assert among((CONTEST,), ("b", "c")) == among((CONTEST,), ("a",)) == []
 
 
 def along(n: int, lost: bool = False) -> list[dict[str, float]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from .claims import Comparison, compare
 from .records import Record
@@ -47,6 +47,19 @@ def held(contests: Sequence[Contest], records: Sequence[Record]) -> list[Found]:
         for ours in contest.psgd
         for theirs in contest.baselines
     ]
+
+
+def among(contests: Sequence[Contest], cells: Collection[str]) -> list[Contest]:
+    """Return contests of these cells alone: a scale does not plan every cell."""
+    found = [
+        replace(
+            contest,
+            psgd=tuple(name for name in contest.psgd if name in cells),
+            baselines=tuple(name for name in contest.baselines if name in cells),
+        )
+        for contest in contests
+    ]
+    return [contest for contest in found if contest.psgd and contest.baselines]
 
 
 def standing(contests: Sequence[Contest], records: Sequence[Record]) -> list[str]:

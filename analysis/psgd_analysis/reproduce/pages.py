@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..files import write_figure, write_text
 from . import tables
 from .claims import OPPOSITE, REFUTED, judge
-from .contests import comparisons, standing
+from .contests import among, comparisons, standing
 from .data import MADE
 from .experiment import SCALES, Experiment, Scale
 from .records import Book, Record
@@ -61,9 +61,10 @@ def page(experiment: Experiment, records: Sequence[Record]) -> str:
         lines += [f"## Results at the {scale} scale", ""]
         lines += [*(f"- {text}" for text in tables.about(experiment, mine, scale)), ""]
         lines += [*tables.results(experiment, mine, scale).markdown(), "", LEGEND, ""]
-        if experiment.contests and scale != "smoke":
+        planned = among(experiment.contests, [cell.name for cell in experiment.plans[scale].cells])
+        if planned and scale != "smoke":
             lines += [f"## PSGD against the baselines at the {scale} scale", ""]
-            lines += [*comparisons(experiment.contests, mine).markdown(), ""]
+            lines += [*comparisons(planned, mine).markdown(), ""]
     lines += [
         f"![{experiment.title}{f', {end}' if end else ''}]({figure_name(experiment, end)})\n"
         for end in experiment.figures
