@@ -229,7 +229,7 @@ EXPERIMENT = Experiment(
         'with 77 and four with 10; its column in Table 3 ("Noisy Final") is not legible in our copy.',
         "Without augmentation a network can memorise the wrong labels; the paper's has it.",
         "The paper's networks end at a training accuracy of 44 %, about what is right of the labels, and "
-        "collapse after that. At the reduced scale none gets so far: 22 % with augmentation, 31 % without it, "
+        "collapse after that. At the reduced scale none gets so far: 22 % with augmentation, 31 % without, "
         "after 640 steps. So that nothing collapses here says little of what would after 35 epochs of 390.",
         CODE,
         BASELINES,
