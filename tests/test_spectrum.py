@@ -1274,7 +1274,7 @@ H4 = np.diag([1.0, 2.0, 3.0, -4.0])
         (
             lambda: spectrum.group_study(H4, {"mine": [[0, 1]]}),
             TypeError,
-            r"`subgroups\['mine'\]` must be a PermutationSubgroup, got list",
+            r"`groups\['mine'\]` must be a PermutationSubgroup, got list",
         ),
         (
             lambda: spectrum.best_order(H4, PermutationSubgroup.flip(6)),

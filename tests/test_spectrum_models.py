@@ -428,13 +428,9 @@ def test_bad_input(call, message):
 
 
 def test_outputs_that_are_no_tensor():
-    model = InTorch().model
+    model, x = InTorch().model, torch.ones(2, 3, dtype=torch.float64)
     op = spectrum.from_torch_model(
-        lambda x: {"logits": model(x)},
-        None,
-        [(torch.ones(2, 3), 0)],
-        parameters=model,
-        curvature=GaussNewton(),
+        lambda x: {"logits": model(x)}, None, [(x, 0)], parameters=model, curvature=GaussNewton()
     )
     with pytest.raises(TypeError, match="`model` must return a tensor with a row for each example, got dict"):
         op.hvp(torch.ones(op.n, dtype=torch.float64))

@@ -13,7 +13,7 @@ from typing import Any
 import array_api_compat
 
 from ..arrays import Array
-from ..problems import Problem, load_hessian
+from ..problems import Problem, load_matrix
 from .checks import checked
 from .operators import HessianOperator, from_matrix
 
@@ -68,11 +68,12 @@ def from_hvp(
 def from_file(
     path: str | os.PathLike[str], *, key: str | None = None, like: Array | None = None
 ) -> HessianOperator:
-    """Return the symmetric matrix in a `.npy`, `.npz` or `.mtx` file, see `problems.load_hessian`.
+    """Return the symmetric matrix in a `.npy`, `.npz` or `.mtx` file, see `problems.load_matrix`.
 
-    Singular matrices are accepted: they have a spectrum, though no ``|H|^{-1}``.
+    Singular matrices are accepted: they have a spectrum, though no ``|H|^{-1}``. Large sparse ones stay
+    sparse: they are known by their products, whatever n.
     """
-    return from_matrix(load_hessian(path, key=key, like=like, singular_ok=True), Path(path).name)
+    return from_matrix(load_matrix(path, key=key, like=like), Path(path).name)
 
 
 def from_problem(problem: Problem, x: Array | None = None, sample: Any = None) -> HessianOperator:
