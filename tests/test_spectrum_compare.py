@@ -151,7 +151,8 @@ def test_labels_that_repeat_are_numbered():
 def test_families_without_a_closed_form_are_fitted_or_ask_for_a_generator():
     h = symmetric(6)
     family = psgd.Kronecker((2, 3), ("dense", "normalization"))
-    with pytest.raises(ValueError, match=r"`rng` must be given where Kronecker\(2x3\) is fitted, got None"):
+    message = r"`rng` must be a numpy.random.Generator where Kronecker\(2x3\) is fitted, got None"
+    with pytest.raises(TypeError, match=message):
         spectrum.compare(h, [family])
     found = spectrum.compare(h, [family], rng=np.random.default_rng(0), products=60)
     assert found.how[1] == "60 products"

@@ -1,4 +1,4 @@
-"""SciPy's sparse matrices and operators wherever a Hessian is; files of large ones; eigenvectors as eigsh's."""
+"""SciPy's matrices and operators wherever a Hessian is; large sparse files; eigenvectors as eigsh's."""
 
 from __future__ import annotations
 

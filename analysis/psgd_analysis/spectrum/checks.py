@@ -72,7 +72,7 @@ def checked(product: Callable[[Any], Any], name: str, advice: str) -> Callable[[
     def looking(v: Any) -> Any:
         nonlocal looked
         out = product(v)
-        if not looked and v.shape[1] > 0 and not _is_traced(out):
+        if not looked and v.shape[1] > 0 and not _is_traced(out) and tuple(out.shape) == tuple(v.shape):
             xp = array_api_compat.array_namespace(v)
             u = put(np.random.default_rng(0).standard_normal((v.shape[0], 1)), v)
             again = product(xp.concat([v[:, :1], u], axis=1))

@@ -165,9 +165,8 @@ def _write(out: Path, results: dict[str, Result], text: str) -> str:
     write_figure(written[0], report.draw(results, exact), dpi=120)
     write_text(written[1], text)
     if isinstance(ends := results.get("ends"), Extremes):
-        arrays = report.vectors(ends)
         written.append(out / report.VECTORS)
-        write_atomically(written[-1], lambda file: np.savez(file, **arrays))
+        write_atomically(written[-1], lambda file: report.write_vectors(file, ends))
     return ", ".join(map(str, written))
 
 

@@ -9,7 +9,6 @@ to products.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -104,9 +103,9 @@ class Families:
         if family not in self._fitted:
             if self._pairs is None:
                 if self._rng is None:
-                    raise ValueError(
-                        f"`rng` must be given where {label_of(family)} is fitted, got None; pass "
-                        "numpy.random.default_rng(seed)"
+                    raise TypeError(
+                        f"`rng` must be a numpy.random.Generator where {label_of(family)} is fitted, got None; "
+                        "pass numpy.random.default_rng(seed)"
                     )
                 self._pairs = draw(self.op, self._rng, self.products)
             state = settle(family, self.op, self._pairs, updates=self._updates)
@@ -140,7 +139,8 @@ class Families:
             require_count("rank", family.rank, 0, n - 1)
             if family.diagonal == "right" and n <= SEARCH_LIMIT:
                 return self._searched(family.rank)
-            family = dataclasses.replace(family, geometry="natural" if family.diagonal == "right" else "EQ")
+            if family.diagonal == "right":
+                family = psgd.LowRank(family.rank, geometry="natural")
         return self.fitted(family)
 
     def _searched(self, r: int) -> Left:
@@ -239,7 +239,7 @@ def _solved(root: Array, orbits: Sequence[np.ndarray], x: Array) -> Array:
     xp, device, n = array_api_compat.array_namespace(x), array_api_compat.device(x), x.shape[0]
     flat, parts, places = xp.reshape(root, (-1,)), [], []
     for members in orbits:
-        index = np.asarray(members).T  # (c, s)
+        index = np.array(members).T  # (c, s), a copy: torch warns of read-only arrays
         count, size = index.shape
         cells = xp.asarray((index[:, :, None] * n + index[:, None, :]).reshape(-1), device=device)
         rows = xp.asarray(index.reshape(-1), device=device)
@@ -260,11 +260,11 @@ def numbers_of(family: psgd.Preconditioner | Array, n: int) -> int:
         return int(np.sum(subgroup.orbit_sizes**2))
     if isinstance(family, psgd.Blocks):
         return sum(numbers_of(part, size) for size, part in family.parts)
-    if not isinstance(family, psgd.Kronecker | psgd.LowRank):
-        return 0
-    state = family.init(n, like=np.zeros(1))
-    arrays = state.factors if isinstance(family, psgd.Kronecker) else (state.u, state.v, state.d)
-    return sum(int(np.size(x)) for x in arrays)
+    if isinstance(family, psgd.LowRank):
+        return n * (2 * family.rank + 1)
+    if isinstance(family, psgd.Kronecker):
+        return sum(x.size for x in family.init(n, like=np.zeros(1)).factors)
+    return 0
 
 
 def label_of(candidate: Any) -> str:

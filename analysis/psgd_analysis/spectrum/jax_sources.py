@@ -102,7 +102,8 @@ def from_jax_model(
     """
     require_curvature(curvature)
     if name is None:
-        name = f"{type(curvature).__name__} of {getattr(model, '__name__', 'the model')}"
+        called = getattr(model, "__name__", "<")
+        name = f"{type(curvature).__name__} of {'the model' if called.startswith('<') else called}"
     if isinstance(curvature, Hessian):
 
         def whole(p: Any, *batch: Any) -> Any:

@@ -135,3 +135,9 @@ def vectors(ends: Extremes) -> dict[str, np.ndarray]:
         "vectors": (to_host(ends.smallest_vectors), to_host(ends.largest_vectors)),
     }
     return {name: np.concatenate(part, axis=-1) for name, part in parts.items()}
+
+
+def write_vectors(file: Any, ends: Extremes) -> None:
+    """Write them as an `.npz` file."""
+    arrays: dict[str, Any] = vectors(ends)
+    np.savez(file, **arrays)
