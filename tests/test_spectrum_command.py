@@ -49,7 +49,14 @@ def some_hessian(n=8):
 def test_default_run(tmp_path):
     result = run(tmp_path, "--n", 16)
     assert result.exit_code == 0, result.output
-    for title in ("Spectral density", "Group study", "Order of the parameters", "Rank study", "Eigenvalues"):
+    titles = (
+        "Spectral density",
+        "Ends of the spectrum",
+        "Group study",
+        "Order of the parameters",
+        "Rank study",
+    )
+    for title in (*titles, "Preconditioners"):
         assert f"{title} of two_tails" in result.stdout
     assert (tmp_path / "spectrum.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["spectrum.json", "spectrum.npz", "spectrum.png"]

@@ -104,8 +104,8 @@ class Families:
             if self._pairs is None:
                 if self._rng is None:
                     raise TypeError(
-                        f"`rng` must be a numpy.random.Generator where {label_of(family)} is fitted, got None; "
-                        "pass numpy.random.default_rng(seed)"
+                        f"`rng` must be a numpy.random.Generator where {label_of(family)} is fitted, got "
+                        "None; pass numpy.random.default_rng(seed)"
                     )
                 self._pairs = draw(self.op, self._rng, self.products)
             state = settle(family, self.op, self._pairs, updates=self._updates)

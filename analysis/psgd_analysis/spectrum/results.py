@@ -266,7 +266,7 @@ class GroupStudy(Result):
             "upper tail",
             "lower tail",
             "orbit",
-            "numbers in Q",
+            "numbers",
             "P* is",
         )
         rows = tuple(
