@@ -263,7 +263,7 @@ def numbers_of(family: psgd.Preconditioner | Array, n: int) -> int:
     if isinstance(family, psgd.LowRank):
         return n * (2 * family.rank + 1)
     if isinstance(family, psgd.Kronecker):
-        return sum(x.size for x in family.init(n, like=np.zeros(1)).factors)
+        return sum(int(np.prod(x.shape)) for x in family.init(n, like=np.zeros(1)).factors)
     return 0
 
 
