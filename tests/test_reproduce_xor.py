@@ -23,10 +23,10 @@ from psgd_analysis.reproduce.recurrent_optimizers import (  # noqa: E402
     HessianFree,
     Loss,
     Preconditioned,
-    gauss_newton,
     optimizer,
 )
 from psgd_analysis.reproduce.recurrent_training import XorTraining  # noqa: E402
+from psgd_analysis.spectrum.jax_sources import gauss_newton  # noqa: E402
 
 PSGD, SGD = ({**c.settings, "iterations": 50, "part": 20} for c in EXPERIMENT.plans["smoke"].cells[:2])
 """What the smoke scale compiles too, but shorter."""
@@ -207,7 +207,7 @@ def test_hessian_free_solves_the_damped_gauss_newton_system():
         jacobian = np.asarray(jax.jacfwd(loss.outputs)(x))
         p = sigmoid(np.asarray(loss.outputs(x)))
         dense = jacobian.T @ np.diag(p * (1 - p)) @ jacobian / len(p)
-        product = gauss_newton(loss, x)
+        product = gauss_newton(loss.outputs, lambda z: logistic(z, loss.labels), x)
         found = np.stack([np.asarray(product(jnp.asarray(e))) for e in np.eye(x.size)], axis=1)
         np.testing.assert_allclose(found, dense, atol=1e-12)
         method = HessianFree(products=3 * x.size, damping=0.5)

@@ -49,16 +49,23 @@ def some_hessian(n=8):
 def test_default_run(tmp_path):
     result = run(tmp_path, "--n", 16)
     assert result.exit_code == 0, result.output
-    for title in ("Spectral density", "Group study", "Order of the parameters", "Rank study", "Eigenvalues"):
+    titles = (
+        "Spectral density",
+        "Ends of the spectrum",
+        "Group study",
+        "Order of the parameters",
+        "Rank study",
+    )
+    for title in (*titles, "Preconditioners"):
         assert f"{title} of two_tails" in result.stdout
     assert (tmp_path / "spectrum.png").read_bytes()[:4] == b"\x89PNG"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["spectrum.json", "spectrum.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["spectrum.json", "spectrum.npz", "spectrum.png"]
     data = read(tmp_path)
     assert data["format"] == "psgd-spectrum"
     assert set(data["versions"]) == {"psgd-core", "numpy", "scipy", "python"}
     assert data["seed"] == 0
     assert data["n"] == 16
-    assert set(data["studies"]) == {"density", "groups", "order_for_xmat", "ranks", "before_after"}
+    assert set(data["studies"]) == {"density", "ends", "groups", "order_for_xmat", "ranks", "before_after"}
     assert data["studies"]["ranks"]["ranks"] == [0, 1]
     assert data["studies"]["before_after"]["labels"][0] == "H"
 
@@ -121,7 +128,7 @@ def test_a_problem_without_fits(tmp_path):
 def test_above_the_dense_limit_products_alone(tmp_path):
     result = run(tmp_path, "rosenbrock", "--n", 40, "--dense-limit", 39)
     assert result.exit_code == 0, result.output
-    assert set(read(tmp_path)["studies"]) == {"density"}
+    assert set(read(tmp_path)["studies"]) == {"density", "ends"}
     assert (tmp_path / "spectrum.png").exists()
 
 
@@ -209,4 +216,4 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", broken)
     assert run(tmp_path, "--n", 8, "--seed", 1).exit_code != 0
     assert (tmp_path / "spectrum.png").read_bytes() == old
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3

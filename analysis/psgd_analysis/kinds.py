@@ -167,7 +167,7 @@ def _dihedral(n: int) -> PermutationSubgroup:
     return PermutationSubgroup.dihedral(n, 4)
 
 
-def _rectangle(n: int) -> tuple[int, int]:
+def rectangle(n: int) -> tuple[int, int]:
     """Return (s, n / s) with the largest s up to the root of n."""
     s = next(s for s in range(int(n**0.5), 0, -1) if n % s == 0)
     return s, n // s
@@ -229,7 +229,7 @@ KINDS = (
         minimize="dense", bench="dense",
     ),
     Kind(
-        "Kronecker", lambda size: psgd.Kronecker(_rectangle(size.n), "dense"), COLORS["orange"], "H",
+        "Kronecker", lambda size: psgd.Kronecker(rectangle(size.n), "dense"), COLORS["orange"], "H",
         verify=Checked(
             "kronecker", ("outside/exact", "kronecker/exact", "outside/whitening"),
             least=4, patience=2000, geometries=True,
@@ -237,17 +237,17 @@ KINDS = (
     ),
     Kind(
         "Kronecker(dense, diagonal)",
-        lambda size: psgd.Kronecker(_rectangle(size.n), ("triangular", "diagonal")), COLORS["orange"], "8",
+        lambda size: psgd.Kronecker(rectangle(size.n), ("triangular", "diagonal")), COLORS["orange"], "8",
         verify=Checked("kronecker-mixed", ("outside/exact", "kronecker/exact"), least=4, patience=6000),
     ),
     Kind(
         "Kronecker({shape})", lambda size: psgd.Kronecker(size.shape), COLORS["orange"], "H",
-        bench="kronecker",
+        bench="kronecker", spectrum="Kronecker",
     ),
     Kind(
         "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["wine"], "*", least=2,
         verify=Checked("lowrank", ("low-rank/exact", "low-rank/online/gaussian"), rank=2, least=4, usual=20),
-        minimize="lowrank", bench="lowrank",
+        minimize="lowrank", bench="lowrank", spectrum="LowRank",
     ),
     Kind(
         "LowRank({rank}), left", lambda size: psgd.LowRank(size.rank, diagonal="left"), COLORS["purple"], "*",

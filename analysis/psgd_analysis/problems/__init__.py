@@ -10,7 +10,7 @@ from .base import Permuted, Problem, pairs_to_flip, permuted
 from .classics import more_garbow_hillstrom
 from .coupled import broyden_tridiagonal, penalty_1, trigonometric, variably_dimensioned
 from .curvature_pairs import Pairs, exact_pairs, pairs, probes
-from .files import load_hessian, read_idx
+from .files import load_hessian, load_matrix, read_idx
 from .least_squares import Blocks, LeastSquares, Residual, Windows
 from .quadratics import Quadratic, QuadraticSample, hilbert, quadratic, quadratic_of
 from .registry import describe, get, names, options
@@ -38,6 +38,7 @@ __all__ = [
     "hessians",
     "hilbert",
     "load_hessian",
+    "load_matrix",
     "mnist",
     "more_garbow_hillstrom",
     "names",

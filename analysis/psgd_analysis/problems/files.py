@@ -22,10 +22,16 @@ from psgd_core.checkpoint.replacing import irregular
 
 from ..arrays import Array, put
 from .matrix_market import read_matrix_market
-from .npz import INFLATION, Wrong, read_npy, read_npz
+from .npz import INFLATION, Stays, Wrong, read_npy, read_npz
 
 MAX_SIZE = 32_768
 """Largest n that `load_hessian` reads: a dense float64 matrix of 8 GiB."""
+
+SPARSE_ABOVE = 2048
+"""Rows above which `load_matrix` leaves a sparse matrix sparse."""
+
+MAX_ROWS = 2**31 - 1
+"""Largest n of a sparse matrix."""
 
 ASYMMETRY = 1e-6
 """Largest ``max|H - H^T| / max|H|`` taken for rounding: what float32 automatic differentiation leaves."""
@@ -42,8 +48,8 @@ def load_hessian(
 ) -> Array:
     """Read a symmetric matrix from a `.npy`, `.npz` or Matrix Market (`.mtx`, `.mtx.gz`, `.mtx.bz2`) file.
 
-    A `.npz` may hold a matrix of `scipy.sparse.save_npz`; sparse matrices come back dense. Names may be in
-    upper case.
+    A `.npz` may hold a matrix of `scipy.sparse.save_npz`; sparse matrices come back dense (`load_matrix`
+    leaves large ones sparse). Names may be in upper case.
 
     Parameters
     ----------
@@ -67,7 +73,34 @@ def load_hessian(
         One sentence, with the path, if the file cannot be read, or does not hold a real, square, finite
         matrix that is symmetric up to `ASYMMETRY` (and invertible, see `singular_ok`).
     """
-    path = Path(path)
+    return _load(path, key, like, singular_ok, lambda shape: False)
+
+
+def load_matrix(path: str | os.PathLike[str], *, key: str | None = None, like: Array | None = None) -> Array:
+    """Read a symmetric matrix as `load_hessian` does, singular or not, and leave a large sparse one sparse.
+
+    Parameters
+    ----------
+    path, key, like
+        As for `load_hessian`; sparse matrices are NumPy's.
+
+    Returns
+    -------
+    array or scipy.sparse.csr_array, shape (n, n)
+        Sparse where it is stored in coordinates, or by `scipy.sparse.save_npz`, and has more than
+        `SPARSE_ABOVE` rows. Exactly symmetric: ``(H + H^T) / 2``.
+
+    Raises
+    ------
+    ValueError
+        As `load_hessian`; of a sparse matrix n may be up to `MAX_ROWS`.
+    """
+    return _load(path, key, like, True, _stays)
+
+
+def _load(given: str | os.PathLike[str], key: str | None, like: Any, singular_ok: bool, stays: Stays) -> Any:
+    """Return what a file holds, checked, or raise ValueError."""
+    path = Path(given)
     name = path.name.lower()
     ending = next((ending for ending in _READERS if name.endswith(ending)), None)
     if ending is None:
@@ -78,7 +111,10 @@ def load_hessian(
         found = irregular(path)
         if found is not None:
             raise Wrong(f"must be a file, got {found}; copy what it gives into one")
-        h = _require_hessian(_READERS[ending](path, key))
+        h = _READERS[ending](path, key, stays)
+        if not isinstance(h, np.ndarray):
+            return _placed(_require_sparse_hessian(h), like)
+        h = _require_hessian(h)
         if not singular_ok:
             _require_invertible(h)
         with np.errstate(over="ignore"):
@@ -132,22 +168,22 @@ def _finite(x: Array) -> bool:
     return bool(xp.all(xp.isfinite(x)))
 
 
-def _npy(path: Path, key: str | None) -> np.ndarray:
+def _npy(path: Path, key: str | None, stays: Stays) -> np.ndarray:
     with path.open("rb") as file:
         return read_npy(file, path.stat().st_size, _require_square)
 
 
-def _npz(path: Path, key: str | None) -> np.ndarray:
+def _npz(path: Path, key: str | None, stays: Stays) -> Any:
     with path.open("rb") as file:
-        return read_npz(file, path.stat().st_size, key, _require_square)
+        return read_npz(file, path.stat().st_size, key, _require_square, stays)
 
 
-def _mtx(opener: Callable[..., Any], inflation: int) -> Callable[[Path, str | None], np.ndarray]:
+def _mtx(opener: Callable[..., Any], inflation: int) -> Callable[[Path, str | None, Stays], Any]:
     """Return the reader of a text that expands by at most this factor."""
 
-    def read(path: Path, key: str | None) -> np.ndarray:
+    def read(path: Path, key: str | None, stays: Stays) -> Any:
         with opener(path, "rb") as file:
-            return read_matrix_market(file, path.stat().st_size * inflation, _require_square)
+            return read_matrix_market(file, path.stat().st_size * inflation, _require_square, stays)
 
     return read
 
@@ -162,11 +198,50 @@ _READERS = {
 _ENDINGS = ".npy, .npz, .mtx, .mtx.gz or .mtx.bz2"
 
 
-def _require_square(shape: tuple[int, ...]) -> None:
+def _require_square(shape: tuple[int, ...], largest: int = MAX_SIZE) -> None:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise Wrong(f"must hold a square matrix, got shape {shape}")
-    if shape[0] > MAX_SIZE:
+    if shape[0] > largest:
+        if largest > MAX_SIZE:
+            raise Wrong(f"must have n at most {largest}, got n = {shape[0]}")
         raise Wrong(f"must have n at most {MAX_SIZE} to be held as a dense matrix, got n = {shape[0]}")
+
+
+def _stays(shape: tuple[int, ...]) -> bool:
+    """Return whether a sparse matrix stays sparse."""
+    _require_square(shape, MAX_ROWS)
+    return shape[0] > SPARSE_ABOVE
+
+
+def _require_sparse_hessian(h: Any) -> Any:
+    """Return a sparse `h` exactly symmetric, or raise."""
+    bad = int(np.sum(~np.isfinite(h.data)))
+    if bad:
+        raise Wrong(f"must be finite, got {bad} NaN or infinite entries of {h.nnz}")
+    largest, skew = (float(np.max(np.abs(x.data), initial=0.0)) for x in (h, 0.5 * h - 0.5 * h.T))
+    _require_little(2 * skew / largest if largest else 0.0)
+    return (0.5 * h + 0.5 * h.T).tocsr()
+
+
+def _placed(h: Any, like: Any) -> Any:
+    """Return a sparse matrix in the dtype of `like`, or raise."""
+    if like is None:
+        return h
+    if not array_api_compat.is_numpy_array(like):
+        raise Wrong(f"is sparse, and sparse matrices are NumPy's; got `like` of {type(like).__module__}")
+    with np.errstate(over="ignore"):
+        placed = h.astype(like.dtype)
+    if not np.all(np.isfinite(placed.data)):
+        raise Wrong(f"must fit into {placed.dtype}, got up to {np.max(np.abs(h.data)):.2g}; scale it")
+    return placed
+
+
+def _require_little(asymmetry: float) -> None:
+    if asymmetry > ASYMMETRY:
+        raise Wrong(
+            f"must be symmetric, got max|H - H^T| = {asymmetry:.2g} max|H|; "
+            "symmetrise it if that is rounding, (H + H^T) / 2"
+        )
 
 
 def _require_hessian(h: np.ndarray) -> np.ndarray:
@@ -178,11 +253,7 @@ def _require_hessian(h: np.ndarray) -> np.ndarray:
         raise Wrong(f"must be finite, got {bad} NaN or infinite entries of {h.size}")
     largest = np.max(np.abs(h))
     asymmetry = np.max(np.abs(0.5 * h - 0.5 * h.T)) / largest * 2 if largest else 0.0
-    if asymmetry > ASYMMETRY:
-        raise Wrong(
-            f"must be symmetric, got max|H - H^T| = {asymmetry:.2g} max|H|; "
-            "symmetrise it if that is rounding, (H + H^T) / 2"
-        )
+    _require_little(asymmetry)
     return 0.5 * h + 0.5 * h.T
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from .npz import Check, Wrong, require_entries
+from .npz import Check, Entries, Stays, Wrong, require_entries, sparse
 
 _INTEGER = rb"[+-]?\d+"
 _REAL = rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan|Inf|NaN|INF|NAN|infinity|Infinity)"
@@ -27,8 +27,8 @@ _SPACIOUS = 200
 """Bytes per entry, on average, above which a file is rejected."""
 
 
-def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray:
-    """Return the matrix of a Matrix Market file.
+def read_matrix_market(file: IO[bytes], length: int, check: Check, stays: Stays) -> Any:
+    """Return the matrix of a Matrix Market file, dense or a `scipy.sparse.csr_array`.
 
     Parameters
     ----------
@@ -38,6 +38,8 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
         Most bytes of text.
     check : callable
         Raises unless the shape is acceptable.
+    stays : callable
+        Whether a matrix in coordinates of this shape stays sparse.
     """
     pieces = _Pieces(file)
     array, number, symmetric = _banner(pieces.line())
@@ -49,15 +51,23 @@ def read_matrix_market(file: IO[bytes], length: int, check: Check) -> np.ndarray
     if sizes is None:
         raise _invalid(f"its line of sizes is {_shown(size)}")
     rows, columns, *counts = (int(word) for word in sizes.groups())
-    check((rows, columns))
+    large = not array and stays((rows, columns))
+    if not large:
+        check((rows, columns))
     n = rows
     count = counts[0] if counts else n * (n + 1) // 2 if symmetric else n * n
     least = 2 if array else 6 if number else 4  # "1\n", "1 1 1\n", "1 1\n"
     if count > n * n or count * least > length:
         raise _invalid(f"its header promises {count} entries, and it cannot hold as many")
     require_entries(n, count)
-    read = _array if array else _coordinate
-    return read(pieces.blocks(count), n, count, number, symmetric)
+    if array:
+        return _array(pieces.blocks(count), n, count, number, symmetric)
+    i, j, x = _coordinate(pieces.blocks(count), n, count, number, symmetric)
+    if large:
+        return sparse(n, i, j, x)
+    h = np.zeros((n, n))
+    h[i, j] = x
+    return h
 
 
 def _banner(line: bytes) -> tuple[bool, bytes, bool]:
@@ -141,26 +151,31 @@ def _array(blocks: Iterator[bytes], n: int, count: int, number: bytes, symmetric
     return h
 
 
-def _coordinate(blocks: Iterator[bytes], n: int, count: int, number: bytes, symmetric: bool) -> np.ndarray:
-    """Return a matrix stored as entries with row and column; missing entries are 0."""
-    h, given = np.zeros((n, n)), np.zeros((n, n), dtype=bool)
+def _coordinate(blocks: Iterator[bytes], n: int, count: int, number: bytes, symmetric: bool) -> Entries:
+    """Return rows, columns and values of entries; both of a pair of mirror images."""
+    rows, columns, values = np.empty(count, np.int64), np.empty(count, np.int64), np.ones(count)
     line = rb"(\d{1,18})[ \t]+(\d{1,18})" + (rb"[ \t]+(" + number + rb")" if number else b"")
+    at = 0
     for found in _matches(blocks, line, count):
         words = list(zip(*found, strict=True))
+        here = slice(at, at + len(found))
         i, j = (np.fromiter(map(int, column), np.int64, len(found)) for column in words[:2])
         if min(i.min(), j.min()) < 1 or max(i.max(), j.max()) > n:
             raise _invalid(f"an entry of it lies outside of rows and columns 1 ... {n}")
         if symmetric and np.any(i < j):
             raise _invalid("an entry of it lies above the diagonal, and it is of the symmetric kind")
-        i, j = i - 1, j - 1
-        if np.any(given[i, j]) or np.unique(i * n + j).size < i.size:
-            raise _invalid("an entry of it is given twice")
-        given[i, j] = True
-        x = _floats(words[2]) if number else 1.0
-        h[i, j] = x
-        if symmetric:
-            h[j, i] = x
-    return h
+        rows[here], columns[here] = i - 1, j - 1
+        if number:
+            values[here] = _floats(words[2])
+        at += len(found)
+    if np.unique(rows * n + columns).size < count:
+        raise _invalid("an entry of it is given twice")
+    if not symmetric:
+        return rows, columns, values
+    off = rows != columns
+    pairs = (rows, columns[off]), (columns, rows[off]), (values, values[off])
+    i, j, x = (np.concatenate(pair) for pair in pairs)
+    return i, j, x
 
 
 def _floats(words: list[bytes] | tuple[bytes, ...]) -> np.ndarray:

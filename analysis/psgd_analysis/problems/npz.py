@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
@@ -20,6 +20,9 @@ INFLATION = 1040
 
 Check = Callable[[tuple[int, ...]], None]
 """Raises unless a shape is acceptable."""
+
+Stays = Callable[[tuple[int, ...]], bool]
+"""Returns whether a sparse matrix of this shape stays sparse; raises unless it is acceptable."""
 
 
 class Wrong(ValueError):
@@ -64,13 +67,16 @@ def read_npy(file: IO[bytes], length: int, check: Check) -> np.ndarray:
     return _data(file, header)
 
 
-def read_npz(file: IO[bytes], length: int, key: str | None, check: Check) -> np.ndarray:
-    """Return an array of a `.npz` file of so many bytes, or the sparse matrix that it holds, dense."""
+def read_npz(file: IO[bytes], length: int, key: str | None, check: Check, stays: Stays) -> Any:
+    """Return an array of a `.npz` file of so many bytes, or the sparse matrix that it holds.
+
+    That comes dense, or, where it `stays`, as a `scipy.sparse.csr_array`.
+    """
     with ZipFile(file) as archive:
         members = _Members(archive, length)
         names = members.names
         if {"format", "shape", "data"} <= set(names) and key is None:
-            return _sparse(members, check)
+            return _sparse(members, check, stays)
         if key is None and len(names) != 1:
             raise Wrong(f"holds {len(names)} arrays; choose one with `key`: {', '.join(names)}")
         if key is not None and key not in names:
@@ -175,12 +181,14 @@ def _require_numbers(dtype: np.dtype) -> None:
 # -- sparse matrices ----------------------------------------------------------------------------------------
 
 
-def _sparse(members: _Members, check: Check) -> np.ndarray:
+def _sparse(members: _Members, check: Check, stays: Stays) -> Any:
     """Return the matrix of `scipy.sparse.save_npz`; duplicate entries are added, as SciPy does."""
     shape = members.header("shape")
     _require(shape.dtype.kind in "iu" and shape.shape == (2,), "its 'shape' is not two integers")
     rows, columns = (int(size) for size in members.read("shape"))
-    check((rows, columns))
+    large = stays((rows, columns))
+    if not large:
+        check((rows, columns))
     kind = members.header("format")
     _require(kind.dtype.kind in "SU" and kind.shape == () and kind.size <= 64, "its 'format' is no text")
     word = members.read("format").item()
@@ -191,10 +199,21 @@ def _sparse(members: _Members, check: Check) -> np.ndarray:
     require_entries(rows, math.prod(members.header("data").shape))
     i, j, x = layouts[word](members, rows)
     require_entries(rows, x.size)
+    i, j = (j, i) if word == "csc" else (i, j)
+    if large:
+        return sparse(rows, i, j, x.astype(np.float64))
     h = np.zeros((rows, rows))
     with np.errstate(all="ignore"):  # infinite entries are reported later
-        np.add.at(h, (j, i) if word == "csc" else (i, j), x)
+        np.add.at(h, (i, j), x)
     return h
+
+
+def sparse(n: int, i: np.ndarray, j: np.ndarray, x: np.ndarray) -> Any:
+    """Return the (n, n) `scipy.sparse.csr_array` of these entries; duplicates are added."""
+    from scipy.sparse import coo_array
+
+    with np.errstate(all="ignore"):
+        return coo_array((x, (i, j)), (n, n)).tocsr()
 
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -264,7 +283,7 @@ def _require(ok: bool, what: str) -> None:
 def require_entries(n: int, entries: int) -> None:
     """Raise where a large matrix has so few entries that most of its rows are zero.
 
-    It becomes a dense matrix, so that a tiny file could otherwise require any amount of memory.
+    A tiny file could otherwise require any amount of memory.
     """
     if n > 1024 and 2 * entries < n:
         raise Wrong(f"has {entries} entries for {n} rows, so that some rows are zero; leave those out")

@@ -13,6 +13,7 @@ import optax
 import psgd_core as psgd
 
 from ..checks import require_choice
+from ..spectrum.jax_sources import gauss_newton
 from .experiment import Settings
 from .recurrent import logistic
 
@@ -180,7 +181,7 @@ class HessianFree:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return (loss at x, x, damping)."""
         value, g = jax.value_and_grad(loss)(x)
-        product = gauss_newton(loss, x)
+        product = gauss_newton(loss.outputs, lambda z: logistic(z, loss.labels), x)
 
         def damped(v: jax.Array) -> jax.Array:
             return product(v) + state * v
@@ -195,19 +196,6 @@ class HessianFree:
     def skipped(self, state: jax.Array) -> int:
         """Return 0: steps that are not taken cost an iteration, which is counted."""
         return 0
-
-
-def gauss_newton(loss: Loss, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """Return the product with the Gauss-Newton matrix at x."""
-    outputs, push = jax.linearize(loss.outputs, x)
-    pull = jax.linear_transpose(push, x)
-    slope = jax.grad(lambda z: logistic(z, loss.labels))
-
-    def product(v: jax.Array) -> jax.Array:
-        found: jax.Array = pull(jax.jvp(slope, (outputs,), (push(v),))[1])[0]
-        return found
-
-    return product
 
 
 def _with_product(loss: Loss, x: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -13,17 +13,19 @@ import numpy as np
 import typer
 
 from .. import problems
-from ..arrays import to_host
 from ..background import in_background
-from ..files import write_figure, write_text
+from ..files import write_atomically, write_figure, write_text
 from ..interrupts import until_interrupted
+from ..kinds import offered
 from ..options import Damping, Hessian, Json, Key, Quiet, listing, starting
 from ..problems.spectra import haar
 from ..progress import progress
 from ..terminal import UsageError, console, fail, print_names, show, table, unknown
 from . import report
-from .exact import damped, eigenvalues
+from .choosing import FORMS, USUAL, by_slug
+from .exact import damped
 from .operators import HessianOperator, from_matrix
+from .results import Comparison, Extremes
 from .sources import from_file, from_problem
 from .table import Result
 
@@ -39,6 +41,7 @@ EXAMPLES = (
     "psgd spectrum",
     "psgd spectrum --hessian my.npy --damping 1e-6",
     "psgd spectrum outliers --n 256 --ranks 0,2,4,8 --log",
+    "psgd spectrum outliers --compare diagonal,xmat,kronecker-8x8,lowrank-4",
     "psgd spectrum --list",
 )
 
@@ -64,32 +67,47 @@ def spectrum(
     probes: Annotated[int, typer.Option(help="Probes of the density.")] = 10,
     steps: Annotated[int, typer.Option(help="Lanczos steps of each probe.")] = 100,
     log: Annotated[bool, typer.Option("--log", help="Draw the density over log10 |λ|.")] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Families to compare in the last table, with commas, such as diagonal,xmat,lowrank-5; see "
+            f"--list. [default: {','.join(USUAL)}]",
+        ),
+    ] = None,
+    eigenvectors: Annotated[
+        int, typer.Option(help="Eigenvectors at either end of the spectrum, for spectrum.npz.")
+    ] = 3,
     damping: Damping = 0.0,
     dense_limit: Annotated[
-        int, typer.Option(help="Above this n, the density only, from products alone.")
+        int, typer.Option(help="Above this n, density and eigenvectors only, from products alone.")
     ] = report.DENSE_LIMIT,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for spectrum.png and spectrum.json.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(help="Folder for spectrum.png, spectrum.json and spectrum.npz.")
+    ] = Path(),
     json: Json = False,
     quiet: Quiet = False,
     names: Annotated[bool, listing("List the matrices and problems, and look at none.")] = False,
 ) -> None:
     """Look at the spectrum of a Hessian, and at what preconditioners make of it.
 
-    The spectral density by stochastic Lanczos quadrature; eigenvalues before and after preconditioning; what
-    rank r takes off both tails; what the best P of each group of Theorem 3.1 leaves; what an order of the
-    parameters is worth. Prints each table as it is found, and writes spectrum.png and spectrum.json. Ctrl-C
-    stops at once and writes what there is. At n = 2000 it takes about a minute.
+    The spectral density by stochastic Lanczos quadrature; the ends of the spectrum with their eigenvectors;
+    what the best P of each family leaves, by the criterion, by κ and in each tail; what an order of the
+    parameters is worth; what rank r takes off both tails; and the families of --compare before and after.
+    Prints each table as it is found, and writes spectrum.png, spectrum.json, and spectrum.npz with the
+    eigenvectors. Ctrl-C stops at once and writes what there is. At n = 2000 it takes about a minute.
     """
     given = {name: value for name, value in locals().items() if name not in ("json", "quiet", "names")}
     if names:
-        print_names({"matrices": BUILT_IN, "problems": problems.describe()})
+        families = {name: label for name, (label, _) in by_slug(8, 0).items() if label in offered("spectrum")}
+        print_names({"matrices": BUILT_IN, "problems": problems.describe(), "--compare": families | FORMS})
         return
     results: dict[str, Result] = {}
     try:
         chosen = _ranks(ranks)
         _require(seed >= 0, "--seed", "at least 0", seed)
         _require(products >= 0, "--products", "at least 0", products)
+        _require(eigenvectors >= 0, "--eigenvectors", "at least 0", eigenvectors)
         operator = _operator(problem, hessian, key, n, seed)
         if damping:
             operator = damped(operator, damping)
@@ -102,14 +120,18 @@ def spectrum(
             probes=probes,
             steps=steps,
             scale="log" if log else "linear",
+            compared=[name for name in (compare or "").split(",") if name],
+            eigenvectors=eigenvectors,
             dense_limit=dense_limit,
         )
         small = operator.n <= dense_limit
         items = in_background(lambda: _warned(found))
 
         def work() -> None:
-            for number, planned in enumerate(report.STUDIES if small else report.STUDIES[:1], 1):
+            for number, planned in enumerate(report.STUDIES if small else report.STUDIES[:2], 1):
                 name, result = _next(items, f"{planned}, study {number}", shown=not quiet)
+                if result is None:
+                    continue
                 results[name] = result
                 if not (json or quiet):
                     _print(result)
@@ -117,13 +139,9 @@ def spectrum(
         interrupted = until_interrupted(work)
         if not results:
             raise typer.Exit(130)
-        exact = to_host(eigenvalues(operator)) if small and not interrupted else None
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
-        about["interrupted"] = interrupted
-        text = report.document(results, about)
-        figure = report.draw(results, exact)
-        write_figure(out / "spectrum.png", figure, dpi=120)
-        write_text(out / "spectrum.json", text)
+        text = report.document(results, {**about, "interrupted": interrupted})
+        written = _write(out, results, text)
     except typer.Exit:
         raise
     except OSError as error:
@@ -134,12 +152,27 @@ def spectrum(
     if json and not quiet:
         typer.echo(text, nl=False)
     elif not quiet:
-        typer.echo(f"wrote {out / 'spectrum.png'} and {out / 'spectrum.json'}")
+        typer.echo(f"wrote {written}")
     if interrupted:
         raise typer.Exit(130)
 
 
-def _next(items: Iterator[tuple[str, Result] | None], what: str, *, shown: bool) -> tuple[str, Result]:
+def _write(out: Path, results: dict[str, Result], text: str) -> str:
+    """Write the figure, the JSON and the eigenvectors; return what was written."""
+    last = results.get("before_after")
+    exact = last.values[0] if isinstance(last, Comparison) else None
+    written = [out / "spectrum.png", out / "spectrum.json"]
+    write_figure(written[0], report.draw(results, exact), dpi=120)
+    write_text(written[1], text)
+    if isinstance(ends := results.get("ends"), Extremes):
+        written.append(out / report.VECTORS)
+        write_atomically(written[-1], lambda file: report.write_vectors(file, ends))
+    return ", ".join(map(str, written))
+
+
+def _next(
+    items: Iterator[tuple[str, Result | None] | None], what: str, *, shown: bool
+) -> tuple[str, Result | None]:
     """Return the next study; until it is there, show what it is."""
     with progress("spectrum", shown=shown) as tell:
         tell(what)
@@ -153,6 +186,7 @@ def _next(items: Iterator[tuple[str, Result] | None], what: str, *, shown: bool)
 def _print(result: Result) -> None:
     title, header, rows = result.table()
     words = (0,) if len(header) > 2 else (0, 1)
+    words = (*words, len(header) - 1) if header[-1] in ("P is", "P* is") else words
     show(
         console(),
         table(header, rows, words=words, title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0)),
@@ -160,7 +194,7 @@ def _print(result: Result) -> None:
     typer.echo()
 
 
-def _warned(found: Iterator[tuple[str, Result]]) -> Iterator[tuple[str, Result]]:
+def _warned(found: Iterator[tuple[str, Result | None]]) -> Iterator[tuple[str, Result | None]]:
     """Yield the studies, with their warnings in a line each on stderr."""
     while True:
         with warnings.catch_warnings(record=True) as caught:

@@ -12,7 +12,6 @@ problem of size 2r (Theorem 3.2). Squared singular values of Q resolve small eig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import array_api_compat
@@ -28,11 +27,10 @@ from .operators import (
     as_operator,
     from_matrix,
     linear_operator,
-    preconditioned,
-    preconditioner_operator,
     require_finite,
 )
-from .results import Comparison, Eigenvalues, Extremes
+from .preconditioned import preconditioner_operator
+from .results import Eigenvalues, Extremes
 
 STRUCTURE_LIMIT = 2048
 """Largest n at which `preconditioner_eigenvalues` falls back on a dense singular value decomposition."""
@@ -94,12 +92,12 @@ def extreme_eigenvalues(
     tol: float = 0.0,
     maxiter: int = 1000,
 ) -> Extremes:
-    """Return the k smallest and the k largest eigenvalues (by value, not magnitude) from products alone.
+    """Return the k smallest and the k largest eigenvalues (by value, not magnitude) with their eigenvectors.
 
-    By implicitly restarted Lanczos, `scipy.sparse.linalg.eigsh` or CuPy's; small problems (n <= 256)
-    are solved densely. Isolated ends come fast. Where the spectrum is dense at an end they may take very
-    long: the outermost nodes of `density` come within a few hundred products to a small part of its width,
-    all the same.
+    By implicitly restarted Lanczos, `scipy.sparse.linalg.eigsh` or CuPy's, from products alone; small
+    problems (n <= 256, or up to 2048 where the matrix is known) are solved densely. Isolated ends come fast.
+    Where the spectrum is dense at an end they may take very long: the outermost nodes of `density` come
+    within a few hundred products to a small part of its width, all the same.
 
     Parameters
     ----------
@@ -117,7 +115,9 @@ def extreme_eigenvalues(
     Returns
     -------
     Extremes
-        With residuals ``|A x - θ x| / |x|``, which bound the error of each.
+        In `eigsh`'s conventions: eigenvalues ascending, column i of the vectors, of unit length, belonging
+        to eigenvalue i; the entry of largest magnitude is positive. Vectors stay on the operator's library,
+        dtype and device. With residuals ``|A x - θ x|``, which bound the error of each eigenvalue.
 
     Raises
     ------
@@ -129,18 +129,29 @@ def extreme_eigenvalues(
     require_count("k", k, 1, op.n)
     xp = array_api_compat.array_namespace(op.like)
     # small problems densely, large ones by Lanczos
-    if op.n <= max(256, 8 * k):
+    known = op.matrix is not None and op.n <= STRUCTURE_LIMIT
+    if known or op.n <= max(256, 8 * k):
         w, vectors = xp.linalg.eigh(op.dense())
         low, high = (w[:k], vectors[:, :k]), (w[op.n - k :], vectors[:, op.n - k :])
     else:
         low, high = (_ends(op, rng, k, which, tol, maxiter) for which in ("SA", "LA"))
     # residuals bound the error of each eigenvalue
     ends = []
-    for w, vectors in (low, high):
+    for w, found in (low, high):
+        vectors = _signed(xp, found)
         residual = op.hvp(vectors) - vectors * w[None, :]
-        norms = xp.linalg.vector_norm(residual, axis=0) / xp.linalg.vector_norm(vectors, axis=0)
-        ends.append((to_host(w).astype(np.float64), to_host(norms).astype(np.float64)))
-    return Extremes(op.name, ends[0][0], ends[1][0], ends[0][1], ends[1][1], op.n)
+        norms = xp.linalg.vector_norm(residual, axis=0)
+        ends.append((to_host(w).astype(np.float64), to_host(norms).astype(np.float64), vectors))
+    (small, small_error, below), (large, large_error, above) = ends
+    return Extremes(op.name, small, large, small_error, large_error, op.n, below, above)
+
+
+def _signed(xp, vectors: Array) -> Array:
+    """Return the columns at unit length, signed so that the entry of largest magnitude is positive."""
+    place = xp.argmax(xp.abs(vectors), axis=0)
+    largest = xp.stack([vectors[int(i), j] for j, i in enumerate(to_host(place))])
+    size = xp.linalg.vector_norm(vectors, axis=0)
+    return vectors * (xp.sign(largest) / size)[None, :]
 
 
 def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int) -> tuple[Array, Array]:
@@ -225,28 +236,3 @@ def _of_low_rank(xp, preconditioner: Any, state: Any) -> tuple[np.ndarray, np.nd
         values = np.append(values, float(spectrum.bulk))
         counts = np.append(counts, spectrum.multiplicity)
     return values, counts
-
-
-def compare(hessian: HessianOperator | Array, preconditioners: Mapping[str, Any]) -> Comparison:
-    """Return the eigenvalues before and after preconditioning, with condition numbers and spreads.
-
-    Parameters
-    ----------
-    hessian : HessianOperator or array, shape (n, n)
-    preconditioners : mapping
-        From a label to a fitted preconditioner, a pair (preconditioner, state), or to P as an (n, n) array,
-        as `psgd_core.criterion.group_minimizer` returns it.
-    """
-    h = as_operator(hessian).densified()
-    labels, values = ["H"], [to_host(eigenvalues(h)).astype(np.float64)]
-    for label, given in preconditioners.items():
-        parts = given if isinstance(given, tuple) else (given,)
-        labels.append(label)
-        values.append(to_host(eigenvalues(preconditioned(h, *parts))).astype(np.float64))
-    return Comparison(
-        h.name,
-        tuple(labels),
-        tuple(values),
-        np.array([condition_number(w) for w in values]),
-        np.array([spread(w) for w in values]),
-    )

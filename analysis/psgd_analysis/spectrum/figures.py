@@ -5,6 +5,7 @@ Lines and markers differ in shape as well as in colour, so that a figure survive
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,8 @@ _MARKERS = "os^Dv*"
 def comparison(result: Comparison, ax: Any = None) -> Any:
     """Draw the sorted ``|λ|`` of H and of each ``P H``, on a logarithmic axis; a flat line is a perfect P.
 
-    Each is divided by its geometric mean: the scale of P belongs to the learning rate. Crosses mark
-    negative eigenvalues.
+    Each is divided by its geometric mean: the scale of P belongs to the learning rate. c is the criterion
+    over its minimum. Crosses mark negative eigenvalues.
     """
     ax = axes(ax)
     n = len(result.values[0])
@@ -46,7 +47,7 @@ def comparison(result: Comparison, ax: Any = None) -> Any:
             color=style[0],
             linestyle=style[1],
             linewidth=style[2],
-            label=f"{label}, κ = {number(kappa, 3)}",
+            label=f"{label}: c = {result.criteria[i]:.3g}, κ = {number(kappa, 3)}",
         )
         negative = np.flatnonzero(values < 0)
         if negative.size and n <= 200:
@@ -192,42 +193,55 @@ def rank_study(result: RankStudy, ax: Any = None) -> Any:
 
 
 def group_study(result: GroupStudy, ax: Any = None) -> Any:
-    """Draw what each group's exact minimiser leaves: condition number (bars) and criterion (in brackets)."""
+    """Draw the criterion of each group's best P (bars), and the condition number that it leaves."""
     names = [
-        f"{name}  ({size})" if i else name
+        f"{name}  ({size})" if i and size else name
         for i, (name, size) in enumerate(zip(result.groups, result.largest_orbit, strict=True))
     ]
-    ax = _bars(names, result.condition_numbers, result.criteria, axes(ax))
-    ax.set_title(f"What the best P of each group (orbits of size) leaves of {result.name}, n = {result.n}")
+    ax = _bars(names, result.criteria, result.condition_numbers, axes(ax))
+    ax.set_title(f"The best P of each group (orbits of size) on {result.name}, n = {result.n}")
+    return _finished(ax, legend=False)
+
+
+def criteria(result: Comparison, ax: Any = None) -> Any:
+    """Draw the criterion of each preconditioner (bars), and the condition number that it leaves."""
+    names = ["none (P = ρ²I)", *result.labels[1:]]
+    ax = _bars(names, result.criteria, result.condition_numbers, axes(ax))
+    ax.set_title(f"Preconditioners of {result.name}, n = {len(result.values[0])}")
     return _finished(ax, legend=False)
 
 
 def ordering(result: Ordering, ax: Any = None) -> Any:
     """Draw what a group's exact minimiser leaves in the given and in the new order of the parameters."""
     kappas = np.array([result.condition_before, result.condition_after])
-    criteria = np.array([result.criterion_before, result.criterion_after]) / result.criterion_floor
-    ax = _bars(["given order", "new order"], kappas, criteria, axes(ax))
+    values = np.array([result.criterion_before, result.criterion_after]) / result.criterion_floor
+    ax = _bars(["given order", "new order"], values, kappas, axes(ax))
     ax.set_title(f"What an order of the parameters is worth, {result.name}, n = {result.n}")
     return _finished(ax, legend=False)
 
 
-def _bars(names: list[str], kappas: np.ndarray, criteria: np.ndarray, ax: Any) -> Any:
+def _bars(names: Sequence[str], criteria: np.ndarray, kappas: np.ndarray, ax: Any) -> Any:
+    """Draw a bar for each criterion, from its minimum 1 on; the first is grey."""
     y = np.arange(len(names))
-    ax.barh(y, kappas - 1, left=1, color=[GREY if i == 0 else BLUE for i in y], height=0.7)
+    far = float(np.max(criteria))
+    ax.barh(y, criteria - 1, left=1, color=[GREY if i == 0 else BLUE for i in y], height=0.7)
     for i, (kappa, criterion) in enumerate(zip(kappas, criteria, strict=True)):
         ax.annotate(
-            f"{number(kappa, 3)}   [{criterion:.3f}]",
-            (kappa, i),
+            f"{criterion:.4g}   [κ {number(kappa, 3)}]",
+            (criterion, i),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
             fontsize="small",
         )
-    ax.set_xscale("log")
-    ax.set_xlim(1, max(float(np.max(kappas)), 1.5) * max(float(np.max(kappas)), 10.0) ** 0.45)
+    if far > 20:
+        ax.set_xscale("log")
+        ax.set_xlim(1, far**1.45)
+    else:
+        ax.set_xlim(1, 1 + 1.45 * max(far - 1, 0.05))
     ax.set_yticks(y, names)
     ax.invert_yaxis()
-    ax.set_xlabel("κ(P* H)   [criterion over its minimum on GL(n)]")
+    ax.set_xlabel("criterion over its minimum on GL(n)   [κ(P H) that is left]")
     return ax
 
 

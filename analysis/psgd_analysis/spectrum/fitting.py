@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -16,6 +16,13 @@ from .operators import HessianOperator, as_operator
 
 CHUNK = 16
 """Products asked for at a time."""
+
+
+class Pairs(NamedTuple):
+    """Probes and their products, as columns."""
+
+    v: Array  # (n, products)
+    h: Array  # (n, products)
 
 
 def fit(
@@ -45,16 +52,32 @@ def fit(
         In (0, 1).
     """
     op = as_operator(hessian)
+    return settle(preconditioner, op, draw(op, rng, products), updates=updates, step=step)
+
+
+def draw(op: HessianOperator, rng: np.random.Generator, products: int) -> Pairs:
+    """Return so many Gaussian probes and their products."""
     require_rng(rng)
     require_count("products", products)
-    require_count("updates", updates)
     parts = []
     for start in range(0, products, CHUNK):
         v = draw_probes(op.n, rng, min(CHUNK, products - start), like=op.like)
         parts.append((v, op.hvp(v)))
     xp = array_api_compat.array_namespace(parts[0][0])
-    v, h = (xp.concat(columns, axis=1) for columns in zip(*parts, strict=True))
-    state = preconditioner.init(op.n, like=op.like, pairs=(v, h))
+    return Pairs(*(xp.concat(columns, axis=1) for columns in zip(*parts, strict=True)))
+
+
+def settle(
+    preconditioner: psgd.Preconditioner,
+    op: HessianOperator,
+    pairs: Pairs,
+    *,
+    updates: int,
+    step: float = 0.7,
+) -> Any:
+    """Return the state after so many updates, each with all pairs."""
+    require_count("updates", updates)
+    state = preconditioner.init(op.n, like=op.like, pairs=(pairs.v, pairs.h))
     for _ in range(updates):
-        state = preconditioner.update(state, v, h, step=step)
+        state = preconditioner.update(state, pairs.v, pairs.h, step=step)
     return state

@@ -1,4 +1,4 @@
-"""What each group of Theorem 3.1 leaves of a spectrum, before anything is fitted.
+"""What each family leaves of a spectrum, before anything is fitted: groups of Theorem 3.1, and others.
 
 The criterion's exact minimiser over the group of a subgroup K is known for any H, definite or not, inside
 the group or not: ``P*_O = ((H^2)_OO)^{-1/2}`` on every orbit O of K (`psgd_core.criterion`). So the
@@ -6,24 +6,25 @@ eigenvalues of ``P* H``, and the criterion's least value ``c(P*) = 2 sum_O tr (M
 from the matrix alone, and a K can be chosen before training. ``c(P*)`` over the ``2 tr |H|`` of GL(n) is 1
 where the group holds ``|H|``, and above otherwise. It is what fitting minimises; the condition number
 usually follows it, but not always: the best diagonal by the criterion may leave a worse condition number
-than none at all.
+than none at all. Kronecker products and low rank stand beside the groups, each at its best (`families`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
-import array_api_compat
 import numpy as np
 
 import psgd_core as psgd
 from psgd_core import PermutationSubgroup
 
-from ..arrays import Array, rounding, to_host
-from ..kinds import offered
-from .checks import require_invertible, require_subgroup
-from .exact import condition_number, eigenvalues, spread
+from ..arrays import Array
+from ..kinds import Size, offered, rectangle
+from .checks import require_subgroup
+from .comparing import columns, left
+from .families import SEARCH_LIMIT, Families, subgroup_of
 from .operators import HessianOperator, as_operator
 from .results import GroupStudy
 
@@ -60,18 +61,48 @@ def named_subgroups(n: int, largest: int = 16) -> dict[str, PermutationSubgroup]
     return kept
 
 
-def group_study(
-    hessian: HessianOperator | Array, subgroups: Mapping[str, PermutationSubgroup] | None = None
-) -> GroupStudy:
-    """Return what the exact minimiser over each group leaves of a Hessian's spectrum.
+def named_families(n: int, largest: int = 16, rank: int = 10) -> dict[str, Any]:
+    """Return `named_subgroups`, and with them a Kronecker product and low rank, where they hold less than n².
+
+    The Kronecker product is that of the matrix of n elements that is nearest to a square.
 
     Parameters
     ----------
-    hessian : HessianOperator or array, shape (n, n)
+    n, largest : int
+        As for `named_subgroups`.
+    rank : int
+        Of `LowRank`.
+    """
+    found: dict[str, Any] = dict(named_subgroups(n, largest))
+    shape = rectangle(n)
+    size = Size(n, rank, shape)
+    chosen = {"Kronecker": min(shape) > 1, "LowRank": rank > 0 and 2 * rank + 1 < n}
+    for name, there in chosen.items():
+        kind = offered("spectrum")[name]
+        if there:
+            found[kind.named(size)] = kind.make(size)
+    return found
+
+
+def group_study(
+    hessian: HessianOperator | Array,
+    groups: Mapping[str, Any] | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    products: int = 300,
+) -> GroupStudy:
+    """Return what the best P of each family leaves of a Hessian's spectrum.
+
+    Parameters
+    ----------
+    hessian : HessianOperator, array, sparse matrix or LinearOperator, shape (n, n)
         Invertible; see `damped` for one that is not.
-    subgroups : mapping, optional
-        From a label to a `PermutationSubgroup` K; `named_subgroups` by default. To see a K of your own among
-        them, pass ``{**named_subgroups(n), "mine": K}``.
+    groups : mapping, optional
+        From a label to a `PermutationSubgroup` K or a preconditioner; `named_families` by default (low rank
+        up to n = 256, or with `rng`). To see a K of your own among them, pass
+        ``{**named_families(n), "mine": K}``.
+    rng, products
+        As for `compare`.
 
     Returns
     -------
@@ -83,58 +114,35 @@ def group_study(
     ValueError, TypeError
         If a subgroup is for another n, or H is singular.
     """
-    op = as_operator(hessian)
-    h = op.dense()
-    w = to_host(eigenvalues(h)).astype(np.float64)
-    require_invertible(op.name, w, rounding(op.like))
-    chosen = named_subgroups(op.n) if subgroups is None else dict(subgroups)
-    floor = 2 * float(np.sum(np.abs(w)))
-    plain = 2 * float(np.sqrt(op.n * np.sum(w**2)))
-    # a row per group; the first is the best multiple of the identity
-    rows = [(condition_number(w), spread(w), plain, 1, 1)]
-    for name, subgroup in chosen.items():
-        require_subgroup(f"subgroups[{name!r}]", subgroup, op.n)
-        values, minimum = after_group(h, subgroup)
-        sizes = subgroup.orbit_sizes
-        rows.append(
-            (condition_number(values), spread(values), minimum, int(np.max(sizes)), int(np.sum(sizes**2)))
-        )
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    families = Families(as_operator(hessian), rng, products)
+    n = families.op.n
+    if groups is None:
+        groups = named_families(n, rank=10 if n <= SEARCH_LIMIT or rng is not None else 0)
+    return study(families, groups)
+
+
+def study(families: Families, groups: Mapping[str, Any]) -> GroupStudy:
+    """Return the study of groups on a Hessian whose `Families` are known."""
+    n = families.op.n
+    for name, group in groups.items():
+        if not isinstance(group, psgd.Preconditioner):
+            require_subgroup(f"groups[{name!r}]", group, n)
+    rows = [families.plain(), *(left(families, name, group) for name, group in groups.items())]
+    found = columns(families, rows)
     return GroupStudy(
-        name=op.name,
-        n=op.n,
-        condition_number=rows[0][0],
-        criterion_floor=floor,
-        groups=("none (P = ρ²I)", *chosen),
-        condition_numbers=columns[0],
-        spreads=columns[1],
-        criteria=columns[2] / floor,
-        largest_orbit=columns[3],
-        storage=columns[4],
+        name=families.op.name,
+        n=n,
+        condition_number=float(found["condition_numbers"][0]),
+        criterion_floor=families.floor,
+        groups=("none (P = ρ²I)", *groups),
+        largest_orbit=np.array([1, *(_largest_orbit(group, n) for group in groups.values())]),
+        storage=np.array([row.numbers for row in rows]),
+        how=tuple(row.how for row in rows),
+        **found,
     )
 
 
-def after_group(h: Array, subgroup: PermutationSubgroup) -> tuple[np.ndarray, float]:
-    """Return the eigenvalues of ``P* H`` for the best P on the group of K, on the host; and ``c(P*)``."""
-    xp = array_api_compat.array_namespace(h)
-    target = psgd.convergence.target(h, subgroup.orbit_index)
-    half = _solved(target.root, subgroup.orbit_index, h)  # root = P*^{-1/2}
-    both = _solved(target.root, subgroup.orbit_index, half.T)
-    return to_host(xp.linalg.eigvalsh((both + both.T) / 2)).astype(np.float64), float(target.minimum)
-
-
-def _solved(root: Array, orbits: Sequence[np.ndarray], x: Array) -> Array:
-    """Return ``root^{-1} x``, (n, n), for a matrix that is zero outside the orbits' blocks: O(n^2 s)."""
-    xp, device, n = array_api_compat.array_namespace(x), array_api_compat.device(x), x.shape[0]
-    flat, parts, places = xp.reshape(root, (-1,)), [], []
-    for members in orbits:
-        index = np.asarray(members).T  # (c, s)
-        count, size = index.shape
-        cells = xp.asarray((index[:, :, None] * n + index[:, None, :]).reshape(-1), device=device)
-        rows = xp.asarray(index.reshape(-1), device=device)
-        blocks = xp.reshape(xp.take(flat, cells), (count, size, size))
-        right = xp.reshape(xp.take(x, rows, axis=0), (count, size, n))
-        parts.append(xp.reshape(xp.linalg.solve(blocks, right), (count * size, n)))
-        places.append(index.reshape(-1))
-    back = xp.asarray(np.argsort(np.concatenate(places)), device=device)
-    return xp.take(xp.concat(parts, axis=0), back, axis=0)
+def _largest_orbit(group: Any, n: int) -> int:
+    """Return the size of the largest orbit, 0 for what is no group of Theorem 3.1."""
+    subgroup = group if isinstance(group, PermutationSubgroup) else subgroup_of(group, n)
+    return 0 if subgroup is None else int(np.max(subgroup.orbit_sizes))

@@ -1,11 +1,8 @@
-"""Symmetric matrices known by their products: Hessians, ``Q H Q^T``, and a fitted P itself.
+"""Symmetric matrices known by their products.
 
-This package needs nothing of a Hessian but products with k columns at once, so a matrix, an Hvp function, a
-network's loss and a preconditioned Hessian all become a `HessianOperator`.
-
-``P H`` is not symmetric, but ``Q H Q^T = Q^{-T} (P H) Q^T`` is, and has the same eigenvalues. That is why
-`preconditioned` makes the latter: its eigenvalues are those of ``P H``, found by methods for symmetric
-matrices, with their accuracy.
+This package needs nothing of a Hessian but products with k columns at once, so a matrix, dense or sparse, a
+SciPy LinearOperator, an Hvp function, a network's loss and a preconditioned Hessian all become a
+`HessianOperator`.
 """
 
 from __future__ import annotations
@@ -17,10 +14,9 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-import psgd_core as psgd
-
 from ..arrays import Array, put, rounding, to_host
 from ..checks import require_count
+from .checks import checked
 
 DENSE_LIMIT = 8192
 """Largest n for which a dense matrix is formed by default: 512 MiB in float64."""
@@ -32,8 +28,8 @@ _CHUNK = 128  # columns of the identity per product
 class HessianOperator:
     """A symmetric (n, n) matrix, known by its products.
 
-    Made by `from_matrix`, `from_hvp`, `from_file`, `from_problem`, `from_torch`, `from_jax`, `preconditioned`
-    and `preconditioner_operator`.
+    Made by `from_matrix`, `from_linear_operator`, `from_hvp`, `from_file`, `from_problem`, `from_torch`,
+    `from_torch_model`, `from_jax`, `from_jax_model`, `preconditioned` and `preconditioner_operator`.
 
     Attributes
     ----------
@@ -148,14 +144,17 @@ def from_matrix(matrix: Array, name: str = "H") -> HessianOperator:
 
     Parameters
     ----------
-    matrix : array, shape (n, n)
+    matrix : array or scipy.sparse matrix, shape (n, n)
         float32 or float64, of any array library; symmetric, finite. Singular and indefinite ones are welcome.
+        A sparse one stays sparse: products cost its entries.
 
     Raises
     ------
     TypeError, ValueError
         If it is not such a matrix.
     """
+    if hasattr(matrix, "tocsr"):
+        return _from_sparse(matrix, name)
     if not array_api_compat.is_array_api_obj(matrix):
         raise TypeError(
             f"`matrix` must be an array (NumPy, CuPy, PyTorch, JAX, ...), got {type(matrix).__name__}; "
@@ -169,70 +168,69 @@ def from_matrix(matrix: Array, name: str = "H") -> HessianOperator:
     if not bool(xp.all(xp.isfinite(matrix))):
         raise ValueError("`matrix` must be finite, got NaN or Inf among its entries; remove them")
     largest, skew = float(xp.max(xp.abs(matrix))), float(xp.max(xp.abs(matrix - matrix.T)))
-    if skew > 64 * rounding(matrix) * largest:
+    _require_little(skew, largest, rounding(matrix))
+    return HessianOperator(matrix.shape[0], matrix[0, :0], lambda v: matrix @ v, name, matrix)
+
+
+def _from_sparse(matrix: Any, name: str) -> HessianOperator:
+    """Return a matrix of SciPy's sparse kinds, which stays sparse."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
+        raise ValueError(f"`matrix` must be square, (n, n), got shape {tuple(matrix.shape)}")
+    if matrix.dtype.kind not in "fiub":
+        raise TypeError(f"`matrix` must hold real numbers, got {matrix.dtype}; convert it")
+    rows = matrix.tocsr()
+    rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
+    if not np.all(np.isfinite(rows.data)):
+        raise ValueError("`matrix` must be finite, got NaN or Inf among its entries; remove them")
+    largest, skew = (float(abs(x).max()) if x.nnz else 0.0 for x in (rows, rows - rows.T))
+    like = np.zeros(0, rows.dtype)
+    _require_little(skew, largest, rounding(like))
+    return HessianOperator(rows.shape[0], like, lambda v: rows @ v, name)
+
+
+def _require_little(skew: float, largest: float, unit: float) -> None:
+    if skew > 64 * unit * largest:
         raise ValueError(
             f"`matrix` must be symmetric, got entries that differ from their mirror image by up to "
             f"{skew:.2g} of {largest:.2g}; symmetrise it, (x + x.T) / 2, if that is what you mean"
         )
-    return HessianOperator(matrix.shape[0], matrix[0, :0], lambda v: matrix @ v, name, matrix)
+
+
+def from_linear_operator(operator: Any, name: str = "H") -> HessianOperator:
+    """Return a SciPy LinearOperator, of a symmetric matrix, as an operator.
+
+    Products are NumPy's, in float32 where the operator's dtype is that, else in float64. Its first product is
+    looked at: the same again, and of a symmetric matrix.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not square and real; by the first product, if it is not symmetric.
+    """
+    if not (hasattr(operator, "matmat") and hasattr(operator, "shape")):
+        raise TypeError(f"`operator` must be a LinearOperator, got {type(operator).__name__}; use `from_hvp`")
+    n, dtype = operator.shape[0], np.dtype(operator.dtype or np.float64)
+    if operator.shape != (n, n) or n == 0:
+        raise ValueError(f"`operator` must be square, (n, n), got shape {tuple(operator.shape)}")
+    if dtype.kind not in "fiub":
+        raise TypeError(f"`operator` must be of real numbers, got {dtype}; convert it")
+    like = np.zeros(0, np.float32 if dtype == np.float32 else np.float64)
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return np.array(operator.matmat(np.array(v)), like.dtype)
+
+    return HessianOperator(n, like, checked(product, name, "make its products depend on v alone"), name)
 
 
 def as_operator(hessian: HessianOperator | Array) -> HessianOperator:
-    """Return `hessian` if it is an operator already, else the matrix as one (see `from_matrix`)."""
-    return hessian if isinstance(hessian, HessianOperator) else from_matrix(hessian)
+    """Return `hessian` as it is, or as an operator where it is a matrix or a SciPy LinearOperator.
 
-
-def preconditioned(
-    hessian: HessianOperator | Array, preconditioner: psgd.Preconditioner | Array, state: Any = None
-) -> HessianOperator:
-    """Return ``Q H Q^T`` for a fitted preconditioner ``P = Q^T Q``: it has the eigenvalues of ``P H``.
-
-    Parameters
-    ----------
-    hessian : HessianOperator or array, shape (n, n)
-    preconditioner : Preconditioner, or array of shape (n, n)
-        With its `state`; or P itself as a matrix, without one. A dense P determines its small eigenvalues to
-        ``eps κ(P)`` only: pass preconditioner and state where you have them.
-
-    Returns
-    -------
-    HessianOperator
-        A product costs one of H, one of Q and one of ``Q^T``.
+    See `from_matrix` and `from_linear_operator`.
     """
-    h = as_operator(hessian)
-    if isinstance(preconditioner, psgd.Preconditioner):
-        _require_state(preconditioner, state, h.n)
-        p = preconditioner
-
-        def product(v: Array) -> Array:
-            return p.apply(state, h.product(p.apply_transpose(state, v)))
-
-        name = type(p).__name__
-    else:
-        q = psgd.convergence.factor(from_matrix(preconditioner, "P").dense())
-        xp = array_api_compat.array_namespace(q)
-        if not bool(xp.all(xp.isfinite(q))):
-            raise ValueError("`preconditioner` must be positive definite as a matrix; got one that is not")
-        if q.shape[0] != h.n:
-            raise ValueError(f"`preconditioner` must have shape ({h.n}, {h.n}), got {tuple(q.shape)}")
-
-        def product(v: Array) -> Array:
-            return q @ h.product(q.T @ v)
-
-        name = "P"
-    return HessianOperator(h.n, h.like, product, f"{name} {h.name}")
-
-
-def preconditioner_operator(preconditioner: psgd.Preconditioner, state: Any) -> HessianOperator:
-    """Return a fitted P itself as an operator, for `density` and `extreme_eigenvalues`."""
-    _require_state(preconditioner, state, None)
-
-    def product(v: Array) -> Array:
-        return preconditioner.precondition(state, v)
-
-    first = _first_float(state)
-    like = array_api_compat.array_namespace(first).reshape(first, (-1,))[:0]
-    return HessianOperator(preconditioner.size(state), like, product, type(preconditioner).__name__)
+    if isinstance(hessian, HessianOperator):
+        return hessian
+    is_operator = hasattr(hessian, "matmat") and not array_api_compat.is_array_api_obj(hessian)
+    return from_linear_operator(hessian) if is_operator else from_matrix(hessian)
 
 
 def linear_operator(operator: HessianOperator | Array) -> Any:
@@ -267,23 +265,3 @@ def require_finite(name: str, products: Array) -> None:
     xp = array_api_compat.array_namespace(products)
     if not bool(xp.all(xp.isfinite(products))):
         raise ValueError(f"the products of {name} must be finite, got NaN or Inf; look at the function")
-
-
-def _first_float(state: Any) -> Array:
-    """Return the first floating array of a state: it sets library, dtype and device."""
-    if isinstance(state, tuple):
-        return next((x for x in map(_first_float, state) if x is not None), None)
-    return state if array_api_compat.array_namespace(state).isdtype(state.dtype, "real floating") else None
-
-
-def _require_state(preconditioner: Any, state: Any, n: int | None) -> None:
-    if not isinstance(preconditioner, psgd.Preconditioner):
-        raise TypeError(
-            f"`preconditioner` must be a Preconditioner, got {type(preconditioner).__name__}; "
-            "make one such as psgd_core.XMat()"
-        )
-    if state is None:
-        raise ValueError("`state` must come with a preconditioner, got None; give what `update` returned")
-    size = preconditioner.size(state)
-    if n is not None and size != n:
-        raise ValueError(f"`state` must be for n = {n} parameters as the Hessian, got one for {size}")

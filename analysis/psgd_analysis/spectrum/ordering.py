@@ -25,7 +25,7 @@ from psgd_core import PermutationSubgroup
 from ..arrays import Array, rounding, to_host
 from .checks import require_invertible, require_subgroup
 from .exact import condition_number
-from .groups import after_group
+from .families import after_group
 from .operators import HessianOperator, as_operator
 from .results import Ordering
 

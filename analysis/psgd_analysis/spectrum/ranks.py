@@ -27,28 +27,20 @@ with ``h_1 / h_{n-r}``. (It stores half as many numbers: compare it at 2r for eq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-import array_api_compat
 import numpy as np
 
 import psgd_core as psgd
 
 from ..arrays import Array, put, rounding, to_host
 from ..checks import require_count
-from ..factors import best_factors
 from .checks import require_invertible
-from .exact import condition_number, eigenvalues, spread
-from .fitting import fit
-from .operators import HessianOperator, as_operator, preconditioned
+from .exact import condition_number, spread
+from .families import SEARCH_LIMIT, Families, Left
+from .operators import HessianOperator, as_operator
 from .results import RankStudy
-
-STARTS, ITERATIONS, UPDATES = 1, 300, 60
-"""Of L-BFGS, and of natural steps, for the best with a diagonal."""
-
-DIAGONAL_LIMIT = 256
-"""Largest n at which the best with a diagonal is looked for: a few seconds for each rank."""
 
 
 def rank_study(
@@ -73,7 +65,7 @@ def rank_study(
         Fit `psgd_core.LowRank(r)` to so many Hessian-vector products, see `fit`. 0 leaves the fits out.
         LowRank has a whole diagonal in place of ρ, so it may end below the best with ρ; and where there are
         too few products to know it, above. The best with a whole diagonal, by L-BFGS, stands beside up to
-        n = `DIAGONAL_LIMIT`.
+        n = 256.
     updates
         As for `fit`.
 
@@ -82,20 +74,25 @@ def rank_study(
     RankStudy
         O(n^3) for the closed forms.
     """
-    op = as_operator(hessian).densified()
+    return study(Families(hessian, rng, products, updates), ranks)
+
+
+def study(families: Families, ranks: Sequence[int]) -> RankStudy:
+    """Return the study of ranks on a Hessian whose `Families` are known."""
+    op, floor, products = families.op, families.floor, families.products
     chosen = usable_ranks(ranks, op.n)
-    w = to_host(eigenvalues(op)).astype(np.float64)
-    require_invertible(op.name, w, rounding(op.like))
-    h = np.sort(np.abs(w))[::-1]
-    floor = 2 * float(np.sum(h))
-    looked_for = products > 0 and op.n <= DIAGONAL_LIMIT
+    h = np.sort(np.abs(families.values))[::-1]
     # closed forms for both tails and for one, and fits
     best = [_after(h, min(r, (op.n + 1) // 2), min(r, op.n // 2)) for r in chosen]
     lifted = [_after(h, 0, r) for r in chosen]
-    diagonal = [_with_diagonal(op, r) if looked_for else (np.nan,) * 2 for r in chosen]
-    fitted = [_fitted(op, r, rng, products, updates) if products else (np.nan,) * 3 for r in chosen]
-    studies = best, lifted, fitted, diagonal
-    columns = [np.array(column) for rows in studies for column in zip(*rows, strict=True)]
+    wanted = [psgd.LowRank(rank=r, geometry="natural") for r in chosen] if products else []
+    fitted = [families.fitted(p) for p in wanted]
+    diagonal = [families.best(psgd.LowRank(r)) for r in chosen if wanted and op.n <= SEARCH_LIMIT]
+    columns = [np.array(column) for rows in (best, lifted) for column in zip(*rows, strict=True)]
+
+    def each(rows: Sequence[Left], what: Callable[[Left], float]) -> np.ndarray:
+        return np.array([what(row) for row in rows] or [np.nan] * len(chosen))
+
     return RankStudy(
         name=op.name,
         n=op.n,
@@ -105,15 +102,15 @@ def rank_study(
         best_condition=columns[0],
         best_spread=columns[1],
         best_criterion=columns[2] / floor,
-        reachable_condition=np.array([least_condition(w, r) for r in chosen]),
-        diagonal_condition=columns[9],
-        diagonal_criterion=columns[10] / floor,
+        reachable_condition=np.array([least_condition(families.values, r) for r in chosen]),
+        diagonal_condition=each(diagonal, lambda row: condition_number(row.values)),
+        diagonal_criterion=each(diagonal, lambda row: row.criterion / floor),
         one_tail_condition=columns[3],
         one_tail_spread=columns[4],
         one_tail_criterion=columns[5] / floor,
-        fitted_condition=columns[6],
-        fitted_spread=columns[7],
-        fitted_criterion=columns[8] / floor,
+        fitted_condition=each(fitted, lambda row: condition_number(row.values)),
+        fitted_spread=each(fitted, lambda row: spread(row.values)),
+        fitted_criterion=each(fitted, lambda row: row.criterion / floor),
         products=products,
     )
 
@@ -264,34 +261,6 @@ def _after(h: np.ndarray, top: int, bottom: int) -> tuple[float, float, float]:
     )
     criterion = 2 * (np.sum(h[:top]) + np.sum(h[h.size - bottom :]) + np.sqrt(bulk.size * np.sum(bulk**2)))
     return condition_number(left), spread(left), float(criterion)
-
-
-def _with_diagonal(op: HessianOperator, r: int) -> tuple[float, float]:
-    """Return condition number and criterion at the best ``Q = (I + U V^T) diag(d)`` that is found.
-
-    By L-BFGS, and by natural steps on the exact expectation: each finds minima that the other misses.
-    """
-    h, one = to_host(op.dense()).astype(np.float64), np.eye(op.n)
-    found = best_factors(one, h, r, np.random.default_rng(0), starts=STARTS, maxiter=ITERATIONS)
-    q, value = found.factors.apply(one), found.value
-    p, v = psgd.LowRank(r, geometry="natural"), op.n**0.5 * one
-    state = p.init(op.n, like=h, pairs=(v, h @ v))
-    for _ in range(UPDATES):
-        state = p.update(state, v, h @ v, 0.9)
-    natural = float(p.criterion(state, v, h @ v))
-    if natural < value:
-        q, value = to_host(p.apply(state, one)), natural
-    return condition_number(np.linalg.eigvalsh(q @ h @ q.T)), value
-
-
-def _fitted(op: HessianOperator, r: int, rng, products: int, updates: int):
-    preconditioner = psgd.LowRank(rank=r, geometry="natural")
-    state = fit(op, preconditioner, rng, products=products, updates=updates)
-    w = eigenvalues(preconditioned(op, preconditioner, state))
-    xp, root = array_api_compat.array_namespace(w), float(op.n**0.5)
-    v = root * xp.eye(op.n, dtype=w.dtype, device=array_api_compat.device(w))
-    value = float(preconditioner.criterion(state, v, root * op.dense()))
-    return condition_number(w), spread(w), value
 
 
 def usable_ranks(ranks: Sequence[int], n: int) -> list[int]:

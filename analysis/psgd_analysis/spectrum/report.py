@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,27 +10,34 @@ import numpy as np
 
 import psgd_core as psgd
 
-from ..arrays import rounding, to_host
+from ..arrays import to_host
 from ..documents import as_json, versions
 from .broadening import Scale
-from .checks import require_invertible, require_squares
-from .exact import compare, eigenvalues
-from .fitting import fit
-from .groups import group_study, named_subgroups
+from .checks import require_squares
+from .choosing import best_of, default_groups
+from .comparing import comparison
+from .exact import extreme_eigenvalues
+from .families import SEARCH_LIMIT, Families
+from .groups import study as group_study
 from .operators import HessianOperator
 from .ordering import best_order
 from .quadrature import density
-from .ranks import rank_study, usable_ranks
-from .results import Density
+from .ranks import study as rank_study
+from .ranks import usable_ranks
+from .results import Density, Extremes
 from .table import Result
 
 DENSE_LIMIT = 2048
 """Default largest n for the studies that need all eigenvalues: about a minute."""
 
-STUDIES = ("density", "groups", "order_for_xmat", "ranks", "before_after")
-"""Their names, in the order in which they are made; only the first needs no eigenvalues."""
+STUDIES = ("density", "ends", "groups", "order_for_xmat", "ranks", "before_after")
+"""Their names, in the order in which they are made; only the first two need no dense matrix."""
 
-_LARGEST_ORBIT = 8
+VECTORS = "spectrum.npz"
+"""Where eigenvectors are written: they are too long for JSON."""
+
+TOLERANCE, RESTARTS = 1e-6, 30
+"""Of the ends of a spectrum that is known by products alone."""
 
 
 def studies(
@@ -41,43 +49,52 @@ def studies(
     probes: int,
     steps: int,
     scale: Scale,
+    compared: Sequence[str] = (),
+    eigenvectors: int = 3,
     dense_limit: int = DENSE_LIMIT,
-) -> Iterator[tuple[str, Result]]:
+) -> Iterator[tuple[str, Result | None]]:
     """Yield the name and the result of each study, one after the other as they are done.
 
-    Above `dense_limit` only the density, which needs products alone.
+    Above `dense_limit` only the density and the ends, which need products alone. None stands for ends that
+    were not asked for, or did not converge.
     """
     n, small = hessian.n, hessian.n <= dense_limit
     # check before anything is computed
     if small:
         ranks = usable_ranks(ranks, n)
         hessian = hessian.densified()
-        matrix = hessian.dense()
-        require_squares(hessian.name, matrix)
-        require_invertible(hessian.name, to_host(eigenvalues(matrix)), rounding(matrix))
+        require_squares(hessian.name, hessian.dense())
+        families = Families(hessian, np.random.default_rng([seed, 1]), products)
+        candidates = best_of(compared, n, ranks[-1] if products else 0)
     rng = np.random.default_rng([seed, 0])
     yield "density", density(hessian, rng, probes=probes, steps=steps, scale=scale)
+    yield "ends", _ends(hessian, np.random.default_rng([seed, 2]), min(eigenvectors, n))
     if not small:
         return
-    groups = {name: k for name, k in named_subgroups(n, _LARGEST_ORBIT).items() if name != "GL(n)" or n == 1}
-    yield "groups", group_study(hessian, groups)
+    yield "groups", group_study(families, default_groups(n, ranks[-1] if products else 0))
     # an order of the parameters for XMat
     flip = psgd.PermutationSubgroup.flip(n)
     order = best_order(hessian, flip)
     yield "order_for_xmat", order
-    yield "ranks", rank_study(hessian, ranks, rng=np.random.default_rng([seed, 1]), products=products)
-    # the best P of some groups, and a fitted one
-    best: dict[str, Any] = {
-        "Diagonal": psgd.criterion.group_minimizer(matrix, psgd.PermutationSubgroup.trivial(n).orbit_index),
-        "XMat": psgd.criterion.group_minimizer(matrix, flip.orbit_index),
-        "XMat, best order": psgd.criterion.group_minimizer(matrix, flip.conjugate(order.order).orbit_index),
-    }
-    rank = ranks[-1]
-    if products and rank:
-        p = psgd.LowRank(rank=rank, geometry="natural")
-        state = fit(hessian, p, np.random.default_rng([seed, 2]), products=products)
-        best[f"LowRank({rank}), fitted"] = (p, state)
-    yield "before_after", compare(hessian, best)
+    yield "ranks", rank_study(families, ranks)
+    # those that were asked for, and a fitted one
+    if not compared:
+        candidates["XMat, best order"] = flip.conjugate(order.order)
+    if products and ranks[-1] and n <= SEARCH_LIMIT:  # above it the best is a fit already
+        fitted = families.fitted(psgd.LowRank(ranks[-1], geometry="natural"))
+        candidates[f"LowRank({ranks[-1]}), fitted"] = fitted
+    yield "before_after", comparison(families, candidates)
+
+
+def _ends(hessian: HessianOperator, rng: np.random.Generator, k: int) -> Extremes | None:
+    """Return the ends of the spectrum; None, with a warning, where they do not converge."""
+    if k == 0:
+        return None
+    try:
+        return extreme_eigenvalues(hessian, rng, k, tol=TOLERANCE, maxiter=RESTARTS)
+    except RuntimeError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
 
 
 def draw(results: dict[str, Result], exact: np.ndarray | None = None) -> Any:
@@ -104,4 +121,23 @@ def document(results: dict[str, Result], about: dict[str, Any]) -> str:
     """Return everything as strictly valid JSON, with its origin."""
     content = {"format": "psgd-spectrum", "version": 1, **about, "versions": versions()}
     content["studies"] = {name: result.as_dict() for name, result in results.items()}
+    if "ends" in results:
+        for name in ("smallest_vectors", "largest_vectors"):
+            content["studies"]["ends"][name] = f"in {VECTORS}"
     return as_json(content)
+
+
+def vectors(ends: Extremes) -> dict[str, np.ndarray]:
+    """Return eigenvalues, their residuals and their vectors, (n, 2 k), as arrays to write; ascending."""
+    parts = {
+        "values": (ends.smallest, ends.largest),
+        "residuals": (ends.smallest_error, ends.largest_error),
+        "vectors": (to_host(ends.smallest_vectors), to_host(ends.largest_vectors)),
+    }
+    return {name: np.concatenate(part, axis=-1) for name, part in parts.items()}
+
+
+def write_vectors(file: Any, ends: Extremes) -> None:
+    """Write them as an `.npz` file."""
+    arrays: dict[str, Any] = vectors(ends)
+    np.savez(file, **arrays)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Array
 from . import figures
 from .broadening import Scale
 from .table import Result, Table, number
@@ -50,14 +51,16 @@ class Eigenvalues(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Extremes(Result):
-    """The ends of a spectrum, found by products alone."""
+    """The ends of a spectrum, with their eigenvectors."""
 
     name: str
     smallest: np.ndarray  # (k,), ascending
     largest: np.ndarray  # (k,), ascending
-    smallest_error: np.ndarray  # (k,) |A x - θ x| / |x|: there is an eigenvalue this close
+    smallest_error: np.ndarray  # (k,) residuals |A x - θ x|, |x| = 1: there is an eigenvalue this close
     largest_error: np.ndarray  # (k,)
     n: int
+    smallest_vectors: Array  # (n, k): column i belongs to smallest[i]; on the operator's library
+    largest_vectors: Array  # (n, k)
 
     @property
     def condition_number(self) -> float:
@@ -66,7 +69,7 @@ class Extremes(Result):
         return float(max(high / low, low / high)) if low * high > 0 else math.nan
 
     def table(self) -> Table:
-        """Return the eigenvalues with their error bounds."""
+        """Return the eigenvalues with their residuals, which bound their errors."""
         ends = (
             ("smallest", self.smallest, self.smallest_error),
             ("largest", self.largest, self.largest_error),
@@ -80,7 +83,9 @@ class Extremes(Result):
             for end, values, errors in ends
             for i, (x, e) in enumerate(zip(values, errors, strict=True))
         )
-        return Table(f"Ends of the spectrum of {self.name}, n = {self.n}", ("", "eigenvalue", "error"), rows)
+        return Table(
+            f"Ends of the spectrum of {self.name}, n = {self.n}", ("", "eigenvalue", "residual"), rows
+        )
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the eigenvalues over their index, with their error bounds."""
@@ -89,35 +94,52 @@ class Extremes(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Result):
-    """The eigenvalues of H and of ``P H`` for some preconditioners."""
+    """What preconditioners leave of H: made by `compare`. Arrays and tuples: an entry for each, H first."""
 
     name: str
+    criterion_floor: float  # the criterion's minimum over all P, 2 sum |λ|
     labels: tuple[str, ...]  # "H" first
-    values: tuple[np.ndarray, ...]  # each (n,), ascending
+    values: tuple[np.ndarray, ...]  # each (n,), ascending: eigenvalues of H, and of each P H
+    criteria: np.ndarray  # tr(P H^2 + P^{-1}) over `criterion_floor`; for H that of the best multiple of I
     condition_numbers: np.ndarray  # max |λ| / min |λ|
     spreads: np.ndarray  # standard deviation of log10 |λ|, in decades
+    upper_tails: np.ndarray  # max |λ| over the median |λ|
+    lower_tails: np.ndarray  # median |λ| over min |λ|
+    storage: np.ndarray  # int: numbers that Q holds, 0 where that is not known
+    how: tuple[str, ...]  # "exact", "search", "given", or products that it was fitted to
+
+    @property
+    def best(self) -> str:
+        """The label with the least criterion, H aside unless it is alone."""
+        if len(self.labels) == 1:
+            return self.labels[0]
+        return self.labels[1 + int(np.argmin(self.criteria[1:]))]
 
     def table(self) -> Table:
-        """Return condition number and spread, before and after."""
+        """Return criterion, condition number and tails of each."""
         rows = tuple(
             (
                 label,
-                number(kappa),
-                f"{spread:.3g}",
-                number(values[0]),
-                number(values[-1]),
-                str(int(np.sum(values < 0))),
+                f"{self.criteria[i]:.5g}",
+                *(number(x[i]) for x in (self.condition_numbers, self.upper_tails, self.lower_tails)),
+                f"{self.spreads[i]:.3g}",
+                str(self.storage[i]) if self.storage[i] else "-",
+                self.how[i],
             )
-            for label, values, kappa, spread in zip(
-                self.labels, self.values, self.condition_numbers, self.spreads, strict=True
-            )
+            for i, label in enumerate(self.labels)
         )
-        header = ("", "max|λ|/min|λ|", "spread (decades)", "smallest", "largest", "negative")
-        return Table(f"Eigenvalues of {self.name} before and after preconditioning", header, rows)
+        header = ("", "criterion", "κ(PH)", "upper tail", "lower tail", "decades", "numbers", "P is")
+        n, negative = len(self.values[0]), int(np.sum(self.values[0] < 0))
+        title = f"Preconditioners of {self.name}, n = {n}, {negative} eigenvalues negative"
+        return Table(title, header, rows)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the sorted ``|λ|`` of all, on a logarithmic axis."""
         return figures.comparison(self, ax)
+
+    def plot_criteria(self, ax: Any = None) -> Any:
+        """Draw the criterion of each, over its minimum, as bars."""
+        return figures.criteria(self, ax)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -226,32 +248,43 @@ class GroupStudy(Result):
     condition_number: float  # of H itself
     criterion_floor: float  # the criterion's minimum over GL(n), 2 sum |λ|
     groups: tuple[str, ...]
+    criteria: np.ndarray  # c(P*) over `criterion_floor`
     condition_numbers: np.ndarray  # of P* H
     spreads: np.ndarray  # standard deviation of log10 |λ(P* H)|, in decades
-    criteria: np.ndarray  # c(P*) over `criterion_floor`
-    largest_orbit: np.ndarray  # int
+    upper_tails: np.ndarray  # max |λ| over the median |λ|
+    lower_tails: np.ndarray  # median |λ| over min |λ|
+    largest_orbit: np.ndarray  # int; 0 for what is no group of Theorem 3.1
     storage: np.ndarray  # int: numbers that Q holds
+    how: tuple[str, ...]  # "exact", "search", or products that it was fitted to
 
     def table(self) -> Table:
         """Return what each group leaves, and what it costs."""
-        header = ("group", "κ(P*H)", "spread (decades)", "criterion", "orbit", "numbers in Q")
+        header = (
+            "group",
+            "criterion",
+            "κ(P*H)",
+            "upper tail",
+            "lower tail",
+            "orbit",
+            "numbers",
+            "P* is",
+        )
         rows = tuple(
-            (label, number(kappa), f"{spread:.3g}", f"{c:.5g}", str(int(s)), str(int(size)))
-            for label, kappa, spread, c, s, size in zip(
-                self.groups,
-                self.condition_numbers,
-                self.spreads,
-                self.criteria,
-                self.largest_orbit,
-                self.storage,
-                strict=True,
+            (
+                label,
+                f"{self.criteria[i]:.5g}",
+                *(number(x[i]) for x in (self.condition_numbers, self.upper_tails, self.lower_tails)),
+                str(self.largest_orbit[i]) if self.largest_orbit[i] else "-",
+                str(self.storage[i]),
+                self.how[i],
             )
+            for i, label in enumerate(self.groups)
         )
         title = f"Group study of {self.name}, n = {self.n}, κ = {number(self.condition_number)}"
         return Table(title, header, rows)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw what each group leaves as bars."""
+        """Draw the criterion of each group's best P as bars, with what is left of κ."""
         return figures.group_study(self, ax)
 
 

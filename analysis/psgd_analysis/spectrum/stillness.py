@@ -20,12 +20,14 @@ class Still:
     ----------
     device : torch.device
         Its generator counts, besides the host's.
+    speaks : bool
+        Whether to warn, once, of random numbers that were drawn.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, speaks: bool = True) -> None:
         self.device = device
         self.start: list[torch.Tensor] | None = None
-        self.said = False
+        self.said = not speaks
 
     def __enter__(self) -> None:
         self.outside, thread = self._states(), threading.get_ident()

@@ -6,6 +6,9 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+import array_api_compat
+
+from ..arrays import to_host
 from ..documents import plain
 from ..tables import html_table
 
@@ -34,7 +37,11 @@ class Result:
 
         NaN and infinite numbers become None.
         """
-        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        found = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            found[field.name] = plain(to_host(value) if array_api_compat.is_array_api_obj(value) else value)
+        return found
 
     def __repr__(self) -> str:
         title, header, rows = self.table()

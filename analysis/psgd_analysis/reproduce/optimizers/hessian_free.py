@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...spectrum.torch_sources import linear_outputs
 from ..twice import differentiable_twice
 from .steps import Counting, Loss, detached, refuse_step
 from .watching import evaluated
@@ -99,10 +100,9 @@ class HessianFree(Counting):
         params = self._params
         with differentiable_twice():
             value, more, z = evaluated(self.name, self._model, loss)
-        (c,) = torch.autograd.grad(value, z, retain_graph=True)
         g = self._flat(torch.autograd.grad(value, params, retain_graph=True, materialize_grads=True))
         self.gradients += 1
-        rest = value - (c * z).sum()
+        rest = linear_outputs(value, z)
         slope = torch.autograd.grad(rest, params, create_graph=True, materialize_grads=True)
         sizes = [p.numel() for p in params]
 
