@@ -6,8 +6,9 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+from psgd_core.display import html_table
+
 from ..documents import plain
-from ..tables import html_table
 
 
 class Table(NamedTuple):
