@@ -185,6 +185,10 @@ def test_a_trace_draws_its_errors():
     np.testing.assert_array_equal(y, [4, 0.5, 1, np.nan])  # 0 has no logarithm
     assert ax.get_title() == "a <run>"
     assert traced().plot(ax) is ax
+    trace = Trace()
+    assert not drawn(trace.plot())
+    trace.record(1, criterion=3.0)
+    assert list(drawn(trace.plot())) == ["criterion"]
 
 
 def test_a_result_draws_its_history():

@@ -91,15 +91,18 @@ class Trace:
         return cls(data["name"], updates, **columns)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the errors that were measured (distance, residual, gap) against updates, and return the axes.
+        """Draw the errors that were measured against updates, and return the axes.
+
+        They are distance, residual and gap; where there is none of them, the criterion is drawn.
 
         Parameters
         ----------
         ax : Axes, optional
             matplotlib's; new ones by default.
         """
-        lines = {name: (self.updates, self.column(name)) for name in ("distance", "residual", "gap")}
-        return curves(ax, lines, title=self.name, xlabel="updates", ylabel="error")
+        errors = [x for x in ("distance", "residual", "gap") if not np.all(np.isnan(self.column(x)))]
+        lines = {name: (self.updates, self.column(name)) for name in errors or ["criterion"]}
+        return curves(ax, lines, title=self.name, xlabel="updates", ylabel="error" if errors else "")
 
     def __len__(self) -> int:
         return len(self.updates)
