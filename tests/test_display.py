@@ -201,7 +201,7 @@ def test_a_result_draws_its_history():
     above = h["fun"] - h["fun"].min()
     np.testing.assert_array_equal(fun, np.where(above > 0, above, np.nan))
     np.testing.assert_array_equal(grad, h["grad"])
-    assert fun_label == f"f - lowest f, {h['fun'].min():.6g}"
+    assert fun_label == f"f - lowest f ({h['fun'].min():.6g})"
     assert grad_label == "max|gradient|"
     assert ax.get_title() == result.message
     assert ax.get_yscale() == "log"

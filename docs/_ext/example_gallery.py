@@ -28,14 +28,15 @@ PIP = {"sklearn": "scikit-learn"}
 
 OPENING = """## Open them
 
-The top of each page offers its example as a notebook and as a script. They need this package with the extra `analysis`
-({doc}`installation <../installation>`), and the libraries that the page names.
+The top of each page offers its example as a notebook and as a script. They need this package with the extra
+`analysis` ({doc}`installation <../installation>`), and the libraries that the page names.
 
-- **Jupyter**: `pip install jupyterlab` into the same environment, then `jupyter lab 01_first_verification.ipynb`.
-- **VS Code**, with its extensions Python and Jupyter: open the notebook and select that environment as its kernel. The
-  script works too: every `# %%` begins a cell.
-- **Colab**: in a clone, `pip wheel . --no-deps` makes a file that ends in `.whl`. Upload the notebook (File, Upload
-  notebook) and that file (Files, at the left), and run in a first cell `%pip install "NAME.whl[analysis]"`.
+- **Jupyter**: `pip install jupyterlab` into the same environment, then `jupyter lab 02_rosenbrock.ipynb`.
+- **VS Code**, with its extensions Python and Jupyter: open the notebook and select that environment as its
+  kernel. The script works too: every `# %%` begins a cell.
+- **Colab**: in a clone, `pip wheel . --no-deps` makes a file that ends in `.whl`. Upload the notebook (File,
+  Upload notebook) and that file (Files, at the left), and run in a first cell
+  `%pip install "NAME.whl[analysis]"`.
 
 In a notebook, results show as tables, `.plot()` draws them, and {doc}`long runs show a bar <../start>`."""
 """How to open notebooks."""

@@ -66,7 +66,7 @@ class MinimizeResult(OptimizeResult):
         lowest = np.min(fun, initial=np.inf, where=np.isfinite(fun))
         with silent():  # of values that are not finite
             above = fun - lowest
-        lines = {f"f - lowest f, {lowest:.6g}": (nit, above), "max|gradient|": (nit, grad)}
+        lines = {f"f - lowest f ({lowest:.6g})": (nit, above), "max|gradient|": (nit, grad)}
         return curves(ax, lines, title=self.message, xlabel="iterations")
 
     def __dir__(self) -> list[str]:
