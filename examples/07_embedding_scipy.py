@@ -28,10 +28,9 @@ result = minimize(
     method=psgd_method,
     options={"preconditioner": psgd.Dense(), "gtol": 1e-8},
 )
-print(result.message)
-print("x =", result.x, " gradients:", result.njev, " products:", result.nhev)
 assert result.success
 assert np.allclose(result.x, 1)
+result
 
 # %%
 result.plot()
