@@ -109,8 +109,9 @@ def index(cards: list[str]) -> str:
     return "\n\n".join(
         [
             "# Gallery",
-            "Every example is a script, a notebook and a page of this site. Its claims are asserted in its "
-            "code, its figures come from running it, and the test suite runs all of them.",
+            "Every example is a script, a notebook ([how to open it](#open-them)) and a page of this site. "
+            "Its claims are asserted in its code, its figures come from running it, and the test suite runs "
+            "all of them.",
             ":::::{grid} 1 1 2 2\n:gutter: 3\n",
             *cards,
             ":::::",
