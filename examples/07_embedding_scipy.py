@@ -5,6 +5,7 @@
 # SciPy's linear solvers.
 
 # %%
+import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import minimize, rosen, rosen_der, rosen_hess_prod
 from scipy.sparse import csr_array, diags_array
@@ -27,10 +28,13 @@ result = minimize(
     method=psgd_method,
     options={"preconditioner": psgd.Dense(), "gtol": 1e-8},
 )
-print(result.message)
-print("x =", result.x, " gradients:", result.njev, " products:", result.nhev)
 assert result.success
 assert np.allclose(result.x, 1)
+result
+
+# %%
+result.plot()
+plt.show()
 
 # %% [markdown]
 # The result carries the fitted `P` as a `LinearOperator`, close to the inverse Hessian at the minimum:
@@ -64,6 +68,15 @@ for _ in range(200):
     v = rng.standard_normal(n)
     state = p.update(state, v, A @ v, step=0.5)
 M = as_linear_operator(p, state)
+
+# %% [markdown]
+# Its eigenvalues come from its blocks of two, and follow the scales of `1/A`:
+
+# %%
+eigenvalues = p.eigenvalues(state)
+assert np.allclose(eigenvalues, np.linalg.eigvalsh(p.matrix(state)))
+p.plot(state)
+plt.show()
 
 
 # %%

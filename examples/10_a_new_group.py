@@ -20,7 +20,7 @@ import numpy as np
 import scipy.linalg
 
 import psgd_core as psgd
-from psgd_analysis import figures, problems
+from psgd_analysis import problems
 from psgd_core import convergence
 from psgd_core.arrays.library import device_of, namespace
 from psgd_core.preconditioners import Fitted
@@ -176,7 +176,7 @@ turned = scipy.linalg.cholesky(target.minimizer[::-1, ::-1], lower=True)
 factor = turned[::-1, ::-1].T
 assert np.allclose(factor.T @ factor, target.minimizer)
 
-trace, errors = convergence.Trace("Triangular"), []
+trace, errors = convergence.Trace(f"Lower triangular matrices, n = {n}, step 0.5"), []
 state = p.init(n, like=H)
 for t in range(3000):
     state = p.update(state, *problems.exact_pairs(H, rng), step=0.5)
@@ -188,14 +188,9 @@ assert trace.distance[-1] < 1e-12
 assert errors[-1] < 1e-12
 
 # %%
-fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
-curves = [figures.Curve(trace, "distance of P from $|H|^{-1}$", {"color": figures.COLORS["blue"]})]
-figures.convergence(ax, curves, f"A new group: lower triangular matrices, n = {n}, step 0.5")
-ax.semilogy(
-    trace.updates, errors, "--", color=figures.COLORS["vermilion"], label="largest error of Q's entries"
-)
+ax = trace.plot()
+ax.semilogy(trace.updates, errors, "--", label="largest error of Q's entries")
 ax.legend(frameon=False)
-ax.set_ylabel("error")
 plt.show()
 
 # %% [markdown]

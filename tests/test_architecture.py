@@ -13,11 +13,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"psgd_core": ROOT / "psgd_core", "psgd_analysis": ROOT / "analysis" / "psgd_analysis"}
 
-LOWEST = {"arrays", "kernels"}
+LOWEST = {"arrays", "kernels", "display"}
 FITTED = LOWEST | {"groups", "criterion", "preconditioners"}
 USED = FITTED | {"convergence", "curvature", "schedules"}
 ARROWS: dict[str, set[str]] = {
-    "arrays": set(),
+    "display": set(),
+    "arrays": {"display"},
     "kernels": {"arrays"},
     "schedules": {"arrays"},
     "checkpoint": {"arrays"},

@@ -20,6 +20,7 @@ import tomllib
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -35,12 +36,12 @@ PAGES.append(ROOT / "CONTRIBUTING.md")  # a page of the site includes it
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def extension():
-    """The part of the site's own extension that needs no Sphinx."""
+def extension(name="api_pages"):
+    """The part of the site's own extensions that needs no Sphinx."""
     pytest.importorskip("sphinx", reason="sphinx is not installed")
     sys.path.insert(0, str(DOCS / "_ext"))
     try:
-        return importlib.import_module("api_pages")
+        return importlib.import_module(name)
     finally:
         sys.path.pop(0)
 
@@ -320,6 +321,32 @@ def test_every_public_name_has_one_home():
                 assert homes[api.defined(value, name, item)].rpartition(".")[0] in modules
     top = {f"{psgd_core.Dense.__module__}.Dense": "psgd_core.preconditioners.Dense"}
     assert top.items() <= homes.items()
+
+
+def test_every_example_is_offered_as_a_notebook(monkeypatch, tmp_path):
+    """Without outputs, as the script has it; its page links it and says what it needs."""
+    gallery = extension("example_gallery")
+    import jupytext
+    import nbformat
+
+    for name, value in {"executed": lambda notebook, *_: notebook, "absent": lambda _: False}.items():
+        monkeypatch.setattr(gallery, name, value)
+    for folder in ("examples", "psgd_core", "analysis"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    gallery.build(SimpleNamespace(srcdir=tmp_path / "docs"))
+    pages = tmp_path / "docs" / "gallery"
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        notebook = nbformat.read(pages / "files" / f"{path.stem}.ipynb", as_version=4)
+        nbformat.validate(notebook)
+        assert [(c.cell_type, c.source) for c in notebook.cells] == [
+            (c.cell_type, c.source) for c in jupytext.read(path).cells
+        ]
+        assert not any(c.get("outputs") for c in notebook.cells)
+        top = nbformat.read(pages / f"{path.stem}.ipynb", as_version=4).cells[0].source
+        assert f"<files/{path.stem}.ipynb>" in top
+        assert ("needs torch" in top) == (path.stem in ("06_network_hessian", "09_embedding_torch"))
+    text = (pages / "index.md").read_text(encoding="utf-8")
+    assert all(f"**{place}**" in text for place in ("Jupyter", "VS Code", "Colab"))
 
 
 # -- the site as built -------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ def test_eigenvalues_of_a_fitted_p(name):
     found = spectrum.preconditioner_eigenvalues(p, state)
     expected = np.linalg.eigvalsh(p.matrix(state))
     assert found.complete
-    np.testing.assert_allclose(np.repeat(found.values, found.counts), expected, rtol=1e-11)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-11)
     assert found.condition_number == pytest.approx(expected[-1] / expected[0])
     op = spectrum.preconditioner_operator(p, state)
     np.testing.assert_allclose(spectrum.eigenvalues(op), expected, rtol=1e-11)
@@ -284,9 +284,7 @@ def test_eigenvalues_of_p_on_every_library(backend):
         state = moved(some_state(p, 7), backend)
         found = spectrum.preconditioner_eigenvalues(p, state)
         expected = np.linalg.eigvalsh(backend.numpy(p.matrix(state)).astype(float))
-        np.testing.assert_allclose(
-            np.repeat(found.values, found.counts), expected, rtol=200 * backend.eps, atol=50 * backend.eps
-        )
+        np.testing.assert_allclose(found.values, expected, rtol=200 * backend.eps, atol=50 * backend.eps)
 
 
 def test_eigenvalues_of_low_rank_with_a_constant_diagonal():
@@ -297,16 +295,17 @@ def test_eigenvalues_of_low_rank_with_a_constant_diagonal():
     state = state._replace(u=rng.standard_normal((2, n)) / 40, v=rng.standard_normal((2, n)) / 40)
     found = spectrum.preconditioner_eigenvalues(p, state)
     assert found.complete
-    assert found.counts.max() == n - 4
-    assert found.values[np.argmax(found.counts)] == pytest.approx(9.0)
+    moves = np.abs(found.values - 9) > 1e-9
+    assert np.sum(moves) == 4
     basis, _ = np.linalg.qr(np.concatenate([state.u, state.v]).T)
     q = 3 * (basis + state.u.T @ (state.v @ basis))
-    np.testing.assert_allclose(found.values[found.counts == 1], np.linalg.eigvalsh(q.T @ q), rtol=1e-10)
+    np.testing.assert_allclose(found.values[moves], np.linalg.eigvalsh(q.T @ q), rtol=1e-10)
 
 
 def test_ends_of_p_by_lanczos_where_there_is_no_structure():
-    p, n = psgd.LowRank(rank=0), 2100
+    p, n = psgd.LowRank(rank=1), 2100
     state = p.init(n, like=np.zeros(1), scale=1.0)
+    state = state._replace(u=0 * state.u)
     d = np.concatenate([[0.1, 0.2], np.linspace(1, 1.5, n - 4), [3.0, 5.0]])
     state = state._replace(d=d)
     found = spectrum.preconditioner_eigenvalues(p, state, np.random.default_rng(0), k=2)

@@ -1,11 +1,7 @@
-"""The look of all figures: colours that differ to colour-blind readers and in print, and axes.
-
-Matplotlib is imported where a figure is drawn, never with the package; its global settings are left alone.
-"""
+"""The look of all figures: colours that differ to colour-blind readers and in print, titles and grids."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 COLORS = {
@@ -23,26 +19,6 @@ COLORS = {
 
 LINES = tuple(COLORS[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky"))
 """For curves that are drawn together, the strongest contrasts first."""
-
-SIZE = (6.4, 4.2)
-"""Inches, of a figure made for one pair of axes."""
-
-
-def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:
-    """Return `ax`, or new axes: of pyplot in an interactive session (IPython, or pyplot already in use).
-
-    Otherwise they belong to a separate figure, so that a script on a server neither chooses a backend nor
-    collects open figures.
-    """
-    if ax is not None:
-        return ax
-    if "matplotlib.pyplot" in sys.modules or "IPython" in sys.modules:
-        from matplotlib import pyplot
-
-        return pyplot.subplots(figsize=size, layout="constrained")[1]
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained").subplots()
 
 
 def finish(ax: Any, title: str, xlabel: str, ylabel: str) -> Any:

@@ -1,26 +1,9 @@
-"""Small tables, as results show them in notebooks and Markdown, and the numbers in them."""
+"""Small tables in Markdown, and the numbers in tables; `psgd_core.display` has those of notebooks."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Container, Iterable, Sequence
-
-
-def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a small HTML table: first column left, all others right; everything escaped."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        aligned = (
-            f'<{tag} style="text-align:{"right" if i else "left"}">{html.escape(cell)}</{tag}>'
-            for i, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(aligned)}</tr>"
-
-    head, body = line("th", header), "".join(line("td", row) for row in rows)
-    return (
-        f"<table><caption>{html.escape(caption)}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
-    )
 
 
 def markdown_table(

@@ -23,6 +23,24 @@ logger = logging.getLogger(__name__)
 
 OPTIONAL = ("dask", "distributed", "jax", "optax", "sklearn", "torch")
 
+PIP = {"sklearn": "scikit-learn"}
+"""What pip calls a library, where that differs."""
+
+OPENING = """## Open them
+
+The top of each page offers its example as a notebook and as a script. They need this package with the extra
+`analysis` ({doc}`installation <../installation>`), and the libraries that the page names.
+
+- **Jupyter**: `pip install jupyterlab` into the same environment, then `jupyter lab 02_rosenbrock.ipynb`.
+- **VS Code**, with its extensions Python and Jupyter: open the notebook and select that environment as its
+  kernel. The script works too: every `# %%` begins a cell.
+- **Colab**: in a clone, `pip wheel . --no-deps` makes a file that ends in `.whl`. Upload the notebook (File,
+  Upload notebook) and that file (Files, at the left), and run in a first cell
+  `%pip install "NAME.whl[analysis]"`.
+
+In a notebook, results show as tables, `.plot()` draws them, and {doc}`long runs show a bar <../start>`."""
+"""How to open notebooks."""
+
 
 def build(app) -> None:
     """Write the notebooks, their pictures and the gallery's own page."""
@@ -37,7 +55,8 @@ def build(app) -> None:
         plain.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
         write(source / "files" / f"{path.stem}.ipynb", nbformat.writes(plain))
         text = path.read_text(encoding="utf-8")
-        missing = [x for x in OPTIONAL if re.search(rf"^(import|from) {x}\b", text, flags=re.M) and absent(x)]
+        needed = [x for x in OPTIONAL if re.search(rf"^(import|from) {x}\b", text, flags=re.M)]
+        missing = [x for x in needed if absent(x)]
         key = hashlib.sha256((stamp + text + str(missing)).encode()).hexdigest()[:16]
         done = cache / f"{path.stem}-{key}.ipynb"
         if not done.exists():
@@ -48,6 +67,8 @@ def build(app) -> None:
             f"{{download}}`Notebook <files/{path.stem}.ipynb>` · "
             f"{{download}}`Python <../../examples/{path.name}>`"
         )
+        if needed:
+            downloads += f" · needs {', '.join(PIP.get(x, x) for x in needed)}"
         if missing:
             downloads += f" · without output: {', '.join(missing)} was not installed when this site was built"
         title, _, rest = notebook.cells[0].source.partition("\n")
@@ -88,11 +109,13 @@ def index(cards: list[str]) -> str:
     return "\n\n".join(
         [
             "# Gallery",
-            "Every example is a script, a notebook and a page of this site. Its claims are asserted in its "
-            "code, its figures come from running it, and the test suite runs all of them.",
+            "Every example is a script, a notebook ([how to open it](#open-them)) and a page of this site. "
+            "Its claims are asserted in its code, its figures come from running it, and the test suite runs "
+            "all of them.",
             ":::::{grid} 1 1 2 2\n:gutter: 3\n",
             *cards,
             ":::::",
+            OPENING,
             "\n".join(["```{toctree}", ":hidden:", "", *names, "```"]),
         ]
     )

@@ -125,6 +125,13 @@ def log_abs_det(a: Array) -> Array:
     return logs
 
 
+def singular_values(a: Array) -> Array:
+    """Return the singular values of all matrices of an (s, s, c) array, (s c,), in any order."""
+    xp = namespace(a)
+    values = xp.abs(a) if a.shape[0] == 1 else xp.linalg.svdvals(_batch_first(xp, a))
+    return xp.reshape(values, (-1,))
+
+
 def spectral_bound(s: Array) -> Array:
     """Return an upper bound of the largest eigenvalue of each positive semidefinite (s, s, c) matrix, (c,).
 

@@ -1,16 +1,26 @@
-"""Short reprs: of a configuration what differs from its defaults, of a state shapes in place of arrays."""
+"""Short reprs: of a configuration what differs from its defaults, of a state shapes in place of arrays.
+
+Of arrays of one element the value is read, which waits for a device; norms are of what the host has at hand.
+"""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
-from .library import is_array
+import numpy as np
+
+from ..display import html_table
+from .library import at_hand, is_array, namespace, to_host
+from .trees import leaves_with_names
 
 Class = TypeVar("Class", bound=type)
 
 MOST = 6
 """The longest tuple that is shown whole."""
+
+MOST_ROWS = 40
+"""The longest table."""
 
 
 class Brief:
@@ -36,8 +46,9 @@ class Brief:
 
 
 def brief(state_type: Class) -> Class:
-    """Give a NamedTuple of arrays the repr that `shown` returns."""
+    """Give a NamedTuple of arrays the repr that `shown` returns, and in notebooks `table`."""
     state_type.__repr__ = shown  # type: ignore[method-assign,assignment]
+    state_type._repr_html_ = table  # type: ignore[attr-defined]
     return state_type
 
 
@@ -54,6 +65,27 @@ def shown(state: Any) -> str:
         return f"({', '.join([*parts, *rest])}{',' if len(state) == 1 else ''})"
     there = [(name, x) for name, x in zip(names, state, strict=True) if not (type(x) is tuple and not x)]
     return f"{type(state).__name__}({', '.join(f'{name}={shown(x)}' for name, x in there)})"
+
+
+def table(state: Any) -> str:
+    """Return a NamedTuple of arrays as HTML: a row for each array, with its norm where that is at hand."""
+    leaves = [(name.removeprefix("."), x) for name, x in leaves_with_names(state, "")]
+    rows = [(name, shown(x), size(x)) for name, x in leaves[:MOST_ROWS]]
+    if len(leaves) > MOST_ROWS:
+        rows.append((f"... {len(leaves) - MOST_ROWS} more", "", ""))
+    return html_table(type(state).__name__, ("", "array or value", "norm"), rows)
+
+
+def size(x: Any) -> str:
+    """Return the Euclidean norm of an array of floats that has dimensions and is at hand, else ""."""
+    if not is_array(x) or x.ndim == 0 or not at_hand(x):
+        return ""
+    xp = namespace(x)
+    if not xp.isdtype(x.dtype, ("real floating", "complex floating")):
+        return ""
+    host = to_host(xp.astype(xp.abs(x), xp.float64))
+    top = np.max(host, initial=0.0)
+    return f"{top * np.linalg.norm(host / top):.4g}" if 0 < top < np.inf else f"{top:.4g}"
 
 
 def _array(x: Any) -> str:

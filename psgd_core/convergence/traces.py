@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.arguments import described, require_choice, require_number
+from ..display import curves, html_table
 
 
 @dataclass
@@ -89,6 +90,20 @@ class Trace:
             raise ValueError(f"`data` must have {len(updates)} values in every column, got {lengths}")
         return cls(data["name"], updates, **columns)
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the errors that were measured against updates, and return the axes.
+
+        They are distance, residual and gap; where there is none of them, the criterion is drawn.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            matplotlib's; new ones by default.
+        """
+        errors = [x for x in ("distance", "residual", "gap") if not np.all(np.isnan(self.column(x)))]
+        lines = {name: (self.updates, self.column(name)) for name in errors or ["criterion"]}
+        return curves(ax, lines, title=self.name, xlabel="updates", ylabel="error" if errors else "")
+
     def __len__(self) -> int:
         return len(self.updates)
 
@@ -103,6 +118,16 @@ class Trace:
         else:
             shown.append("no records")
         return f"Trace({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, *(f"{x:.4g}" for x in (y[0], y[-1], np.nanmin(y))))
+            for name in _COLUMNS
+            if not np.all(np.isnan(y := self.column(name)))
+        ]
+        ends = f", updates {self.updates[0]} to {self.updates[-1]}" if self.updates else ""
+        caption = f"{self.name or 'Trace'}: {len(self)} records{ends}"
+        return html_table(caption, ("", "first", "last", "least"), rows)
 
 
 _COLUMNS = tuple(f.name for f in fields(Trace) if f.name not in ("name", "updates"))

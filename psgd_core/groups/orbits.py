@@ -145,6 +145,11 @@ class OrbitGroup(LieGroup[OrbitBlocks]):
             total = total + xp.sum(batched.log_abs_det(block))
         return total
 
+    def singular_values(self, a: OrbitBlocks) -> Array:
+        """Return the singular values of T, (n,), in any order: those of its blocks, O(n s^2)."""
+        self._require(a)
+        return namespace(*a.blocks).concat([batched.singular_values(block) for block in a.blocks])
+
     def project(self, generator: Array) -> OrbitBlocks:
         """Return the orthogonal projection of a dense (n, n) matrix on the Lie algebra, as blocks.
 

@@ -16,37 +16,37 @@ Configuration is a frozen dataclass without arrays; state is a NamedTuple of arr
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Literal
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
 
 from .. import kernels
 from ..arrays.arguments import require_count, require_flag
 from ..arrays.brief import Brief
-from ..arrays.library import Array, known, namespace, select
+from ..arrays.library import Array, at_hand, known, namespace, select, to_host
 from ..arrays.matrices import eye
 from ..arrays.sums import norm, sum_of_squares
 from ..arrays.trees import mapped, where
-from ..arrays.vectors import columns_of, largest, require_vectors
+from ..arrays.vectors import largest
+from ..display import curves
 from ..groups.lie import require_like
+from .checked import Checked
 from .counters import Fitted, Given, counted, initial
 from .first_contact import met, scale_of, two
-from .forms import COMPLEX, COUNTERS, Form, require_form, require_state, require_usable
+from .forms import require_usable
 from .pace import Memory, in_range, pace_of
+from .singular_values import dense
 from .states import State, detached, require_writeable, stored
 
 Verb = Literal["apply", "apply_transpose", "solve", "solve_transpose", "precondition"]
 
 
-class Preconditioner(Brief, ABC, Generic[State]):
+class Preconditioner(Brief, Checked[State]):
     """A preconditioner P = Q^T Q fitted online; see the module's docstring for the rule.
 
     The cost and memory of `update` depend on the preconditioner; no update waits for a device.
     """
 
     damping: float | None
-
-    state_type: ClassVar[type[Any]]
-    """The NamedTuple of its states; its last fields are those of `Counters`."""
 
     moves_in_parts: ClassVar[bool] = False
     """Whether `_fit` itself leaves alone the parts of Q that cannot move, so that the others may."""
@@ -83,19 +83,6 @@ class Preconditioner(Brief, ABC, Generic[State]):
         """Return what one step of fitting leaves; decisions on values are made by `where` alone."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is fitted")
 
-    @abstractmethod
-    def _form(self, own: Form, real: str) -> tuple[int, Form]:
-        """Return n, and the form (see `forms`) that the fields before `Counters` must have.
-
-        Parameters
-        ----------
-        own : tuple
-            The form that they have, with anything in it. If it is not one that `init` makes, this may fail
-            with a TypeError, ValueError or IndexError.
-        real : str
-            The dtype of the damping, by name.
-        """
-
     def _act(self, state: State, x: Array, verb: Verb) -> Array:
         """Return ``Q x``, ``Q^T x``, ``Q^{-1} x`` or ``Q^{-T} x`` for columns x of shape (n, k)."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its Q acts")
@@ -108,11 +95,12 @@ class Preconditioner(Brief, ABC, Generic[State]):
     def _log_det(self, state: State) -> Array:
         """Return ``log det P``, a 0-d array."""
 
-    # -- the same for all ------------------------------------------------------------------------------
+    def _eigenvalues(self, state: State) -> Array:
+        """Return the eigenvalues of P, (n,), in any order: here of a dense Q, for want of structure."""
+        found = dense(lambda x: self._act(state, x, "apply"), self.size(state), self.like(state))
+        return found * found
 
-    def size(self, state: State) -> int:
-        """Return n."""
-        return self._require_state(state)[0]
+    # -- the same for all ------------------------------------------------------------------------------
 
     def init(
         self,
@@ -290,6 +278,32 @@ class Preconditioner(Brief, ABC, Generic[State]):
         """Return P as a dense (n, n) matrix: for tests and small problems."""
         return self.precondition(state, eye(self.size(state), self.like(state)))
 
+    def eigenvalues(self, state: State) -> Array:
+        """Return all eigenvalues of P, ascending, (n,), from its structure: squared singular values of Q.
+
+        With orbits of size s they cost O(n s^2), with a Kronecker product O(s^3) for each factor, and with
+        `Blocks` what the parts do. `LowRank` has structure while its diagonal is constant (Theorem 3.2, O(n
+        r^2)), as at the start; later, and for a Q without any structure, they are those of a dense matrix.
+
+        Raises
+        ------
+        NotImplementedError
+            If a matrix without structure would be larger than 2048.
+        """
+        if at_hand(self.like(state)):
+            self.check(state)
+        values = self._eigenvalues(state)
+        found: Array = namespace(values).sort(values)
+        return found
+
+    def plot(self, state: State, ax: Any = None) -> Any:
+        """Draw `eigenvalues` over their index, and return the axes: matplotlib's `ax`, or new ones."""
+        values = to_host(self.eigenvalues(state))
+        title = f"Eigenvalues of P, {type(self).__name__}: n = {values.size}, "
+        title += f"largest / smallest = {values[-1] / values[0]:.3g}"
+        index = range(1, values.size + 1)
+        return curves(ax, {"": (index, values)}, title=title, xlabel="index", ylabel="eigenvalue of P")
+
     def criterion(self, state: State, v: Array, h: Array) -> Array:
         """Return ``h^T P h + v^T P^{-1} v``, averaged over the probes (eq. (3)), a 0-d array."""
         columns, h = self._pair(state, v, h)
@@ -305,44 +319,3 @@ class Preconditioner(Brief, ABC, Generic[State]):
         The verbs do not look at values; call this at checkpoints.
         """
         require_usable(self, state, self._require_state(state)[1])
-
-    def like(self, state: State) -> Array:
-        """Return an array of the state: its library, dtype and device are those of the vectors it takes."""
-        return self._require_state(state)[1]
-
-    # -- checks ----------------------------------------------------------------------------------------
-
-    def _require_state(self, state: State) -> tuple[int, Array]:
-        """Raise unless `state` is one of this preconditioner's; return n and its first array."""
-        if type(state) is not self.state_type:
-            raise TypeError(
-                f"`state` must be a {self.state_type.__name__} of this {type(self).__name__}, got "
-                f"{type(state).__name__}; make one with `init`"
-            )
-        return require_state(self, state)
-
-    def _require_form(self, seen: Form) -> int:
-        """Raise unless the form of a state, of the right class, is one that `init` makes; return n."""
-        own, real = seen[1:-5], seen[-5][0]
-        if real not in COMPLEX:
-            real = "float32 or float64"
-        try:
-            n, wanted = self._form(own, real)
-        except (TypeError, ValueError, IndexError):  # it has not even the structure
-            raise ValueError(
-                f"`state` must be one that `init` of this {type(self).__name__} makes, got one of another "
-                "structure; make one with `init`"
-            ) from None
-        require_form("state", seen, (self.state_type, *wanted, (real, ()), *COUNTERS))
-        return n
-
-    def _require_vectors(self, state: State, **vectors: Any) -> None:
-        """Raise unless `state` is this preconditioner's, and the vectors go with it."""
-        n, like = self._require_state(state)
-        for name, x in vectors.items():
-            require_vectors(name, x, n, like)
-
-    def _pair(self, state: State, v: Array | None, h: Array) -> tuple[Array | None, Array]:
-        """Return (v, h) as columns (n, k), after checking them."""
-        self._require_vectors(state, **({"h": h} if v is None else {"v": v, "h": h}))
-        return columns_of(v, h)

@@ -183,6 +183,10 @@ class Blocks(Preconditioner[BlocksState]):
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
         return sum(values[1:], start=values[0])
 
+    def _eigenvalues(self, state: BlocksState) -> Array:
+        parts = [p._eigenvalues(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
+        return namespace(*parts).concat(parts)
+
     def _verb(self, state: BlocksState, x: Array, verb: Verb, name: str = "x") -> Array:
         self._require_vectors(state, **{name: x})
         xp, start, found = namespace(x), 0, []

@@ -185,6 +185,10 @@ class ClosedForm(Preconditioner[ClosedFormState]):
     def _log_det(self, state: ClosedFormState) -> Array:
         return 2 * self.group.log_det(state.q)
 
+    def _eigenvalues(self, state: ClosedFormState) -> Array:
+        sigma = self.group.singular_values(state.q)
+        return sigma * sigma
+
 
 def _averaged(
     held: tuple[Moments, ...], given: tuple[Array, ...], k: int, weight: Array

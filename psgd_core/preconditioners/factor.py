@@ -10,6 +10,7 @@ from ..arrays.matrices import eye
 from .generators import Generator, Grams, Measure
 from .geometries import Geometry
 from .sides import Place, Sides
+from .singular_values import dense
 
 
 class Factor(ABC):
@@ -53,6 +54,10 @@ class Factor(ABC):
     @abstractmethod
     def log_det(self, q: Array) -> Array:
         """Return ``log |det Q|``."""
+
+    def singular_values(self, q: Array, s: int) -> Array:
+        """Return the singular values of Q, (s,), in any order."""
+        return dense(lambda x: self.apply(q, x), s, q)
 
     @abstractmethod
     def generator(

@@ -21,6 +21,7 @@ from ..kernels import Layout
 
 if TYPE_CHECKING:
     from .base import Preconditioner
+    from .checked import Checked
 
 Form = tuple[Any, ...]
 
@@ -33,7 +34,7 @@ COMPLEX = {"float32": "complex64", "float64": "complex128"}
 _OF_NUMPY = frozenset((np.ndarray, np.bool_, np.int32, np.float32, np.float64))
 
 
-def require_state(p: Preconditioner[Any], state: Any) -> tuple[int, Array]:
+def require_state(p: Checked[Any], state: Any) -> tuple[int, Array]:
     """Raise unless `state` has the form of a state that `p` makes; return n and its first array.
 
     O(1), no values are looked at.
@@ -63,7 +64,7 @@ def require_state(p: Preconditioner[Any], state: Any) -> tuple[int, Array]:
 
 
 @lru_cache(maxsize=1024)
-def _require_tokens(p: Preconditioner[Any], tokens: tuple[Any, ...]) -> int:
+def _require_tokens(p: Checked[Any], tokens: tuple[Any, ...]) -> int:
     """Check the form that these tokens spell, once for each form that is right; return n."""
     return p._require_form(_nested(iter(tokens)))
 

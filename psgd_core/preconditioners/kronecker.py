@@ -310,6 +310,15 @@ class Kronecker(Preconditioner[KroneckerState]):
         ]
         return shards.total(sum(logs[1:], start=logs[0]))
 
+    def _eigenvalues(self, state: KroneckerState) -> Array:
+        # products of the factors' own, as often as there are dimensions without a factor
+        xp, like = namespace(state.damping), state.damping
+        left_out = self.n // math.prod(place.s for place, _, _ in self._active)
+        sigma = xp.ones(left_out, dtype=like.dtype, device=device_of(like))
+        for (place, group, _), q in zip(self._active, state.factors, strict=True):
+            sigma = xp.reshape(sigma[:, None] * group.singular_values(q, place.s)[None, :], (-1,))
+        return sigma * sigma
+
     def _verb(self, state: KroneckerState, x: Array, verb: Verb, name: str = "x") -> Array:
         flat, shape = self._flat(x)
         y = super()._verb(state, flat, verb, name)

@@ -199,6 +199,23 @@ class LowRank(Preconditioner[LowRankState]):
         xp = namespace(state.d)
         return 2 * (shards.total(xp.sum(xp.log(xp.abs(state.d)))) + _A.log_det(_factor(state)))
 
+    def _eigenvalues(self, state: LowRankState) -> Array:
+        if self.rank == 0:
+            return state.d * state.d
+        if not _is_constant(state.d):
+            return super()._eigenvalues(state)
+        xp, found = namespace(state.d), _A.spectrum(_factor(state))
+        values = xp.concat([found.values, found.bulk * xp.ones_like(state.d[: found.multiplicity])])
+        return state.d[0] ** 2 * values
+
+
+def _is_constant(d: Array) -> bool:
+    """Return whether all entries are equal, as at the start (waits for the device)."""
+    try:
+        return bool(namespace(d).all(d == d[0]))
+    except Exception:  # traced arrays, and those without memory, have no values
+        return False
+
 
 def _factor(state: LowRankState) -> LowRankElement:
     """Return ``A = I + U V^T`` as an element of its group."""

@@ -269,6 +269,10 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         log_det = shards.total(self.group.log_det(state.q))
         return log_det if GEOMETRIES[self.geometry].fits_p else 2 * log_det
 
+    def _eigenvalues(self, state: OrbitState) -> Array:
+        sigma = self.group.singular_values(state.q)
+        return sigma if GEOMETRIES[self.geometry].fits_p else sigma * sigma
+
     def _factor(self, state: OrbitState) -> OrbitBlocks:
         """Return Q, ``P^{1/2}`` where the state holds P."""
         if not GEOMETRIES[self.geometry].fits_p:

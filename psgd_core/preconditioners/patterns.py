@@ -65,6 +65,11 @@ class DenseFactor(Factor):
         found: Array = namespace(q).linalg.slogdet(q)[1]
         return found
 
+    def singular_values(self, q: Array, s: int) -> Array:
+        """Return the singular values of Q, (s,), in any order."""
+        found: Array = namespace(q).linalg.svdvals(q)
+        return found
+
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
     ) -> Generator | Grams:
@@ -188,6 +193,10 @@ class DiagonalFactor(Factor):
         """Return ``log |det Q|``."""
         xp = namespace(q)
         return xp.sum(xp.log(xp.abs(q)))
+
+    def singular_values(self, q: Array, s: int) -> Array:
+        """Return the sizes of its entries, (s,)."""
+        return namespace(q).abs(q)
 
     def generator(
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int

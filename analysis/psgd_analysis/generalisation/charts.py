@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..look import axes
+from psgd_core.display import axes
+
 from .style import COLORS, MARKERS, finish, rows, signed, size_text, styled
 
 if TYPE_CHECKING:

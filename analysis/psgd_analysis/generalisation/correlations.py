@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from psgd_core.display import html_table
+
 from ..arrays import per_example
 from ..checks import require_count
-from ..tables import html_table, short
+from ..tables import short
 from . import charts
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import array_api_compat
 
+from psgd_core.display import html_table
+
 from ..arrays import Array, detached, namespace
 from ..documents import plain
-from ..tables import html_table, short
+from ..tables import short
 from . import charts
 
 _BLOCK = 1 << 20

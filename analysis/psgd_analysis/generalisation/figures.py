@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psgd_core.display import axes
+
 from ..arrays import per_example
-from ..look import axes
 from .style import COLORS, COUNTS_MAP, decade, event_ticks, finish, note, signed, size_text, styled
 
 if TYPE_CHECKING:

@@ -31,8 +31,10 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
+from psgd_core.display import html_table
+
 from ..arrays import Array, frozen, namespace, to_host
-from ..tables import html_table, percent, short
+from ..tables import percent, short
 from . import figures
 from .subsets import pruning_order
 

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from psgd_core.display import html_table
+
 from ..documents import plain
-from ..tables import html_table, short
+from ..tables import short
 from . import charts
 from .statistics import Uncertainty
 

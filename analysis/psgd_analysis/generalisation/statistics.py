@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from psgd_core.display import html_table
+
 from ..arrays import Array, namespace, per_example, to_host
 from ..documents import plain
-from ..tables import html_table, percent, short
+from ..tables import percent, short
 from . import figures
 from . import logits as verbs
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from psgd_core.display import html_table
+
 from ..arrays import frozen, per_example
 from ..documents import plain
-from ..tables import html_table, short
+from ..tables import short
 from . import charts
 
 

@@ -4,10 +4,9 @@
 are those of ``P H``. Their error is that of forming ``Q H Q^T``, about ``eps |Q|^2 |H|``: near a
 well-fitted P, where they are near ±1, that is about ``eps κ(P)`` in each, and eps of the largest elsewhere.
 
-A fitted P needs no eigenvalue routine of size n where it has structure: on a group of Theorem 3.1 its
-eigenvalues are the squared singular values of Q's blocks, for ``Q = ρ (I + U V^T)`` they come from a
-problem of size 2r (Theorem 3.2). Squared singular values of Q resolve small eigenvalues of P down to
-``eps^2`` times the largest.
+A fitted P needs no eigenvalue routine of size n where it has structure: see `Preconditioner.eigenvalues`.
+They are squared singular values of Q, which resolves small eigenvalues of P down to ``eps^2`` times the
+largest.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from .operators import (
 from .preconditioned import preconditioner_operator
 from .results import Eigenvalues, Extremes
 
-STRUCTURE_LIMIT = 2048
-"""Largest n at which `preconditioner_eigenvalues` falls back on a dense singular value decomposition."""
+DENSE_LIMIT = 2048
+"""Largest n of a matrix in memory whose ends come from all of its eigenvectors."""
 
 
 def eigenvalues(operator: HessianOperator | Array) -> Array:
@@ -129,7 +128,7 @@ def extreme_eigenvalues(
     require_count("k", k, 1, op.n)
     xp = array_api_compat.array_namespace(op.like)
     # small problems densely, large ones by Lanczos
-    known = op.matrix is not None and op.n <= STRUCTURE_LIMIT
+    known = op.matrix is not None and op.n <= DENSE_LIMIT
     if known or op.n <= max(256, 8 * k):
         w, vectors = xp.linalg.eigh(op.dense())
         low, high = (w[:k], vectors[:, :k]), (w[op.n - k :], vectors[:, op.n - k :])
@@ -188,51 +187,18 @@ def _ends(op: HessianOperator, rng, k: int, which: str, tol: float, maxiter: int
 def preconditioner_eigenvalues(
     preconditioner: psgd.Preconditioner, state: Any, rng: np.random.Generator | None = None, k: int = 10
 ) -> Eigenvalues:
-    """Return the eigenvalues of a fitted P from its structure.
+    """Return the eigenvalues of a fitted P, all of them where its structure gives them.
 
-    On a group of Theorem 3.1: singular values of Q's blocks, all at once, O(n s^2). `LowRank` with a constant
-    diagonal: Theorem 3.2's problem of size 2r, O(n r^2). Everything else: of a dense Q up to
-    n = `STRUCTURE_LIMIT`, and above that the k smallest and largest by Lanczos, for which `rng` is needed.
+    See `psgd_core.Preconditioner.eigenvalues`. A large P without structure, such as a fitted `LowRank` of
+    n > 2048, gets the k smallest and largest by Lanczos, for which `rng` is needed.
     """
     op = preconditioner_operator(preconditioner, state)
-    xp, name = array_api_compat.array_namespace(op.like), f"P, {type(preconditioner).__name__}"
-    by_blocks = hasattr(getattr(state, "q", None), "blocks")
-    structured = _of_blocks(xp, state) if by_blocks else _of_low_rank(xp, preconditioner, state)
-    if structured is not None:
-        values, counts = structured
-        order = np.argsort(values)
-        return Eigenvalues(name, values[order], counts[order], op.n, 0.0)
-    if op.n <= STRUCTURE_LIMIT:
-        eye = xp.eye(op.n, dtype=op.like.dtype, device=array_api_compat.device(op.like))
-        sigma = to_host(xp.linalg.svdvals(preconditioner.apply(state, eye))).astype(np.float64)
-        return Eigenvalues(name, np.sort(sigma**2), np.ones(op.n, dtype=int), op.n, 0.0)
-    ends = extreme_eigenvalues(op, require_rng(rng), k)
-    values = np.concatenate([ends.smallest, ends.largest])
-    error = float(max(np.max(ends.smallest_error), np.max(ends.largest_error)))
-    return Eigenvalues(name, values, np.ones(2 * k, dtype=int), op.n, error)
-
-
-def _of_blocks(xp, state: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the squared singular values of all blocks of Q, (n,)."""
-    parts = []
-    for block in state.q.blocks:
-        sigma = xp.linalg.svdvals(xp.permute_dims(block, (2, 0, 1)))
-        parts.append(to_host(sigma).astype(np.float64).reshape(-1) ** 2)
-    values = np.concatenate(parts)
-    return values, np.ones(values.size, dtype=int)
-
-
-def _of_low_rank(xp, preconditioner: Any, state: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the eigenvalues of ``ρ^2 (I + V U^T)(I + U V^T)``; None if the diagonal is not constant."""
-    if not isinstance(preconditioner, psgd.LowRank):
-        return None
-    if bool(xp.any(state.d != state.d[0])):
-        return None
-    group = psgd.groups.LowRankFixedV()
-    spectrum = group.spectrum(group.element(state.u.T, state.v.T, state.d[0]))
-    values = to_host(spectrum.values).astype(np.float64)
-    counts = np.ones(values.size, dtype=int)
-    if spectrum.multiplicity:
-        values = np.append(values, float(spectrum.bulk))
-        counts = np.append(counts, spectrum.multiplicity)
-    return values, counts
+    name = f"P, {type(preconditioner).__name__}"
+    try:
+        found = preconditioner.eigenvalues(state)
+    except NotImplementedError:  # too large for what is left without structure
+        ends = extreme_eigenvalues(op, require_rng(rng), k)
+        values = np.concatenate([ends.smallest, ends.largest])
+        error = float(max(np.max(ends.smallest_error), np.max(ends.largest_error)))
+        return Eigenvalues(name, values, op.n, error)
+    return Eigenvalues(name, to_host(found).astype(np.float64), op.n, 0.0)

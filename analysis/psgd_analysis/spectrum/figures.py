@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..look import COLORS, LINES, axes
+from psgd_core.display import axes
+
+from ..look import COLORS, LINES
 from .broadening import smoothed
 from .table import number
 
@@ -64,8 +66,7 @@ def eigenvalues(result: Eigenvalues, ax: Any = None) -> Any:
     """Draw the eigenvalues of P in ascending order, on a logarithmic axis."""
     ax = axes(ax)
     if result.complete:
-        values = np.repeat(result.values, result.counts)
-        ax.plot(np.arange(1, result.n + 1), values, ".-", color=BLUE, linewidth=1, markersize=4)
+        ax.plot(np.arange(1, result.n + 1), result.values, ".-", color=BLUE, linewidth=1, markersize=4)
     else:
         half = len(result.values) // 2
         for part, start in ((result.values[:half], 1), (result.values[half:], result.n - half + 1)):

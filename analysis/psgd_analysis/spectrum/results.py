@@ -20,14 +20,13 @@ class Eigenvalues(Result):
 
     name: str
     values: np.ndarray  # (m,), ascending
-    counts: np.ndarray  # (m,) how many times each comes
     n: int
     error: float  # bound on the error of each value where they were found by iteration, else 0
 
     @property
     def complete(self) -> bool:
         """Whether all n are there; if not, these are the ends of the spectrum."""
-        return int(np.sum(self.counts)) == self.n
+        return self.values.size == self.n
 
     @property
     def condition_number(self) -> float:
@@ -36,11 +35,10 @@ class Eigenvalues(Result):
 
     def table(self) -> Table:
         """Return smallest, median, largest and their ratio."""
-        found = "all" if self.complete else f"{int(np.sum(self.counts))} at the ends"
+        found = "all" if self.complete else f"{self.values.size} at the ends"
         rows = [("eigenvalues known", found), ("smallest", number(self.values[0]))]
         if self.complete:
-            middle = np.searchsorted(np.cumsum(self.counts), self.n / 2)
-            rows.append(("median", number(self.values[middle])))
+            rows.append(("median", number(np.median(self.values))))
         rows += [("largest", number(self.values[-1])), ("condition number", number(self.condition_number))]
         return Table(f"Eigenvalues of {self.name}, n = {self.n}", ("", "value"), tuple(rows))
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import array_api_compat
 
+from psgd_core.display import html_table
+
 from ..arrays import to_host
 from ..documents import plain
-from ..tables import html_table
 
 
 class Table(NamedTuple):
