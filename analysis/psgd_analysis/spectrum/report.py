@@ -65,7 +65,7 @@ def studies(
         hessian = hessian.densified()
         require_squares(hessian.name, hessian.dense())
         families = Families(hessian, np.random.default_rng([seed, 1]), products)
-        candidates = best_of(compared, n, ranks[-1] if products else 0)
+        candidates = best_of(compared, n, ranks[-1] if products or compared else 0)
     rng = np.random.default_rng([seed, 0])
     yield "density", density(hessian, rng, probes=probes, steps=steps, scale=scale)
     yield "ends", _ends(hessian, np.random.default_rng([seed, 2]), min(eigenvectors, n))
