@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from textwrap import fill
@@ -13,7 +14,7 @@ from psgd_core.convergence import Trace
 
 from .. import figures
 from ..figures import Curve, RatePoint
-from ..look import COLORS
+from ..look import COLORS, METHODS, paler
 from .baselines import best_below
 from .cases import Sizes, situation_of
 from .entries import BASES, ENTRIES
@@ -22,17 +23,30 @@ from .run import Options, Outcome
 from .settings import SAMPLE, TARGET_GAP
 from .stops import cut
 
+
+def _shades() -> dict[str, str]:
+    """Return the colour of each kind by label: of its family, the later ones of a family paler."""
+    made: Counter[str] = Counter()
+    found = {}
+    for entry in BASES.values():
+        found[entry.kind.label] = paler(entry.kind.color, made[entry.kind.color])
+        made[entry.kind.color] += 1
+    return found
+
+
+SHADES = _shades()
+
 LOOKS: dict[str, dict[str, Any]] = {
-    name: {"color": entry.kind.color, "marker": entry.kind.marker if name in BASES else "<"}
+    name: {"color": SHADES[entry.kind.label], "marker": entry.kind.marker if name in BASES else "<"}
     for name, entry in ENTRIES.items()
 }
 """Colour and marker of each preconditioner."""
 
 RIVAL_LOOKS: dict[str, dict[str, Any]] = {
-    "PSGD": {"color": COLORS["blue"], "linewidth": 2.0},
-    "BFGS": {"color": COLORS["vermilion"], "linestyle": (0, (5, 1.5))},
-    "closed form": {"color": COLORS["green"], "linestyle": (0, (1, 1))},
+    "BFGS": {"color": METHODS["BFGS"], "linestyle": (0, (5, 1.5))},
+    "closed form": {"color": METHODS["closed form"], "linestyle": (0, (1, 1))},
 }
+"""Of what PSGD is compared with on the same pairs."""
 
 LETTERS = 12
 """Of the caption, that fit into an inch."""
@@ -63,34 +77,34 @@ def page(outcomes: Sequence[Outcome], options: Options, caption: str) -> Any:
 def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
     """Exact expectations: a curve per group, slowest first, and the indefinite Hessians dotted on them."""
     kinds = (
-        (("definite", "indefinite"), "H in the group (dots: indefinite)"),
-        (("own",), "your own matrix"),
+        (("definite", "kronecker"), ("indefinite",), "H in the group (dots: indefinite)"),
+        (("own",), (), "your own matrix"),
     )
-    for problems, what in kinds:
+    for main, dotted, what in kinds:
         shown = [
             outcome
             for outcome in outcomes
             if outcome.case.setting == "exact"
-            and outcome.case.problem in problems
+            and outcome.case.problem in (*main, *dotted)
             and ENTRIES[outcome.case.preconditioner].checked.in_figure
             and outcome.case.preconditioner != "qe-symmetric-dense"
             and outcome.traces
         ]
         if shown:
-            yield partial(_draw_exact, shown=shown, first=problems[0], what=what)
+            yield partial(_draw_exact, shown=shown, main=main, what=what)
 
 
-def _draw_exact(ax: Any, *, shown: Sequence[Outcome], first: str, what: str) -> Any:
+def _draw_exact(ax: Any, *, shown: Sequence[Outcome], main: Sequence[str], what: str) -> Any:
     curves = []
     for outcome in sorted(shown, key=lambda outcome: -outcome.updates):
-        main = outcome.case.problem == first
+        solid = outcome.case.problem in main
         style: dict[str, Any] = {"color": LOOKS[outcome.case.preconditioner]["color"]}
-        if not main:
+        if not solid:
             style |= {"linestyle": (0, (0.1, 4)), "linewidth": 3, "dash_capstyle": "round"}
         if outcome.case.preconditioner not in BASES:
             style["linestyle"] = (0, (5, 1.5))
-        trace, rate = _above(outcome.traces[outcome.judged]), outcome.predicted if main else None
-        curves.append(Curve(trace, outcome.label if main else "", style, rate))
+        trace, rate = _above(outcome.traces[outcome.judged]), outcome.predicted if solid else None
+        curves.append(Curve(trace, outcome.label if solid else "", style, rate))
     figures.convergence(ax, curves, f"Exact expectation, {what}")
     ax.plot([], [], label="theory's rate", **figures.THEORY)
     ax.legend(fontsize=8, frameon=False, loc="upper right")
@@ -158,7 +172,7 @@ def _draw_low_rank(ax: Any, *, shown: Sequence[Outcome], sizes: Sizes) -> Any:
         magnitudes = np.abs(np.linalg.eigvalsh(situation_of(tails.case, sizes).instance.hessian))
         bound = best_below(magnitudes, 2)
         text = "two tails: no $\\rho I + UU^T$ of rank 1 or 2 comes closer"
-        figures.line(ax, bound, text, color=COLORS["vermilion"])
+        figures.line(ax, bound, text, color=COLORS["grey"])
     ax.set_xscale("log")
     ax.set_ylim(bottom=1e-13)
     return ax
@@ -176,12 +190,13 @@ def _floors(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
 
 def _draw_floors(ax: Any, *, outcome: Outcome) -> Any:
     group = "one step" if outcome.case.probe == "gaussian" else "a step per orbit"
+    own = LOOKS[outcome.case.preconditioner]["color"]
     looks = (
-        ("constant step", COLORS["grey"], "constant step"),
-        (SAMPLE, COLORS["vermilion"], f"annealed, sample's own normaliser, {group}"),
-        (outcome.judged, COLORS["blue"], "annealed, default normaliser"),
+        ("constant step", {"color": paler(own, 2)}, "constant step"),
+        (SAMPLE, {"color": own, "linestyle": (0, (5, 1.5))}, f"annealed, sample's own normaliser, {group}"),
+        (outcome.judged, {"color": own}, "annealed, default normaliser"),
     )
-    curves = [Curve(outcome.traces[name], label, {"color": color}) for name, color, label in looks]
+    curves = [Curve(outcome.traces[name], label, style) for name, style, label in looks]
     title = (
         f"{outcome.label}, H outside the group, one {(outcome.case.probe or '').capitalize()} probe a time"
     )
@@ -204,7 +219,8 @@ def _draw_contest(ax: Any, *, outcome: Outcome, what: str) -> Any:
     curves = []
     for name in (outcome.judged, *RIVALS):
         label = {"PSGD": outcome.label, "closed form": "(mean of $hh^T$)$^{-1/2}$"}.get(name, name)
-        curves.append(Curve(outcome.traces[name], label, RIVAL_LOOKS.get(name, {}), at=0.6))
+        ours = {"color": LOOKS[outcome.case.preconditioner]["color"], "linewidth": 2.0}
+        curves.append(Curve(outcome.traces[name], label, RIVAL_LOOKS.get(name, ours), at=0.6))
     return figures.convergence(ax, curves, f"On the same pairs: {what}", ylabel="distance to what it aims at")
 
 
