@@ -14,10 +14,11 @@ from psgd_core.convergence import Trace
 
 from .. import figures
 from ..figures import Curve, RatePoint
-from ..look import COLORS, METHODS, paler
+from ..look import COLORS, METHODS, paler, styles
 from .baselines import best_below
 from .cases import Sizes, situation_of
-from .entries import BASES, ENTRIES
+from .comparison import LOOKS as GEOMETRIES
+from .entries import BASES, ENTRIES, Entry
 from .report import RIVALS, compared
 from .run import Options, Outcome
 from .settings import SAMPLE, TARGET_GAP
@@ -48,6 +49,9 @@ RIVAL_LOOKS: dict[str, dict[str, Any]] = {
 }
 """Of what PSGD is compared with on the same pairs."""
 
+MOST_CURVES = 10
+"""In other geometries, that one panel holds."""
+
 LETTERS = 12
 """Of the caption, that fit into an inch."""
 
@@ -75,7 +79,10 @@ def page(outcomes: Sequence[Outcome], options: Options, caption: str) -> Any:
 
 
 def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
-    """Exact expectations: a curve per group, slowest first, and the indefinite Hessians dotted on them."""
+    """Exact expectations: a curve per group, slowest first, and the indefinite Hessians dotted on them.
+
+    Other geometries are in a panel of their own, or in one for each group where they are many.
+    """
     kinds = (
         (("definite", "kronecker"), ("indefinite",), "H in the group (dots: indefinite)"),
         (("own",), (), "your own matrix"),
@@ -87,11 +94,19 @@ def _exact(outcomes: Sequence[Outcome], options: Options) -> Iterable[Panel]:
             if outcome.case.setting == "exact"
             and outcome.case.problem in (*main, *dotted)
             and ENTRIES[outcome.case.preconditioner].checked.in_figure
-            and outcome.case.preconditioner != "qe-symmetric-dense"
             and outcome.traces
         ]
-        if shown:
-            yield partial(_draw_exact, shown=shown, main=main, what=what)
+        groups = [outcome for outcome in shown if outcome.case.preconditioner in BASES]
+        if groups:
+            yield partial(_draw_exact, shown=groups, main=main, what=what)
+        others = [o for o in shown if o.case.preconditioner not in BASES and o.case.problem in main]
+        kinds_of = [ENTRIES[outcome.case.preconditioner].kind for outcome in others]
+        apart = len(others) > MOST_CURVES
+        for kind in dict.fromkeys(kinds_of if apart else ()):
+            mine = [outcome for outcome, its in zip(others, kinds_of, strict=True) if its is kind]
+            yield partial(_draw_geometries, shown=mine, kappa=options.sizes.kappa)
+        if others and not apart:
+            yield partial(_draw_geometries, shown=others, kappa=options.sizes.kappa)
 
 
 def _draw_exact(ax: Any, *, shown: Sequence[Outcome], main: Sequence[str], what: str) -> Any:
@@ -101,8 +116,6 @@ def _draw_exact(ax: Any, *, shown: Sequence[Outcome], main: Sequence[str], what:
         style: dict[str, Any] = {"color": LOOKS[outcome.case.preconditioner]["color"]}
         if not solid:
             style |= {"linestyle": (0, (0.1, 4)), "linewidth": 3, "dash_capstyle": "round"}
-        if outcome.case.preconditioner not in BASES:
-            style["linestyle"] = (0, (5, 1.5))
         trace, rate = _above(outcome.traces[outcome.judged]), outcome.predicted if solid else None
         curves.append(Curve(trace, outcome.label if solid else "", style, rate))
     figures.convergence(ax, curves, f"Exact expectation, {what}")
@@ -110,6 +123,29 @@ def _draw_exact(ax: Any, *, shown: Sequence[Outcome], main: Sequence[str], what:
     ax.legend(fontsize=8, frameon=False, loc="upper right")
     ax.set_ylim(bottom=1e-14)
     return ax
+
+
+def _draw_geometries(ax: Any, *, shown: Sequence[Outcome], kappa: float) -> Any:
+    ordered = sorted(shown, key=lambda outcome: -outcome.updates)
+    entries = [ENTRIES[outcome.case.preconditioner] for outcome in ordered]
+    # geometries differ in colour on one group, and groups do on several
+    labels = list(map(_told, entries, [outcome.label for outcome in ordered], [kappa] * len(entries)))
+    looks = {
+        label: {k: v for k, v in look.items() if k != "marker"} for label, look in styles(labels).items()
+    }
+    if len({entry.kind.label for entry in entries}) == 1:
+        looks = {label: GEOMETRIES[entry.geometry] for label, entry in zip(labels, entries, strict=True)}
+    traces = [_above(outcome.traces[outcome.judged]) for outcome in ordered]
+    curves = [Curve(trace, label, looks[label]) for trace, label in zip(traces, labels, strict=True)]
+    figures.convergence(ax, curves, "Exact expectation, in other geometries")
+    ax.legend(fontsize=8, frameon=False, loc="upper right")
+    ax.set_ylim(bottom=1e-14)
+    return ax
+
+
+def _told(entry: Entry, label: str, kappa: float) -> str:
+    """Return a label, with the condition number where the geometry is checked on a smaller one."""
+    return label if kappa <= entry.kappa_limit else f"{label}, κ = {entry.kappa_limit:g}"
 
 
 def _above(trace: Trace, floor: float = 1e-13) -> Trace:
@@ -139,7 +175,11 @@ def _draw_rates(ax: Any, *, shown: Sequence[Outcome]) -> Any:
             )
         )
     figures.rates(ax, points, 0.25, "Rates, fitted and predicted (open: from one probe a time)")
-    seen = {outcome.label: LOOKS[outcome.case.preconditioner] for outcome in shown}
+    seen = {
+        outcome.label if outcome.case.preconditioner in BASES else "in other geometries": look
+        for outcome in shown
+        for look in (LOOKS[outcome.case.preconditioner],)
+    }
     for label, look in seen.items():
         ax.plot([], [], linestyle="none", markersize=6, label=label, **look)
     ax.legend(fontsize=7.5, frameon=False, loc="upper left", handletextpad=0.4)
