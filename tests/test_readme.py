@@ -56,10 +56,13 @@ def test_the_optax_chain_ends_at_the_minimum(scopes):
     assert abs(scopes[3]["w"] - 1).max() < 1e-2
 
 
-def test_rosenbrock_ends_at_its_minimum(scopes):
+def test_rosenbrock_takes_as_many_evaluations_as_it_says(scopes):
     result = scopes[4]["result"]
     assert result.success
     assert abs(result.x - 1).max() < 1e-6
+    gradients, products = map(int, re.search(r"takes (\d+) gradients and (\d+) products", TEXT).groups())
+    assert result.njev == pytest.approx(gradients, abs=3)  # rounding decides the last ones
+    assert result.nhev == pytest.approx(products, abs=2)
 
 
 def test_links_inside_the_repository_exist():

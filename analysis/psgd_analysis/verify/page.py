@@ -128,13 +128,15 @@ def _draw_exact(ax: Any, *, shown: Sequence[Outcome], main: Sequence[str], what:
 def _draw_geometries(ax: Any, *, shown: Sequence[Outcome], kappa: float) -> Any:
     ordered = sorted(shown, key=lambda outcome: -outcome.updates)
     entries = [ENTRIES[outcome.case.preconditioner] for outcome in ordered]
-    # geometries differ in colour on one group, and groups do on several
-    labels = list(map(_told, entries, [outcome.label for outcome in ordered], [kappa] * len(entries)))
-    looks = {
-        label: {k: v for k, v in look.items() if k != "marker"} for label, look in styles(labels).items()
-    }
+    labels = [_told(entry, outcome, kappa) for entry, outcome in zip(entries, ordered, strict=True)]
+    # on one group colours tell the geometries, on several the groups
     if len({entry.kind.label for entry in entries}) == 1:
         looks = {label: GEOMETRIES[entry.geometry] for label, entry in zip(labels, entries, strict=True)}
+    else:
+        looks = {
+            label: {key: look[key] for key in ("color", "linestyle")}
+            for label, look in styles(labels).items()
+        }
     traces = [_above(outcome.traces[outcome.judged]) for outcome in ordered]
     curves = [Curve(trace, label, looks[label]) for trace, label in zip(traces, labels, strict=True)]
     figures.convergence(ax, curves, "Exact expectation, in other geometries")
@@ -143,9 +145,10 @@ def _draw_geometries(ax: Any, *, shown: Sequence[Outcome], kappa: float) -> Any:
     return ax
 
 
-def _told(entry: Entry, label: str, kappa: float) -> str:
+def _told(entry: Entry, outcome: Outcome, kappa: float) -> str:
     """Return a label, with the condition number where the geometry is checked on a smaller one."""
-    return label if kappa <= entry.kappa_limit else f"{label}, κ = {entry.kappa_limit:g}"
+    smaller = outcome.case.problem != "own" and kappa > entry.kappa_limit
+    return f"{outcome.label}, κ = {entry.kappa_limit:g}" if smaller else outcome.label
 
 
 def _above(trace: Trace, floor: float = 1e-13) -> Trace:
