@@ -32,7 +32,7 @@ COLORS = {
 """Okabe and Ito's palette without its yellow, too pale for lines; and more, most of them Paul Tol's."""
 
 LINES = tuple(COLORS[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky"))
-"""For curves that are drawn together and are no methods, the strongest contrasts first."""
+"""For curves of one figure that are told apart by other things than methods, the strongest contrasts first."""
 
 PRECONDITIONERS = {
     "Diagonal": "black",
@@ -75,6 +75,9 @@ LIBRARIES = {
 }
 """Colours of other libraries, whatever they fit."""
 
+OTHERS = tuple(COLORS[name] for name in ("indigo", "olive", "purple", "teal", "brown", "grey"))
+"""For names of no method: colours that no preconditioner has."""
+
 _WORDS = METHODS | LIBRARIES
 _NAMED = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, sorted(_WORDS, key=len, reverse=True)))})(?!\w)")
 
@@ -98,7 +101,7 @@ def color_of(name: str) -> str | None:
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return colour, line and marker of each name; up to 28 differ without colours too.
 
-    Colours are those of `color_of`, and `LINES` in turn for names of no method. Where two have colour and
+    Colours are those of `color_of`, and `OTHERS` in turn for names of no method. Where two have colour and
     line in common, the later one is paler.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -107,7 +110,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     for i, name in enumerate(dict.fromkeys(names)):
         base = color_of(name)
         if base is None:
-            base, others = LINES[others % len(LINES)], others + 1
+            base, others = OTHERS[others % len(OTHERS)], others + 1
         dash = i % len(DASHES)
         found[name] = {
             "color": paler(base, alike[base, dash]),

@@ -14,11 +14,7 @@ from .run import Result
 from .tasks import TaskKind
 
 DIGITS = 4
-LINES: dict[str, dict[str, Any]] = {
-    "psgd-core": {"linestyle": "-", "marker": "o", "markersize": 2.5},
-    "limit": {"linestyle": (0, (5, 1.5)), "marker": "o", "markersize": 2.5},
-    "peer": {"linestyle": (0, (1, 1.2)), "marker": "o", "markersize": 2.5},
-}
+LINES: dict[str, Any] = {"psgd-core": "-", "limit": (0, (5, 1.5)), "peer": (0, (1, 1.2))}
 """Of each side in the figure."""
 
 SAID = {
@@ -101,7 +97,7 @@ def figure(results: Sequence[Result], kinds: dict[str, TaskKind]) -> Any:
     contenders = list(dict.fromkeys(r.contender for r in results))
     sides = {r.contender: r.side for r in results}
     looks = {
-        name: {"color": style["color"], "label": name, **LINES[sides[name]]}
+        name: style | {"label": name, "linestyle": LINES[sides[name]], "markersize": 3.5}
         for name, style in styles(contenders).items()
     }
     across = min(3, len(names))
