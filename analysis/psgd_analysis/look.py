@@ -32,7 +32,7 @@ COLORS = {
 """Okabe and Ito's palette without its yellow, too pale for lines; and more, most of them Paul Tol's."""
 
 LINES = tuple(COLORS[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky"))
-"""For curves of one figure that are told apart by other things than methods, the strongest contrasts first."""
+"""For curves that other things than methods tell apart, the strongest contrasts first."""
 
 PRECONDITIONERS = {
     "Diagonal": "black",

@@ -193,8 +193,6 @@ def levels(
         by_label = styles(lines)
         for i, (label, places) in enumerate(lines.items()):
             style, shift = by_label[label], 0.09 * (i - (len(lines) - 1) / 2)
-            if len(lines) == 1:
-                style["color"] = COLORS["black"]
             found = [(ticks.index(x) + shift, sample(records, cell, key)) for cell, x in places.items()]
             drawn = [(at, s, _interval(s)) for at, s in found if s.values or (s.truth and s.seeds)]
             if not drawn:
@@ -209,8 +207,7 @@ def levels(
             told = (paper or {}).get(label, {})
             if told:
                 spots = [ticks.index(place) + shift + 0.12 for place in told]
-                color = COLORS["black"] if len(lines) == 1 else style["color"]
-                ax.plot(spots, [*told.values()], **_paper() | {"color": color})
+                ax.plot(spots, [*told.values()], **_paper() | {"color": style["color"]})
         if len(handles) > 1:
             ax.legend(
                 handles.values(), handles.keys(), fontsize=8, frameon=False, loc="upper center",
