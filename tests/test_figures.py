@@ -85,5 +85,5 @@ def test_every_kind_has_the_colour_of_its_family():
 
 def test_shades_go_to_white_and_keep_their_hue():
     assert look.paler("#0072B2", 0) == "#0072B2"
-    assert look.paler("#000000", 1) == "#555555"
+    assert look.paler("#000000", 1) == "#404040"
     assert look.paler("#882255", 50) == "#FFFFFF"

@@ -83,6 +83,7 @@ _NAMED = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, sorted(_WORDS, key=len, 
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SHADES = 5
 
 SIZE = (6.4, 4.2)
 """Inches, of a figure made for one pair of axes."""
@@ -101,30 +102,29 @@ def color_of(name: str) -> str | None:
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return colour, line and marker of each name; up to 28 differ without colours too.
 
-    Colours are those of `color_of`, and `OTHERS` in turn for names of no method. Where two have colour and
-    line in common, the later one is paler.
+    Colours are those of `color_of`, and `OTHERS` in turn for names of no method. Of names of one method, the
+    later ones are paler.
     """
     found: dict[str, dict[str, Any]] = {}
-    alike: Counter[tuple[str, int]] = Counter()
+    alike: Counter[str] = Counter()
     others = 0
     for i, name in enumerate(dict.fromkeys(names)):
         base = color_of(name)
         if base is None:
             base, others = OTHERS[others % len(OTHERS)], others + 1
-        dash = i % len(DASHES)
         found[name] = {
-            "color": paler(base, alike[base, dash]),
-            "linestyle": DASHES[dash],
+            "color": paler(base, alike[base] % SHADES),
+            "linestyle": DASHES[i % len(DASHES)],
             "marker": MARKERS[i % len(MARKERS)],
         }
-        alike[base, dash] += 1
+        alike[base] += 1
     return found
 
 
 def paler(base: str, times: int) -> str:
-    """Return a colour with its distance from white a third less for each of `times`."""
+    """Return a colour with its distance from white a quarter less for each of `times`."""
     channels = (int(base[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - (255 - x) * (2 / 3) ** times):02X}" for x in channels)
+    return "#" + "".join(f"{round(255 - (255 - x) * 0.75**times):02X}" for x in channels)
 
 
 def axes(ax: Any, size: tuple[float, float] = SIZE) -> Any:

@@ -22,6 +22,7 @@ from sphinx.directives.other import TocTree
 
 ALIAS = re.compile(r"Alias for field number \d+")
 NO_TYPE = "(no type)"
+ZERO_WIDTH_SPACE = "\u200b"
 
 
 def listed(folder: Path) -> list[str]:
@@ -122,12 +123,15 @@ class Modules(TocTree):
     def run(self) -> list[nodes.Node]:
         """Return a hidden toctree, and a table in Markdown."""
         self.options["hidden"] = None
-        lines = ["| | |", "|---|---|"]
+        lines = ["| module | what it is for |", "|---|---|"]
         for name in self.content:
             lines.append(f"| {{py:mod}}`{name}` | {first_line(importlib.import_module(name))} |")
         table = self.parse_text_to_nodes("\n".join(lines))
         for node in table:
             node["classes"] += ["summary"]
+        # long names may break behind a dot in the sidebar too
+        for i, name in enumerate(self.content):
+            self.content[i] = f"{name.replace('.', '.' + ZERO_WIDTH_SPACE)} <{name}>"
         return [*super().run(), *table]
 
 
