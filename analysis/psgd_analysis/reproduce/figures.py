@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -250,7 +251,7 @@ def rows(
         ax.set_ylim(max(len(found), 1) - 0.5, -0.5)
         if log:
             ax.set_xscale("log")
-        labelled(ax, title, xlabel or key, "")
+        labelled(ax, title, fill(xlabel or key, 26), "")  # long names leave little room
 
     return panel
 
