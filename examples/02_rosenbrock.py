@@ -12,6 +12,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 import psgd_core as psgd
 from psgd_analysis import figures, problems
+from psgd_analysis.look import styles
 
 # %% [markdown]
 # ## Two variables
@@ -104,21 +105,12 @@ assert results["Dense"].njev + results["Dense"].nhev > 2 * (best.njev + best.nhe
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-styles = {
-    "Sparse(neighbours)": ("blue", "-"),
-    "Dense": ("vermilion", "--"),
-    "XMat": ("green", "-."),
-    "Butterfly": ("purple", ":"),
-    "LowRank(10)": ("black", "-"),
-    "Diagonal": ("sky", "--"),
-}
+shown = {"Sparse(neighbours)": best, **results}
+looks = styles(shown)
 for ax in (left, right):
-    for name, result in {"Sparse(neighbours)": best, **results}.items():
-        color, dash = styles[name]
-        h = result.history
-        ax.semilogy(
-            h["njev"] + h["nhev"], h["fun"], linestyle=dash, color=figures.COLORS[color], label=name, lw=1.8
-        )
+    for name, result in shown.items():
+        h, look = result.history, {key: looks[name][key] for key in ("color", "linestyle")}
+        ax.semilogy(h["njev"] + h["nhev"], h["fun"], label=name, lw=1.8, **look)
     ax.set_xlabel("gradients + Hessian-vector products")
     ax.spines[["top", "right"]].set_visible(False)
 left.set_ylabel("f (minimum: 0)")

@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import psgd_core as psgd
+from psgd_analysis.look import METHODS
 from psgd_core.adapters.torch import PSGD, Affine, groups_of
 from psgd_core.descent import stochastic
 
@@ -131,9 +132,10 @@ assert layer_losses[-1] < 0.02 * first
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-ax.semilogy(losses, color="#0072B2", label="LowRank(10), own loop, fewer and fewer products")
-ax.semilogy(ready_losses, color="#D55E00", label="LowRank(10), a product in each step")
-ax.semilogy(layer_losses, color="#009E73", label="[W b] of each layer, a product in every fifth step")
+one, by_layer = METHODS["LowRank"], METHODS["Kronecker"]
+ax.semilogy(losses, color=one, label="LowRank(10), own loop, fewer and fewer products")
+ax.semilogy(ready_losses, "--", color=one, label="LowRank(10), a product in each step")
+ax.semilogy(layer_losses, color=by_layer, label="[W b] of each layer, a product in every fifth step")
 ax.legend(frameon=False)
 ax.set(xlabel="steps", ylabel="mean squared error on all points")
 ax.set_title("Training a module by PSGD, minibatches of 64", loc="left", fontsize=10)

@@ -16,6 +16,7 @@ from matplotlib import colors
 from matplotlib.figure import Figure
 
 from psgd_analysis import generalisation as gen
+from psgd_analysis import look
 from psgd_analysis.generalisation import charts, figures, forgetting, style
 
 CLASSES = 5
@@ -98,7 +99,7 @@ def test_optimisers_are_told_apart_by_name_colour_and_more(name):
     ax = DRAWINGS[name][0]()
     texts = [t.get_text() for t in ax.get_legend().get_texts()]
     assert len({t.split(",")[0].split("\n")[0] for t in texts}) == len(texts) >= 2
-    palette = {colors.to_hex(c) for c in style.COLORS}
+    palette = {colors.to_hex(c) for c in look.COLORS.values()}
     handles = ax.get_legend().legend_handles
     lines = [h for h in handles if hasattr(h, "get_marker")]
     bars = [h for h in handles if h not in lines]

@@ -589,10 +589,12 @@ def test_levels_rows_and_points_show_what_the_records_say():
 
 def test_many_cells_look_different():
     pytest.importorskip("matplotlib")
-    from psgd_analysis.reproduce.figures import look
+    from psgd_analysis.look import styles
 
-    looks = {(one["color"], str(one["linestyle"]), one["marker"]) for one in map(look, range(24))}
-    assert len(looks) == 24
+    for names in (map(str, range(20)), [f"PSGD, step {i}" for i in range(20)]):
+        looks = styles(names).values()
+        assert len({(str(one["linestyle"]), one["marker"]) for one in looks}) == 20
+        assert len({(one["color"], str(one["linestyle"])) for one in looks}) == 20
 
 
 @pytest.fixture

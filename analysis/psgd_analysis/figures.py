@@ -13,13 +13,13 @@ import numpy as np
 
 from psgd_core.convergence import Trace
 
-from .look import COLORS, finish
+from . import look
+from .look import finish, styles
+
+COLORS = look.COLORS
+"""The palette of all figures, by name."""
 
 THEORY = {"color": "0.25", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
-
-
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 class Curve(NamedTuple):
@@ -152,13 +152,10 @@ def paths(
     lines = ax.contour(x, y, z, levels=10.0**decades, colors="0.72", linewidths=0.7, zorder=1)
     ax.clabel(lines, fmt=lambda level: f"{level:g}", fontsize=7, colors="0.45")
     # the paths, their start, and the minimum
-    looks = [color for name, color in COLORS.items() if name not in ("grey", "black")]
-    for i, (label, run) in enumerate(points.items()):
-        ax.plot(
-            run[:, 0], run[:, 1], color=looks[i % len(looks)], linestyle=_DASHES[i % len(_DASHES)],
-            marker=_MARKERS[i % len(_MARKERS)], markersize=3.5, linewidth=1.4, zorder=3,
-            label=f"{label}: {len(run) - 1} steps",
-        )  # fmt: skip
+    looks = styles(points)
+    for label, run in points.items():
+        told = f"{label}: {len(run) - 1} steps"
+        ax.plot(run[:, 0], run[:, 1], markersize=3.5, linewidth=1.4, zorder=3, label=told, **looks[label])
     start = next(iter(points.values()))[0]
     ax.plot(*start, marker="s", markersize=8, color="black", fillstyle="none", linestyle="none", zorder=4)
     ax.annotate(

@@ -15,7 +15,7 @@ import psgd_core as psgd
 from psgd_core import PermutationSubgroup, groups
 from psgd_core.preconditioners import OrbitPreconditioner
 
-from .look import COLORS
+from . import look
 
 Command = Literal["minimize", "bench", "spectrum"]
 
@@ -74,8 +74,8 @@ class Kind:
         In tables and figures; "{rank}" and "{shape}" stand for those of the `Size`.
     make : callable
         ``make(size)`` returns the preconditioner.
-    color, marker : str
-        In figures.
+    marker : str
+        In figures; its colour is that of its family.
     verify : Checked, optional
         How it is verified. None: not at all.
     minimize, bench, spectrum : str, optional
@@ -91,7 +91,6 @@ class Kind:
 
     label: str
     make: Callable[[Size], psgd.Preconditioner]
-    color: str
     marker: str
     verify: Checked | None = None
     minimize: str | None = None
@@ -106,6 +105,11 @@ class Kind:
     def fits(self, n: int) -> bool:
         """Return whether it exists for n."""
         return n >= self.least and (n - self.offset) % self.multiple == 0
+
+    @property
+    def color(self) -> str:
+        """In figures."""
+        return look.color_of(self.label) or look.COLORS["grey"]
 
     @property
     def rule(self) -> str:
@@ -141,7 +145,6 @@ def _group(
     label: str,
     subgroup: Callable[[int], PermutationSubgroup],
     orbit: int,
-    color: str,
     marker: str,
     own: Callable[[], psgd.Preconditioner] | None = None,
     **more: Any,
@@ -151,7 +154,7 @@ def _group(
     def make(size: Size) -> psgd.Preconditioner:
         return psgd.Sparse(subgroup(size.n)) if own is None else own()
 
-    return Kind(label, make, COLORS[color], marker, orbit=orbit, subgroup=subgroup, **more)
+    return Kind(label, make, marker, orbit=orbit, subgroup=subgroup, **more)
 
 
 def _s3(n: int) -> PermutationSubgroup:
@@ -175,12 +178,12 @@ def rectangle(n: int) -> tuple[int, int]:
 
 GROUPS = (
     _group(
-        "Diagonal", PermutationSubgroup.trivial, 1, "black", "o", psgd.Diagonal,
+        "Diagonal", PermutationSubgroup.trivial, 1, "o", psgd.Diagonal,
         verify=Checked("diagonal", ("*/online/*", "outside/outside/*")),
         minimize="diagonal", bench="diagonal", spectrum="Diagonal",
     ),
     _group(
-        "XMat", PermutationSubgroup.flip, 2, "blue", "s", psgd.XMat, least=2,
+        "XMat", PermutationSubgroup.flip, 2, "s", psgd.XMat, least=2,
         verify=Checked(
             "xmat",
             ("ill-conditioned/exact", "rosenbrock/exact", "definite/online/*", "indefinite/floor/*",
@@ -190,27 +193,27 @@ GROUPS = (
         minimize="xmat", bench="xmat", spectrum="XMat",
     ),
     _group(
-        "Butterfly", PermutationSubgroup.half_shift, 2, "sky", "^", psgd.Butterfly, multiple=2,
+        "Butterfly", PermutationSubgroup.half_shift, 2, "^", psgd.Butterfly, multiple=2,
         verify=Checked("butterfly", ("definite/online/*",), in_figure=False),
         minimize="butterfly", bench="butterfly", spectrum="Butterfly",
     ),
     _group(
-        "Sparse(neighbours)", PermutationSubgroup.neighbour_swap, 2, "purple", "p", multiple=2,
+        "Sparse(neighbours)", PermutationSubgroup.neighbour_swap, 2, "p", multiple=2,
         minimize="sparse-neighbours", spectrum="neighbour swap",
     ),
     _group(
-        "Sparse(Klein)", PermutationSubgroup.klein, 4, "green", "D", multiple=4,
+        "Sparse(Klein)", PermutationSubgroup.klein, 4, "D", multiple=4,
         verify=Checked("sparse-klein", ("noisy/exact", "definite/online/*"), geometries=True),
         bench="klein", spectrum="Klein four",
     ),
-    _group("Sparse(cyclic 4)", _cyclic, 4, "green", "d", multiple=4, bench="cyclic"),
+    _group("Sparse(cyclic 4)", _cyclic, 4, "d", multiple=4, bench="cyclic"),
     _group(
-        "Sparse(S3)", _s3, 3, "orange", "v", multiple=3,
+        "Sparse(S3)", _s3, 3, "v", multiple=3,
         verify=Checked("sparse-s3", ("definite/online/*",)),
     ),
-    _group("Sparse(dihedral)", _dihedral, 8, "purple", "P", multiple=8, verify=Checked("sparse-dihedral")),
+    _group("Sparse(dihedral)", _dihedral, 8, "P", multiple=8, verify=Checked("sparse-dihedral")),
     _group(
-        "Sparse(odd flip)", PermutationSubgroup.flip, 2, "grey", "X", multiple=2, offset=1, least=3,
+        "Sparse(odd flip)", PermutationSubgroup.flip, 2, "X", multiple=2, offset=1, least=3,
         verify=Checked("sparse-odd-flip", in_figure=False),
     ),
 )  # fmt: skip
@@ -219,7 +222,7 @@ GROUPS = (
 KINDS = (
     *GROUPS,
     Kind(
-        "Dense", lambda size: psgd.Dense(), COLORS["vermilion"], "h",
+        "Dense", lambda size: psgd.Dense(), "h",
         verify=Checked(
             "dense",
             ("definite/exact", "indefinite/exact", "noisy/exact", "rosenbrock/exact", "definite/online/*",
@@ -229,7 +232,7 @@ KINDS = (
         minimize="dense", bench="dense",
     ),
     Kind(
-        "Kronecker", lambda size: psgd.Kronecker(rectangle(size.n), "dense"), COLORS["orange"], "H",
+        "Kronecker", lambda size: psgd.Kronecker(rectangle(size.n), "dense"), "H",
         verify=Checked(
             "kronecker", ("outside/exact", "kronecker/exact", "outside/whitening"),
             least=4, patience=2000, geometries=True,
@@ -237,32 +240,32 @@ KINDS = (
     ),
     Kind(
         "Kronecker(dense, diagonal)",
-        lambda size: psgd.Kronecker(rectangle(size.n), ("triangular", "diagonal")), COLORS["orange"], "8",
+        lambda size: psgd.Kronecker(rectangle(size.n), ("triangular", "diagonal")), "8",
         verify=Checked("kronecker-mixed", ("outside/exact", "kronecker/exact"), least=4, patience=6000),
     ),
     Kind(
-        "Kronecker({shape})", lambda size: psgd.Kronecker(size.shape), COLORS["orange"], "H",
+        "Kronecker({shape})", lambda size: psgd.Kronecker(size.shape), "H",
         bench="kronecker", spectrum="Kronecker",
     ),
     Kind(
-        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["wine"], "*", least=2,
+        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), "*", least=2,
         verify=Checked("lowrank", ("low-rank/exact", "low-rank/online/gaussian"), rank=2, least=4, usual=20),
         minimize="lowrank", bench="lowrank", spectrum="LowRank",
     ),
     Kind(
-        "LowRank({rank}), left", lambda size: psgd.LowRank(size.rank, diagonal="left"), COLORS["purple"], "*",
+        "LowRank({rank}), left", lambda size: psgd.LowRank(size.rank, diagonal="left"), "p",
         verify=Checked("lowrank-left", rank=2, least=4, usual=20, patience=60_000),
     ),
     Kind(
-        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), COLORS["blue"], "*",
+        "LowRank({rank})", lambda size: psgd.LowRank(size.rank), "d",
         verify=Checked("lowrank-tails", ("two-tails/exact",), rank=1, least=4, usual=20),
     ),
     Kind(
-        "ClosedForm, diagonal", lambda size: psgd.ClosedForm(groups.DiagonalGroup()), COLORS["grey"], "o",
+        "ClosedForm, diagonal", lambda size: psgd.ClosedForm(groups.DiagonalGroup()), "o",
         minimize="closed-form-diagonal",
     ),
     Kind(
-        "ClosedForm, GL(n)", lambda size: psgd.ClosedForm(groups.GeneralLinear()), COLORS["grey"], "h",
+        "ClosedForm, GL(n)", lambda size: psgd.ClosedForm(groups.GeneralLinear()), "h",
         minimize="closed-form-dense",
     ),
 )  # fmt: skip

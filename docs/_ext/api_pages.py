@@ -1,4 +1,4 @@
-"""Reference pages from docstrings: one for each module that ``api/index.md`` lists.
+"""Reference pages from docstrings: one for each module that ``api/index.md`` lists, with a line there.
 
 Every name of a module's ``__all__`` is documented once, on the page of the first module (after the top one)
 that has it; other modules that export it link there. In docstrings `name` links to what it names where that
@@ -18,9 +18,11 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
+from sphinx.directives.other import TocTree
 
 ALIAS = re.compile(r"Alias for field number \d+")
 NO_TYPE = "(no type)"
+ZERO_WIDTH_SPACE = "\u200b"
 
 
 def listed(folder: Path) -> list[str]:
@@ -113,6 +115,24 @@ def page(module: ModuleType, name: str, places: dict[str, str], listed_now: list
         table += [f"   * - {link}", f"     - {first_line(value)}"]
     parts = [name, "=" * len(name), "", f".. automodule:: {name}", "   :no-members:", "", *table, "", *full]
     return "\n".join(parts) + "\n"
+
+
+class Modules(TocTree):
+    """List modules, each with the first line of its docstring, and put their pages into the site's tree."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a hidden toctree, and a table in Markdown."""
+        self.options["hidden"] = None
+        lines = ["| module | what it is for |", "|---|---|"]
+        for name in self.content:
+            lines.append(f"| {{py:mod}}`{name}` | {first_line(importlib.import_module(name))} |")
+        table = self.parse_text_to_nodes("\n".join(lines))
+        for node in table:
+            node["classes"] += ["summary"]
+        # long names may break behind a dot in the sidebar too
+        for i, name in enumerate(self.content):
+            self.content[i] = f"{name.replace('.', '.' + ZERO_WIDTH_SPACE)} <{name}>"
+        return [*super().run(), *table]
 
 
 def directive(home: str, value: Any, definition: str) -> str:
@@ -236,6 +256,7 @@ def setup(app) -> dict:
     """Connect."""
     app.connect("doctree-resolved", breakable)
     app.add_role("name", name_role)
+    app.add_directive("modules", Modules)
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", plain, priority=400)  # Napoleon has 500
     app.connect("autodoc-process-docstring", prepare, priority=600)

@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..look import COLORS, LINES
+from ..look import COLORS, LIBRARIES, color_of, styles
 from .models import Overhead
 from .report import YARDSTICK, seconds, size
 from .run import OPERATIONS, Row
-
-COLOR = {
-    "psgd-core": COLORS["blue"],
-    "psgd-core, plain code": COLORS["sky"],
-    "torch": COLORS["vermilion"],
-    "torch.compile": COLORS["orange"],
-    "psgd_torch": COLORS["wine"],
-    "psgd-jax": COLORS["green"],
-    "heavyball": COLORS["purple"],
-    "kron-torch": COLORS["black"],
-    "pytorch_optimizer": COLORS["grey"],
-}
-"""Colours of the contenders, the same in every figure."""
 
 NAMES = {"update": "update", "precondition": "P g"}
 
@@ -74,6 +61,16 @@ def _largest(rows: Sequence[Row]) -> list[tuple[tuple[Any, ...], list[str]]]:
     return list(found.items())
 
 
+def _color(label: str, contender: str) -> str:
+    """Return the colour of a contender: psgd-core has that of the preconditioner."""
+    return LIBRARIES.get(contender) or color_of(label) or COLORS["grey"]
+
+
+def _face(label: str, contender: str) -> str:
+    """Return what its dots and bars are filled with: plain code is hollow."""
+    return "white" if contender.endswith("plain code") else _color(label, contender)
+
+
 def _key(row: Row) -> tuple[Any, ...]:
     s = row.setting
     return s.label, s.library.dtype, s.library.name, s.n
@@ -106,7 +103,7 @@ def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -
                     floor = floor or t / row.floor
                     over = f", {row.floor:.2g} × floor"
                 times += [t, floor or t]
-                ax.plot(t, y, "o", markersize=6, color=COLOR.get(name, COLORS["grey"]))
+                ax.plot(t, y, "o", markersize=6, color=_color(label, name), mfc=_face(label, name))
                 ax.annotate(
                     f"{name}: {seconds(t)}{over}", (t, y), xytext=(6, 0), textcoords="offset points",
                     va="center", fontsize=7.5,
@@ -135,10 +132,10 @@ def _growth(ax: Any, rows: Sequence[Row], operation: str) -> None:
     for row in rows:
         if row.operation == operation and row.own:
             curves.setdefault((_key(row)[:3], row.contender), []).append(row)
-    colors: dict[Any, str] = {}
+    colors = {label: style["color"] for label, style in styles(key[0] for key, _ in curves).items()}
     for (key, name), points in curves.items():
         points.sort(key=lambda row: row.setting.n)
-        color = colors.setdefault(key, LINES[len(colors) % len(LINES)])
+        color = colors[key[0]]
         first = key not in {k for (k, _), _ in list(curves.items())[: list(curves).index((key, name))]}
         n = [row.setting.n for row in points]
         t = [row.samples.median for row in points if row.samples]
@@ -161,7 +158,8 @@ def _overheads(ax: Any, found: Sequence[Overhead]) -> None:
     """Draw what each kind of step adds to a gradient step."""
     kept = [one for one in found if one.status == "ok"]
     for i, one in enumerate(kept):
-        ax.barh(i, 100 * one.share, height=0.75, color=COLOR.get(one.contender, COLORS["grey"]))
+        edge, face = (f(one.setting.label, one.contender) for f in (_color, _face))
+        ax.barh(i, 100 * one.share, height=0.75, facecolor=face, edgecolor=edge)
     names = [
         f"{one.model.name}, {one.setting.label}: {one.source}"
         + ", plain code" * one.contender.endswith("plain code")

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..documents import plain
-from ..look import COLORS, LINES, finish
+from ..look import finish, styles
 from ..tables import markdown_table
 from .run import Result
 from .tasks import TaskKind
 
 DIGITS = 4
+LINES: dict[str, Any] = {"psgd-core": "-", "limit": (0, (5, 1.5)), "peer": (0, (1, 1.2))}
+"""Of each side in the figure."""
+
 SAID = {
     "distance": "distance to the minimiser",
     "criterion": "criterion over its least",
@@ -93,7 +96,10 @@ def figure(results: Sequence[Result], kinds: dict[str, TaskKind]) -> Any:
     names = [name for name in kinds if any(r.task == name for r in results)]
     contenders = list(dict.fromkeys(r.contender for r in results))
     sides = {r.contender: r.side for r in results}
-    looks = {name: _look(i, sides[name]) | {"label": name} for i, name in enumerate(contenders)}
+    looks = {
+        name: style | {"label": name, "linestyle": LINES[sides[name]], "markersize": 3.5}
+        for name, style in styles(contenders).items()
+    }
     across = min(3, len(names))
     down = -(-len(names) // across)
     made = Figure(figsize=(5.4 * across, 3.7 * down + 0.8), dpi=90, layout="constrained")
@@ -119,10 +125,3 @@ def figure(results: Sequence[Result], kinds: dict[str, TaskKind]) -> Any:
         fontsize=8, frameon=False,
     )  # fmt: skip
     return made
-
-
-def _look(i: int, side: str) -> dict[str, Any]:
-    """Return colour and line of a contender: limits are dashed, peers dotted."""
-    colors = (*LINES, COLORS["wine"], COLORS["grey"], COLORS["black"])
-    line = {"psgd-core": "-", "limit": (0, (5, 1.5)), "peer": (0, (1, 1.2))}[side]
-    return {"color": colors[i % len(colors)], "linestyle": line, "marker": "o", "markersize": 2.5}

@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 from .. import look
 
 COLORS = (*look.LINES, look.COLORS["black"])
-
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = look.MARKERS
 COUNTS_MAP = "cividis"
 """Colour map for numbers of examples: perceptually uniform, also to colour-blind readers."""
 
@@ -27,8 +25,9 @@ def styled(results: Mapping[str, T]) -> Iterator[tuple[str, T, dict[str, Any]]]:
             f"`results` must map names to at least one result, got {type(results).__name__}; "
             'give {"PSGD": result}, or call `.plot()` of a single one'
         )
-    for i, (name, result) in enumerate(results.items()):
-        yield name, result, {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
+    looks = look.styles(results)
+    for name, result in results.items():
+        yield name, result, {key: looks[name][key] for key in ("color", "linestyle")}
 
 
 def finish(ax: Any, title: str, xlabel: str, ylabel: str, legend: bool = False) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..look import LINES
+from ..look import styles
 from .run import Line, Study
 
 GREY = ("#000000", "#555555", "#7f7f7f", "#a0a0a0")
@@ -25,11 +25,12 @@ def draw(study: Study) -> Any:
     floor = _floor(study)
     lines = [line for line in study.lines if any(o.counter.trace["fun"] for o in line.outcomes)]
     coloured = [line for line in lines if line.contender.label.startswith("PSGD")]
+    looks = styles(line.contender.label for line in coloured)
     longest = 1.0
     for line in lines:
         if line in coloured:
-            i = coloured.index(line)
-            style: dict[str, Any] = {"color": LINES[i % len(LINES)], "linewidth": 2.0, "zorder": 3}
+            color = looks[line.contender.label]["color"]
+            style: dict[str, Any] = {"color": color, "linewidth": 2.0, "zorder": 3}
         else:
             i = lines.index(line) - len(coloured)
             style = {"color": GREY[i % 4], "linestyle": DASHES[i % 4], "linewidth": 1.4, "zorder": 2}

@@ -1,6 +1,7 @@
 """Figures from records: panels that experiments choose and `figure` puts side by side.
 
-Every cell has one colour and line in all panels. A panel is drawn from the records of one scale::
+Every cell has one colour and line in all panels, and a method one colour in all figures. A panel is drawn
+from the records of one scale::
 
     figures={"": figure(curves("loss", log=True), levels("accuracy", {"PSGD": {"rank 0": 0, "rank 1": 1}}))}
 """
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..look import COLORS, LINES, finish
+from ..look import COLORS, finish, styles
 from . import statistics
 from .records import Record
 from .samples import Sample, sample
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
 Look = Mapping[str, Any]
 Panel = Callable[[Any, Sequence[Record], Mapping[str, Look]], None]
 """Draws on axes, from records, with the look of each cell."""
-
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def figure(
@@ -50,8 +49,8 @@ def figure(
         width = 6.4 if across == 1 else 4.6 * across
         made = Figure(figsize=(width, 3.7 * down + 0.6), layout="constrained")
         cells = dict.fromkeys(r.cell for r in records)
-        turn = {name: i for i, name in enumerate(dict.fromkeys(map(named, cells)))}
-        looks = {cell: look(turn[named(cell)]) for cell in cells}
+        by_name = styles(map(named, cells))
+        looks = {cell: by_name[named(cell)] for cell in cells}
         grid = made.subplots(down, across, squeeze=False)
         for ax in grid.flat[len(panels) :]:
             ax.set_axis_off()
@@ -81,16 +80,6 @@ def _legend(
         shown.values(), shown.keys(), loc="outside lower center", ncols=most, fontsize=8, frameon=False,
         handlelength=3.2,
     )  # fmt: skip
-
-
-def look(i: int) -> dict[str, Any]:
-    """Return colour, line and marker of the i-th of many; they differ without colours too."""
-    turn = i // len(LINES) + i
-    return {
-        "color": LINES[i % len(LINES)],
-        "linestyle": DASHES[turn % len(DASHES)],
-        "marker": MARKERS[i % len(MARKERS)],
-    }
 
 
 # -- along a run ---------------------------------------------------------------------------------------------
@@ -202,10 +191,9 @@ def levels(
         # the ticks are the settings themselves, as ranks 0, 1, 2, 5, 10 fit no scale
         ticks = sorted({place for line in lines.values() for place in line.values()})
         handles = {}
+        by_label = styles(lines)
         for i, (label, places) in enumerate(lines.items()):
-            style, shift = look(i), 0.09 * (i - (len(lines) - 1) / 2)
-            if len(lines) == 1:
-                style["color"] = COLORS["black"]
+            style, shift = by_label[label], 0.09 * (i - (len(lines) - 1) / 2)
             found = [(ticks.index(x) + shift, sample(records, cell, key)) for cell, x in places.items()]
             drawn = [(at, s, _interval(s)) for at, s in found if s.values or (s.truth and s.seeds)]
             if not drawn:
@@ -220,8 +208,7 @@ def levels(
             told = (paper or {}).get(label, {})
             if told:
                 spots = [ticks.index(place) + shift + 0.12 for place in told]
-                color = COLORS["black"] if len(lines) == 1 else style["color"]
-                ax.plot(spots, [*told.values()], **_paper() | {"color": color})
+                ax.plot(spots, [*told.values()], **_paper() | {"color": style["color"]})
         if len(handles) > 1:
             ax.legend(
                 handles.values(), handles.keys(), fontsize=8, frameon=False, loc="upper center",
@@ -264,7 +251,7 @@ def rows(
         ax.set_ylim(max(len(found), 1) - 0.5, -0.5)
         if log:
             ax.set_xscale("log")
-        labelled(ax, title, xlabel or key, "")
+        labelled(ax, title, fill(xlabel or key, 26), "")  # long names leave little room
 
     return panel
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..look import finish
+from ..look import finish, styles
 from . import figures, statistics
 from .figures import Look, Panel
 from .records import Record
@@ -72,14 +72,15 @@ def responses(
     """
 
     def panel(ax: Any, records: Sequence[Record], looks: Mapping[str, Look]) -> None:
-        for i, (label, cells) in enumerate(lines.items()):
+        by_label = styles(lines)
+        for label, cells in lines.items():
             both = [(sample(records, cell, on).finite, sample(records, cell, key).finite) for cell in cells]
             drawn = [(np.mean(x), statistics.mean(y)) for x, y in both if x and len(y) > 1]
             if drawn:
                 middle = [y.estimate for _, y in drawn]
                 bars = [[y.estimate - y.low for _, y in drawn], [y.high - y.estimate for _, y in drawn]]
-                style = {"capsize": 2, "markersize": 4, "linewidth": 1.2}
-                ax.errorbar([x for x, _ in drawn], middle, bars, label=label, **style, **figures.look(i))
+                style = {"capsize": 2, "markersize": 4, "linewidth": 1.2} | by_label[label]
+                ax.errorbar([x for x, _ in drawn], middle, bars, label=label, **style)
         ax.set_xscale("log")
         figures.labelled(ax, title, xlabel, ylabel)
 

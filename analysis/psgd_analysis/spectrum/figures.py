@@ -12,18 +12,15 @@ import numpy as np
 
 from psgd_core.display import axes
 
-from ..look import COLORS, LINES
+from ..look import COLORS, DASHES, METHODS, color_of, styles
 from .broadening import smoothed
 from .table import number
 
 if TYPE_CHECKING:
     from .results import Comparison, Density, Eigenvalues, Extremes, GroupStudy, Ordering, RankStudy
 
-BLACK, GREY, BLUE, VERMILION, ORANGE, SKY = (
-    COLORS[name] for name in ("black", "grey", "blue", "vermilion", "orange", "sky")
-)
-_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-_MARKERS = "os^Dv*"
+BLACK, GREY, BLUE, VERMILION, SKY = (COLORS[name] for name in ("black", "grey", "blue", "vermilion", "sky"))
+WINE = METHODS["LowRank"]
 
 
 def comparison(result: Comparison, ax: Any = None) -> Any:
@@ -35,13 +32,14 @@ def comparison(result: Comparison, ax: Any = None) -> Any:
     ax = axes(ax)
     n = len(result.values[0])
     marked = False
+    looks = styles(result.labels[1:])
     for i, (label, values, kappa) in enumerate(
         zip(result.labels, result.values, result.condition_numbers, strict=True)
     ):
         values = values[np.argsort(-np.abs(values))]  # noqa: PLW2901
         shown = np.where(values == 0, np.nan, np.abs(values))
         shown = shown / np.exp(np.nanmean(np.log(shown)))
-        style = (BLACK, "-", 2.4) if i == 0 else (LINES[(i - 1) % 6], _DASHES[(i - 1) % 6], 1.8)
+        style = (GREY, "-", 2.4) if i == 0 else (looks[label]["color"], looks[label]["linestyle"], 1.8)
         x = np.arange(1, n + 1)
         ax.plot(
             x,
@@ -158,16 +156,16 @@ def rank_study(result: RankStudy, ax: Any = None) -> Any:
     """Draw the condition number that is left over the rank, for one tail, for both, and fitted."""
     ax = axes(ax)
     x = np.arange(len(result.ranks))
-    curves = [
-        ("ρI + UUᵀ: one tail", result.one_tail_condition, ORANGE, "-.", "s"),
-        ("ρ(I + UVᵀ): both tails", result.best_condition, BLUE, "-", "o"),
+    curves: list[tuple[str, Any, str, Any, str]] = [
+        ("ρI + UUᵀ: one tail", result.one_tail_condition, COLORS["olive"], DASHES[3], "s"),
+        ("ρ(I + UVᵀ): both tails", result.best_condition, COLORS["indigo"], "-", "o"),
     ]
     if np.any(result.reachable_condition < 0.999 * result.best_condition):
-        curves.append(("ρ(I + UVᵀ): least possible", result.reachable_condition, SKY, ":", "v"))
+        curves.append(("ρ(I + UVᵀ): least possible", result.reachable_condition, COLORS["teal"], ":", "v"))
     if result.products:
         curves += [
-            ("(I + UVᵀ)diag(d): best", result.diagonal_condition, COLORS["green"], "-", "D"),
-            (f"LowRank(r), {result.products} products", result.fitted_condition, VERMILION, "--", "^"),
+            ("(I + UVᵀ)diag(d): best", result.diagonal_condition, COLORS["brown"], "-", "D"),
+            (f"LowRank(r), {result.products} products", result.fitted_condition, WINE, "--", "^"),
         ]
     for label, values, color, dash, marker in curves:
         if np.all(np.isnan(values)):
@@ -225,7 +223,8 @@ def _bars(names: Sequence[str], criteria: np.ndarray, kappas: np.ndarray, ax: An
     """Draw a bar for each criterion, from its minimum 1 on; the first is grey."""
     y = np.arange(len(names))
     far = float(np.max(criteria))
-    ax.barh(y, criteria - 1, left=1, color=[GREY if i == 0 else BLUE for i in y], height=0.7)
+    colors = [color_of(name) or (BLUE if i else GREY) for i, name in enumerate(names)]
+    ax.barh(y, criteria - 1, left=1, color=colors, height=0.7)
     for i, (kappa, criterion) in enumerate(zip(kappas, criteria, strict=True)):
         ax.annotate(
             f"{criterion:.4g}   [κ {number(kappa, 3)}]",
