@@ -1,4 +1,4 @@
-"""What a release says of itself: one version everywhere, the Pythons it is for, a floor under all it needs."""
+"""What a release says of itself: one version everywhere, its Pythons, and a floor under all that it needs."""
 
 import re
 import tomllib
