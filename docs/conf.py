@@ -52,7 +52,7 @@ python_maximum_signature_line_length = 80
 # -- look ------------------------------------------------------------------------------------------------
 
 html_theme = "furo"
-html_title = "psgd-core"
+html_title = f"psgd-core {release}"  # pages of all versions are online side by side
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"

@@ -223,7 +223,7 @@ def test_shell_commands_are_there(page, line):
     """Targets of make, extras of pip, subcommands and options of `psgd` exist."""
     program, *arguments = shlex.split(line)
     if program == "make":
-        targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+        targets = re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
         assert arguments[0] in targets
         assert all(re.match(r"(TESTS|VERIFY|TORCH|PYTHON)=", option) for option in arguments[1:])
     elif program == "pip":

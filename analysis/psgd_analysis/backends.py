@@ -82,9 +82,7 @@ class Backend:
             return
         import jax
 
-        place = "jax" if hasattr(jax, "enable_x64") else "jax.experimental"
-        enable: Any = importlib.import_module(place).enable_x64
-        with enable(self.dtype == "float64"):
+        with jax.enable_x64(self.dtype == "float64"):
             yield
 
     def asarray(self, x: np.ndarray) -> Array:

@@ -79,6 +79,7 @@ def _components(n: int, generators: Sequence[np.ndarray]) -> np.ndarray:
     m = len(generators)
     edges = np.stack(generators, axis=1).reshape(-1)
     graph = csr_array((np.ones(n * m, dtype=np.int8), edges, np.arange(0, n * m + 1, m)), shape=(n, n))
+    graph.sum_duplicates()  # SciPy before 1.15 does not end on an edge that is there twice
     # Powers of a permutation lead back, so strong components are the orbits: no transposed graph is needed.
     count, labels = connected_components(graph, directed=True, connection="strong")
     smallest = np.empty(count, dtype=np.int64)
