@@ -1,7 +1,7 @@
 """Whether kernels are installed, switched on, and worth compiling.
 
 Compiling takes seconds, once on a machine, and the plain code gives the same results to rounding. So nothing
-is compiled before the plain code has worked on a state for about a second. The updates that the state counts
+is compiled before the plain code has worked on a state for a few seconds. The updates that the state counts
 say so, and not a clock: runs repeat, and go on from a checkpoint, bit for bit.
 """
 
@@ -17,8 +17,8 @@ from importlib.util import find_spec
 FEW = 10_000
 """Parameters that take the plain code as long as its calls from Python take it for one."""
 
-ENOUGH = 20_000_000
-"""Updates times (n + `FEW`) from which compiling is worth its while: about a second of plain code."""
+ENOUGH = 50_000_000
+"""Updates times (n + `FEW`) from which compiling is worth its while: a few seconds of plain code."""
 
 _AFTER: dict[str, float] = {"off": float("inf"), "auto": ENOUGH, "on": 0}
 
@@ -27,15 +27,14 @@ def _named(mode: str) -> float:
     """Return from which work on there are kernels, for a value of ``PSGD_KERNELS``."""
     if mode not in _AFTER:
         raise ValueError(
-            f"the environment variable `PSGD_KERNELS` must be auto, on or off, got {mode!r}; set one of these, "
-            "or unset it"
+            f"the environment variable `PSGD_KERNELS` must be auto, on or off, got {mode!r}; set it to one "
+            "of these, or not at all"
         )
     return _AFTER[mode]
 
 
-_after: ContextVar[float] = ContextVar(
-    "psgd_core.kernels", default=_named(os.environ.get("PSGD_KERNELS") or "auto")
-)
+_of_the_environment = _named(os.environ.get("PSGD_KERNELS") or "auto")
+_after: ContextVar[float] = ContextVar("psgd_core.kernels", default=_of_the_environment)
 
 
 def switched_on() -> bool:
@@ -68,7 +67,7 @@ def off() -> Iterator[None]:
 
 @contextmanager
 def on() -> Iterator[None]:
-    """Use kernels from the first update on within a ``with`` block, in this thread, also where few will follow."""
+    """Use kernels from the first update on within a ``with`` block, in this thread."""
     with _from(_AFTER["on"]):
         yield
 

@@ -1,7 +1,7 @@
 """An update of ``Q = (I + U V^T) diag(d)`` by the CPU's passes over n, and ``P g``.
 
-Between the passes is algebra of size r (`arrays.gram_algebra`). Where nothing is to be compiled (`switch`) the passes are
-those of `low_rank_blocks`, and ``P g`` is the plain code's.
+Between the passes is algebra of size r (`arrays.gram_algebra`). Where nothing is to be compiled (`switch`)
+the passes are those of `low_rank_blocks`, and ``P g`` is the plain code's.
 """
 
 from __future__ import annotations
