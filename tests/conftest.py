@@ -18,6 +18,7 @@ import cupy_standin
 import numpy as np
 import pytest
 
+os.environ.setdefault("PSGD_KERNELS", "on")  # in tests that do not say which code they are about
 if "PSGD_TEST_GPU" not in os.environ:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if importlib.util.find_spec("jaxlib") and importlib.metadata.version("jaxlib").startswith("0.10."):

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"`psgd_core.adapters.dask` needs dask and distributed, and {error.name} is not installed; "
-        "pip install 'psgd-core[dask]'"
+        "pip install dask distributed"
     ) from error
 
 from ..arrays.arguments import described, require_number

@@ -9,10 +9,10 @@ CuPy, PyTorch CUDA  `gpu.orbit_queue`                                `gpu.low_ra
 others (JAX)        None                                             None
 ==================  ===============================================  =========================================
 
-Each has ``update(rule, state, v, h, step, inplace)`` and ``precondition(rule, state, g)``. None means: go the
-ordinary way, with its checks and its messages; nothing has been written then. Nobody has checked the
-arguments before: a kernel does not look where it reads and writes, so whoever calls one looks at everything
-that it relies on.
+On the host they are compiled where `switch.worthwhile` says so. Each has
+``update(rule, state, v, h, step, inplace)`` and ``precondition(rule, state, g)``. None means: go the ordinary
+way, with its checks and its messages; nothing has been written then. Nobody has checked the arguments before:
+a kernel does not look where it reads and writes, so whoever calls one looks at everything that it relies on.
 """
 
 from __future__ import annotations

@@ -109,11 +109,11 @@ class Own:
         return "psgd-core" if self.kernels else "psgd-core, plain code"
 
     def within(self) -> Any:
-        """Return the context for its calls, which may switch the kernels off."""
-        if self.kernels or importlib.util.find_spec("psgd_core.kernels") is None:
+        """Return the context for its calls, which switches the kernels on or off."""
+        if importlib.util.find_spec("psgd_core.kernels") is None:
             return contextlib.nullcontext()
         kernels: Any = importlib.import_module("psgd_core.kernels")
-        return kernels.off()
+        return kernels.on() if self.kernels else kernels.off()
 
     def set_up(self, setting: Setting) -> Calls:
         """Return the calls: in place where the library allows it, jitted with a donated state on JAX."""

@@ -59,15 +59,16 @@ def work(job: Job, place: Place, *, board: Handle) -> Record:
         "machine": machine.processor(),
         "threads": 1,
     }
-    return run(
-        job,
-        lambda job: experiment(job.experiment).start(job, place.data),
-        Checkpoint(place.checkpoints, job.key),
-        about,
-        limit=place.limit,
-        note=board.note,
-        stopping=board.stopping,
-    )
+    with psgd.kernels.on():  # compiled once, for all runs
+        return run(
+            job,
+            lambda job: experiment(job.experiment).start(job, place.data),
+            Checkpoint(place.checkpoints, job.key),
+            about,
+            limit=place.limit,
+            note=board.note,
+            stopping=board.stopping,
+        )
 
 
 def revision(folder: Path = Path(__file__).parent) -> str:
@@ -89,6 +90,7 @@ def compile_kernels() -> None:
     rng = np.random.default_rng(0)
     v, h = rng.standard_normal((2, 50_000), dtype=np.float32)
     groups: list[psgd.Preconditioner[Any]] = [psgd.LowRank(1), psgd.LowRank(5), psgd.Diagonal(), psgd.XMat()]
-    for group in groups:
-        state = group.update(group.init(len(v), v), v, h, 0.1)
-        group.precondition(state, h)
+    with psgd.kernels.on():
+        for group in groups:
+            state = group.update(group.init(len(v), v), v, h, 0.1)
+            group.precondition(state, h)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import njit
-from .loops import OPTIONS
+from .loops import OPTIONS, copy
 from .orbit_passes import usable
 
 
@@ -101,7 +101,9 @@ def update(
     squares[0], squares[1] = square_a, square_b
     bound = unit * np.sqrt(square_a + square_b)
     if not bound < infinite:
-        new_q[:], new_held[:] = q, held
+        for i in range(n):
+            copy(new_q[i], q[i])
+        copy(new_held, held)
         return 0
     base = held[0] if held[0] > zero else bound
     scale = max(base, root * bound) if decay >= zero else bound

@@ -1,7 +1,7 @@
 """An update of ``Q = (I + U V^T) diag(d)`` by the CPU's passes over n, and ``P g``.
 
-Between the passes is algebra of size r (`arrays.gram_algebra`). Without numba the passes are those of
-`low_rank_blocks`, and ``P g`` is the plain code's.
+Between the passes is algebra of size r (`arrays.gram_algebra`). Where nothing is to be compiled (`switch`)
+the passes are those of `low_rank_blocks`, and ``P g`` is the plain code's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from ...arrays.gram_algebra import FactorMove, combinations, factor_move, gauge, joint_bound
 from ..rules import LowRankRule, float_of
-from ..switch import compiled
+from ..switch import worthwhile
 from .counting import KINDS, counted
 
 PARALLEL = 65_536
@@ -116,10 +116,12 @@ def _gram(state: Any, v: np.ndarray, h: np.ndarray, due: bool) -> tuple[np.ndarr
     Where the scale is due, d is taken times c, the minimiser ``c^4 = |y|^2 / |x|^2``. None if something is
     not finite, or x or y nothing or out of all scale.
     """
-    passes, n = _passes(compiled()), h.size
-    parts, ending = passes.parts(n), "_parallel" if n >= PARALLEL and compiled() else ""
+    n, count = h.size, int(state.count)
+    compiled = worthwhile(n, count)
+    passes = _passes(compiled)
+    parts, ending = passes.parts(n), "_parallel" if compiled and n >= PARALLEL else ""
     damping = 0.0 if due else abs(float(state.damping))  # the pair that sets the scale is not damped
-    seed = np.uint32(int(state.count) * 0x1F35B1D9 & 0xFFFFFFFF)  # as in `arrays.signs`
+    seed = np.uint32(count * 0x1F35B1D9 & 0xFFFFFFFF)  # as in `arrays.signs`
     arrays = state.u, state.v, state.d, h, v, h.dtype.type(damping), seed
     # as they are
     r = state.u.shape[0]
@@ -183,7 +185,7 @@ def _write(
 
 def precondition(rule: LowRankRule, state: Any, g: np.ndarray) -> np.ndarray | None:
     """Return ``P g`` for g of shape (n,), or None if it is not for kernels: see `dispatch`."""
-    if not compiled() or not _suits(rule, state, (g,), False):
+    if not _suits(rule, state, (g,), False) or not worthwhile(g.size, int(state.count)):
         return None
     from . import low_rank_product as product  # which needs numba
 

@@ -91,7 +91,9 @@ def _plan_for(  # noqa: PLR0911 -- calls, even of a helper, would double what it
     try:
         (blocks, gather), held, counters = state.q, state.held, state[2:]
         n, dtype = vectors[0].size, vectors[0].dtype
-        plan = _plan(rule.layout(n), n, dtype) if switch.compiled() else None
+        if not switch.worthwhile(n, int(state.count)):
+            return None
+        plan = _plan(rule.layout(n), n, dtype)
         if plan is None:
             return None
         for x in vectors:
