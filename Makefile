@@ -15,7 +15,7 @@ TESTS ?=
 # What `make test-oldest` runs: the core, its files, SciPy's adapter, the command line. Not JAX, where compiling
 # takes minutes.
 CORE_TESTS ?= -k "not jax" $(patsubst %,tests/test_%.py,array permutation criterion orbit_groups low_rank_group \
-	schedules checkpoint_files npz_headers scipy_habits cli_help release)
+	schedules checkpoint_files npz_headers preconditioners scipy_adapter scipy_habits cli_help release)
 
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 EXTRAS := fast,jax,test,cupy-names,lint$(if $(TORCH),$(COMMA)reproduce$(COMMA)reproduce-rl)

@@ -164,7 +164,7 @@ def test_wrong_arguments_of_the_operator():
         as_linear_operator(p, state, "H")
     with pytest.raises(TypeError, match=r"`preconditioner` must be.*got <class .*pass the instance"):
         as_linear_operator(psgd.XMat, state)
-    with pytest.raises(ValueError, match="[Dd]imension mismatch"):  # capital since SciPy 1.18
+    with pytest.raises(ValueError, match=r"[Dd]imension mismatch"):  # capital since SciPy 1.18
         as_linear_operator(p, state) @ np.zeros(N + 1)
 
 
