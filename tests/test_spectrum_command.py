@@ -190,6 +190,15 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path):
     assert not list(tmp_path.glob("out/*"))
 
 
+def test_a_file_in_the_place_of_a_problem_is_told_where_it_goes(tmp_path):
+    path = tmp_path / "h.npy"
+    np.save(path, np.eye(3))
+    result = run(tmp_path / "out", path)
+    assert result.exit_code == 2
+    assert f"give it as --hessian {path}" in result.stderr
+    assert not list(tmp_path.glob("out/*"))
+
+
 @pytest.mark.parametrize("matrix", [np.ones((2, 3)), np.triu(np.ones((3, 3))), np.full((2, 2), np.nan)])
 def test_unusable_files(matrix, tmp_path):
     np.save(tmp_path / "h.npy", matrix)

@@ -218,6 +218,10 @@ def _operator(
     name = problem or "two_tails"
     if name in BUILT_IN:
         return from_matrix(_matrix(name, 64 if n is None else n, np.random.default_rng(seed)), name)
+    if name not in problems.names() and Path(name).exists():
+        raise UsageError(
+            f"`PROBLEM` must be one that --list shows, got the file {name!r}; give it as --hessian {name}"
+        )
     if name not in problems.names():
         raise UsageError(f"`PROBLEM` {unknown(name, (*BUILT_IN, *problems.names()))}")
     chosen: dict[str, Any] = {} if n is None else {"n": n}
