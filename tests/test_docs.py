@@ -202,7 +202,16 @@ def test_code_in_docstrings_runs(monkeypatch, tmp_path):
 
 
 def test_every_block_has_a_language_that_is_checked():
-    known = {"python", "sh", "{toctree}", "{include}", "{architecture}", "{command}", "{modules}"}
+    known = {
+        "python",
+        "sh",
+        "{code-block}",
+        "{toctree}",
+        "{include}",
+        "{architecture}",
+        "{command}",
+        "{modules}",
+    }
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert text.count("```") % 2 == 0

@@ -25,7 +25,7 @@ def engine(name):
     ):
         if name != "plain":
             pytest.importorskip("numba")
-            patch.setattr(low_rank_update, "compiled", lambda: name == "numba")
+            patch.setattr(low_rank_update, "worthwhile", lambda n, count: name == "numba")
         yield
 
 

@@ -28,7 +28,7 @@ NORMALIZERS = {
 def engine(name):
     """Take the passes that numba compiles, or those that do without it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(low_rank_update, "compiled", lambda: name == "numba")
+        patch.setattr(low_rank_update, "worthwhile", lambda n, count: name == "numba")
         yield
 
 
@@ -101,7 +101,7 @@ def test_an_update_is_that_of_the_plain_code(n, rank, dtype, normalizer, damping
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [30, low_rank_update.PARALLEL + 77])
 def test_in_place_and_by_any_number_of_threads_the_bits_are_the_same(n, dtype, passes, monkeypatch):
-    monkeypatch.setattr(low_rank_update, "compiled", lambda: passes == "numba")
+    monkeypatch.setattr(low_rank_update, "worthwhile", lambda n, count: passes == "numba")
     p = psgd.LowRank(5)
     state, pair = started(p, n, dtype)
     for _ in range(kernels_period := 8):  # the gauge moves once in as many
@@ -211,7 +211,7 @@ def test_tensors_on_the_host_take_them_too(dtype, inplace):
 
 @pytest.mark.parametrize("passes", ENGINES)
 def test_in_place_takes_one_work_vector_from_the_first_update_on(passes, monkeypatch):
-    monkeypatch.setattr(low_rank_update, "compiled", lambda: passes == "numba")
+    monkeypatch.setattr(low_rank_update, "worthwhile", lambda n, count: passes == "numba")
     less, more, p = 200_000, 600_000, psgd.LowRank(6)
 
     def peak(n):

@@ -42,7 +42,7 @@ COLUMNS = ("nit", "fun", "grad", "lr", "step", "nfev", "njev", "nhev")
 """What `history` holds."""
 
 
-class _Seen(NamedTuple):
+class _Look(NamedTuple):
     """What the host has to know of a point."""
 
     what: str
@@ -191,7 +191,7 @@ class Run:
         found.state = found.progress.state.preconditioner
         return found
 
-    def _look(self, trial: Point) -> _Seen:
+    def _look(self, trial: Point) -> _Look:
         """Return what the host has to know of a point, asked for at once.
 
         A clip that compares values goes back itself, with a shorter step. With any other, no step starts from
@@ -203,11 +203,11 @@ class Run:
         )
         what = self._not_finite(trial, trial_value, bool(fine))
         if not what or self.optimizer.needs_value:
-            return _Seen(what, here, flag, bool(usable), True, value, size, state)
+            return _Look(what, here, flag, bool(usable), True, value, size, state)
         here, state = trial if self.best is None else self.best, self.state
         value, size = numbers(here.value, _largest(here.g))
         state = state._replace(count=state.count + 1, skipped=state.skipped + 1)
-        return _Seen(what, here, flag, False, False, value, size, state)
+        return _Look(what, here, flag, False, False, value, size, state)
 
     def _stuck(self, trial: Point) -> bool:
         """Whether the last step changed nothing, or led back to where it came from."""
@@ -221,7 +221,7 @@ class Run:
         bound = () if self.sample is None else (self.sample(generator),)
         return generator, self.objective.functions.at(*bound, *self.args)
 
-    def _record(self, seen: _Seen) -> None:
+    def _record(self, seen: _Look) -> None:
         """Note this iteration."""
         nit, optimizer = self.nit, self.optimizer
         hint = f"it is what the schedule returned at iteration {nit}"

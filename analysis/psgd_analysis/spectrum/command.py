@@ -102,7 +102,6 @@ def spectrum(
         families = {name: label for name, (label, _) in by_slug(8, 0).items() if label in offered("spectrum")}
         print_names({"matrices": BUILT_IN, "problems": problems.describe(), "--compare": families | FORMS})
         return
-    results: dict[str, Result] = {}
     try:
         chosen = _ranks(ranks)
         _require(seed >= 0, "--seed", "at least 0", seed)
@@ -125,18 +124,17 @@ def spectrum(
             dense_limit=dense_limit,
         )
         small = operator.n <= dense_limit
-        items = in_background(lambda: _warned(found))
+        kept: dict[str, Result] = {}  # by the thread that finds them: a signal loses none
+        items = in_background(lambda: _kept(_warned(found), kept))
 
         def work() -> None:
             for number, planned in enumerate(report.STUDIES if small else report.STUDIES[:2], 1):
-                name, result = _next(items, f"{planned}, study {number}", shown=not quiet)
-                if result is None:
-                    continue
-                results[name] = result
-                if not (json or quiet):
+                _, result = _next(items, f"{planned}, study {number}", shown=not quiet)
+                if result is not None and not (json or quiet):
                     _print(result)
 
         interrupted = until_interrupted(work)
+        results = dict(kept)
         if not results:
             raise typer.Exit(130)
         about = {"command": _command(given), "seed": seed, "name": operator.name, "n": operator.n}
@@ -192,6 +190,16 @@ def _print(result: Result) -> None:
         table(header, rows, words=words, title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0)),
     )
     typer.echo()
+
+
+def _kept(
+    found: Iterator[tuple[str, Result | None]], kept: dict[str, Result]
+) -> Iterator[tuple[str, Result | None]]:
+    """Yield the studies, and keep each."""
+    for name, result in found:
+        if result is not None:
+            kept[name] = result
+        yield name, result
 
 
 def _warned(found: Iterator[tuple[str, Result | None]]) -> Iterator[tuple[str, Result | None]]:
