@@ -102,10 +102,10 @@ NUMBERED = [memory(t) for t in MEMORIES if t != "all"]
 PLACES = {memory(t): math.inf if t == "all" else float(t) for t in MEMORIES}
 
 
-def by_memory(key: str, motions: tuple[str, ...], title: str, ylabel: str) -> Panel:
+def by_memory(key: str, motions: tuple[str, ...], title: str, ylabel: str, log: bool = False) -> Panel:
     """Return the panel of a number by memory."""
     lines = {m: {name(m, method): place for method, place in PLACES.items()} for m in motions}
-    return levels(key, lines, title=title, xlabel="memory, pairs", ylabel=ylabel)
+    return levels(key, lines, log=log, title=title, xlabel="memory, pairs", ylabel=ylabel)
 
 
 EXPERIMENT = Experiment(
@@ -224,7 +224,7 @@ EXPERIMENT = Experiment(
                 title="H jumps",
                 ylabel="excess loss",
             ),
-            by_memory("excess", (JUMP, SLOW, FAST), title="H moves", ylabel="excess loss"),
+            by_memory("excess", (JUMP, SLOW, FAST), title="H moves", ylabel="excess loss", log=True),
             named=method_of,
         )
     },
