@@ -213,7 +213,7 @@ def _is_constant(d: Array) -> bool:
     """Return whether all entries are equal, as at the start (waits for the device)."""
     try:
         return bool(namespace(d).all(d == d[0]))
-    except Exception:  # traced arrays, and those without memory, have no values
+    except (TypeError, RuntimeError):  # traced arrays, and those without memory, have no values
         return False
 
 
