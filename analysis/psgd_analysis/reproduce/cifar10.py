@@ -169,7 +169,7 @@ def optimizer_of(setup: Setup, method: str) -> dict[str, Any]:
 
 SECONDS = {
     "ResNet18": {SGD: 31e-3, LRA: 45e-3, XMAT: 45e-3},
-    "ResNet8": {SGD: 2.1e-3, LRA: 3.2e-3, XMAT: 3.2e-3},
+    "ResNet8": {SGD: 1.3e-3, LRA: 2.2e-3, XMAT: 2.2e-3},
     "narrow ResNet6": {SGD: 0.5e-3, LRA: 1e-3, XMAT: 1e-3},
 }
 """CPU-seconds of an image in a step, one core; of other optimisers as of SGD."""
