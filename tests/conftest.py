@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat
-import cupy_names
-import cupy_standin
 import numpy as np
 import pytest
 
-os.environ.setdefault("PSGD_KERNELS", "on")  # in tests that do not say which code they are about
+# In tests that do not say which code they are about. psgd_core reads it when it is imported: not above this.
+os.environ.setdefault("PSGD_KERNELS", "on")
 if "PSGD_TEST_GPU" not in os.environ:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if importlib.util.find_spec("jaxlib") and importlib.metadata.version("jaxlib").startswith("0.10."):
@@ -80,6 +79,8 @@ class Backend:
 
             return jax.enable_x64(self.dtype_name == "float64")
         if self.standin:
+            import cupy_standin
+
             return cupy_standin.with_unseen_verbs()
         return contextlib.nullcontext()
 
@@ -106,6 +107,8 @@ BACKENDS = [
 
 def _missing(backend: Backend) -> str | None:
     if backend.standin:
+        import cupy_names
+
         return cupy_names.missing()
     top = backend.library.removeprefix("array_api_compat.").split(".")[0]
     if importlib.util.find_spec(top) is None:
