@@ -47,9 +47,9 @@ def _signs(start: int, stop: int, seed: np.uint32) -> np.ndarray:
 
 def gram(
     u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
-    seed: np.uint32, scales: np.ndarray, products: np.ndarray, largest: np.ndarray,
+    seed: np.uint32, scales: np.ndarray, like: np.ndarray, products: np.ndarray, largest: np.ndarray,
 ) -> None:  # fmt: skip
-    """Add the inner products of the rows of R to products[0], and find the largest |x| and |y|."""
+    """Add the inner products of the rows of R to products[0], in float64; find the largest |x| and |y|."""
     m = 2 * u.shape[0] + 2
     for _, rows in _rows(u, v, d, h, p, damping, seed, scales):
         wide = rows.astype(np.float64)
@@ -74,8 +74,8 @@ def numerator(
 def write(
     u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
     seed: np.uint32, scales: np.ndarray, right: np.ndarray, left: np.ndarray, mu: np.ndarray,
-    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, out_u: np.ndarray,
-    out_v: np.ndarray, out_d: np.ndarray,
+    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, inplace: bool,
+    out_u: np.ndarray, out_v: np.ndarray, out_d: np.ndarray,
 ) -> None:  # fmt: skip
     """Move d and one factor, and change both to a better gauge where one is given."""
     r = u.shape[0]

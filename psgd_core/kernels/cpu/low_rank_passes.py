@@ -28,8 +28,8 @@ from .loops import (
     scale,
 )
 
-TILE = 512
-"""Columns at a time: for r = 10 their rows take 90 kB in float64."""
+TILE = 1024
+"""Columns at a time: for r = 10 their rows take 90 kB in float32."""
 
 PARTS = 64
 """Most parts that threads share out."""
@@ -78,8 +78,12 @@ def _ends(
 
 @njit(**SUMS)
 def _products(rows: np.ndarray, i: int, j: int, width: int, out: np.ndarray) -> None:
-    """Add the products of rows i, i + 1 with rows j ... j + 3, which keep eight sums in registers."""
-    a = b = c = d = e = f = g = h = 0.0
+    """Add the products of rows i, i + 1 with rows j ... j + 3, which keep eight sums in registers.
+
+    A tile is summed in the rows' dtype, and tiles in float64. In float32 a tile errs by some 1e-7 of the
+    rows' norms, at random: of many tiles little is left.
+    """
+    a = b = c = d = e = f = g = h = rows.dtype.type(0)
     for t in range(width):
         p, q = rows[i, t], rows[i + 1, t]
         a += p * rows[j, t]
@@ -102,7 +106,7 @@ def _products(rows: np.ndarray, i: int, j: int, width: int, out: np.ndarray) -> 
 
 def _gram(
     u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
-    seed: np.uint32, scales: np.ndarray, products: np.ndarray, largest: np.ndarray,
+    seed: np.uint32, scales: np.ndarray, like: np.ndarray, products: np.ndarray, largest: np.ndarray,
 ) -> None:  # fmt: skip
     """Write the inner products of the rows of R, and the largest |x| and |y|, part by part.
 
@@ -113,6 +117,8 @@ def _gram(
         p is the probe.
     damping, seed, scales
         As in `_ends`.
+    like : array
+        Has the dtype in which a tile is summed.
     products : float64 array, shape (parts, m, m), zero
         m is 2 r + 2, rounded up to a multiple of four; only ``[i, j]`` for j up to i is meant.
     largest : array, shape (parts, 2), zero
@@ -121,7 +127,7 @@ def _gram(
     r, n = u.shape
     for k in prange(largest.shape[0]):
         low, high = part(k, n)
-        rows, ends = np.zeros((products.shape[1], TILE)), np.empty((2, TILE), d.dtype)
+        rows, ends = np.zeros((products.shape[1], TILE), like.dtype), np.empty((2, TILE), d.dtype)
         tops = np.zeros((2, TILE), d.dtype)
         for start in range(low, high, TILE):
             stop = min(high, start + TILE)
@@ -217,24 +223,39 @@ def _numerator(
 
 
 @njit(**OPTIONS)
-def _put(gauge: np.ndarray, rows: np.ndarray, width: int, out: np.ndarray, start: int) -> None:
-    """Write the rows, or `gauge` times them, from column `start` on."""
-    one = np.empty(width, out.dtype)
+def _subtract(x: np.ndarray, p: float, a: np.ndarray, q: float, b: np.ndarray) -> None:
+    """``x -= p a + q b``."""
+    for t in range(x.shape[0]):
+        x[t] -= p * a[t] + q * b[t]
+
+
+@njit(**OPTIONS)
+def _write_factor(
+    out: np.ndarray, old: np.ndarray, moves: bool, left: np.ndarray, a: np.ndarray, b: np.ndarray,
+    gauge: np.ndarray, inplace: bool, rows: np.ndarray, start: int,
+) -> None:  # fmt: skip
+    """``out = gauge (old - left [a; b])``, from column `start` on, or what of it there is to do."""
+    width = a.shape[0]
+    turned = gauge.shape[0] > 0
     for i in range(out.shape[0]):
-        place = out[i, start : start + width]
-        if gauge.shape[0]:
+        x = rows[i, :width] if turned else out[i, start : start + width]
+        if turned or not inplace:
+            copy(x, old[i, start : start + width])
+        if moves:
+            _subtract(x, left[i, 0], a, left[i, 1], b)
+    if turned:
+        one = np.empty(width, out.dtype)
+        for i in range(out.shape[0]):
             one[:] = 0
             add_rows(one, gauge[i], rows, 0)
-            copy(place, one)
-        else:
-            copy(place, rows[i, :width])
+            copy(out[i, start : start + width], one)
 
 
 def _write(
     u: np.ndarray, v: np.ndarray, d: np.ndarray, h: np.ndarray, p: np.ndarray, damping: np.floating,
     seed: np.uint32, scales: np.ndarray, right: np.ndarray, left: np.ndarray, mu: np.ndarray,
-    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, out_u: np.ndarray,
-    out_v: np.ndarray, out_d: np.ndarray,
+    numerator: np.ndarray, turn_u: bool, gauge: np.ndarray, back: np.ndarray, inplace: bool,
+    out_u: np.ndarray, out_v: np.ndarray, out_d: np.ndarray,
 ) -> None:  # fmt: skip
     """Move d and one factor, and change both to a better gauge where one is given.
 
@@ -254,15 +275,17 @@ def _write(
         Whether it is U that moves.
     gauge, back : array, shape (r, r), or (0, 0)
         What U and V are multiplied by at the end.
+    inplace : bool
+        Whether `out_u`, `out_v` and `out_d` are u, v and d.
     out_u, out_v, out_d : array
-        May be u, v and d; of shape (0, n) where nothing is to be written.
+        Of shape (0, n) where nothing is to be written.
     """
     r, n = u.shape
     for k in prange(PARTS):
         low, high = part(k, n)
         if low == high:
             continue
-        own, new = np.empty((4, TILE), d.dtype), np.empty((2, r, TILE), d.dtype)
+        own, rows = np.empty((4, TILE), d.dtype), np.empty((r, TILE), d.dtype)
         for start in range(low, high, TILE):
             stop = min(high, start + TILE)
             width = stop - start
@@ -270,16 +293,8 @@ def _write(
             _ends(d[start:stop], h[start:stop], p[start:stop], start, damping, seed, scales, x, y)
             _combine(a, right[0], u, v, x, y, start)
             _combine(b, right[1], u, v, x, y, start)
-            for i in range(r):
-                new_u, new_v = new[0, i, :width], new[1, i, :width]
-                copy(new_u, u[i, start:stop])
-                copy(new_v, v[i, start:stop])
-                moved = new_u if turn_u else new_v
-                of_a, of_b = left[i, 0], left[i, 1]
-                for t in range(width):
-                    moved[t] -= of_a * a[t] + of_b * b[t]
-            _put(gauge, new[0], width, out_u, start)
-            _put(back, new[1], width, out_v, start)
+            _write_factor(out_u, u, turn_u, left, a, b, gauge, inplace, rows, start)
+            _write_factor(out_v, v, not turn_u, left, a, b, back, inplace, rows, start)
             multiply(a, numerator[start:stop], d[start:stop], False)
             copy(b, d[start:stop])
             for t in range(width):
