@@ -10,6 +10,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 from psgd_analysis.sweeps import Stopped, Task, run
 
@@ -41,6 +42,19 @@ def dies_once(marker: Path, board):
 
 def dies(board):
     os._exit(3)
+
+
+def answers(number, packet, board):
+    """In the place of `worker.call`."""
+    return number, 10 * number
+
+
+def given_up(number, packet, board):
+    """Fail as tasks do that Dask gives up: 2 and 3 as where workers died, others as where data is lost."""
+    if number < 4:
+        last = SimpleNamespace(address="tcp://192.0.2.1:9")
+        raise importlib.import_module("distributed").KilledWorker("task", last, 3)
+    raise OSError("lost")
 
 
 def gives_up(board):

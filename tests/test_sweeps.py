@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -91,6 +92,29 @@ def test_a_process_that_dies_costs_only_its_task(places, tmp_path):
     assert dead.error.startswith("its process died 3 times")
     assert found.found.pop("dies once") == "survived"
     assert checked(found.found) == checked(run(PLAIN).found)
+
+
+def test_a_cluster_tells_of_each_task_that_it_gives_up(cluster, tmp_path):
+    """However many, and in whatever order beside others: all that is told of a task counts once."""
+    from psgd_analysis.sweeps import pools
+
+    pool, messages = pools.Dask(cluster), queue.SimpleQueue()
+    given_up = {2, 3, 5, 6}
+    calls = [
+        (sweep_tasks.given_up if i in given_up else sweep_tasks.answers, (i, b"", None)) for i in range(8)
+    ]
+    try:
+        pool.start(iter(calls), len(calls), messages)
+        told = [messages.get(timeout=90.0) for _ in range(9)]
+    finally:
+        pool.close()
+    assert told.pop() == pools.Ended(None)
+    assert {m.number for m in told if isinstance(m, pools.Lost)} == given_up
+    assert {m.number: m.result for m in told if isinstance(m, pools.Found)} == {0: 0, 1: 10, 4: 40, 7: 70}
+    errors = {m.number: m.error for m in told if isinstance(m, pools.Lost)}
+    assert errors.pop(2) is None
+    assert errors.pop(3) is None
+    assert {type(error) for error in errors.values()} == {OSError}
 
 
 def test_what_cannot_be_pickled_fails_alone(places):

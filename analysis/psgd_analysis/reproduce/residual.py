@@ -23,7 +23,7 @@ class Standardized(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """The same images with their channels last in memory, in which convolutions are computed 1.8 times faster."""
+    """Images with their channels last in memory, where convolutions are 1.8 times as fast on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the same shape."""

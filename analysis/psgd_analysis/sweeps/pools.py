@@ -1,7 +1,7 @@
-"""Where tasks run: processes of this machine (loky), or a Dask cluster; both through joblib.
+"""Where tasks run: processes of this machine (joblib's loky), or a Dask cluster.
 
-joblib runs in a thread of its own, so that signals never interrupt it halfway: they reach the main thread
-alone, which waits for messages.
+The library that waits for them does so in a thread of its own, so that signals never interrupt it halfway:
+they reach the main thread alone, which waits for messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import queue
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,9 @@ from .worker import enter
 
 WAIT = 10
 """Seconds that a cluster gets to answer."""
+
+PATIENCE = 300
+"""Seconds that a cluster may be without workers, which may be starting again."""
 
 
 class Unreachable(ValueError):
@@ -36,24 +39,34 @@ class Found(NamedTuple):
     result: Any
 
 
+class Lost(NamedTuple):
+    """A task that the pool has given up, and the error that says why; None if its process died too often."""
+
+    number: int
+    error: BaseException | None
+
+
 class Ended(NamedTuple):
     """Nothing more comes from a pool: all is done, or an error broke it."""
 
     error: BaseException | None
 
 
-Messages = queue.SimpleQueue[Found | Ended]
+Call = tuple[Callable[..., Any], tuple[int, Any, Any]]
+"""A function, and its arguments, the first of which is the number of a task."""
+
+Messages = queue.SimpleQueue[Found | Lost | Ended]
 """What a pool tells."""
 
 
 class Pool(Protocol):
     """A place where tasks run."""
 
-    def start(self, calls: Iterator[Any], count: int, messages: Messages) -> None:
-        """Start joblib's calls, and tell what becomes of them."""
+    def start(self, calls: Iterator[Call], count: int, messages: Messages) -> None:
+        """Start calls, and tell what becomes of each."""
 
-    def lost(self) -> list[BaseException]:
-        """Return the errors of tasks that no message will come for."""
+    def check(self) -> None:
+        """Raise an exception if nothing more will come."""
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -65,9 +78,9 @@ class Loky:
     def __init__(self, jobs: int, folder: Path) -> None:
         self._jobs, self._folder = jobs, folder
 
-    def start(self, calls: Iterator[Any], count: int, messages: Messages) -> None:
+    def start(self, calls: Iterator[Call], count: int, messages: Messages) -> None:
         """See `Pool`."""
-        from joblib import parallel_config
+        from joblib import Parallel, delayed, parallel_config
 
         config = {
             "backend": "loky",
@@ -77,11 +90,17 @@ class Loky:
             "initializer": enter,
             "initargs": (os.getpid(), self._folder),
         }
-        _start(lambda: parallel_config(**config), calls, self._jobs, messages)
 
-    def lost(self) -> list[BaseException]:
-        """See `Pool`; a dead process ends the whole pool."""
-        return []
+        def drive() -> None:
+            with held_back(), parallel_config(**config):
+                parallel = Parallel(batch_size=1, pre_dispatch=self._jobs, return_as="generator_unordered")
+                for number, result in parallel(delayed(work)(*arguments) for work, arguments in calls):
+                    messages.put(Found(number, result))
+
+        _start(drive, messages)
+
+    def check(self) -> None:
+        """See `Pool`; a dead process ends the whole pool, and joblib says so."""
 
     def close(self) -> None:
         """See `Pool`."""
@@ -91,7 +110,10 @@ class Loky:
 
 
 class Dask:
-    """A cluster, which starts the tasks of a dead worker elsewhere by itself."""
+    """A cluster, which starts the tasks of a dead worker elsewhere by itself.
+
+    Not through joblib's backend for it, which waits for ever for a task that Dask gave up.
+    """
 
     def __init__(self, address: str) -> None:
         try:
@@ -111,7 +133,8 @@ class Dask:
                 f"no Dask scheduler answers at {address!r} within {WAIT} s ({type(error).__name__}); "
                 "give the address that it printed at its start, such as tcp://192.0.2.1:8786"
             ) from error
-        self._given_up: set[Any] = set()  # tasks of earlier calls
+        self._seen = time.monotonic()  # when there were workers
+        self._asked = self._seen
         try:
             self._require_workers(address)
         except BaseException:
@@ -120,30 +143,48 @@ class Dask:
 
     def _require_workers(self, address: str) -> None:
         limit = time.monotonic() + WAIT
-        while (cores := sum(self._client.ncores().values())) < 2 and time.monotonic() < limit:
+        while not self._client.ncores():
+            if time.monotonic() > limit:
+                raise Unreachable(
+                    f"the Dask cluster at {address!r} must have a worker, got none; start workers"
+                )
             time.sleep(0.1)  # they may be starting, or starting again
-        if cores < 2:  # with 1, joblib would run the tasks in this process
-            raise Unreachable(
-                f"the Dask cluster at {address!r} must have two cores or more, got {cores}; start workers"
-            )
 
-    def start(self, calls: Iterator[Any], count: int, messages: Messages) -> None:
+    def start(self, calls: Iterator[Call], count: int, messages: Messages) -> None:
         """See `Pool`."""
-        from joblib import parallel_config
+        from distributed import CancelledError, KilledWorker, as_completed
 
-        self._given_up |= {key for key, _ in self._in_error()}
-        _start(lambda: parallel_config("dask", client=self._client), calls, "all", messages)
+        def drive() -> None:
+            submit = self._client.submit
+            futures = {submit(work, *arguments, pure=False): arguments[0] for work, arguments in calls}
+            for future in as_completed(list(futures), loop=self._client.loop):
+                number = futures.pop(future)
+                try:
+                    found = Found(*future.result())
+                except KilledWorker:
+                    messages.put(Lost(number, None))
+                except (Exception, CancelledError) as error:
+                    messages.put(Lost(number, error))
+                else:
+                    messages.put(found)
 
-    def lost(self) -> list[BaseException]:
-        """See `Pool`: joblib waits for ever for tasks that Dask gave up."""
+        _start(drive, messages)
+
+    def check(self) -> None:
+        """See `Pool`."""
         if self._client.status in ("closing", "closed"):
             raise Unreachable("the Dask scheduler is gone; what had ended is kept")
-        return [error for key, error in self._in_error() if key not in self._given_up]
-
-    def _in_error(self) -> Iterator[tuple[Any, BaseException]]:
-        for key, state in list(self._client.futures.items()):
-            if state.status in ("error", "cancelled"):
-                yield key, state.exception or RuntimeError("cancelled by the Dask cluster")
+        now = time.monotonic()
+        if now - self._asked < WAIT:
+            return
+        self._asked = now
+        if self._client.ncores():
+            self._seen = now
+        elif now - self._seen > PATIENCE:
+            raise Unreachable(
+                f"the Dask cluster has had no worker for {PATIENCE} s; what had ended is kept: start "
+                "workers, and run it again"
+            )
 
     def close(self) -> None:
         """See `Pool`."""
@@ -151,20 +192,16 @@ class Dask:
         self._log.setLevel(self._level)
 
 
-def _start(configured: Any, calls: Iterator[Any], pre_dispatch: int | str, messages: Messages) -> None:
-    def drive() -> None:
-        from joblib import Parallel
-
+def _start(drive: Callable[[], None], messages: Messages) -> None:
+    def run() -> None:
         try:
-            with held_back(), configured():
-                parallel = Parallel(batch_size=1, pre_dispatch=pre_dispatch, return_as="generator_unordered")
-                for number, result in parallel(calls):
-                    messages.put(Found(number, result))
-            messages.put(Ended(None))
+            drive()
         except BaseException as error:
             messages.put(Ended(error))
+        else:
+            messages.put(Ended(None))
 
-    Thread(target=drive, daemon=True).start()
+    Thread(target=run, daemon=True).start()
 
 
 @contextlib.contextmanager

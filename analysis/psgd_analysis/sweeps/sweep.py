@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..interrupts import noted, until_interrupted, whole
 from .board import EVERY, Board, Stopped
-from .pools import Dask, Ended, Found, Loky, Messages, Pool, quiet
+from .pools import Call, Dask, Ended, Found, Loky, Lost, Messages, Pool, quiet
 from .worker import TRIES, Raised, call, died, opened, packed, raised
 
 GRACE = 5.0
@@ -123,6 +123,7 @@ class _Sweep:
         self._looked = 0.0
         self.within: Callable[[], float] = lambda: 0.0  # how much is done of tasks under way
         self._stopping = False
+        self._lost: dict[int, BaseException | None] = {}  # why a pool gave them up
         self.found: dict[int, Any] = {}
 
     # -- in this process -------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class _Sweep:
                 deaths.update(guilty)
                 for i in guilty:
                     if deaths[i] == TRIES:
-                        self._end(i, _broken(error))
+                        self._end(i, _broken(self._lost.get(i, error)))
                 waiting = [i for i in waiting if i not in self.found]
         finally:
             pool.close()
@@ -169,12 +170,10 @@ class _Sweep:
         self, pool: Pool, board: Board, batch: Sequence[int]
     ) -> tuple[list[int], BaseException | None]:
         """Return which tasks of a batch a pool was given until it ended, and the error that broke it."""
-        from joblib import delayed
-
         handed: list[int] = []
         messages: Messages = queue.SimpleQueue()
 
-        def calls() -> Iterator[Any]:  # asked for by joblib's threads, one at a time
+        def calls() -> Iterator[Call]:  # asked for by the pool's threads, one at a time
             for i in batch:
                 if self._stopping:
                     return
@@ -184,7 +183,7 @@ class _Sweep:
                 except Exception as error:
                     messages.put(Found(i, raised(error)))
                 else:
-                    yield delayed(call)(i, packet, board.handle(i))
+                    yield call, (i, packet, board.handle(i))
 
         self.within = lambda: self._under_way(board, handed)
         pool.start(calls(), len(batch), messages)
@@ -192,9 +191,7 @@ class _Sweep:
             while (ended := self._hear(messages)) is None:
                 if noted():
                     raise KeyboardInterrupt
-                lost = pool.lost()
-                if lost and len(lost) >= sum(i not in self.found for i in batch):
-                    return handed, lost[0]
+                pool.check()
                 self.look()
         except BaseException:
             # keep what ends in time
@@ -218,7 +215,9 @@ class _Sweep:
             return None
         if isinstance(message, Ended):
             return message
-        if message.result is not Stopped:
+        if isinstance(message, Lost):
+            self._lost[message.number] = message.error
+        elif message.result is not Stopped:
             self._end(message.number, opened(message.result))
         return None
 
