@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,28 @@ def test_a_damaged_cache_is_compiled_anew(small, tmp_path, damage):
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(DAMAGES[damage](path.read_bytes()))
     assert ran(CHEAP, NUMBA_CACHE_DIR=str(tmp_path)) == expected
+
+
+def test_what_calls_a_changed_function_of_another_file_is_compiled_anew(tmp_path):
+    pytest.importorskip("numba", reason="the kernels need numba (the extra `fast`)")
+    from psgd_core.kernels.cpu import compile as compiling
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    shutil.copy(compiling.__file__, package / "compile.py")
+    outer = "from .compile import njit\nfrom .inner import g\n@njit(cache=True)\ndef f(x):\n    return g(x)\n"
+    (package / "outer.py").write_text(outer)
+    for number in ("1", "20"):
+        inner = f"from .compile import njit\n@njit(cache=True)\ndef g(x):\n    return x + {number}\n"
+        (package / "inner.py").write_text(inner)
+        code = """
+sys.path.insert(0, sys.argv[1])
+from package.outer import f
+print(f(0), sum(f.stats.cache_hits.values()))
+"""
+        again = [ran(code, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split() for _ in range(2)]
+        assert again == [[number, "0"], [number, "1"]]
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "read-only", "missing"])

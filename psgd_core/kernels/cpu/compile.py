@@ -1,8 +1,9 @@
 """Compilation by numba, cached on disk with checksums; where nothing can be cached, without.
 
-numba trusts its files: machine code with a flipped bit would run. Here a checksum follows what is stored, and
-a file that is missing, damaged, of another version or cannot be written means that the function is compiled
-again, in memory. Processes share code through these files alone.
+numba trusts its files: machine code with a flipped bit would run, and so would code that calls a function of
+another file that has changed since. Here a checksum follows what is stored, and code goes with the times and
+sizes of all sources beside its own. A file that is missing, damaged, of another version or cannot be written
+means that the function is compiled again, in memory. Processes share code through these files alone.
 """
 
 # numba has no annotations
@@ -15,6 +16,8 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -31,6 +34,13 @@ if hasattr(os, "register_at_fork"):
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _DIGEST = hashlib.sha256().digest_size
+
+
+@cache
+def _sources() -> tuple[tuple[str, int, int], ...]:
+    """Return the names, times and sizes of the files whose functions call each other."""
+    found = ((path.name, path.stat()) for path in sorted(Path(__file__).parent.glob("*.py")))
+    return tuple((name, about.st_mtime_ns, about.st_size) for name, about in found)
 
 
 class _CheckedFile(caching.IndexDataCacheFile):
@@ -66,7 +76,7 @@ class _CheckedCache(caching.FunctionCache):
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
-        base, stamp = self._impl.filename_base, self._impl.locator.get_source_stamp()
+        base, stamp = self._impl.filename_base, (self._impl.locator.get_source_stamp(), _sources())
         self._cache_file = _CheckedFile(self._cache_path, f"{base}.checked", stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
