@@ -54,10 +54,10 @@ METHODS = {word: COLORS[color] for word, color in PRECONDITIONERS.items()} | {
         # estimates of the diagonal or of blocks from running means
         "indigo": ("ClosedForm", "closed form", "AdaHessian"),
         "grey": ("SGD",),
-        "purple": ("Adam", "AdamW", "AdaBound", "Adan", "Padam", "RAdam", "Yogi", "Apollo"),
+        "olive": ("Adam", "AdamW", "AdaBound", "Adan", "Padam", "RAdam", "Yogi", "Apollo"),
         "teal": ("AdaBelief",),
         "brown": ("KFAC", "Shampoo", "SOAP", "Muon"),
-        "olive": ("BFGS", "Hessian-free"),
+        "purple": ("BFGS", "Hessian-free"),
     }.items()
     for word in words
 }
