@@ -4,12 +4,13 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from psgd_analysis.reproduce.experiment import Cell, Experiment, Job, Plan
+from psgd_analysis.reproduce.experiment import Cell, Experiment, Job, Plan, never
 from psgd_analysis.reproduce.loop import Checkpoint, run
 from psgd_analysis.reproduce.records import Book, Record
 from psgd_analysis.sweeps import Stopped
@@ -33,7 +34,7 @@ class Walk:
             return "diverged"
         return "done" if self.done == self.parts else "going"
 
-    def advance(self) -> dict[str, float]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, float]:
         self.x = self.x + self.rng.standard_normal(3)
         self.done += 1
         if self.done == self.fatal:
@@ -153,7 +154,7 @@ def test_a_run_that_is_interrupted_while_it_loads_keeps_its_checkpoint(tmp_path:
 
 def test_an_error_in_a_part_leaves_the_part_before(tmp_path: Path) -> None:
     class Fails(Walk):
-        def advance(self) -> dict[str, float]:
+        def advance(self, pause: Callable[[], bool] = never) -> dict[str, float]:
             if self.done == 3:
                 raise RuntimeError("no")
             return super().advance()

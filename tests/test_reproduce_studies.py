@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from psgd_analysis import generalisation  # noqa: E402
 from psgd_analysis.reproduce import costs, subsets  # noqa: E402
 from psgd_analysis.reproduce.claims import CONFIRMED, REFUTED, UNTESTED, better  # noqa: E402
 from psgd_analysis.reproduce.curvature import GRID, Curvature  # noqa: E402
-from psgd_analysis.reproduce.experiment import Job  # noqa: E402
+from psgd_analysis.reproduce.experiment import Job, never  # noqa: E402
 from psgd_analysis.reproduce.experiments import experiment  # noqa: E402
 from psgd_analysis.reproduce.records import Record  # noqa: E402
 from psgd_analysis.reproduce.sizes import state_bytes, step_bytes  # noqa: E402
@@ -42,7 +43,7 @@ class Walk:
             return "diverged"
         return "done" if self.done == self.parts else "going"
 
-    def advance(self) -> dict[str, float]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, float]:
         self.x = self.x + torch.randn(3, generator=self.rng)
         self.done += 1
         if self.done == self.fatal:

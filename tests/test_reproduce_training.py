@@ -110,9 +110,10 @@ def test_a_run_that_was_left_equals_one_that_was_not(tmp_path, seen, name):
     torn = Checkpoint(tmp_path / "torn", job.key)
     for _ in range(2):
         torch.manual_seed(int(np.random.default_rng().integers(1000)))  # which must not matter
+        notes = []
         with pytest.raises(Stopped):
-            run(job, start, torn, {}, stopping=lambda: True)
-    resumed = run(job, start, torn, {}, stopping=lambda: True)
+            run(job, start, torn, {}, note=notes.append, stopping=lambda notes=notes: bool(notes))
+    resumed = run(job, start, torn, {})
 
     def timeless(record):
         return [{key: x for key, x in m.items() if key != "seconds"} for m in record.metrics]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 
-from .experiment import Job, Settings
+from .experiment import Job, Settings, never
 from .sizes import state_bytes, step_bytes
 from .stages import Found, Stage, Stages
 from .training import Examples, NetworkTraining, examples_for
@@ -84,7 +84,7 @@ class Timing:
         """Whether more blocks are needed."""
         return "done" if len(self._seconds[0]) == self.parts else "going"
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any]:
         """Time a block of each."""
         # who comes first changes, so that no one has the warmer processor
         order = (0, 1) if len(self._seconds[0]) % 2 else (1, 0)
@@ -160,10 +160,10 @@ class ToLoss:
         """Of the training."""
         return self.training.skipped
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any] | None:
         """Run the next part."""
-        metrics = self.training.advance()
-        self._reached = metrics["train_loss"] <= self.loss
+        metrics = self.training.advance(pause)
+        self._reached = metrics is not None and metrics["train_loss"] <= self.loss
         return metrics
 
     def final(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ The eigenvalues of H stay, while its eigenvectors move, and x* with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from psgd_core.preconditioners import normalizers
 
 from ..problems.spectra import haar
 from . import optimizers
-from .experiment import Settings
+from .experiment import Settings, never
 
 NOISE = 0.1
 """Standard deviation of the targets' noise."""
@@ -259,7 +259,7 @@ class DriftTraining:
         """Steps and pairs that were refused."""
         return self._optimizer.skipped
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any]:
         """Run the next part; return its mean excess loss, and the distance of P at its end."""
         first, total = len(self._losses) * self._part, 0.0
         for t in range(first, first + self._part):

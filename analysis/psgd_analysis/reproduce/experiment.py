@@ -116,8 +116,13 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def never() -> bool:
+    """Return False: nothing asks for a pause."""
+    return False
+
+
 class Training(Protocol):
-    """A run that goes on in parts, such as epochs, and may be left and taken up again between them."""
+    """A run that goes on in parts, such as epochs, and may be left and taken up again."""
 
     parts: int
     """How many there are at most."""
@@ -130,14 +135,17 @@ class Training(Protocol):
     def skipped(self) -> int:
         """How many pairs, or steps, were refused so far because they were not finite."""
 
-    def advance(self) -> dict[str, Any]:
-        """Run the next part, and return its metrics."""
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any] | None:
+        """Run the next part, or what is left of it, and return its metrics.
+
+        Where parts are long, `pause` is asked on the way: None if it stopped there, to be saved or to go on.
+        """
 
     def final(self) -> dict[str, Any]:
         """Return what tables, figures and claims need of the finished run, in JSON's types."""
 
     def save(self, file: IO[bytes]) -> None:
-        """Write all that the next part depends on: parameters, optimiser, generators."""
+        """Write all that what comes depends on: parameters, optimiser, generators, sums over the part."""
 
     def load(self, file: IO[bytes]) -> None:
         """Take up what `save` wrote: from there on, equal bit for bit to a run that was not left."""

@@ -1,4 +1,4 @@
-"""Running one job: part after part, left and taken up again bit for bit."""
+"""Running one job: part after part, left and taken up again bit for bit, also in the middle of a part."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from ..sweeps import Stopped
 from .experiment import Job, Training
 from .records import Record, Status
 
+BETWEEN = 600.0
+"""Seconds after which a checkpoint is written in the middle of a part."""
+
 
 class Checkpoint:
     """What is kept of a run on the way: the training's own file, and a page that tells which one it is.
@@ -32,7 +35,7 @@ class Checkpoint:
         if not self.page.exists():
             return {}
         held = json.loads(self.page.read_bytes())
-        noted = {name: held[name] for name in ("metrics", "seconds", "cpu_seconds")}
+        noted = {name: held[name] for name in ("metrics", "seconds", "cpu_seconds", "checkpoints")}
         content = self._file(noted).read_bytes()
         if _hash(content) != held["sha256"]:  # PyTorch does not check what it reads
             raise ValueError("it is damaged")
@@ -42,6 +45,7 @@ class Checkpoint:
     def write(self, training: Training, noted: dict[str, Any]) -> None:
         """Keep the training as it is, and forget the checkpoint before."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        noted["checkpoints"] += 1
         file, held = self._file(noted), io.BytesIO()
         training.save(held)
         write_atomically(file, lambda new: new.write(held.getbuffer()))
@@ -57,11 +61,29 @@ class Checkpoint:
             old.unlink(missing_ok=True)
 
     def _file(self, noted: Mapping[str, Any]) -> Path:
-        return self.folder / f"{self.key}.{len(noted['metrics'])}"
+        return self.folder / f"{self.key}.{noted['checkpoints']}"
 
 
 def _hash(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+class _Leg:
+    """A stretch of a run, up to its next checkpoint."""
+
+    def __init__(self, limit: float, stopping: Callable[[], bool]) -> None:
+        self._limit, self._stopping = limit, stopping
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._wall
+
+    def cpu_seconds(self) -> float:
+        return time.process_time() - self._cpu
+
+    def over(self) -> bool:
+        """Whether to stop in the middle of a part: asked to, late, or at the limit of CPU-seconds."""
+        return self._stopping() or self.seconds() > BETWEEN or self.cpu_seconds() > self._limit
 
 
 def run(
@@ -85,14 +107,14 @@ def run(
     about : dict
         The fields of the record that say where it comes from.
     limit : float
-        Seconds of CPU after which the run is cut, at the end of a part; its checkpoint stays.
+        Seconds of CPU after which the run is cut; its checkpoint stays.
     note, stopping : callable
         Told how much is done after each part, of `Job.expected`, and asked whether to stop.
 
     Raises
     ------
     Stopped
-        If `stopping` says so between two parts; the checkpoint has all that were run.
+        If `stopping` says so; the checkpoint has all that was run.
     """
     training, problem = start(job), ""
     try:
@@ -104,13 +126,14 @@ def run(
             raise  # it may be readable next time
         training, noted = start(job), {}  # it may have been loaded by half
         problem = f"begun anew: the checkpoint cannot be used ({error!r})"
-    noted = noted or {"metrics": [], "seconds": 0.0, "cpu_seconds": 0.0}
+    noted = noted or {"metrics": [], "seconds": 0.0, "cpu_seconds": 0.0, "checkpoints": 0}
     while training.status == "going" and noted["cpu_seconds"] < limit:
-        wall, cpu = time.perf_counter(), time.process_time()
-        metrics = training.advance()
-        noted["seconds"] += time.perf_counter() - wall
-        noted["cpu_seconds"] += time.process_time() - cpu
-        noted["metrics"].append({**metrics, "seconds": noted["seconds"]})
+        leg = _Leg(limit - noted["cpu_seconds"], stopping)
+        metrics = training.advance(leg.over)
+        noted["seconds"] += leg.seconds()
+        noted["cpu_seconds"] += leg.cpu_seconds()
+        if metrics is not None:
+            noted["metrics"].append({**metrics, "seconds": noted["seconds"]})
         checkpoint.write(training, noted)
         note(job.expected * len(noted["metrics"]) / training.parts)
         if training.status == "going" and stopping():

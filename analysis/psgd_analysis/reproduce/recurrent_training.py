@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import require_count
-from .experiment import Settings
+from .experiment import Settings, never
 from .recurrent import Network, delayed_xor
 from .recurrent_optimizers import Loss, Optimizer, optimizer
 
@@ -99,7 +99,7 @@ class XorTraining:
         """How many gradients and pairs were refused so far because they were not finite."""
         return self._optimizer.skipped(self._carry.state)
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any]:
         """Run the next part, and return iterations done and the mean loss in it."""
         before = int(self._carry.count)
         until = min((before // self._part + 1) * self._part, self._most)

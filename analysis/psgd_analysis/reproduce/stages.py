@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
-from .experiment import Training
+from .experiment import Training, never
 
 Found = Mapping[str, Any]
 """What a stage found: numbers, texts and tensors, in dicts and lists."""
@@ -70,10 +70,13 @@ class Stages:
         """How many pairs, or steps, all stages refused so far."""
         return self._skipped + (self._training.skipped if self.status != "done" else 0)
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any] | None:
         """Run the next part of the stage under way; after its last one, make the next stage."""
         stage, training = self._stage, self._training
-        metrics = {"stage": stage.name, **training.advance()}
+        found = training.advance(pause)
+        if found is None:
+            return None
+        metrics = {"stage": stage.name, **found}
         if training.status == "done":
             self._skipped += training.skipped
             self._found[stage.name] = stage.found(training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import IO, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...checks import require_count
 from .. import optimizers
-from ..experiment import Settings
+from ..experiment import Settings, never
 from ..training import Batches, rate_of
 from .environments import Environments
 from .networks import Actor, Critic, log_probability
@@ -181,7 +182,7 @@ class PPOTraining:
         """Pairs and steps that the optimisers left out."""
         return self._used("skipped")
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any] | None:
         """Run the next part; return the mean return of the episodes that ended in it, and the last losses.
 
         An episode's return is the sum of its rewards, as the environment gives them.
@@ -193,6 +194,8 @@ class PPOTraining:
             self._finite = (
                 self.actor.finite and self.critic.finite and all(map(math.isfinite, self._last.values()))
             )
+            if self._finite and self._update < last and pause():
+                return None
         ended, self.environments.finished = self.environments.finished, []
         self._returns.append(float(np.mean(ended)) if ended else None)
         return {"steps": self._steps, "return": self._returns[-1], "episodes": len(ended), **self._last}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import data, models, optimizers
 from ..carried import carrying, is_noisy, noise
-from ..experiment import Job, Settings
+from ..experiment import Job, Settings, never
 from .augment import AUGMENTATIONS, augmented
 from .changes import changed
 from .device import device, name_of
@@ -27,6 +27,7 @@ from .losses import loss as loss_of
 from .measures import MEASURES
 from .orders import ORDERS, Order
 from .phases import phases_of
+from .sums import Sums
 
 SETTINGS = {
     *("model", "model_settings", "data", "length", "stride", "train", "test", "order"),
@@ -116,6 +117,7 @@ class NetworkTraining:
         self._begin(0)
         # how far it is; the measures look at the model now
         self._done = self._iterations = 0
+        self._sums = Sums.zeros(self.device)
         self._best, self._finite = 0.0, True
         self._last: dict[str, Any] = {}
         given = settings.get("measures", ())
@@ -134,32 +136,31 @@ class NetworkTraining:
         """Pairs and steps that the optimiser left out."""
         return self._used("skipped")
 
-    def advance(self) -> dict[str, Any]:
+    def advance(self, pause: Callable[[], bool] = never) -> dict[str, Any] | None:
         """Run the next part; return loss and accuracy (%) over its batches, and on the test set."""
         if self._phase + 1 < len(self._phases) and self._done == self._phases[self._phase + 1].first:
             self._begin(self._phase + 1)
-        losses, seen = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        right, asked = torch.zeros((2,), dtype=torch.int64, device=self.device)
-        last, length = losses, self._length()
-        for i in range(length):
-            if not i or self._phases[self._phase].moves:
-                self.set_rates((i + 1) / length)
+        sums, length, begins = self._sums, self._length(), True
+        last = sums.loss
+        while sums.iterations < length:
+            if begins or self._phases[self._phase].moves:
+                self.set_rates((sums.iterations + 1) / length)
+            begins = False
             indices = self.next_batch()
             last, correct, places = self.one_step(indices)
-            losses += last * len(indices)
-            right += correct.sum()
-            asked += places
-            seen += len(indices)
+            sums.add(last, correct, places)
             for measure in self.measures.values():
                 measure.after_step(indices, correct)
             self._iterations += 1
-        self._done += 1
+            if sums.iterations < length and pause():
+                return None
+        self._done, self._sums = self._done + 1, Sums.zeros(self.device)
         test_loss, accuracy = self.evaluate("test")
         self._finite = bool(torch.isfinite(last)) and math.isfinite(test_loss)
         self._best = max(self._best, accuracy)
         self._last = {
-            "train_loss": float(losses) / seen,
-            "train_accuracy": 100 * int(right) / max(int(asked), 1),
+            "train_loss": float(sums.loss) / sums.seen,
+            "train_accuracy": 100 * int(sums.right) / max(int(sums.asked), 1),
             "test_loss": test_loss,
             "accuracy": accuracy,
         }
@@ -186,7 +187,7 @@ class NetworkTraining:
         return found
 
     def save(self, file: IO[bytes]) -> None:
-        """Write all that the next part depends on, as tensors, numbers and texts."""
+        """Write all that what comes depends on, as tensors, numbers and texts."""
         held = {
             "model": self.model.state_dict(),
             "steps": self.steps.state_dict(),
@@ -194,6 +195,7 @@ class NetworkTraining:
             "augmenting": self._augmenting.get_state(),
             "measures": {name: measure.state_dict() for name, measure in self.measures.items()},
             "phase": [self._phase, self._earlier],
+            "sums": list(self._sums),
             "progress": [self._done, self._iterations, self._best, self._last, self._finite],
         }
         torch.save(held, file)
@@ -210,6 +212,7 @@ class NetworkTraining:
         self._augmenting.set_state(held["augmenting"])
         for name, state in held["measures"].items():
             self.measures[name].load_state_dict(state)
+        self._sums = Sums.of(held["sums"], self.device)
         self._done, self._iterations, self._best, self._last, self._finite = held["progress"]
 
     # -- what measures ask for -------------------------------------------------------------------------

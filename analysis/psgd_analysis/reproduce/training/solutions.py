@@ -58,12 +58,14 @@ class Events(Measure):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts."""
-        return self._state._asdict()
+        """Return the counts, and the part's batches so far."""
+        return {"counts": self._state._asdict(), "batches": [list(batch) for batch in self._batches]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self._state = forgetting.ForgettingState(**state)
+        self._state = forgetting.ForgettingState(**state["counts"])
+        device = self.training.device
+        self._batches = [(indices, correct.to(device)) for indices, correct in state["batches"]]
 
 
 class Hessian(Measure):
