@@ -170,7 +170,7 @@ class NetworkTraining:
         return {**self._last, "iterations": self._iterations, "products": self._used("products"), **more}
 
     def final(self) -> dict[str, Any]:
-        """Return the last metrics, the best test accuracy, what was used and where, and what was measured."""
+        """Return the last metrics, the best accuracy, and what was used; at the end what was measured."""
         found = {
             **self._last,
             "best_accuracy": self._best,
@@ -181,7 +181,7 @@ class NetworkTraining:
             "optimizer": self.steps.version,
             "device": name_of(self.device),
         }
-        if self._finite:
+        if self.status == "done":  # they may take as long as an epoch
             for measure in self.measures.values():
                 found |= measure.final()
         return found
