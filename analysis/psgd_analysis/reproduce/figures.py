@@ -288,7 +288,7 @@ def against(
 
 def labelled(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
     """Set labels and grid; say so where nothing was drawn, and give short logarithmic axes more numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     finish(ax, title, xlabel, ylabel)
     if not ax.has_data():
@@ -296,7 +296,7 @@ def labelled(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
         return
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if axis.get_scale() == "log" and high < 100 * low:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 4 * low else range(1, 10)))
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(6))
             axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axis.set_minor_formatter(NullFormatter())
 
