@@ -86,6 +86,14 @@ def test_the_interval_of_a_mean_is_students():
     assert found.low == pytest.approx(4 - found.high)
 
 
+def test_the_interval_of_numbers_whose_squares_overflow_is_the_same_in_their_unit():
+    """Losses that have run away."""
+    small, large = statistics.mean([1.0, 2.0, -3.0]), statistics.mean([1e200, 2e200, -3e200])
+    for one, other in zip(small, large, strict=True):
+        assert other == pytest.approx(1e200 * one, rel=1e-12, abs=1e188)
+    assert statistics.mean([0.0, 0.0]) == (0.0, 0.0, 0.0)
+
+
 def test_the_interval_of_a_share_is_exact():
     """Of 10 in 10 the lower end solves p^10 = 0.025; of 1 in 2 the ends solve p^2 and (1 - p)^2 = 0.025."""
     assert statistics.share(10, 10)[1:] == pytest.approx((0.025**0.1, 1.0))

@@ -39,8 +39,10 @@ def mean(values: Sequence[float]) -> Interval:
     from scipy import stats
 
     x = np.asarray(values, dtype=np.float64)
+    unit = float(np.max(np.abs(x))) or 1.0  # losses that have run away have squares that overflow
+    x = x / unit
     half = stats.t.ppf(1 - LEVEL, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
-    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
+    return Interval(*(float(unit * bound) for bound in (x.mean(), x.mean() - half, x.mean() + half)))
 
 
 def spread(values: Sequence[float], made_of: Sequence[float]) -> bool:
