@@ -116,5 +116,7 @@ EXPERIMENT = Experiment(
         "110 million parameters, 85 million are there. There is no second task (next sentence), and "
         "LayerNorm comes before each layer, as in GPT-2.",
         "Optimisers have the settings that they have for GPT; see there how they were chosen.",
+        "At the reduced scale no network learns much more than how frequent characters are: all are right at "
+        "some 22 % of the places after 1,000 iterations, so little is told apart there.",
     ),
 )
