@@ -17,13 +17,14 @@ import pytest
 
 import psgd_core as psgd
 from psgd_analysis import machine
-from psgd_analysis.bench import contenders, costs, libraries, models, peers, report, run
+from psgd_analysis.bench import contenders, costs, models, peers, report, run
 from psgd_analysis.bench.contenders import Absent, Calls, Own, Setting
 from psgd_analysis.bench.libraries import Library
 from psgd_analysis.bench.peer import Peer, plain_message
 from psgd_analysis.bench.timing import Limits
 from psgd_analysis.documents import versions
 from psgd_analysis.kinds import Size
+from psgd_analysis.resident import resident_peak
 
 STEP = 0.1
 DOUBLE = Library("numpy", "float64")
@@ -292,7 +293,7 @@ def test_kronecker_is_measured_without_kernels_and_says_its_arithmetic():
 def test_memory_of_a_call():
     assert 8000 <= DOUBLE.extra_memory(lambda: np.ones(500) + np.ones(500), 500) < 20_000
     assert DOUBLE.extra_memory(lambda: None, 500) < 2000
-    found = libraries.resident_peak(lambda: np.ones(2**23))
+    found = resident_peak(lambda: np.ones(2**23))
     assert found is None or 0.9 * 2**26 < found < 1.5 * 2**26
     assert Library("torch", "float64").extra_memory(lambda: None, 500) is None
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
 from ..backends import LIBRARIES, Backend
+from ..resident import resident_peak
 from .timing import Task, nothing
 
 DTYPES = ("float32", "float64")
@@ -182,23 +181,3 @@ def _traced(call: Callable[[], Any]) -> int:
         if not tracing:
             tracemalloc.stop()
     return max(peak - before, 0)
-
-
-def resident_peak(call: Callable[[], Any]) -> int | None:
-    """Return by how much a call raises the resident memory of the process at most; None off Linux."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark
-        before = _status("VmRSS")
-        out = call()
-        peak = _status("VmHWM")
-        del out
-    except (OSError, KeyError):
-        return None
-    return max(peak - before, 0)
-
-
-def _status(key: str) -> int:
-    for line in Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
