@@ -10,7 +10,7 @@ import pytest
 from psgd_analysis import cli
 from psgd_analysis.bench import command, figures, options, output, report
 from psgd_analysis.bench.contenders import Own
-from psgd_analysis.bench.models import PAIRS
+from psgd_analysis.bench.model import PAIRS
 
 
 class Steady:

@@ -11,7 +11,7 @@ import pytest
 from psgd_analysis.bench import figures, models, report, run, steps
 from psgd_analysis.bench.contenders import Absent, Setting
 from psgd_analysis.bench.libraries import Library
-from psgd_analysis.bench.models import GRADIENT, PAIRS, PRODUCT
+from psgd_analysis.bench.model import GRADIENT, PAIRS, PRODUCT, Model
 from psgd_analysis.bench.steps import SGD, Steps
 from psgd_analysis.bench.timing import Limits, Rounds, Samples
 
@@ -29,7 +29,7 @@ class Told:
         return self.now
 
 
-class Pretended(models.Model):
+class Pretended(Model):
     """A model whose evaluations last what they should, by a clock."""
 
     about, library, n, tensors = "pretended", DOUBLE, 12, False

@@ -16,7 +16,7 @@ from psgd_core.curvature import Whitening
 from ..reproduce import models, optimizers
 from .contenders import Absent, Setting
 from .libraries import Library
-from .models import LR, Model, Pairs, Step
+from .model import LR, Model, Pairs, Step
 
 
 class Module(Model):

@@ -10,7 +10,7 @@ from typing import Any
 
 from .budget import NO_TIME, STEPS, Budget
 from .contenders import TURNS, Absent, Own, Setting, require_fit
-from .models import GRADIENT, OFTEN, PAIRS, PRODUCT, Model, Step
+from .model import GRADIENT, OFTEN, PAIRS, PRODUCT, Model, Step
 from .peer import plain_message
 from .run import FAILURES, Plan
 from .timing import Late, Rounds, Samples, Task, measure, nothing
