@@ -141,9 +141,10 @@ def test_what_took_longer_to_set_up_than_is_left_is_not_begun():
 
 
 def test_costly_preconditioners_are_expected_to_take_longer():
-    limits = Limits()
+    limits = Limits(budget=math.inf)
     one = Setting("diagonal", 10**7, DOUBLE)
     low = Setting("lowrank", 10**7, DOUBLE, 10)
     assert budget.expected(low, limits) > 10 * budget.expected(one, limits)
+    assert budget.expected(low, Limits(budget=50.0)) == 50.0
     small = dataclasses.replace(one, n=10)
     assert budget.expected(small, limits) == pytest.approx(budget.SET_UP, rel=1e-3)

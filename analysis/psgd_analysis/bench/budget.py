@@ -28,12 +28,12 @@ STEPS = 40.0
 
 
 def expected(setting: Setting, limits: Limits) -> float:
-    """Return about how many seconds it takes to compare one contender with psgd-core."""
+    """Return about how many seconds it takes to compare one contender with psgd-core, at most its limit."""
     updates = 2 * (TURNS if setting.kind == "lowrank" and setting.rank else 1)  # psgd-core's and the other's
     moved = cost("update", setting.kind, setting.n, setting.rank, setting.shape).bytes(
         setting.library.itemsize
     )
-    return SET_UP + limits.repeats * updates * moved / SPEED
+    return min(SET_UP + limits.repeats * updates * moved / SPEED, limits.budget)
 
 
 @dataclass

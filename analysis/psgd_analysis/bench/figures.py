@@ -162,21 +162,27 @@ def _growth(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str)
 
 def _steps(ax: Any, title: str, rows: Sequence[StepRow]) -> None:
     """Draw the time of each step, and in words what it is over that of SGD, and its own part."""
-    for i, row in enumerate(rows):
-        assert row.samples is not None
-        t = row.samples.median
-        color = _color(row.contender, row.contender)
-        ax.barh(i, t, height=0.72, facecolor=_face(row.contender, row.contender), edgecolor=color)
+    times = [row.judged.median for row in rows if row.judged]
+    for i, (row, t) in enumerate(zip(rows, times, strict=True)):
+        edge, face = (f(row.contender, row.contender) for f in (_color, _face))
+        ax.barh(i, 1000 * t, height=0.72, facecolor=face, edgecolor=edge)
         words = [seconds(t)]
         words += [] if row.over_sgd is None else [f"{row.over_sgd:.2f} × SGD"]
         words += [] if row.own_part is None else [f"own part {row.own_part:+.1%}"]
         ax.annotate(
-            ", ".join(words), (t, i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
+            ", ".join(words),
+            (1000 * t, i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
         )
     names = [f"{row.contender}: {row.what}" if row.what else row.contender for row in rows]
     ax.set_yticks(range(len(rows)), names, fontsize=7.5)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(0, 1.45 * max(row.samples.median for row in rows if row.samples))
+    ax.set_xlim(0, 1450 * max(times))
     ax.set_title(title, fontsize=9, loc="left")
-    ax.set_xlabel("seconds a step (own part: over the evaluations that it needs)", fontsize=8.5)
+    of = "of the processor " if rows[0].by_cpu else ""
+    ax.set_xlabel(f"ms {of}a step (own part: over the evaluations that it needs)", fontsize=8.5)
+    ax.tick_params(labelsize=7.5)
     ax.spines[["top", "right"]].set_visible(False)

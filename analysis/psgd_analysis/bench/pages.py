@@ -91,6 +91,7 @@ def _step(row: StepRow) -> dict[str, Any]:
         "besides_a_gradient": row.what,
         "status": row.status,
         "reason": row.reason,
+        "ratios_of": "processor" if row.by_cpu else "clock",
         "over_sgd": row.over_sgd if shown else None,
         "own_part": row.own_part if shown else None,
         **_samples(row.samples if shown else None),

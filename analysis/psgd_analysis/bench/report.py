@@ -29,7 +29,7 @@ HEADS = (
     "extra",
     "",
 )
-STEP_HEADS = ("", "besides a gradient", "step", "quartiles", "processor", "÷ SGD", "own part", "")
+STEP_HEADS = ("", "besides a gradient", "step", "processor", "quartiles", "÷ SGD", "own part", "")
 GROWTH_HEADS = ("", "preconditioner", "operation", "grows with", "slope", "from", "to", "sizes")
 
 LEGEND = (
@@ -46,9 +46,9 @@ STEPS_LEGEND = (
     "Steps: medians over rounds in which all steps are taken in turn. Processor: seconds of all threads "
     "together. ÷ SGD: over a step of SGD in the same rounds. Own part: what a step takes besides the "
     "evaluations that it needs, over these alone: a gradient, and where P is fitted to an exact pair a "
-    "Hessian-vector product. With --threads 1 both are ratios of the processor's seconds, which other "
-    "processes disturb less; otherwise of those on the clock. All optimisers have the settings that they "
-    "start with, and a learning rate so small that the model stays where it is."
+    "Hessian-vector product by double backward. With --threads 1, quartiles and ratios are of the "
+    "processor's seconds, which other processes disturb less; otherwise of those on the clock. All "
+    "optimisers have the settings that they start with, but a learning rate at which the model hardly moves."
 )
 
 
@@ -127,15 +127,15 @@ def extra(row: Row) -> str:
 
 def step_cells(row: StepRow) -> list[str]:
     """Return a row of a model's table; one that is too noisy shows the reason in place of numbers."""
-    if row.status != "ok" or row.samples is None:
+    if row.judged is None or row.samples is None:
         return [row.contender, row.what, *["–"] * 5, _why(row)]
-    low, high = row.samples.quartiles
+    low, high = row.judged.quartiles
     return [
         row.contender,
         row.what,
         seconds(row.samples.median),
-        f"{seconds(low)} … {seconds(high)}",
         "–" if row.cpu is None else seconds(row.cpu.median),
+        f"{seconds(low)} … {seconds(high)}",
         "–" if row.over_sgd is None else f"{row.over_sgd:.2f}",
         "–" if row.own_part is None else f"{row.own_part:+.1%}",
         f"noisy: {row.reason}" if row.reason else "",

@@ -69,6 +69,8 @@ class StepRow:
         Why it is not ok.
     samples, cpu : Samples, optional
         Seconds of a step, and of the processor, by rounds.
+    by_cpu : bool
+        Whether the ratios and the noise are of the processor's.
     over_sgd : float, optional
         Seconds over those of SGD, within rounds.
     own_part : float, optional
@@ -82,8 +84,14 @@ class StepRow:
     reason: str = ""
     samples: Samples | None = None
     cpu: Samples | None = None
+    by_cpu: bool = False
     over_sgd: float | None = None
     own_part: float | None = None
+
+    @property
+    def judged(self) -> Samples | None:
+        """The seconds that ratios are of, if they may be reported."""
+        return None if self.status != "ok" else self.cpu if self.by_cpu else self.samples
 
     @property
     def own(self) -> bool:
@@ -234,6 +242,7 @@ def _row(plan: Plan, model: Model, one: _Stepper, rounds: Rounds, judged: Rounds
         reason=noise,
         samples=rounds.samples[one.name],
         cpu=rounds.cpu.samples[one.name] if rounds.cpu else None,
+        by_cpu=judged is rounds.cpu,
         over_sgd=judged.ratio(one.name, SGD) if SGD in measured else None,
         own_part=None
         if alone or not set(one.needs) <= set(measured)
