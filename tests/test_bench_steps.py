@@ -74,8 +74,7 @@ class Pretended(Model):
 
 
 def measured(model, others=steps.NAMES, limits=QUIET):
-    # on this clock a copy takes no time, which is noise
-    made = run.Plan([], limits=limits, copy_bytes=2**12, threads=2, allow_noise=True)
+    made = run.Plan([], limits=limits, threads=2)
     found = Steps([model], [("diagonal", 0)], list(others))
     return found.rows(made, model, made.budget(model.clock, 1))
 
@@ -142,7 +141,7 @@ def test_one_thread_is_judged_by_the_processor_s_seconds(monkeypatch):
     monkeypatch.setattr(steps, "measure", rounds)
     model = Pretended(clock)
     for threads, ratio, status in ((1, 1.5, "ok"), (2, None, "too noisy")):
-        made = run.Plan([], limits=QUIET, copy_bytes=2**12, threads=threads)
+        made = run.Plan([], limits=QUIET, threads=threads)
         rows = Steps([model], [("diagonal", 0)], []).rows(made, model, made.budget(clock, 1))
         assert taken["by_cpu"] is (threads == 1)
         assert rows[-1].status == status

@@ -100,7 +100,9 @@ def bench(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of pairs, starts and synthetic data.")] = 0,
     spread: Annotated[float, typer.Option(help="Limit of the interquartile range over the median.")] = 0.15,
-    drift: Annotated[float, typer.Option(help="Limit of the drift of the copy bandwidth.")] = 0.10,
+    drift: Annotated[
+        float, typer.Option(help="Limit of the drift of the copy bandwidth, or of gradients.")
+    ] = 0.10,
     allow_noise: Annotated[
         bool, typer.Option("--allow-noise", help="Report results that are too noisy, marked as such.")
     ] = False,

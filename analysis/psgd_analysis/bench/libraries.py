@@ -16,7 +16,7 @@ import numpy as np
 from ..arrays import Array
 from ..backends import LIBRARIES, Backend
 from ..resident import resident_peak
-from .timing import Task, nothing
+from .timing import COPY, Task, nothing
 
 DTYPES = ("float32", "float64")
 RESIDENT_FROM = 2**25
@@ -105,19 +105,19 @@ class Library:
     def copy_task(self, size: int, threads: int) -> Task:
         """Return the task of copying `size` bytes into allocated memory."""
         if self.device == "cpu":
-            return Task("copy", _HostCopy(size, threads))
+            return Task(COPY, _HostCopy(size, threads))
         count = size // self.itemsize
         source = self.asarray(np.zeros(count))
         if self.name == "torch":
             target = source.clone()
-            return Task("copy", lambda: target.copy_(source), self.waiter())
+            return Task(COPY, lambda: target.copy_(source), self.waiter())
         if self.name == "cupy":
             target = source.copy()
             cupy = importlib.import_module("cupy")
-            return Task("copy", lambda: cupy.copyto(target, source), self.waiter())
+            return Task(COPY, lambda: cupy.copyto(target, source), self.waiter())
         jax: Any = importlib.import_module("jax")
         # XLA would drop a plain copy; negation reads and writes as much
-        return Task("copy", jax.jit(lambda x: -x).lower(source).compile().__call__, self.waiter())
+        return Task(COPY, jax.jit(lambda x: -x).lower(source).compile().__call__, self.waiter())
 
     # -- memory ----------------------------------------------------------------------------------------
 

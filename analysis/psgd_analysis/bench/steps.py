@@ -180,13 +180,13 @@ class Steps:
                 rows[name] = _without(model, one, error)
         # time all that work; what fails is left out, and the others begin anew
         tick(f"{model.about}: rounds of steps")
-        copy = library.copy_task(plan.copy_bytes, plan.threads)
+        yardstick = Task("speed of gradients", model.gradient(), library.waiter())
         by_cpu = plan.threads == 1 and library.device == "cpu"
         while tasks:
             limits = replace(plan.limits, budget=max(end - budget.clock(), 0.0))
             try:
                 rounds = measure(
-                    list(tasks.values()), copy, limits, budget.clock, until=budget.end, by_cpu=by_cpu
+                    list(tasks.values()), yardstick, limits, budget.clock, until=budget.end, by_cpu=by_cpu
                 )
             except Late as error:
                 rows |= {name: _without(model, steppers[name], error) for name in tasks}

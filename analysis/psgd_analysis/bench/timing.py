@@ -20,6 +20,9 @@ import numpy as np
 
 Clock = Callable[[], float]
 
+COPY = "copy bandwidth"
+"""The usual yardstick, in words."""
+
 
 class Late(RuntimeError):
     """There is no time left for what is to be measured."""
@@ -50,7 +53,7 @@ class Limits:
     spread : float
         The largest interquartile range over the median that is reported.
     drift : float
-        The largest relative change of the copy bandwidth, first half of the rounds against the second.
+        The largest relative change of the yardstick, first half of the rounds against the second.
     """
 
     repeats: int = 15
@@ -148,11 +151,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The samples of tasks that were measured together, and of the copies between them."""
+    """The samples of tasks that were measured together, and of the yardstick between them."""
 
     samples: dict[str, Samples]
     copies: Samples  # one more than rounds
     cpu: Rounds | None = None  # the same in seconds of the processor
+    yardstick: str = COPY
 
     def ratio(self, name: str, other: str) -> float:
         """Return the median over rounds of one task's seconds over another's."""
@@ -178,7 +182,7 @@ class Rounds:
         if spread > limits.spread:
             return f"quartiles {spread:.0%} of the median apart, limit {limits.spread:.0%}"
         if drift > limits.drift:
-            return f"copy bandwidth drifted by {drift:.0%}, limit {limits.drift:.0%}"
+            return f"{self.yardstick} drifted by {drift:.0%}, limit {limits.drift:.0%}"
         return ""
 
 
@@ -201,7 +205,7 @@ def measure(
     ----------
     tasks : sequence of Task
     copy : Task
-        The yardstick, between all rounds.
+        The yardstick, between all rounds: a copy, or what else shows a drift of the machine's speed.
     limits : Limits
     clock, cpu : callable
         Return seconds, and seconds of the processor.
@@ -225,7 +229,7 @@ def measure(
         copies = [copy.sample(clock, cpu)]
         while True:
             done = len(copies) - 1
-            found = _rounds(values, copies)
+            found = _rounds(values, copies, copy.name)
             judged = found.cpu if by_cpu and found.cpu else found
             late = clock() + lasts > end and done >= limits.fewest
             quiet = done > 0 and not any(judged.noise(name, limits) for name in values)
@@ -238,12 +242,14 @@ def measure(
             copies.append(copy.sample(clock, cpu))
 
 
-def _rounds(values: dict[str, list[tuple[float, float]]], copies: list[tuple[float, float]]) -> Rounds:
+def _rounds(
+    values: dict[str, list[tuple[float, float]]], copies: list[tuple[float, float]], yardstick: str
+) -> Rounds:
     """Return the samples so far, on the clock and of the processor."""
 
     def of(i: int, cpu: Rounds | None = None) -> Rounds:
         samples = {name: Samples(tuple(taken[i] for taken in v)) for name, v in values.items()}
-        return Rounds(samples, Samples(tuple(taken[i] for taken in copies)), cpu)
+        return Rounds(samples, Samples(tuple(taken[i] for taken in copies)), cpu, yardstick)
 
     return of(0, of(1))
 
