@@ -179,7 +179,7 @@ def bench(
     # measure and print, then write
     tell = Telling(shown=not (json_ or quiet))
     found = _measure(plan, steps, tell, shown=not quiet)
-    about = _about(plan, found, context.obj or [], seed, others, gpu=gpu)
+    about = _about(plan, steps, found, context.obj or [], gpu=gpu)
     try:
         text = write(found, plan.limits, about, out, name)
     except OSError as error:
@@ -232,12 +232,10 @@ def _measure(plan: Plan, steps: Steps, tell: Telling, *, shown: bool) -> Found:
     return found
 
 
-def _about(
-    plan: Plan, found: Found, given: Sequence[str], seed: int, others: Sequence[str], *, gpu: bool
-) -> dict[str, Any]:
+def _about(plan: Plan, steps: Steps, found: Found, given: Sequence[str], *, gpu: bool) -> dict[str, Any]:
     """Return the context of the results: command, machine, versions."""
-    packages = [peer.package for peer in plan.peers if peer.package]
-    packages += [optimizers.about(name).package for name in others]
+    packages = [peer.package for peer in plan.peers if peer.package and plan.settings]
+    packages += [optimizers.about(name).package.replace("_", "-") for name in steps.others if steps.models]
     copies = [t for row in found.rows if row.copies is not None for t in row.copies.values]
     copy = None
     if copies:
@@ -248,7 +246,7 @@ def _about(
         "title": "psgd bench",
         "command": shlex.join(["psgd", *_public(given)]),
         "interrupted": found.interrupted,
-        "seed": seed,
+        "seed": steps.seed,
         "kernels": (
             "in this psgd-core"
             if have_kernels("gpu" if gpu else "cpu")
