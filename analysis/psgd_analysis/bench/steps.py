@@ -215,7 +215,9 @@ class Steps:
                 label = setting.label.removesuffix("()") + ", plain code" * (not one.kernels)
                 for pairs in PAIRS:
                     make = partial(model.psgd, setting, pairs)
-                    yield _Stepper(label, pairs.name, make, pairs.needs, pairs.every * turns, one.within)
+                    # of ten steps one fits: whether that moves U or V, or balances them, hardly shows
+                    period = max(pairs.every, turns)
+                    yield _Stepper(label, pairs.name, make, pairs.needs, period, one.within)
 
 
 def _noting(now: list[str], name: str, call: Step) -> Step:
