@@ -1,8 +1,8 @@
 """The measurement of updates and P g: in each setting all contenders, in turn.
 
-In a setting psgd-core's own code is measured first, with kernels and without; then each peer in rounds with
-psgd-core's best, so that a ratio comes from one interleaved measurement and no more than two states need
-memory at once.
+In a setting psgd-core's best code is measured first; then each peer in rounds with it, and at last
+psgd-core's plain code, so that a ratio comes from one interleaved measurement and no more than two states
+need memory at once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Plan:
         comparisons = [
             expected(setting, self.limits)
             for setting in self.settings
-            for _ in (None, *(peer for peer in self.peers if setting.kind in peer.kinds))
+            for _ in (
+                *self.own(setting.library, setting.kind),
+                *(peer for peer in self.peers if setting.kind in peer.kinds),
+            )
         ]
         return Budget(self.limits, clock, sum(comparisons) + models * STEPS)
 
@@ -106,28 +109,31 @@ class _Comparisons:
         self.copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows: psgd-core's, then those of each peer."""
-        own = self.plan.own(self.setting.library, self.setting.kind)
+        """Yield the rows: psgd-core's, then those of the others."""
+        first, *plain = self.plan.own(self.setting.library, self.setting.kind)
         end = self.budget.share(self.expected)
-        ready = [self._set_up(contender) for contender in own]
-        yield from (one for one in ready if isinstance(one, Row))
-        yield from self._timed([one for one in ready if isinstance(one, _Ready)], end)
-        base = ready[0]
-        if isinstance(base, Row) and base.status == "failed":
-            return
-        del ready  # of two states, one is needed on
-        for peer in self.plan.peers:
-            yield from self._peer(base, peer)
+        base = self._set_up(first)
+        if isinstance(base, Row):
+            yield base
+            if base.status == "failed":
+                return
+        else:
+            yield from self._timed([base], end)
+        others: list[Own | Peer] = [*self.plan.peers, *plain]
+        for other in others:
+            yield from self._other(base, other)
 
-    def _peer(self, base: _Ready | Row, peer: Peer) -> list[Row]:
-        """Return the rows of a peer, timed in rounds with psgd-core."""
-        if self.setting.kind not in peer.kinds:
-            return [self._unmeasured(peer.name, "absent", str(peer.lacks(self.setting)))]
+    def _other(self, base: _Ready | Row, other: Own | Peer) -> list[Row]:
+        """Return the rows of a peer, or of plain code, timed in rounds with psgd-core's best."""
+        if isinstance(other, Peer) and self.setting.kind not in other.kinds:
+            return [self._unmeasured(other.name, "absent", str(other.lacks(self.setting)))]
         end = self.budget.share(self.expected)
-        one = self._set_up(peer) if isinstance(base, _Ready) else self._late(peer.name)
-        if isinstance(one, Row) or isinstance(base, Row):
-            return [one] if isinstance(one, Row) else []
-        return [row for row in self._timed([base, one], end) if row.contender == peer.name]
+        if isinstance(base, Row):
+            return [self._late(other.name)]
+        one = self._set_up(other)
+        if isinstance(one, Row):
+            return [one]
+        return [row for row in self._timed([base, one], end) if row.contender == other.name]
 
     def _set_up(self, contender: Own | Peer) -> _Ready | Row:
         """Return a contender after its first calls, or the row that says why there is none."""
@@ -151,22 +157,20 @@ class _Comparisons:
             return self._failed(contender.name, error)
 
     def _timed(self, ready: Sequence[_Ready], end: float) -> list[Row]:
-        """Return the rows of contenders timed together; the first is the one the others are compared with."""
+        """Return the rows of one or two contenders; the first is the one the other is compared with."""
         rows: list[Row] = []
-        shared = [operation for operation in OPERATIONS if ready and all(operation in r.tasks for r in ready)]
+        shared = [operation for operation in OPERATIONS if all(operation in r.tasks for r in ready)]
         for i, operation in enumerate(shared):
             now = self.budget.clock()
             limits = replace(self.plan.limits, budget=max(end - now, 0.0) / (len(shared) - i))
             tasks = [one.tasks[operation] for one in ready]
-            # where a peer fails or finds no time, psgd-core was measured before
-            blamed = [one.contender.name for one in ready if isinstance(ready[-1].contender, Own)]
-            blamed = blamed or [ready[-1].contender.name]
+            last = ready[-1].contender.name  # whose failure it is: the other was measured before
             try:
                 rounds = measure(tasks, self.copy, limits, self.budget.clock, until=self.budget.end)
             except Late:
-                rows += [self._late(name, operation) for name in blamed]
+                rows.append(self._late(last, operation))
             except FAILURES as error:
-                rows += [self._failed(name, error, operation) for name in blamed]
+                rows.append(self._failed(last, error, operation))
             else:
                 rows += [self._row(operation, rounds, one, ready[0].contender.name) for one in ready]
         return rows

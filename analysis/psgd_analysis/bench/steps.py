@@ -29,15 +29,12 @@ class Other:
     what : str
         What it does besides evaluating a gradient, and how often.
     settings : dict
-    period : int
-        Steps until every kind of step has occurred.
     """
 
     name: str
     label: str
     what: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    period: int = 1
 
 
 _TENTH = f", every {OFTEN}th step"
@@ -46,9 +43,9 @@ OTHERS = (
     Other("adam", "Adam"),
     Other("adamw", "AdamW"),
     Other("kfac", "KFAC", "factors and inverses"),
-    Other("kfac", "KFAC", f"factors and inverses{_TENTH}", {"every": OFTEN}, OFTEN),
+    Other("kfac", "KFAC", f"factors and inverses{_TENTH}", {"every": OFTEN}),
     Other("shampoo", "Shampoo", "roots"),
-    Other("shampoo", "Shampoo", f"roots{_TENTH}", {"preconditioning_compute_steps": OFTEN}, OFTEN),
+    Other("shampoo", "Shampoo", f"roots{_TENTH}", {"preconditioning_compute_steps": OFTEN}),
 )
 """SGD, which the others are compared with, and what `--peers` may name."""
 
@@ -101,13 +98,16 @@ class StepRow:
 
 @dataclass(frozen=True)
 class _Stepper:
-    """Something to time: how to make it, and what its steps must evaluate."""
+    """Something to time: how to make it, and what its steps must evaluate.
+
+    At least ten steps follow one another, as in training: the first finds others' arrays in the caches.
+    """
 
     contender: str
     what: str
     make: Callable[[], Step]
     needs: dict[str, float]
-    period: int = 1
+    period: int = OFTEN
     within: Callable[[], Any] = contextlib.nullcontext
 
     @property
@@ -207,7 +207,7 @@ class Steps:
         for other in OTHERS:
             if other.label == SGD or other.name in self.others:
                 make = partial(model.other, other.name, other.settings, self.seed)
-                yield _Stepper(other.label, other.what, make, {GRADIENT: 1.0}, other.period)
+                yield _Stepper(other.label, other.what, make, {GRADIENT: 1.0})
         for kind, rank in self.kinds:
             setting = Setting(kind, model.n, model.library, rank, self.seed)
             turns = TURNS if kind == "lowrank" and rank else 1
@@ -215,8 +215,8 @@ class Steps:
                 label = setting.label.removesuffix("()") + ", plain code" * (not one.kernels)
                 for pairs in PAIRS:
                     make = partial(model.psgd, setting, pairs)
-                    # of ten steps one fits: whether that moves U or V, or balances them, hardly shows
-                    period = max(pairs.every, turns)
+                    # where one of ten steps fits, whether that moves U or V or balances them hardly shows
+                    period = OFTEN if pairs.every > 1 else turns * -(-OFTEN // turns)
                     yield _Stepper(label, pairs.name, make, pairs.needs, period, one.within)
 
 
