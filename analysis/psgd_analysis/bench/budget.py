@@ -1,8 +1,8 @@
 """The seconds of a run, shared out among what is still to be measured.
 
-A comparison gets a share of what is left, in proportion to what it is expected to take; what it does not use
-is left to the others. Where the fewest rounds take longer they are done nevertheless, as long as they fit
-into the whole: the last ones find no time then, which becomes rows.
+The rounds of a comparison get a share of what is left, in proportion to what they are expected to take; what
+they do not use is left to the others. Where the fewest rounds take longer they are done nevertheless, as long
+as they fit into the whole: the last ones find no time then, which becomes rows.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ SET_UP, SPEED = 3.0, 4e9
 """Seconds, and bytes per second, of a usual machine, to tell which comparisons take longer than others."""
 
 STEPS = 40.0
-"""Seconds that the steps of a model take, with all other optimisers."""
+"""Seconds that rounds of the steps of a model take, with all other optimisers."""
 
 
 def expected(setting: Setting, limits: Limits) -> float:
-    """Return about how many seconds it takes to compare one contender with psgd-core, at most its limit."""
+    """Return about how many seconds the rounds take that compare one contender with psgd-core."""
     updates = 2 * (TURNS if setting.kind == "lowrank" and setting.rank else 1)  # psgd-core's and the other's
     moved = cost("update", setting.kind, setting.n, setting.rank, setting.shape).bytes(
         setting.library.itemsize
     )
-    return min(SET_UP + limits.repeats * updates * moved / SPEED, limits.budget)
+    return min(limits.repeats * updates * moved / SPEED, limits.budget)
 
 
 @dataclass
@@ -45,25 +45,25 @@ class Budget:
     limits : Limits
     clock : callable
         Returns seconds.
-    ahead : float
-        What everything that is to be measured is expected to take.
+    ahead : list of float
+        What the rounds of each comparison are expected to take.
     """
 
     limits: Limits
     clock: Clock
-    ahead: float
+    ahead: list[float]
     end: float = field(init=False)
     _set_ups: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.end = self.clock() + (1 - RESERVE) * self.limits.total
 
-    def share(self, expected: float) -> float:
-        """Return when a comparison should end that is expected to take so many seconds."""
-        now = self.clock()
-        part = min(expected / self.ahead, 1.0) if self.ahead > 0 else 1.0
-        self.ahead -= expected
-        return now + min(self.limits.budget, part * max(self.end - now, 0.0))
+    def share(self) -> float:
+        """Return the seconds of the next comparison's rounds, and leave the rest to those after it."""
+        left = self.end - self.clock() - SET_UP * len(self.ahead)
+        part = self.ahead[0] / max(sum(self.ahead), 1e-9)
+        del self.ahead[0]
+        return min(self.limits.budget, part * max(left, 0.0))
 
     @contextlib.contextmanager
     def setting_up(self, name: str) -> Iterator[None]:

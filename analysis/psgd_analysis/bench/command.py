@@ -90,7 +90,7 @@ def bench(
         float, typer.Option(help="Seconds of the whole run, of which each comparison gets a share.")
     ] = 300.0,
     budget: Annotated[
-        float | None, typer.Option(help="Seconds of a comparison at most. [default: 60]")
+        float | None, typer.Option(help="Seconds of a comparison's rounds at most. [default: 60]")
     ] = None,
     copy_mib: Annotated[
         int | None, typer.Option(help="MiB of the copy that is the yardstick. [default: 256; 2048 on a GPU]")

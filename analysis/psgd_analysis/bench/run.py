@@ -62,7 +62,7 @@ class Plan:
 
     def budget(self, clock: Clock, models: int = 0) -> Budget:
         """Return the seconds for all settings, and for the steps of so many models."""
-        comparisons = [
+        ahead = [
             expected(setting, self.limits)
             for setting in self.settings
             for _ in (
@@ -70,7 +70,7 @@ class Plan:
                 *(peer for peer in self.peers if setting.kind in peer.kinds),
             )
         ]
-        return Budget(self.limits, clock, sum(comparisons) + models * STEPS)
+        return Budget(self.limits, clock, [*ahead, *[STEPS] * models])
 
 
 def run(plan: Plan, setting: Setting, budget: Budget, tick: Callable[[str], Any] = nothing) -> Iterator[Row]:
@@ -104,21 +104,20 @@ class _Comparisons:
 
     def __init__(self, plan: Plan, setting: Setting, budget: Budget, tick: Callable[[str], Any]) -> None:
         self.plan, self.setting, self.budget, self.tick = plan, setting, budget, tick
-        self.expected = expected(setting, plan.limits)
         gc.collect()  # states of the setting before
         self.copy = setting.library.copy_task(plan.copy_bytes, plan.threads)
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows: psgd-core's, then those of the others."""
         first, *plain = self.plan.own(self.setting.library, self.setting.kind)
-        end = self.budget.share(self.expected)
+        seconds = self.budget.share()
         base = self._set_up(first)
         if isinstance(base, Row):
             yield base
             if base.status == "failed":
                 return
         else:
-            yield from self._timed([base], end)
+            yield from self._timed([base], seconds)
         others: list[Own | Peer] = [*self.plan.peers, *plain]
         for other in others:
             yield from self._other(base, other)
@@ -127,13 +126,13 @@ class _Comparisons:
         """Return the rows of a peer, or of plain code, timed in rounds with psgd-core's best."""
         if isinstance(other, Peer) and self.setting.kind not in other.kinds:
             return [self._unmeasured(other.name, "absent", str(other.lacks(self.setting)))]
-        end = self.budget.share(self.expected)
+        seconds = self.budget.share()
         if isinstance(base, Row):
             return [self._late(other.name)]
         one = self._set_up(other)
         if isinstance(one, Row):
             return [one]
-        return [row for row in self._timed([base, one], end) if row.contender == other.name]
+        return [row for row in self._timed([base, one], seconds) if row.contender == other.name]
 
     def _set_up(self, contender: Own | Peer) -> _Ready | Row:
         """Return a contender after its first calls, or the row that says why there is none."""
@@ -156,9 +155,10 @@ class _Comparisons:
         except FAILURES as error:
             return self._failed(contender.name, error)
 
-    def _timed(self, ready: Sequence[_Ready], end: float) -> list[Row]:
+    def _timed(self, ready: Sequence[_Ready], seconds: float) -> list[Row]:
         """Return the rows of one or two contenders; the first is the one the other is compared with."""
         rows: list[Row] = []
+        end = self.budget.clock() + seconds
         shared = [operation for operation in OPERATIONS if all(operation in r.tasks for r in ready)]
         for i, operation in enumerate(shared):
             now = self.budget.clock()

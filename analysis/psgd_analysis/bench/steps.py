@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from .budget import NO_TIME, STEPS, Budget
+from .budget import NO_TIME, Budget
 from .contenders import TURNS, Absent, Own, Setting, require_fit
 from .model import GRADIENT, OFTEN, PAIRS, PRODUCT, Model, Step
 from .peer import plain_message
@@ -162,7 +162,7 @@ class Steps:
         tick : callable
             Called with the name of what is set up or measured next.
         """
-        end = budget.share(STEPS)
+        seconds = budget.share()
         library, now = model.library, [""]
         rows: dict[str, StepRow] = {}
         tasks: dict[str, Task] = {}
@@ -183,7 +183,7 @@ class Steps:
         yardstick = Task("speed of gradients", model.gradient(), library.waiter())
         by_cpu = plan.threads == 1 and library.device == "cpu"
         while tasks:
-            limits = replace(plan.limits, budget=max(end - budget.clock(), 0.0))
+            limits = replace(plan.limits, budget=seconds)
             try:
                 rounds = measure(
                     list(tasks.values()), yardstick, limits, budget.clock, until=budget.end, by_cpu=by_cpu

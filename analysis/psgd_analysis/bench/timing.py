@@ -45,11 +45,11 @@ class Limits:
     least : float
         Seconds that a sample lasts at least: short calls are repeated within one.
     budget : float
-        Seconds of a comparison at most, its set-up included; `fewest` rounds may take longer.
+        Seconds that the rounds of a comparison take at most; `fewest` of them may take longer.
     total : float
         Seconds of the whole run, of which every comparison gets its share; see `budget`.
     fewest : int
-        Rounds at least.
+        Rounds at least: where time is short, those of long samples, which are means of several calls.
     spread : float
         The largest interquartile range over the median that is reported.
     drift : float
@@ -61,7 +61,7 @@ class Limits:
     least: float = 0.005
     budget: float = 60.0
     total: float = 300.0
-    fewest: int = 5
+    fewest: int = 3
     spread: float = 0.15
     drift: float = 0.10
 
