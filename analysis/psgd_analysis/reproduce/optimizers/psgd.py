@@ -31,7 +31,8 @@ DEFAULTS: dict[str, Any] = {
 }
 """Settings of all of them. clip: a limit on the norm of ``P m``, or None. source: "hvp",
 "forward_over_reverse", "finite_difference" or "whitening". scale: Q starts as this multiple of the identity;
-None lets the first pair set it. normalizer, geometry: of the preconditioner; None takes the geometry that is its default.
+None lets the first pair set it. normalizer, geometry: of the preconditioner; None takes the geometry that is
+its default.
 """
 
 MORE: dict[str, dict[str, Any]] = {
