@@ -167,7 +167,9 @@ def followed() -> bool:
 
 def known(flag: Any) -> bool | None:
     """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be."""
-    return bool(flag) if type(flag) is np.bool_ or at_hand(flag) else None
+    if type(flag) is np.bool_ or at_hand(flag):
+        return bool(flag)
+    return flag.agreed() if hasattr(flag, "agreed") else None  # an array that stands for many, see `vmap`
 
 
 def on_host(x: Any) -> bool:
