@@ -70,9 +70,11 @@ class Ensemble(Brief, Generic[State]):
         p = self.preconditioner
         if pairs is not None:
             self._require(count, **{f"pairs[{i}]": x for i, x in enumerate(pairs)})
-        scales: Any = scale if is_array(scale) and getattr(scale, "ndim", 0) else None
-        if scales is not None:
+        scales: Any = scale if is_array(scale) else None
+        if scales is not None and scales.ndim:
             self._require(count, scale=scales)
+        else:
+            scales = None  # one for all
         if rng is not None:
             generators = list(rng)
             if len(generators) != count:
@@ -199,11 +201,16 @@ class Ensemble(Brief, Generic[State]):
 
     def _pace(self, name: str, pace: Any, count: int, low: float, high: float, rule: str) -> Any:
         """Return a step or memory, one for all or an array (m,), after a look at what is at hand."""
-        if not is_array(pace) or not pace.ndim:
-            return pace  # a number: `Preconditioner.update` looks at it
+        if not is_array(pace):
+            return pace  # a number, which `Preconditioner.update` looks at
+        if pace.ndim == 0:
+            pace = namespace(pace).broadcast_to(pace, (count,))
         self._require(count, **{name: pace})
         if pace.ndim != 1:
-            raise ValueError(f"`{name}` must be a number or have shape ({count},), got {tuple(pace.shape)}")
+            raise ValueError(
+                f"`{name}` must be a number or have shape ({count},), got {tuple(pace.shape)}; "
+                "give one number for each fit"
+            )
         if at_hand(pace):
             inside = (pace > low) & (pace < high) if low == 0 else pace >= low
             if not bool(namespace(pace).all(inside)):
