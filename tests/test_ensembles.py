@@ -211,6 +211,18 @@ def test_an_update_takes_as_many_calls_as_one():
         assert calls(p, 60) < 1.01 * calls(p, 2)
 
 
+@core
+def test_an_ensemble_of_one(row):
+    p, n = row.preconditioner, row.n
+    many, (v, h) = psgd.Ensemble(p), draws(n, 3)
+    states, state = many.init(1, n, v), p.init(n, v)
+    with kernels.off():
+        for t in range(3):
+            states = many.update(states, v[t, :1], h[t, :1], **paces(p, 1))
+            state = p.update(state, v[t, 0], h[t, 0], **paces(p, 1))
+    np.testing.assert_allclose(many.matrix(states)[0], p.matrix(state), rtol=1e-9, atol=1e-12)
+
+
 def test_starts_of_each_fit():
     n, (v, h) = 6, draws(6, 1, k=20)
     p = psgd.Dense()

@@ -9,7 +9,7 @@ import array_api_compat
 import numpy as np
 
 from .batched import library_solve
-from .library import is_array, namespace
+from .library import namespace
 
 THIN = 4
 """Terms up to which a product of matrices is added up term by term: each is one operation on long vectors."""
@@ -57,7 +57,7 @@ class Linalg:
 
         def applied(*matrices: Any, **options: Any) -> Any:
             found: Any = function(*[front(x) for x in matrices], **options)
-            if is_array(found):
+            if not isinstance(found, tuple):
                 return back(found)
             parts = [back(part) for part in found]
             return type(found)(*parts) if hasattr(found, "_fields") else type(found)(parts)

@@ -265,7 +265,7 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def applied(*args: Any, **options: Any) -> Any:
         found = function(*[x.data if type(x) is Lanes else x for x in args], **options)
-        if is_array(found):
+        if not isinstance(found, tuple):
             return Lanes(found)
         parts = [Lanes(part) for part in found]
         return type(found)(*parts) if hasattr(found, "_fields") else type(found)(parts)
