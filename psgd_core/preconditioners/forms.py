@@ -96,8 +96,8 @@ def _are_tensors(leaves: list[Any]) -> bool:
 
 
 def _are_lanes(leaves: list[Any]) -> bool:
-    """Return whether these are arrays that stand for many, which `lanes.vmap` makes of one library's."""
-    return all(type(x) is Lanes for x in leaves)
+    """Return whether these are NumPy arrays that stand for many."""
+    return all(type(x) is Lanes and type(x.data) is np.ndarray for x in leaves)
 
 
 def require_one_library(name: str, tree: Any) -> None:
