@@ -54,7 +54,7 @@ test: $(VENV)/.test-$(KEY)  ## run the test suite on every installed array libra
 	$(THREADS) $(BIN)/python -m pytest -n auto $(TESTS)
 
 test-long: $(VENV)/.test-$(KEY)  ## the same with the long tests in full and 20,000 odd calls: hours
-	$(THREADS) PSGD_LONG=1 PSGD_FUZZ_CALLS=20000 $(BIN)/python -m pytest -n auto $(TESTS)
+	$(THREADS) PSGD_LONG=1 PSGD_FUZZ_CALLS=20000 $(BIN)/python -m pytest --timeout 21600 -n auto $(TESTS)
 
 # The lowest versions that pyproject.toml names and that this Python has a wheel of (Python 3.11 has all of them).
 # PyTorch is left out: of its older versions, the package index has only builds that come with CUDA.

@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "groups": LOWEST,
     "criterion": LOWEST,
     "preconditioners": LOWEST | {"groups", "criterion"},
-    "convergence": FITTED,
+    "convergence": FITTED | {"curvature"},
     "curvature": FITTED,
     "descent": USED,
     "adapters": USED | {"descent", "checkpoint"},

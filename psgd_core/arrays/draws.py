@@ -6,7 +6,7 @@ There is no global state to draw from.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import array_api_compat
@@ -14,10 +14,15 @@ import numpy as np
 
 from . import shards
 from .arguments import require_count
+from .lanes import Lanes
 from .library import Array, device_of, namespace
 
 BLOCK = 65_536
 """Signs made at a time on the host, so that the intermediate arrays stay in cache."""
+
+
+AHEAD = 2**20
+"""Numbers that `Seeds` draws at a time, for all fits together."""
 
 
 class ByPlace:
@@ -69,6 +74,40 @@ class ByPlace:
         return xp.concat(parts)
 
 
+class Seeds:
+    """As many NumPy generators as there are fits, one per seed: for what is mapped over them (`lanes.vmap`).
+
+    Fit i gets the numbers that it would get by itself from ``numpy.random.default_rng(seeds[i])``.
+
+    Parameters
+    ----------
+    seeds : sequence of int, or of what `numpy.random.default_rng` takes
+    """
+
+    def __init__(self, seeds: Iterable[Any]) -> None:
+        self._generators = [np.random.default_rng(seed) for seed in seeds]
+        if not self._generators:
+            raise ValueError("`seeds` must hold at least one seed, got none; give one for each fit")
+        self._ahead = np.empty((len(self._generators), 0))
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def normal(self, shape: tuple[int, ...], like: Any) -> Any:
+        """Return standard normal draws of that shape for each fit, where `like` stands for as many."""
+        if not isinstance(like, Lanes):
+            raise TypeError("`rng` must be one generator for one fit, got Seeds; give it to an Ensemble")
+        count, size = len(self), math.prod(shape)
+        if self._ahead.shape[1] < size:  # it is a call for each of them: so for some updates at once
+            more = max(size, AHEAD // count)
+            drawn = np.stack([generator.standard_normal(more) for generator in self._generators])
+            self._ahead = np.concatenate([self._ahead, drawn], axis=1)
+        now, self._ahead = self._ahead[:, :size], self._ahead[:, size:]
+        host = np.ascontiguousarray(now.T).reshape((*shape, count))
+        xp = namespace(like.data)
+        return Lanes(xp.asarray(host, dtype=like.dtype, device=like.device))
+
+
 def _mixed(word: Any) -> Any:
     """Return SplitMix64's mixture of 64-bit words, held as signed integers that wrap."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
@@ -91,7 +130,7 @@ def normal(rng: Any, shape: tuple[int, ...], like: Array) -> Array:
         A NumPy generator serves every library: it draws on the host, in float64, so that all of them get the
         same values; the others draw on their own device.
     """
-    if isinstance(rng, ByPlace):
+    if isinstance(rng, ByPlace | Seeds):
         return rng.normal(shape, like)
     xp, device = namespace(like), device_of(like)
     if isinstance(rng, np.random.Generator):

@@ -166,8 +166,13 @@ def followed() -> bool:
 
 
 def known(flag: Any) -> bool | None:
-    """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be."""
-    return bool(flag) if type(flag) is np.bool_ or at_hand(flag) else None
+    """Return the value of a 0-d flag where it is at hand, None where asking would wait or cannot be.
+
+    Nor can it be where a flag stands for many (`lanes`) that differ.
+    """
+    if type(flag) is np.bool_ or at_hand(flag):
+        return bool(flag)
+    return flag.agreed() if hasattr(flag, "agreed") else None
 
 
 def on_host(x: Any) -> bool:

@@ -28,6 +28,7 @@ others, it bounds the steps: `stable_step`.
 """
 
 from .rates import predicted_rate, stable_step
+from .sweeps import Sweep, sweep
 from .targets import Errors, Target, criterion_gap, distance, factor, measure, residual, target, target_at
 from .traces import Fit, Trace, fit_rate, level
 from .verdicts import Expectation, FallingFloor, LinearToRounding, Status, Tracks, Verdict, judge
@@ -39,6 +40,7 @@ __all__ = [
     "Fit",
     "LinearToRounding",
     "Status",
+    "Sweep",
     "Target",
     "Trace",
     "Tracks",
@@ -53,6 +55,7 @@ __all__ = [
     "predicted_rate",
     "residual",
     "stable_step",
+    "sweep",
     "target",
     "target_at",
 ]

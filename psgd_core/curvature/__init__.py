@@ -12,7 +12,7 @@ so that both gradients of a difference share it. *Probes* v come from an explici
 `Gaussian`, `Rademacher`, or `Orthogonal` blocks, k at a time.
 """
 
-from ..arrays.draws import ByPlace
+from ..arrays.draws import ByPlace, Seeds
 from .functions import Functions, product_with
 from .probes import Gaussian, Orthogonal, Probes, Rademacher, basis
 from .sources import Along, Central, Exact, Forward, Secant, Source, Whitening
@@ -29,6 +29,7 @@ __all__ = [
     "Probes",
     "Rademacher",
     "Secant",
+    "Seeds",
     "Source",
     "Whitening",
     "basis",

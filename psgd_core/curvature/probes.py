@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..arrays.arguments import keep, require_count
 from ..arrays.brief import Brief
-from ..arrays.draws import normal
-from ..arrays.library import Array, namespace, require_arrays, require_float
+from ..arrays.draws import Seeds, normal
+from ..arrays.lanes import vmap
+from ..arrays.library import Array, device_of, namespace, require_arrays, require_float
 from ..arrays.matrices import eye
 from ..preconditioners import OrbitPreconditioner, Preconditioner
 
@@ -34,13 +37,22 @@ class Probes(Brief, ABC):
 
         Parameters
         ----------
-        rng : numpy.random.Generator, cupy.random.Generator, torch.Generator or JAX key
-            A NumPy generator serves every library, and gives each the same probes.
+        rng : numpy.random.Generator, cupy.random.Generator, torch.Generator, JAX key, ByPlace or Seeds
+            A NumPy generator serves every library, and gives each the same probes. Of m seeds, each draws
+            probes of its own, (m, n) or (m, n, k), on the host.
         """
         require_arrays(like=like)
         require_float("like", like)
         if like.ndim != 1:
             raise ValueError(f"`like` must have shape (n,), got {tuple(like.shape)}; flatten the parameters")
+        if isinstance(rng, Seeds):
+            blank = np.zeros((len(rng), like.shape[0]), dtype=np.float64)
+            v = vmap(lambda x: self._columns(rng, x))(blank)
+            return namespace(like).asarray(v, dtype=like.dtype, device=device_of(like))
+        return self._columns(rng, like)
+
+    def _columns(self, rng: Any, like: Array) -> Array:
+        """Return probes of shape (n,) or (n, k)."""
         v = self._draw(rng, like)
         return v[:, 0] if self.k == 1 else v
 

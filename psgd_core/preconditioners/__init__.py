@@ -5,6 +5,7 @@ from .base import Preconditioner
 from .blocks import Blocks, BlocksState
 from .closed_form import ClosedForm, ClosedFormState
 from .counters import Counters, Fitted, Given
+from .ensemble import Ensemble
 from .geometries import GEOMETRIES, Geometry, GeometryName
 from .kronecker import Kronecker, KroneckerState
 from .low_rank import LowRank, LowRankState
@@ -22,6 +23,7 @@ __all__ = [
     "Counters",
     "Dense",
     "Diagonal",
+    "Ensemble",
     "Fitted",
     "Geometry",
     "GeometryName",

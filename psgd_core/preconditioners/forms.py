@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
+from ..arrays.lanes import Lanes
 from ..arrays.library import Array, namespace, require_arrays
 from ..arrays.trees import leaves_with_names
 from ..groups.layouts import is_gathered
@@ -55,7 +56,7 @@ def require_state(p: Checked[Any], state: Any) -> tuple[int, Array]:
             others.append(part)
             is_like_array = hasattr(part, "dtype") and hasattr(part, "shape")
             tokens += (part.dtype, part.shape) if is_like_array else (type(part), None)
-    if not others or (not plain and _are_tensors(others)):
+    if not others or (not plain and (_are_tensors(others) or _are_lanes(others))):
         n = _require_tokens(p, tuple(tokens))
     else:
         require_one_library("state", state)
@@ -92,6 +93,11 @@ def _are_tensors(leaves: list[Any]) -> bool:
         if type(x) is not tensor or x.layout is not strided:
             return False
     return all(x.is_cpu for x in leaves) or len({x.device for x in leaves}) == 1
+
+
+def _are_lanes(leaves: list[Any]) -> bool:
+    """Return whether these are NumPy arrays that stand for many."""
+    return all(type(x) is Lanes and type(x.data) is np.ndarray for x in leaves)
 
 
 def require_one_library(name: str, tree: Any) -> None:

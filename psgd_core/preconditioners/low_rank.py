@@ -178,7 +178,7 @@ class LowRank(Preconditioner[LowRankState]):
         held = xp.stack([either(turn_u, after, state.held[0]), either(turn_u, state.held[1], after)])
         # renew the gauge of U and V
         drifted = state.count % REGAUGE >= REGAUGE - 1
-        if self.rank and (turn is None or drifted):
+        if self.rank and known(drifted) is not False:
             one = xp.eye(self.rank, dtype=move.uu.dtype, device=device_of(move.uu))
             u, v = (
                 xp.astype(xp.where(drifted, c, one), d.dtype, copy=False) @ factor

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .checkpointing import layers_in_sight, nodes, require_in_sight
 from .flat import is_sharded, local_of
+from .forward import require_equal, tangents, tangents_of
 from .names import called
 from .twice import REFUSED, not_twice
 
@@ -67,6 +68,7 @@ def evaluate(
     probes: Sequence[Sequence[Tensor]] = (),
     *,
     once: bool = False,
+    forward: bool = False,
     looked: Looked,
 ) -> Found:
     """Evaluate the loss and its gradient, and the Hessian's products with probes.
@@ -80,11 +82,15 @@ def evaluate(
         For each probe, tensors in the shapes and dtypes of `params`.
     once : bool
         Refuse a closure that calls backward; otherwise what it leaves in ``.grad`` is the gradient.
+    forward : bool
+        Take the products with the probe, one only, by forward-over-reverse differentiation.
     looked : set
         Patterns of gradients for which the graph was searched for hidden layers. The search takes as long as
         some operations, so it is done once for each pattern.
     """
-    with torch.enable_grad(), layers_in_sight():
+    probe = probes[0] if forward and probes else ()
+    with torch.enable_grad(), layers_in_sight(), contextlib.ExitStack() as level:
+        level.enter_context(tangents(params, probe))
         with _noticing_backward(params) as was_called:
             loss, more = closure(), ()
         if isinstance(loss, tuple) and len(loss) == 2:
@@ -97,12 +103,12 @@ def evaluate(
         if not once and any(map(is_sharded, params)):
             return Found(loss.detach(), _by_backward(loss, params), [], False, more)
         products: list[Grads] = []
-        if probes:
+        if probe:
+            grads, products = _tangents(loss, params, probe, looked, level.close)
+        elif probes:
             grads, products = _products(loss, params, probes, looked)
         else:
-            seed = torch.ones_like(loss)
-            grads = _differentiate([loss], params, [seed], create_graph=False, retain_graph=False)
-            _look(loss, grads, looked)
+            grads = _gradient(loss, params, looked, twice=False)
     return Found(loss.detach(), grads, products, True, more)
 
 
@@ -165,28 +171,43 @@ def _look(loss: Tensor, grads: Grads, looked: Looked) -> None:
 def _products(
     loss: Tensor, params: Sequence[Tensor], probes: Sequence[Sequence[Tensor]], looked: Looked
 ) -> tuple[Grads, list[Grads]]:
-    """Return the gradients of a loss, and its Hessian times each probe.
+    """Return the gradients of a loss, and its Hessian times each probe, by double backward.
 
     Hooks on parameters see and change gradients, as in backward, but not products, which are of the loss.
     """
+    with _without_hooks(params) as hooks:
+        grads = _gradient(loss, params, looked, twice=True)
+        keep = [True] * (len(probes) - 1) + [False]
+        products = [_product(grads, params, v, keep=k) for v, k in zip(probes, keep, strict=True)]
+    return _hooked(grads, hooks, params), products
+
+
+def _tangents(
+    loss: Tensor, params: Sequence[Tensor], probe: Sequence[Tensor], looked: Looked, leave: Callable[[], None]
+) -> tuple[Grads, list[Grads]]:
+    """Return what `_products` does, from the tangents that the parameters have until `leave` is called."""
+    first = not any(twice for twice, *_ in looked)  # then both ways, from one graph
+    with _without_hooks(params) as hooks:
+        grads = _gradient(loss, params, looked, twice=first)
+        product = tangents_of(grads)
+        leave()
+        if first:
+            require_equal(product, _product(grads, params, probe, keep=False))
+    return _hooked(grads, hooks, params), [product]
+
+
+def _gradient(loss: Tensor, params: Sequence[Tensor], looked: Looked, *, twice: bool) -> Grads:
+    """Return the gradients of a loss, with a graph if they are to be differentiated `twice`."""
     # Every gradient is a linear function of the seed, so one without a graph was cut off; and a backward that
     # is `once_differentiable` leaves an error node only if its input requires a gradient.
-    seed = torch.ones_like(loss, requires_grad=True)
-    with _without_hooks(params) as hooks:
-        grads = _differentiate([loss], params, [seed], create_graph=True, retain_graph=True)
-        if any(g is not None and not g.requires_grad and bool((g != 0).any()) for g in grads):
-            raise not_twice([loss])
-        if any(map(is_sharded, params)) and all(g is None for g in grads):
-            raise RuntimeError(GATHERED)
-        _look(loss, grads, looked)
-        products = []
-        for i, probe in enumerate(probes):
-            products.append(_product(grads, params, probe, keep=i + 1 < len(probes)))
-    with torch.no_grad():
-        return [
-            g if g is None else _hooked(g.detach(), h, p)
-            for g, h, p in zip(grads, hooks, params, strict=True)
-        ], products
+    seed = torch.ones_like(loss, requires_grad=twice)
+    grads = _differentiate([loss], params, [seed], create_graph=twice, retain_graph=twice)
+    if twice and any(g is not None and not g.requires_grad and bool((g != 0).any()) for g in grads):
+        raise not_twice([loss])
+    if twice and any(map(is_sharded, params)) and all(g is None for g in grads):
+        raise RuntimeError(GATHERED)
+    _look(loss, grads, looked)
+    return grads
 
 
 @contextlib.contextmanager
@@ -203,12 +224,17 @@ def _without_hooks(params: Sequence[Tensor]) -> Iterator[list[list[Callable[...,
             p._backward_hooks = hooks
 
 
-def _hooked(g: Tensor, hooks: Sequence[Callable[..., Any]], p: Tensor) -> Tensor | None:
-    """Return what the hooks of a parameter make of its gradient."""
-    for hook in hooks:
-        changed = hook(g)
-        g = g if changed is None else changed
-    return _dense(g, p)
+@torch.no_grad()
+def _hooked(grads: Grads, hooks: Sequence[Sequence[Callable[..., Any]]], params: Sequence[Tensor]) -> Grads:
+    """Return what the hooks of the parameters make of their gradients."""
+    found: Grads = []
+    for grad, own, p in zip(grads, hooks, params, strict=True):
+        g = None if grad is None else grad.detach()
+        for hook in own if g is not None else ():
+            changed = hook(g)
+            g = g if changed is None else changed
+        found.append(_dense(g, p))
+    return found
 
 
 def _product(grads: Grads, params: Sequence[Tensor], probe: Sequence[Tensor], *, keep: bool) -> Grads:

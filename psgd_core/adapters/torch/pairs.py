@@ -16,6 +16,7 @@ from ...arrays.draws import ByPlace
 from ...curvature import Exact, Functions, Orthogonal, Probes, Source, Whitening
 from .autograd import Found, Looked, evaluate, given
 from .flat import SMALL, Flat, Flats, Vectors, is_sharded
+from .forward import ForwardOverReverse
 from .names import called
 from .undo import Snapshot
 
@@ -153,7 +154,8 @@ class Oracle:
         # the gradient, and exact products
         if closure is not None:
             probes = flats.columns(v) if exact and v is not None else []
-            found = evaluate(closure, flats.params, probes, once=exact, looked=self.looked)
+            forward = isinstance(self.source, ForwardOverReverse)
+            found = evaluate(closure, flats.params, probes, once=exact, forward=forward, looked=self.looked)
         elif exact or differs:
             raise ValueError(
                 f"`closure` must be given to fit P by {self.source}, got None; let it return the loss, or "

@@ -17,13 +17,16 @@ from ...descent import clips
 from ...schedules import Schedule, is_due, require_schedule, value_at
 from .engines import EngineName
 from .flat import Flat, Flats
+from .forward import ForwardOverReverse
 from .groups import Moved, Mover
 from .pairs import toss
 
-Curvature = Literal["hvp", "finite_difference", "whitening"]
+Curvature = Literal["hvp", "forward_over_reverse", "finite_difference", "whitening"]
 """Names for `curvature`."""
 
-SOURCES: dict[str, Source] = dict(zip(get_args(Curvature), (Exact(), Forward(), Whitening()), strict=True))
+SOURCES: dict[str, Source] = dict(
+    zip(get_args(Curvature), (Exact(), ForwardOverReverse(), Forward(), Whitening()), strict=True)
+)
 
 SHARED = (
     *("curvature", "update_probability", "every", "global_clip", "engine"),
@@ -82,6 +85,11 @@ class Shared:
         if not isinstance(self.probes, Probes):
             raise TypeError(
                 f"`probes` must be Probes such as psgd_core.curvature.Gaussian(), got {self.probes!r}"
+            )
+        if isinstance(self.source, ForwardOverReverse) and self.probes.k != 1:
+            raise ValueError(
+                "`probes` must have k = 1 for curvature='forward_over_reverse', which takes one probe at a "
+                f"time, got {self.probes!r}; use curvature='hvp'"
             )
         clip = None if self.global_clip is None else clips.as_clip(self.global_clip, "global_clip")
         if clip is not None and clip.needs_value:

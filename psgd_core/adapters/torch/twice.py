@@ -46,7 +46,7 @@ REFUSED = (
 
 def not_twice(outputs: Iterable[Tensor | None], message: str = "") -> RuntimeError:
     """Return what to raise for a loss, or gradients, with this graph, and PyTorch's own message."""
-    cause = _cause(message) or _cause(" ".join({node.name() for node in nodes(outputs)}))
+    cause = cause_of(message) or cause_of(" ".join({node.name() for node in nodes(outputs)}))
     what, way = (cause.what, cause.way) if cause else ("an operation", "take another one in its place")
     return RuntimeError(
         f"the loss must be differentiable twice for Hessian-vector products, but {what} is not; {way}, or "
@@ -55,6 +55,7 @@ def not_twice(outputs: Iterable[Tensor | None], message: str = "") -> RuntimeErr
     )
 
 
-def _cause(text: str) -> Cause | None:
+def cause_of(text: str) -> Cause | None:
+    """Return the cause that a message, or names of nodes, speak of."""
     found = (cause for cause in CAUSES if any(word in text.lower() for word in cause.words))
     return next(found, None)

@@ -30,8 +30,9 @@ DEFAULTS: dict[str, Any] = {
     "geometry": None,
 }
 """Settings of all of them. clip: a limit on the norm of ``P m``, or None. source: "hvp",
-"finite_difference" or "whitening". scale: Q starts as this multiple of the identity; None lets the first pair
-set it. normalizer, geometry: of the preconditioner; None takes the geometry that is its default.
+"forward_over_reverse", "finite_difference" or "whitening". scale: Q starts as this multiple of the identity;
+None lets the first pair set it. normalizer, geometry: of the preconditioner; None takes the geometry that is
+its default.
 """
 
 MORE: dict[str, dict[str, Any]] = {
@@ -120,7 +121,7 @@ class Preconditioned(Counting):
         super().__init__(name, "psgd-core")
         named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
         shared = ("lr", "step", "clip", "momentum", "weight_decay", "decay", "update_probability", "every")
-        self._exact = settings["source"] == "hvp"
+        self._exact = settings["source"] in ("hvp", "forward_over_reverse")
         self._optimizer = PSGD(
             named,
             preconditioner(name.removesuffix("_whitening"), model, settings),
