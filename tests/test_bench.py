@@ -1,9 +1,8 @@
-"""`psgd bench`: rows, psgd-core's own calls, peers, memory and models. Nothing is timed here."""
+"""`psgd bench`: rows, psgd-core's own calls, peers and memory. Nothing is timed here."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import importlib.machinery
 import json
@@ -17,13 +16,14 @@ import pytest
 
 import psgd_core as psgd
 from psgd_analysis import machine
-from psgd_analysis.bench import contenders, costs, libraries, models, peers, report, run
+from psgd_analysis.bench import contenders, costs, peers, report, run
 from psgd_analysis.bench.contenders import Absent, Calls, Own, Setting
 from psgd_analysis.bench.libraries import Library
 from psgd_analysis.bench.peer import Peer, plain_message
 from psgd_analysis.bench.timing import Limits
 from psgd_analysis.documents import versions
 from psgd_analysis.kinds import Size
+from psgd_analysis.resident import resident_peak
 
 STEP = 0.1
 DOUBLE = Library("numpy", "float64")
@@ -44,6 +44,11 @@ class Steady:
 def plan(kinds=("xmat",), n=(16,), rank=2, **more):
     settings = [Setting(k, m, DOUBLE, rank if k == "lowrank" else 0) for k in kinds for m in n]
     return run.Plan(settings, limits=QUIET, copy_bytes=2**12, **more)
+
+
+def rows_of(plan, clock):
+    budget = plan.budget(clock)
+    return [row for setting in plan.settings for row in run.run(plan, setting, budget)]
 
 
 class Odd(Peer):
@@ -68,7 +73,7 @@ class Broken(Odd):
 
 
 def test_rows_of_peers_that_are_missing_fail_or_lack_a_preconditioner():
-    made = list(run.run(plan(("xmat", "diagonal"), peers=[Odd(), Broken(), peers.PsgdTorch()]), Steady()))
+    made = rows_of(plan(("xmat", "diagonal"), peers=[Odd(), Broken(), peers.PsgdTorch()]), Steady())
     rest = {(row.setting.kind, row.contender): row for row in made if not row.own}
     assert rest["xmat", "odd"].status == "failed"
     assert rest["xmat", "odd"].reason == "odd: no such file  here"
@@ -83,8 +88,8 @@ def test_rows_of_peers_that_are_missing_fail_or_lack_a_preconditioner():
 
 
 def test_numbers_of_a_row_follow_from_the_clock():
-    rows = list(run.run(plan(("lowrank",), n=(64,), peers=[peers.NumpySolve()]), Steady()))
-    own, solve = rows[0], rows[-1]
+    rows = rows_of(plan(("lowrank",), n=(64,), peers=[peers.NumpySolve()]), Steady())
+    own, solve = rows[0], rows[2]
     assert (own.operation, own.ratio) == ("update", None)
     assert (solve.contender, solve.operation) == ("numpy.linalg.solve", "update")
     # the clock gives each sample a millisecond: of 8 updates for low rank, of one call for the others
@@ -113,15 +118,15 @@ def test_kernels_are_left_out_for_the_plain_code_alone(monkeypatch):
     monkeypatch.setitem(sys.modules, "psgd_core.kernels", stub)
     update = psgd.XMat.update
     monkeypatch.setattr(psgd.XMat, "update", lambda *a, **k: (seen.append(not out), update(*a, **k))[1])
-    rows = list(run.run(plan(), Steady()))
-    assert [row.contender for row in rows] == ["psgd-core", "psgd-core, plain code"] * 2
+    rows = rows_of(plan(), Steady())
+    assert [row.contender for row in rows] == ["psgd-core"] * 2 + ["psgd-core, plain code"] * 2
     assert True in seen
     assert False in seen
     assert not out
     for which, names in (("on", {"psgd-core"}), ("off", {"psgd-core, plain code"})):
-        assert {row.contender for row in run.run(plan(kernels=which), Steady())} == names
+        assert {row.contender for row in rows_of(plan(kernels=which), Steady())} == names
     seen.clear()
-    list(run.run(plan(kernels="off"), Steady()))
+    rows_of(plan(kernels="off"), Steady())
     assert not any(seen)
 
 
@@ -272,9 +277,7 @@ def test_kronecker_peers_fit_the_tensor_with_the_same_factors(peer, module):
 
 def test_kronecker_is_measured_without_kernels_and_says_its_arithmetic():
     settings = [Setting("kronecker", 12, DOUBLE, shape=(4, 3))]
-    made = list(
-        run.run(run.Plan(settings, limits=QUIET, copy_bytes=2**12, peers=[peers.NumpySolve()]), Steady())
-    )
+    made = rows_of(run.Plan(settings, limits=QUIET, copy_bytes=2**12, peers=[peers.NumpySolve()]), Steady())
     assert [(row.contender, row.operation) for row in made if row.own] == [
         ("psgd-core, plain code", "update"),
         ("psgd-core, plain code", "precondition"),
@@ -286,58 +289,15 @@ def test_kronecker_is_measured_without_kernels_and_says_its_arithmetic():
     assert report.cells(row)[-1].endswith("GFLOP/s")
 
 
-# -- memory, models --------------------------------------------------------------------------------------
+# -- memory, the machine -----------------------------------------------------------------------------------
 
 
 def test_memory_of_a_call():
     assert 8000 <= DOUBLE.extra_memory(lambda: np.ones(500) + np.ones(500), 500) < 20_000
     assert DOUBLE.extra_memory(lambda: None, 500) < 2000
-    found = libraries.resident_peak(lambda: np.ones(2**23))
+    found = resident_peak(lambda: np.ones(2**23))
     assert found is None or 0.9 * 2**26 < found < 1.5 * 2**26
     assert Library("torch", "float64").extra_memory(lambda: None, 500) is None
-
-
-def test_what_steps_add():
-    model = models.logistic(DOUBLE, batch=32, seed=0)
-    assert "32 rows" in model.about
-    setting = Setting("xmat", model.start.shape[0], DOUBLE)
-    copy = DOUBLE.copy_task(2**12, 1)
-    found = models.overhead(model, setting, [Own(False)], QUIET, copy, clock=Steady())
-    assert {one.source for one in found} == {*models.SOURCES, "own part"}
-    for one in found:  # under this clock every step costs the same
-        np.testing.assert_allclose(one.share, 1 if one.source == "own part" else 0, atol=1e-9)
-    noisy = models.overhead(model, setting, [Own(False)], QUIET, copy, clock=Steady(3.0))
-    assert {one.status for one in noisy} == {"too noisy"}
-    assert report.overhead_cells(noisy[0])[3] == "–"
-
-
-def test_a_tenth_of_the_steps_fit():
-    model = models.logistic(DOUBLE, batch=None, seed=0)
-    asked = []
-    hvp = model.functions.hvp
-    counted = dataclasses.replace(model.functions, hvp=lambda x, v: (asked.append(1), hvp(x, v))[1])
-    model = dataclasses.replace(model, functions=counted)
-    step = models._step(model, Setting("xmat", model.start.shape[0], DOUBLE), "exact")
-    asked.clear()
-    for _ in range(30):
-        step()
-    assert len(asked) == 3
-
-
-def test_lenet5_has_the_right_derivatives():
-    torch = pytest.importorskip("torch")
-    model = models.lenet5(Library("torch", "float64"), batch=4, seed=0)
-    x = model.start
-    assert x.shape == (44_426,)
-    v = torch.asarray(np.random.default_rng(1).standard_normal(x.shape[0]))
-    t = 1e-6
-    ahead, behind = model.functions.gradient(x + t * v), model.functions.gradient(x - t * v)
-    h = model.functions.hvp(x, v)
-    assert (
-        float(torch.linalg.vector_norm((ahead - behind) / (2 * t) - h) / torch.linalg.vector_norm(h)) < 1e-4
-    )
-    with pytest.raises(Absent, match="--backend torch"):
-        models.lenet5(DOUBLE, None, 0)
 
 
 def test_the_machine_is_described_without_its_name():

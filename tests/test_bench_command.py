@@ -8,8 +8,9 @@ import random
 import pytest
 
 from psgd_analysis import cli
-from psgd_analysis.bench import command, figures, models, options, report
+from psgd_analysis.bench import command, figures, options, output, report
 from psgd_analysis.bench.contenders import Own
+from psgd_analysis.bench.model import PAIRS
 
 
 class Steady:
@@ -56,7 +57,7 @@ def test_it_writes_three_files(bench, tmp_path):
     assert (tmp_path / "bench-try.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "bench-try.json").read_text(encoding="utf-8")
     data = strict(text)
-    assert data["schema"] == "psgd-bench/1"
+    assert data["schema"] == "psgd-bench/2"
     assert data["seed"] == 5
     assert data["command"].startswith("psgd bench --quick --copy-mib 1 --n 64")
     assert {"processor", "cores", "memory_bytes"} <= set(data["machine"])
@@ -127,15 +128,76 @@ def test_too_noisy_is_not_reported(bench, monkeypatch, tmp_path):
 
 
 def test_steps_of_a_model(bench, tmp_path):
-    code, out, _ = bench(
-        *SMALL, "--model", "logistic", "--batch", 16, "-p", "diagonal", "-p", "xmat", "--peers", "none",
-    )  # fmt: skip
+    words = ("--quick", "--copy-mib", 1, "--model", "logistic", "--batch", 16)
+    code, out, _ = bench(*words, "-p", "diagonal", "-p", "xmat", "--peers", "none")
     assert code == 0, out
     data = strict((tmp_path / "bench.json").read_text(encoding="utf-8"))
-    found = {(one["label"], one["pairs"]) for one in data["overhead"]}
-    assert {(label, s) for label in ("Diagonal", "XMat") for s in (*models.SOURCES, "own part")} == found
-    assert len(data["rows"]) >= 4
-    assert "adds to a gradient step" in (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert data["rows"] == []
+    found = {(row["contender"], row["besides_a_gradient"]) for row in data["steps"]}
+    assert {(label, pairs.name) for label in ("Diagonal", "XMat") for pairs in PAIRS} < found
+    assert ("SGD", "") in found
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "softmax regression" in page
+    assert "÷ SGD" in page
+    assert "GB/s" not in page
+    # with a size, updates are measured too; with both kernels, plain code has rows
+    code, _, _ = bench(*words, "-p", "diagonal", "--n", 64, "--peers", "none", "--kernels", "both")
+    data = strict((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    assert code == 0
+    assert {row["n"] for row in data["rows"]} == {64}
+    assert any(row["contender"].startswith("Diagonal, plain code") for row in data["steps"])
+
+
+def test_tables_come_one_by_one(bench, monkeypatch):
+    """When a setting is measured, the tables of all before it are on the terminal."""
+    seen = []
+    original = command.run
+
+    def watched(plan, setting, *more):
+        seen.append(len(shown))
+        return original(plan, setting, *more)
+
+    shown = []
+    monkeypatch.setattr(output, "show", lambda terminal, table: shown.append(table))
+    monkeypatch.setattr(command, "run", watched)
+    code, _, _ = bench(
+        *SMALL, "--n", 128, "--n", 256, "-p", "diagonal", "--peers", "none", "--model", "logistic"
+    )
+    assert code == 0
+    assert seen == [0, 1, 2]
+    assert len(shown) == 3 + 1 + 1  # those of the settings, of the model, of the slopes
+
+
+def test_nothing_is_printed_on_the_way_to_json(bench, monkeypatch):
+    monkeypatch.setattr(output, "show", lambda *_: pytest.fail("a table"))
+    for word in ("--json", "--quiet"):
+        code, _, _ = bench(*SMALL, "-p", "diagonal", "--peers", "none", word)
+        assert code == 0
+
+
+def test_a_closed_pipe_does_not_cost_the_files(bench, monkeypatch, tmp_path):
+    def closed(terminal, table):
+        raise SystemExit(1)  # what rich does
+
+    monkeypatch.setattr(output, "show", closed)
+    code, _, _ = bench(*SMALL, "-p", "diagonal", "--peers", "none")
+    assert code == 0
+    assert (tmp_path / "bench.json").is_file()
+
+
+def test_where_time_is_out_rows_say_so(bench, tmp_path):
+    """The clock moves a millisecond at each look: 0.1 s is enough for the first size alone."""
+    code, out, _ = bench(
+        *SMALL, "--n", 128, "--n", 256, "-p", "diagonal", "--kernels", "off", "--total", 0.1,
+        "--peers", "numpy.linalg.solve,torch,heavyball",
+    )  # fmt: skip
+    assert code == 1
+    rows = strict((tmp_path / "bench.json").read_text(encoding="utf-8"))["rows"]
+    by = {(row["n"], row["contender"]): row["status"] for row in rows}
+    assert by[64, "psgd-core, plain code"] == "ok"
+    assert by[256, "psgd-core, plain code"] == by[256, "torch"] == by[256, "numpy.linalg.solve"] == "no time"
+    assert {n for n, _ in by} == {64, 128, 256}
+    assert "raise --total" in out
 
 
 def test_ctrl_c_writes_what_there_is(bench, monkeypatch, tmp_path):
@@ -189,7 +251,8 @@ def test_failures_of_one_s_own_are_rows_and_exit_with_1(bench, monkeypatch, tmp_
         (("--dtype", "float16"), "--dtype"),
         (("--backend", "tensorflow"), "--backend"),
         (("--kernels", "fast"), "--kernels"),
-        (("--peers", "adam"), "--peers"),
+        (("--peers", "adamm"), "'adam'"),
+        (("--total", -1), "--total"),
         (("--peer-path", "heavyball=x"), "--peer-path"),
         (("--peer-path", "psgd_torch=nowhere"), "--peer-path"),
         (("--model", "vgg"), "--model"),

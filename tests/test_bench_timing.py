@@ -81,7 +81,7 @@ def test_noise_that_ends_is_waited_for_and_nothing_is_thrown_away():
 
 def test_a_drifting_bandwidth_is_refused():
     script = Script()
-    copy = script.task("copy", lambda i, _: 1.03**i)
+    copy = script.task(timing.COPY, lambda i, _: 1.03**i)
     found = timing.measure([script.task("a", 1.0)], copy, QUIET, script)
     assert found.noise("a", QUIET).startswith("copy bandwidth drifted by")
 

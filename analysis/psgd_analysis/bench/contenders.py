@@ -18,13 +18,17 @@ import numpy as np
 import psgd_core as psgd
 
 from ..kinds import Size
-from .costs import KINDS
+from .costs import KINDS, orbit_sizes
 from .libraries import Library
 from .timing import nothing
 
 STEP = 0.1
 TURNS = 8
 """Updates of `LowRank` until every kind of update has occurred: U and V in turn, balanced every eighth."""
+
+
+DENSE_MOST = 16384
+"""The largest n for `Dense`, which holds n^2 numbers."""
 
 
 class Absent(RuntimeError):
@@ -75,6 +79,18 @@ class Setting:
         np.power(np.asarray(10, dtype=h.dtype), h, out=h)
         h *= v
         return v, h
+
+
+def require_fit(setting: Setting) -> None:
+    """Raise unless the preconditioner exists for n, and is not too large."""
+    if setting.kind == "lowrank" and setting.rank >= setting.n:
+        raise ValueError(f"`--rank` must be below n = {setting.n}, got {setting.rank}; lower it")
+    if setting.kind == "dense" and setting.n > DENSE_MOST:
+        raise ValueError(
+            f"`--n` must be at most {DENSE_MOST} for dense, got {setting.n}; it holds n^2 numbers"
+        )
+    if KINDS[setting.kind].orbit is not None:
+        orbit_sizes(setting.kind, setting.n)
 
 
 class Calls(NamedTuple):

@@ -1,4 +1,4 @@
-"""The figure: every contender's time beside the memory floor, and how the cost grows with n."""
+"""The figure: every contender's time beside the memory floor, how the cost grows with n, and whole steps."""
 
 from __future__ import annotations
 
@@ -6,43 +6,49 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..look import COLORS, LIBRARIES, color_of, styles
-from .models import Overhead
+from . import report
 from .report import YARDSTICK, seconds, size
-from .run import OPERATIONS, Row
+from .rows import OPERATIONS, Row
+from .steps import StepRow
 
 NAMES = {"update": "update", "precondition": "P g"}
 
 
-def draw(rows: Sequence[Row], overheads: Sequence[Overhead] = ()) -> Any:
+def draw(rows: Sequence[Row], steps: Sequence[StepRow] = ()) -> Any:
     """Return a matplotlib Figure.
 
-    Above: at the largest n of each preconditioner, every contender's time for an update and for P g, and the
-    floor. Below: seconds against n, where a preconditioner has more than one; and what PSGD adds to a
-    gradient step, if that was measured.
+    At the largest n of each preconditioner, every contender's time for an update and for P g, and the floor.
+    Below: seconds against n, where a preconditioner has more than one; and the steps of each model.
     """
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.shown is not None and row.contender != YARDSTICK]
+    taken = report.step_titles([row for row in steps if row.status == "ok"])
     groups = _largest(shown)
     several = len({_key(row) for row in shown}) > len(groups)
     lines = sum(len(names) for _, names in groups)
-    top = max(1.6, 0.6 + 0.21 * lines + 0.16 * len(groups)) if groups or not overheads else 0.0
-    bottom = 3.1 if several or overheads else 0.0
-    figure = Figure(
-        figsize=(12.0 if several and overheads else 10.0, top + bottom + 0.5), layout="constrained"
-    )
-    parts: Any = figure.subfigures(2, 1, height_ratios=[top, bottom]) if top and bottom else [figure]
-    parts[0].suptitle(_title(shown, overheads), fontsize=11, x=0.01, ha="left")
-    if top:
-        for ax, operation in zip(parts[0].subplots(1, 2, sharey=True), OPERATIONS, strict=True):
-            _dots(ax, groups, shown, operation)
-    if bottom:
-        axes = parts[-1].subplots(1, 3 if overheads and several else 1 if overheads else 2, squeeze=False)[0]
-        if several:
-            for ax, operation in zip(axes, OPERATIONS, strict=False):
-                _growth(ax, shown, operation)
-        if overheads:
-            _overheads(axes[-1], overheads)
+    # the heights of what there is to draw
+    heights = {}
+    if groups or not taken:
+        heights["dots"] = max(1.6, 0.6 + 0.21 * lines + 0.16 * len(groups))
+    if several:
+        heights["growth"] = 3.1
+    if taken:
+        heights["steps"] = sum(0.9 + 0.19 * len(group) for _, group in taken)
+    figure = Figure(figsize=(10.0, sum(heights.values()) + 0.5), layout="constrained")
+    made = figure.subfigures(len(heights), 1, height_ratios=list(heights.values()), squeeze=False)[:, 0]
+    parts = dict(zip(heights, made, strict=True))
+    made[0].suptitle(_title(shown, steps), fontsize=11, x=0.01, ha="left")
+    for name, draw_one in (("dots", _dots), ("growth", _growth)):
+        if name in parts:
+            axes = parts[name].subplots(1, 2, sharey=name == "dots")
+            for ax, operation in zip(axes, OPERATIONS, strict=True):
+                draw_one(ax, groups, shown, operation)
+    if taken:
+        sizes = [1 + len(group) for _, group in taken]
+        axes = parts["steps"].subplots(len(taken), 1, height_ratios=sizes, squeeze=False)[:, 0]
+        for ax, (title, group) in zip(axes, taken, strict=True):
+            _steps(ax, title, group)
     return figure
 
 
@@ -76,8 +82,8 @@ def _key(row: Row) -> tuple[Any, ...]:
     return s.label, s.library.dtype, s.library.name, s.n
 
 
-def _title(rows: Sequence[Row], overheads: Sequence[Overhead]) -> str:
-    libraries = {row.setting.library for row in rows} | {one.setting.library for one in overheads}
+def _title(rows: Sequence[Row], steps: Sequence[StepRow]) -> str:
+    libraries = {row.setting.library for row in rows} | {row.model.library for row in steps}
     kinds = {(library.dtype, library.name) for library in libraries}
     where = ", ".join(" on ".join(kind) for kind in sorted(kinds))
     return f"psgd bench: medians in one run, {where}" if where else "psgd bench: nothing to show"
@@ -126,7 +132,7 @@ def _dots(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _growth(ax: Any, rows: Sequence[Row], operation: str) -> None:
+def _growth(ax: Any, groups: Sequence[Any], rows: Sequence[Row], operation: str) -> None:
     """Draw seconds against n: psgd-core with its floor, one colour per preconditioner."""
     curves: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -154,19 +160,29 @@ def _growth(ax: Any, rows: Sequence[Row], operation: str) -> None:
         ax.legend(frameon=False, fontsize=7.5)
 
 
-def _overheads(ax: Any, found: Sequence[Overhead]) -> None:
-    """Draw what each kind of step adds to a gradient step."""
-    kept = [one for one in found if one.status == "ok"]
-    for i, one in enumerate(kept):
-        edge, face = (f(one.setting.label, one.contender) for f in (_color, _face))
-        ax.barh(i, 100 * one.share, height=0.75, facecolor=face, edgecolor=edge)
-    names = [
-        f"{one.model.name}, {one.setting.label}: {one.source}"
-        + ", plain code" * one.contender.endswith("plain code")
-        for one in kept
-    ]
-    ax.set_yticks(range(len(kept)), names, fontsize=7.5)
-    ax.set_ylim(len(kept), -0.7)
-    ax.axvline(5, color="0.3", linewidth=0.9, linestyle=":")
-    ax.set_xlabel("% of a gradient step (dotted: 5)", fontsize=8.5)
+def _steps(ax: Any, title: str, rows: Sequence[StepRow]) -> None:
+    """Draw the time of each step, and in words what it is over that of SGD, and its own part."""
+    times = [row.judged.median for row in rows if row.judged]
+    for i, (row, t) in enumerate(zip(rows, times, strict=True)):
+        edge, face = (f(row.contender, row.contender) for f in (_color, _face))
+        ax.barh(i, 1000 * t, height=0.72, facecolor=face, edgecolor=edge)
+        words = [seconds(t)]
+        words += [] if row.over_sgd is None else [f"{row.over_sgd:.2f} × SGD"]
+        words += [] if row.own_part is None else [f"own part {row.own_part:+.1%}"]
+        ax.annotate(
+            ", ".join(words),
+            (1000 * t, i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+        )
+    names = [f"{row.contender}: {row.what}" if row.what else row.contender for row in rows]
+    ax.set_yticks(range(len(rows)), names, fontsize=7.5)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(0, 1450 * max(times))
+    ax.set_title(title, fontsize=9, loc="left")
+    of = "of the processor " if rows[0].by_cpu else ""
+    ax.set_xlabel(f"ms {of}a step (own part: over the evaluations that it needs)", fontsize=8.5)
+    ax.tick_params(labelsize=7.5)
     ax.spines[["top", "right"]].set_visible(False)

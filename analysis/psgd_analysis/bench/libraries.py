@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
 from ..backends import LIBRARIES, Backend
-from .timing import Task, nothing
+from ..resident import resident_peak
+from .timing import COPY, Task, nothing
 
 DTYPES = ("float32", "float64")
 RESIDENT_FROM = 2**25
@@ -106,19 +105,19 @@ class Library:
     def copy_task(self, size: int, threads: int) -> Task:
         """Return the task of copying `size` bytes into allocated memory."""
         if self.device == "cpu":
-            return Task("copy", _HostCopy(size, threads))
+            return Task(COPY, _HostCopy(size, threads))
         count = size // self.itemsize
         source = self.asarray(np.zeros(count))
         if self.name == "torch":
             target = source.clone()
-            return Task("copy", lambda: target.copy_(source), self.waiter())
+            return Task(COPY, lambda: target.copy_(source), self.waiter())
         if self.name == "cupy":
             target = source.copy()
             cupy = importlib.import_module("cupy")
-            return Task("copy", lambda: cupy.copyto(target, source), self.waiter())
+            return Task(COPY, lambda: cupy.copyto(target, source), self.waiter())
         jax: Any = importlib.import_module("jax")
         # XLA would drop a plain copy; negation reads and writes as much
-        return Task("copy", jax.jit(lambda x: -x).lower(source).compile().__call__, self.waiter())
+        return Task(COPY, jax.jit(lambda x: -x).lower(source).compile().__call__, self.waiter())
 
     # -- memory ----------------------------------------------------------------------------------------
 
@@ -182,23 +181,3 @@ def _traced(call: Callable[[], Any]) -> int:
         if not tracing:
             tracemalloc.stop()
     return max(peak - before, 0)
-
-
-def resident_peak(call: Callable[[], Any]) -> int | None:
-    """Return by how much a call raises the resident memory of the process at most; None off Linux."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark
-        before = _status("VmRSS")
-        out = call()
-        peak = _status("VmHWM")
-        del out
-    except (OSError, KeyError):
-        return None
-    return max(peak - before, 0)
-
-
-def _status(key: str) -> int:
-    for line in Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)

@@ -8,21 +8,22 @@ from pathlib import Path
 
 from ..backends import LIBRARIES
 from ..terminal import UsageError, unknown
-from .contenders import Setting, have_kernels
-from .costs import KINDS, orbit_sizes
+from .contenders import Setting, have_kernels, require_fit
+from .costs import KINDS
 from .libraries import DTYPES, Library
 from .peer import Peer
 from .peers import registry
 from .run import Plan
+from .steps import NAMES as OTHERS
 from .timing import Limits
 
 USUAL = ("diagonal", "xmat", "butterfly", "klein", "lowrank")
 """Measured by default; so is dense where n is small."""
 
-QUICK_PEERS = ("torch", "numpy.linalg.solve")
+QUICK_PEERS = ("torch", "numpy.linalg.solve", "adam")
 """Peers that need no compiler."""
 
-DENSE_USUAL, DENSE_MOST = 1024, 16384
+DENSE_USUAL = 1024
 KERNELS = ("on", "off", "both")
 
 
@@ -80,8 +81,18 @@ def shapes_of(
     return list(dict.fromkeys(found))
 
 
-def peers_of(given: str | None, paths: Sequence[str], *, quick: bool) -> list[Peer]:
-    """Return the peers to compare with, from ``all``, ``none`` or names with commas."""
+def peers_of(given: str | None, paths: Sequence[str], *, quick: bool) -> tuple[list[Peer], list[str]]:
+    """Return the peers of updates, and the optimisers whose steps are measured beside PSGD's.
+
+    Parameters
+    ----------
+    given : str, optional
+        "all", "none" or names of both kinds with commas.
+    paths : sequence of str
+        "NAME=FOLDER" of the peers that are not installed.
+    quick : bool
+        Only `QUICK_PEERS` unless others are named.
+    """
     folders: dict[str, Path] = {}
     for pair in paths:
         name, equals, folder = pair.partition("=")
@@ -93,11 +104,14 @@ def peers_of(given: str | None, paths: Sequence[str], *, quick: bool) -> list[Pe
             )
         folders[name] = Path(folder).resolve()
     known = registry(folders)
-    if given is None:
-        return [known[name] for name in (QUICK_PEERS if quick else known)]
-    if given in ("all", "none"):
-        return list(known.values()) if given == "all" else []
-    return [known[name] for name in chosen("--peers", [p.strip() for p in given.split(",")], known)]
+    names: Sequence[str] = (*known, *OTHERS)
+    if given == "none":
+        names = ()
+    elif given is not None and given != "all":
+        names = chosen("--peers", [p.strip() for p in given.split(",")], names)
+    elif given is None and quick:
+        names = QUICK_PEERS
+    return [known[name] for name in names if name in known], [name for name in names if name in OTHERS]
 
 
 def plan_of(
@@ -148,7 +162,7 @@ def plan_of(
         if kinds or _usual(kind, count, rank)
     ]
     for setting in settings:
-        _require_fit(setting)
+        require_fit(setting)
     return Plan(settings, kernels, peers, limits)
 
 
@@ -159,17 +173,6 @@ def _usual(kind: str, n: int, rank: int) -> bool:
     if kind == "lowrank":
         return rank < n
     return KINDS[kind].fits(n)
-
-
-def _require_fit(setting: Setting) -> None:
-    if setting.kind == "lowrank" and setting.rank >= setting.n:
-        raise UsageError(f"`--rank` must be below n = {setting.n}, got {setting.rank}; lower it")
-    if setting.kind == "dense" and setting.n > DENSE_MOST:
-        raise UsageError(
-            f"`--n` must be at most {DENSE_MOST} for dense, got {setting.n}; it holds n^2 numbers"
-        )
-    if KINDS[setting.kind].orbit is not None:
-        orbit_sizes(setting.kind, setting.n)
 
 
 def at_least(option: str, number: float | None, least: float) -> None:

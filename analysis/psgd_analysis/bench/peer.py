@@ -44,11 +44,15 @@ class Peer(ABC):
             If it is not installed or has no such preconditioner.
         """
         if setting.kind not in self.kinds:
-            raise Absent(f"{self.name} has no {setting.label.partition('(')[0]}")
+            raise self.lacks(setting)
         try:
             return self._calls(setting)
         except (ImportError, AttributeError) as error:
             raise Absent(f"{self.name}: {self._missing(error)}") from error
+
+    def lacks(self, setting: Setting) -> Absent:
+        """Return what says that it has no such preconditioner."""
+        return Absent(f"{self.name} has no {setting.label.partition('(')[0]}")
 
     @abstractmethod
     def _calls(self, setting: Setting) -> Calls:

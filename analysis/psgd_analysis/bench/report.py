@@ -1,22 +1,19 @@
-"""The results as tables on the terminal, as a JSON document, and as Markdown to commit beside it."""
+"""The results as tables, and what their columns mean."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from ..documents import plain
-from ..tables import markdown_table
-from .models import Overhead
-from .run import Growth, Row
-from .timing import Limits, Samples
+from .rows import Growth, Row
+from .steps import StepRow
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA = "psgd-bench/1"
+R = TypeVar("R", Row, StepRow)
+
 YARDSTICK = "numpy.linalg.solve"
 """A contender whose memory traffic is not that of an update."""
 
@@ -32,7 +29,7 @@ HEADS = (
     "extra",
     "",
 )
-OVERHEAD_HEADS = ("model, preconditioner", "", "pairs", "step", "gradient step", "added", "")
+STEP_HEADS = ("", "besides a gradient", "step", "processor", "quartiles", "÷ SGD", "own part", "")
 GROWTH_HEADS = ("", "preconditioner", "operation", "grows with", "slope", "from", "to", "sizes")
 
 LEGEND = (
@@ -45,17 +42,45 @@ LEGEND = (
     "besides its state (in brackets: the first update), in vectors of n numbers where these are large."
 )
 
+STEPS_LEGEND = (
+    "Steps: medians over rounds in which all steps are taken in turn. Processor: seconds of all threads "
+    "together. ÷ SGD: over a step of SGD in the same rounds. Own part: what a step takes besides the "
+    "evaluations that it needs, over these alone: a gradient, and where P is fitted to an exact pair a "
+    "Hessian-vector product by double backward. With --threads 1, quartiles and ratios are of the "
+    "processor's seconds, which other processes disturb less; otherwise of those on the clock. All "
+    "optimisers have the settings that they start with, but a learning rate at which the model hardly moves."
+)
+
 
 # -- the tables, as text -----------------------------------------------------------------------------------
 
 
+def title(row: Row) -> str:
+    """Return the title of a setting's table."""
+    s = row.setting
+    return f"{s.label}, n = {size(s.n)}, {s.library.dtype}, {s.library.name} on {s.library.device}"
+
+
+def step_title(row: StepRow) -> str:
+    """Return the title of a model's table."""
+    library = row.model.library
+    return f"{row.model.about}, n = {row.model.n}, {library.dtype}, {library.name} on {library.device}"
+
+
 def titles(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Return the title of each setting, in order, with its rows."""
-    groups: dict[str, list[Row]] = {}
+    return _grouped(rows, title)
+
+
+def step_titles(rows: Sequence[StepRow]) -> list[tuple[str, list[StepRow]]]:
+    """Return the title of each model, in order, with its rows."""
+    return _grouped(rows, step_title)
+
+
+def _grouped(rows: Sequence[R], name: Callable[[R], str]) -> list[tuple[str, list[R]]]:
+    groups: dict[str, list[R]] = {}
     for row in rows:
-        s = row.setting
-        title = f"{s.label}, n = {size(s.n)}, {s.library.dtype}, {s.library.name} on {s.library.device}"
-        groups.setdefault(title, []).append(row)
+        groups.setdefault(name(row), []).append(row)
     return list(groups.items())
 
 
@@ -63,8 +88,7 @@ def cells(row: Row) -> list[str]:
     """Return a row of a setting's table; one that is too noisy shows the reason in place of numbers."""
     found = row.shown
     if found is None:
-        why = f"{row.status}: {row.reason}" if row.status == "too noisy" else row.reason
-        return [row.contender, row.operation, *["–"] * 7, why]
+        return [row.contender, row.operation, *["–"] * 7, _why(row)]
     low, high = found.quartiles
     rate = row.flops_per_second
     notes = (
@@ -101,16 +125,26 @@ def extra(row: Row) -> str:
     return texts[0] + "".join(f" ({text})" for text in texts[1:])
 
 
-def overhead_cells(found: Overhead) -> list[str]:
-    """Return a row of the table of overheads."""
-    head = [f"{found.model.about}, n = {found.model.start.shape[0]}, {found.setting.label}"]
-    head += [found.contender, found.source]
-    if found.status != "ok":
-        return [*head, "–", "–", "–", f"{found.status}: {found.reason}"]
-    mark = f"noisy: {found.reason}" if found.reason else ""
+def step_cells(row: StepRow) -> list[str]:
+    """Return a row of a model's table; one that is too noisy shows the reason in place of numbers."""
+    if row.judged is None or row.samples is None:
+        return [row.contender, row.what, *["–"] * 5, _why(row)]
+    low, high = row.judged.quartiles
     return [
-        *head, seconds(found.samples.median), seconds(found.gradient.median), f"{found.share:+.1%}", mark,
-    ]  # fmt: skip
+        row.contender,
+        row.what,
+        seconds(row.samples.median),
+        "–" if row.cpu is None else seconds(row.cpu.median),
+        f"{seconds(low)} … {seconds(high)}",
+        "–" if row.over_sgd is None else f"{row.over_sgd:.2f}",
+        "–" if row.own_part is None else f"{row.own_part:+.1%}",
+        f"noisy: {row.reason}" if row.reason else "",
+    ]
+
+
+def _why(row: Row | StepRow) -> str:
+    """Return why there are no numbers."""
+    return f"{row.status}: {row.reason}" if row.status == "too noisy" else row.reason
 
 
 def growth_cells(found: Growth) -> list[str]:
@@ -142,24 +176,32 @@ def seconds(t: float) -> str:
 # -- the terminal ------------------------------------------------------------------------------------------
 
 
-def tables(rows: Sequence[Row], found: Sequence[Growth], overheads: Sequence[Overhead]) -> list[Table]:
-    """Return the tables for the terminal."""
-    made = [_table(title, HEADS, map(cells, group)) for title, group in titles(rows)]
-    if overheads:
-        made.append(
-            _table("What PSGD adds to a gradient step", OVERHEAD_HEADS, map(overhead_cells, overheads))
-        )
-    if found:
-        made.append(_table("How cost grows", GROWTH_HEADS, map(growth_cells, found)))
-    return made
+def table(rows: Sequence[Row]) -> Table:
+    """Return the table of a setting."""
+    return _table(title(rows[0]), HEADS, map(cells, rows))
+
+
+def step_table(rows: Sequence[StepRow]) -> Table:
+    """Return the table of a model."""
+    return _table(step_title(rows[0]), STEP_HEADS, map(step_cells, rows))
+
+
+def growth_table(found: Sequence[Growth]) -> Table:
+    """Return the table of slopes."""
+    return _table("How cost grows", GROWTH_HEADS, map(growth_cells, found))
+
+
+def legends(rows: Sequence[Row], steps: Sequence[StepRow]) -> list[str]:
+    """Return the legends of the tables that there are."""
+    return [LEGEND] * bool(rows) + [STEPS_LEGEND] * bool(steps)
 
 
 def _table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
     from rich.text import Text
 
-    from ..terminal import table
+    from .. import terminal
 
-    return table(
+    return terminal.table(
         heads,
         lines,
         words=(0, 1, len(heads) - 1),
@@ -168,129 +210,3 @@ def _table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> 
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
-
-
-# -- JSON --------------------------------------------------------------------------------------------------
-
-
-def document(
-    rows: Sequence[Row],
-    found: Sequence[Growth],
-    overheads: Sequence[Overhead],
-    *,
-    limits: Limits,
-    about: dict[str, Any],
-) -> dict[str, Any]:
-    """Return everything in JSON's types; numbers that are not finite or too noisy become null.
-
-    Parameters
-    ----------
-    rows, found, overheads
-        The results.
-    limits : Limits
-    about : dict
-        Command, versions, seed, machine and the like.
-    """
-    return plain(
-        {
-            "schema": SCHEMA,
-            **about,
-            "limits": asdict(limits),
-            "legend": LEGEND,
-            "rows": [_row(row) for row in rows],
-            "growth": [{**asdict(one), "slope": one.slope._asdict()} for one in found],
-            "overhead": [_overhead(one) for one in overheads],
-        }
-    )
-
-
-def _row(row: Row) -> dict[str, Any]:
-    s = row.setting
-    shown = row.shown is not None
-    return {
-        "preconditioner": s.kind,
-        "label": s.label,
-        "n": s.n,
-        "rank": s.rank,
-        "shape": list(s.shape),
-        "dtype": s.library.dtype,
-        "library": s.library.name,
-        "device": s.library.device,
-        "contender": row.contender,
-        "operation": row.operation,
-        "status": row.status,
-        "reason": row.reason,
-        "note": row.note,
-        "bytes": row.bytes,
-        **_samples(row.shown),
-        "bytes_per_second": row.bandwidth,
-        "flops_per_second": row.flops_per_second,
-        "times_floor": row.floor if shown else None,
-        "times_floor_in_place": row.floor_in_place if shown else None,
-        "over_psgd_core": row.ratio if shown else None,
-        "copy": None if row.copies is None else {"drift": row.copies.drift, **_samples(row.copies)},
-        "state_bytes": row.state_bytes,
-        "extra_bytes": row.extra_bytes,
-        "extra_bytes_first": row.first_bytes,
-    }
-
-
-def _overhead(one: Overhead) -> dict[str, Any]:
-    shown = one.status == "ok"
-    return {
-        "model": one.model.name,
-        "about": one.model.about,
-        "n": one.setting.n,
-        "label": one.setting.label,
-        "contender": one.contender,
-        "pairs": one.source,
-        "status": one.status,
-        "reason": one.reason,
-        "added": one.share if shown else None,
-        "step": _samples(one.samples if shown else None),
-        "gradient_step": _samples(one.gradient if shown else None),
-    }
-
-
-def _samples(found: Samples | None) -> dict[str, Any]:
-    if found is None:
-        return {"seconds": None, "quartiles": None, "samples": None}
-    return {"seconds": found.median, "quartiles": list(found.quartiles), "samples": list(found.values)}
-
-
-def markdown(
-    rows: Sequence[Row],
-    found: Sequence[Growth],
-    overheads: Sequence[Overhead],
-    about: dict[str, Any],
-    figure: str,
-) -> str:
-    """Return the results as a page: the machine and the command first, then every table."""
-    machine = about["machine"]
-    memory = machine.get("memory_bytes")
-    lines = [f"# {about['title']}", "", "```sh", about["command"], "```", ""]
-    where = [f"{machine['processor']}, {machine['cores_available']} of {machine['cores']} cores"]
-    where += [f"{memory / 2**30:.0f} GiB"] if memory else []
-    where += [str(machine["gpu"])] if machine.get("gpu") else []
-    threads = ", ".join(f"{key} {value}" for key, value in about["threads"].items())
-    versions = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
-    lines += [f"- Machine: {', '.join(where)}; {machine['system']}, {machine['architecture']}"]
-    lines += [f"- Threads: {threads}", f"- Versions: {versions}", f"- Kernels: {about['kernels']}"]
-    lines += [f"- Seed: {about['seed']}"]
-    copy = about.get("copy")
-    if copy:
-        lines += [
-            f"- Copy of {copy['bytes'] / 2**20:.0f} MiB: {copy['bytes_per_second'] / 1e9:.3g} GB/s, "
-            "read and written, the median of all rounds"
-        ]
-    if about.get("interrupted"):
-        lines += ["- Interrupted: these are the results so far"]
-    lines += ["", LEGEND, "", f"![Cost of an update and of P g]({figure})", ""]
-    for title, group in titles(rows):
-        lines += [f"## {title}", "", *markdown_table(HEADS, map(cells, group)), ""]
-    if overheads:
-        lines += ["## What PSGD adds to a gradient step", ""]
-        lines += [*markdown_table(OVERHEAD_HEADS, map(overhead_cells, overheads)), ""]
-    if found:
-        lines += ["## How cost grows", "", *markdown_table(GROWTH_HEADS, map(growth_cells, found)), ""]
-    return "\n".join(lines)

@@ -12,13 +12,20 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 Clock = Callable[[], float]
+
+COPY = "copy bandwidth"
+"""The usual yardstick, in words."""
+
+
+class Late(RuntimeError):
+    """There is no time left for what is to be measured."""
 
 
 def nothing(*_: Any) -> None:
@@ -38,20 +45,23 @@ class Limits:
     least : float
         Seconds that a sample lasts at least: short calls are repeated within one.
     budget : float
-        Seconds after which no round is started once there are `fewest`.
+        Seconds that the rounds of a comparison take at most; `fewest` of them may take longer.
+    total : float
+        Seconds of the whole run, of which every comparison gets its share; see `budget`.
     fewest : int
-        Rounds at least.
+        Rounds at least: where time is short, those of long samples, which are means of several calls.
     spread : float
         The largest interquartile range over the median that is reported.
     drift : float
-        The largest relative change of the copy bandwidth, first half of the rounds against the second.
+        The largest relative change of the yardstick, first half of the rounds against the second.
     """
 
     repeats: int = 15
     warmup: int = 2
     least: float = 0.005
     budget: float = 60.0
-    fewest: int = 5
+    total: float = 300.0
+    fewest: int = 3
     spread: float = 0.15
     drift: float = 0.10
 
@@ -79,27 +89,31 @@ class Task:
     period: int = 1
     within: Callable[[], Any] = contextlib.nullcontext
     calls: int = field(default=1, init=False)  # per sample
+    lasts: float | None = field(default=None, init=False)  # seconds of a sample, once it is prepared
 
-    def sample(self, clock: Clock) -> float:
-        """Return seconds per call."""
+    def sample(self, clock: Clock, cpu: Clock = time.process_time) -> tuple[float, float]:
+        """Return seconds per call, and seconds of the processor."""
         with self.within():
-            start, out = clock(), None
+            start, begin, out = clock(), cpu(), None
             for _ in range(self.calls):
                 out = self.call()
             self.wait(out)
-            return (clock() - start) / self.calls
+            used, seconds = cpu() - begin, clock() - start
+            return seconds / self.calls, used / self.calls
 
     def prepare(self, clock: Clock, limits: Limits) -> float:
-        """Warm up, choose the calls of a sample, and return how long one lasts."""
-        with self.within():
-            for _ in range(limits.warmup):
-                self.wait(self.call())
-        self.calls = self.period
-        seconds = self.sample(clock)
-        if seconds > 0:
-            periods = math.ceil(limits.least / (seconds * self.period))
-            self.calls = self.period * min(max(periods, 1), 100_000)
-        return seconds * self.calls
+        """Warm up and choose the calls of a sample, unless that was done; return how long one lasts."""
+        if self.lasts is None:
+            with self.within():
+                for _ in range(limits.warmup):
+                    self.wait(self.call())
+            self.calls = self.period
+            seconds, _ = self.sample(clock)
+            if seconds > 0:
+                periods = math.ceil(limits.least / (seconds * self.period))
+                self.calls = self.period * min(max(periods, 1), 100_000)
+            self.lasts = seconds * self.calls
+        return self.lasts
 
 
 @dataclass(frozen=True)
@@ -137,15 +151,24 @@ class Samples:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The samples of tasks that were measured together, and of the copies between them."""
+    """The samples of tasks that were measured together, and of the yardstick between them."""
 
     samples: dict[str, Samples]
     copies: Samples  # one more than rounds
+    cpu: Rounds | None = None  # the same in seconds of the processor
+    yardstick: str = COPY
 
     def ratio(self, name: str, other: str) -> float:
         """Return the median over rounds of one task's seconds over another's."""
-        pairs = zip(self.samples[name].values, self.samples[other].values, strict=True)
-        return float(np.median([a / b if b > 0 else math.inf for a, b in pairs]))
+        return self.over(name, {other: 1.0})
+
+    def over(self, name: str, parts: Mapping[str, float]) -> float:
+        """Return the median over rounds of a task's seconds over a weighted sum of other tasks'."""
+        values = self.samples[name].values
+        sums = [
+            sum(w * self.samples[part].values[i] for part, w in parts.items()) for i in range(len(values))
+        ]
+        return float(np.median([t / s if s > 0 else math.inf for t, s in zip(values, sums, strict=True)]))
 
     def over_copy(self, name: str) -> float:
         """Return the median over rounds of a task's seconds over those of the copies before and after it."""
@@ -159,7 +182,7 @@ class Rounds:
         if spread > limits.spread:
             return f"quartiles {spread:.0%} of the median apart, limit {limits.spread:.0%}"
         if drift > limits.drift:
-            return f"copy bandwidth drifted by {drift:.0%}, limit {limits.drift:.0%}"
+            return f"{self.yardstick} drifted by {drift:.0%}, limit {limits.drift:.0%}"
         return ""
 
 
@@ -168,7 +191,10 @@ def measure(
     copy: Task,
     limits: Limits,
     clock: Clock = time.perf_counter,
-    tick: Callable[[], Any] = nothing,
+    cpu: Clock = time.process_time,
+    *,
+    until: float = math.inf,
+    by_cpu: bool = False,
 ) -> Rounds:
     """Return the samples of all tasks, taken in turn.
 
@@ -179,33 +205,53 @@ def measure(
     ----------
     tasks : sequence of Task
     copy : Task
-        The yardstick, between all rounds.
+        The yardstick, between all rounds: a copy, or what else shows a drift of the machine's speed.
     limits : Limits
-    clock : callable
-        Returns seconds.
-    tick : callable
-        Called after each round.
+    clock, cpu : callable
+        Return seconds, and seconds of the processor.
+    until : float
+        When the whole run must end, on the clock.
+    by_cpu : bool
+        Seconds of the processor decide whether it is too noisy.
+
+    Raises
+    ------
+    Late
+        If there is no time for the fewest rounds.
     """
     with _no_collection():
         begin = clock()
-        copy.prepare(clock, limits)
-        for task in tasks:
-            task.prepare(clock, limits)
-        values: dict[str, list[float]] = {task.name: [] for task in tasks}
-        copies = [copy.sample(clock)]
+        lasts = sum(task.prepare(clock, limits) for task in (copy, *tasks))
+        if clock() + limits.fewest * lasts > until:
+            raise Late
+        end = min(begin + limits.budget, until)
+        values: dict[str, list[tuple[float, float]]] = {task.name: [] for task in tasks}
+        copies = [copy.sample(clock, cpu)]
         while True:
             done = len(copies) - 1
-            found = Rounds({name: Samples(tuple(v)) for name, v in values.items()}, Samples(tuple(copies)))
-            late = clock() - begin > limits.budget and done >= limits.fewest
-            quiet = done > 0 and not any(found.noise(name, limits) for name in values)
+            found = _rounds(values, copies, copy.name)
+            judged = found.cpu if by_cpu and found.cpu else found
+            late = clock() + lasts > end and done >= limits.fewest
+            quiet = done > 0 and not any(judged.noise(name, limits) for name in values)
             if late or done >= 3 * limits.repeats or (done >= limits.repeats and quiet):
                 return found
             # a round: each starts with another task
             first = done % max(len(tasks), 1)
             for task in (*tasks[first:], *tasks[:first]):
-                values[task.name].append(task.sample(clock))
-            copies.append(copy.sample(clock))
-            tick()
+                values[task.name].append(task.sample(clock, cpu))
+            copies.append(copy.sample(clock, cpu))
+
+
+def _rounds(
+    values: dict[str, list[tuple[float, float]]], copies: list[tuple[float, float]], yardstick: str
+) -> Rounds:
+    """Return the samples so far, on the clock and of the processor."""
+
+    def of(i: int, cpu: Rounds | None = None) -> Rounds:
+        samples = {name: Samples(tuple(taken[i] for taken in v)) for name, v in values.items()}
+        return Rounds(samples, Samples(tuple(taken[i] for taken in copies)), cpu, yardstick)
+
+    return of(0, of(1))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..bench.libraries import resident_peak
+from ..resident import resident_peak
 
 if TYPE_CHECKING:
     from .optimizers import Steps
