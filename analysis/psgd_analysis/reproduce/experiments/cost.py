@@ -19,12 +19,8 @@ def psgd(kind: str, **own: Any) -> dict[str, Any]:
     return {"optimizer": f"psgd_{kind}", "lr": 0.1, "step": 0.1, "optimizer_settings": {"clip": 10.0, **own}}
 
 
-FORWARD = "PSGD LowRank(5), products forward"
-"""Products by forward derivatives of the gradient in place of double backward."""
-
 PSGDS = {
     "PSGD LowRank(5)": psgd("lowrank", rank=5),
-    FORWARD: psgd("lowrank", rank=5, source="forward_over_reverse"),
     "PSGD XMat": psgd("xmat"),
     "PSGD Diagonal": psgd("diagonal"),
     "PSGD affine": psgd("affine"),
@@ -134,12 +130,6 @@ EXPERIMENT = Experiment(
                 ("P with probability 0.1", seldom("PSGD LowRank(5)")),
             )
             for other in ("KFAC", "Shampoo", "AdaHessian", "SOAP")
-        ),
-        Claim(
-            "P in every step: products by forward derivatives take less time than by double backward",
-            "open question 3",
-            "not said",
-            better("step_ratio", FORWARD, "PSGD LowRank(5)", larger=False),
         ),
         *(
             Claim(
