@@ -57,9 +57,9 @@ class PSGD(torch.optim.Optimizer):
         The limit on the ``P m`` of all groups together, after their own: a norm is that of the whole step.
         `TrustRadius` is refused.
     curvature : {"hvp", "forward_over_reverse", "finite_difference", "whitening"} or Source
-        Where h comes from: double backward; the gradient differentiated forward, faster for some models,
-        but not for all losses (see the guide); differences of gradients, with the closure evaluated twice (BatchNorm's
-        averages too); or h = g, which makes ``P g`` white. Or `Exact`, `Forward`, `Central`, `Whitening`.
+        Where h comes from: double backward; the gradient differentiated forward, faster for some models (see
+        the guide); differences of gradients, with the closure evaluated twice (BatchNorm's averages too); or
+        h = g, which makes ``P g`` white. Or one of `Exact`, `Forward`, `Central`, `Whitening`.
     update_probability, every : float or schedule; int
         P is fitted in each `every`-th step, with this probability, and always in the first: the paper takes
         0.1, or every tenth step, which saves the cost of most pairs.
