@@ -157,7 +157,8 @@ def _update(
                 for i in range(s):
                     for j in range(s):
                         copy(new_q[i, j, low:high], q[i, j, low:high])
-            left += update_small(v, h, order, start, layout, new_q, new_held, low, high, numbers, own)
+            stay = update_small(v, h, order, start, layout, new_q, new_held, low, high, numbers, own)
+            left += int(stay)
         else:
             left += _tiles(
                 v, h, order, start, layout, q, held, new_q, new_held, low, high, numbers, bits, mode, own
