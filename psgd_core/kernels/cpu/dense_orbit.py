@@ -66,8 +66,8 @@ def update(
     q, new_q : array, shape (n, n)
         Before and after; they may be the same.
     held, new_held : array, shape (1,)
-    numbers : array, shape (7,)
-        As `orbit_passes.update` has them; the last two are not for this one.
+    numbers : array, shape (8,)
+        As `orbit_passes.update` has them; the last three are not for this one.
     bits : array, shape (2,)
         As `orbit_passes.update` has them.
     squares : float64 array, shape (2,)

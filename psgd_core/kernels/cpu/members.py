@@ -47,3 +47,19 @@ def put(
         else:
             for t in range(high - low):
                 x[np.uintp(start + i * count + low + t)] = out[i, t]
+
+
+@njit(**OPTIONS)
+def row(
+    x: np.ndarray, layout: int, order: np.ndarray, start: int, count: int, low: int, high: int, i: int,
+    spare: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Return member i of the orbits low ... high - 1: a part of x, backwards if mirrored, or `spare`."""
+    if layout == GATHERED:
+        for t in range(high - low):
+            spare[t] = x[np.uintp(order[start + i * count + low + t])]
+        return spare
+    if layout == MIRRORED and i == 1:
+        return x[x.shape[0] - high : x.shape[0] - low]
+    first = start + i * count
+    return x[first + low : first + high]

@@ -1,6 +1,8 @@
 """One update of a Theorem 3.1 group on the CPU: every array is read once and written once.
 
-All orbits of one size s, a tile of them at a time: what a tile needs stays in the nearest caches.
+All orbits of one size s: those of one and of two in a single loop (`small_orbits`), larger ones a tile at a
+time, so that what a tile needs stays in the nearest caches (`orbit_tiles`). Before anything is written v and
+h are read once more, in search of what is not finite.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ from numba import prange
 
 from .compile import njit
 from .loops import OPTIONS, Compiled, copy, for_one_and_all, multiply, scale
-from .members import fetch, put
-from .orbit_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps, update_small
+from .members import GATHERED, fetch, put
+from .orbit_tiles import Buffers, add_squares, directions, images, move, solve_transposed, steps
+from .small_orbits import product_small, update_small
 
 TILE = 512
-"""Orbits at a time: for s = 2 and float32 their buffers take 50 kB."""
+"""Orbits at a time: for s = 4 and float32 their buffers take 130 kB."""
+
+SMALL = 2
+"""Orbits of up to so many members have everything in registers."""
 
 CHUNK = 32 * TILE
 """Orbits that one thread takes at a time."""
@@ -26,13 +32,15 @@ READY, CHECK, TRIAL = range(3)
 
 
 @njit(**OPTIONS)
-def _largest(x: np.ndarray, bits: np.ndarray) -> Any:
-    """Return the largest magnitude, as an integer: in that order NaN is above Inf, and Inf above the rest."""
-    found, kind, mask, words = bits.dtype.type(0), bits.dtype.type, bits[0], x.view(bits.dtype)
+def _largest(x: np.ndarray, y: np.ndarray, bits: np.ndarray) -> tuple[Any, Any]:
+    """Return the largest magnitudes, as integers: in that order NaN is above Inf, and Inf above the rest."""
+    kind, mask, words, others = bits.dtype.type, bits[0], x.view(bits.dtype), y.view(bits.dtype)
+    found, other = kind(0), kind(0)
     for t in range(x.shape[0]):
-        word = kind(words[t] & mask)  # integers would grow to 64 bits
+        word, second = kind(words[t] & mask), kind(others[t] & mask)  # integers would grow to 64 bits
         found = word if word > found else found
-    return found
+        other = second if second > other else other
+    return found, other
 
 
 def _usable(v: np.ndarray, h: np.ndarray, bits: np.ndarray) -> int:
@@ -46,8 +54,9 @@ def _usable(v: np.ndarray, h: np.ndarray, bits: np.ndarray) -> int:
     """
     most_v, most_h = bits.dtype.type(0), bits.dtype.type(0)
     for k in prange(-(-v.shape[0] // CHUNK)):
-        most_v = max(most_v, _largest(v[k * CHUNK : (k + 1) * CHUNK], bits))
-        most_h = max(most_h, _largest(h[k * CHUNK : (k + 1) * CHUNK], bits))
+        low, high = k * CHUNK, (k + 1) * CHUNK
+        of_v, of_h = _largest(v[low:high], h[low:high], bits)
+        most_v, most_h = max(most_v, of_v), max(most_h, of_h)
     if most_v >= bits[1] or most_h >= bits[1] or most_v == 0:
         return 0
     return 2 if most_h > 0 else 1
@@ -62,6 +71,50 @@ usable, usable_parallel = for_one_and_all(_usable)
 def chunks(count: int) -> int:
     """Return in how many chunks so many orbits are taken."""
     return -(-count // CHUNK)
+
+
+@njit(**OPTIONS)
+def _tiles(
+    v: np.ndarray, h: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray,
+    held: np.ndarray, new_q: np.ndarray, new_held: np.ndarray, low: int, high: int, numbers: np.ndarray,
+    bits: np.ndarray, mode: int, squares: np.ndarray,
+) -> int:  # fmt: skip
+    """Do what `_update` does for the orbits low ... high - 1 of any size, a tile at a time."""
+    damping, step, root, decay = numbers[0], numbers[1], numbers[2], numbers[3]
+    smallest, audible, factor = numbers[4], numbers[5], numbers[7]
+    rescaled = factor != q.dtype.type(1)
+    s, count, left = q.shape[0], q.shape[2], 0
+    width = min(TILE, count)
+    rows, blocks = np.empty((5, s, width), q.dtype), np.empty((2, s, s, width), q.dtype)
+    one = np.empty((4, width), q.dtype)
+    own = Buffers(
+        rows[0], rows[1], rows[2], rows[3], rows[4], blocks[0], blocks[1],
+        np.empty((s, s, width if rescaled else 0), q.dtype),
+        one[0], one[1], one[2], one[3], np.empty(width, bits.dtype),
+    )  # fmt: skip
+    for first in range(low, high, TILE):
+        last = min(high, first + TILE)
+        fetch(h, layout, order, start, count, first, last, own.h)
+        fetch(v, layout, order, start, count, first, last, own.v)
+        now, place = q, first
+        if rescaled:
+            now, place = own.q, 0
+            for i in range(s):
+                for j in range(s):
+                    copy(own.q[i, j], q[i, j, first:last])
+                    scale(own.q[i, j], factor)
+        end = place + last - first
+        heard = images(now, place, end, damping, smallest, audible, own)
+        directions(now, place, end, heard, own)
+        steps(held[first:last], own.size, own.inverse, own.unit, own.mu, step, root, decay)
+        if mode == TRIAL:
+            for t in range(last - first):
+                left += 1 if own.mu[t] < 0 else 0
+        else:
+            add_squares(last - first, heard, own, squares)
+            copy(new_held[first:last], own.inverse[: last - first])
+            left += move(now, place, end, new_q, first, heard, own)
+    return left
 
 
 def _update(
@@ -79,9 +132,10 @@ def _update(
     q, new_q : array, shape (s, s, c)
         Before and after; they may be the same.
     held, new_held : array, shape (c,)
-    numbers : array, shape (7,)
+    numbers : array, shape (8,)
         Damping; step; ``step^{1/4}``; decay of `Running`, or -1 for `Sample`; what a unit is at least; how
-        large the damping must be in it to be heard; the scale that Q is multiplied by beforehand.
+        large the damping must be in it to be heard; between which and its inverse N is ordinary; the scale
+        that Q is multiplied by beforehand.
     bits : array, shape (2,)
         See `usable`.
     mode : int
@@ -91,50 +145,24 @@ def _update(
     """
     if mode == CHECK and usable(v, h, bits) == 0:
         return -1
-    damping, step, root, decay = numbers[0], numbers[1], numbers[2], numbers[3]
-    smallest, audible, factor = numbers[4], numbers[5], numbers[6]
-    rescaled = factor != q.dtype.type(1)
     s, count = q.shape[0], q.shape[2]
+    small = s <= SMALL and mode != TRIAL and numbers[7] == q.dtype.type(1)
+    inplace = q.ctypes.data == new_q.ctypes.data
     left = 0
     for k in prange(chunks(count)):
-        width = min(TILE, count)
-        rows, blocks = np.empty((5, s, width), q.dtype), np.empty((2, s, s, width), q.dtype)
-        one = np.empty((4, width), q.dtype)
-        own = Buffers(
-            rows[0], rows[1], rows[2], rows[3], rows[4], blocks[0], blocks[1],
-            np.empty((s, s, width if rescaled else 0), q.dtype),
-            np.empty((s * s + 3, width if s <= 2 else 0), q.dtype),
-            one[0], one[1], one[2], one[3], np.empty(width, bits.dtype),
-        )  # fmt: skip
-        for low in range(k * CHUNK, min(count, (k + 1) * CHUNK), TILE):
-            high = min(count, low + TILE)
-            fetch(h, layout, order, start, count, low, high, own.h)
-            fetch(v, layout, order, start, count, low, high, own.v)
-            if s <= 2 and mode != TRIAL and not rescaled:
-                stay = update_small(
-                    q, held, new_q, new_held, low, high, numbers, own, squares[k % squares.shape[0]]
-                )
-                if stay >= 0:
-                    left += stay
-                    continue
-            now, first = q, low
-            if rescaled:
-                now, first = own.q, 0
+        low, high, own = k * CHUNK, min(count, (k + 1) * CHUNK), squares[k % squares.shape[0]]
+        if small:
+            if not inplace:
+                copy(new_held[low:high], held[low:high])
                 for i in range(s):
                     for j in range(s):
-                        copy(own.q[i, j], q[i, j, low:high])
-                        scale(own.q[i, j], factor)
-            last = first + high - low
-            heard = images(now, first, last, damping, smallest, audible, own)
-            directions(now, first, last, heard, own)
-            steps(held[low:high], own.size, own.inverse, own.unit, own.mu, step, root, decay)
-            if mode == TRIAL:
-                for t in range(high - low):
-                    left += 1 if own.mu[t] < 0 else 0
-            else:
-                add_squares(high - low, heard, own, squares[k % squares.shape[0]])
-                copy(new_held[low:high], own.inverse[: high - low])
-                left += move(now, first, last, new_q, low, heard, own)
+                        copy(new_q[i, j, low:high], q[i, j, low:high])
+            stay = update_small(v, h, order, start, layout, new_q, new_held, low, high, numbers, own)
+            left += int(stay)
+        else:
+            left += _tiles(
+                v, h, order, start, layout, q, held, new_q, new_held, low, high, numbers, bits, mode, own
+            )
     return left
 
 
@@ -176,24 +204,38 @@ def norms(
             _gather_squares(rows[1, i, : high - low], y)
 
 
+@njit(**OPTIONS)
+def _product_tiles(
+    g: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray, low: int, high: int,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    """Do what `_precondition` does for the orbits low ... high - 1 of any size, a tile at a time."""
+    s, count = q.shape[0], q.shape[2]
+    width = min(TILE, count)
+    x, y = np.empty((s, width), q.dtype), np.empty((s, width), q.dtype)
+    for first in range(low, high, TILE):
+        last = min(high, first + TILE)
+        fetch(g, layout, order, start, count, first, last, x)
+        for i in range(s):
+            for j in range(s):
+                multiply(y[i, : last - first], q[i, j, first:last], x[j], j > 0)
+        for j in range(s):
+            for i in range(s):
+                multiply(x[j, : last - first], q[i, j, first:last], y[i], i > 0)
+        put(out, layout, order, start, count, first, last, x)
+
+
 def _precondition(
     g: np.ndarray, order: np.ndarray, start: int, layout: int, q: np.ndarray, out: np.ndarray
 ) -> None:
     """Write ``Q^T Q g`` to `out`, for all orbits of one size."""
     s, count = q.shape[0], q.shape[2]
     for k in prange(-(-count // CHUNK)):
-        width = min(TILE, count)
-        x, y = np.empty((s, width), q.dtype), np.empty((s, width), q.dtype)
-        for low in range(k * CHUNK, min(count, (k + 1) * CHUNK), TILE):
-            high = min(count, low + TILE)
-            fetch(g, layout, order, start, count, low, high, x)
-            for i in range(s):
-                for j in range(s):
-                    multiply(y[i, : high - low], q[i, j, low:high], x[j], j > 0)
-            for j in range(s):
-                for i in range(s):
-                    multiply(x[j, : high - low], q[i, j, low:high], y[i], i > 0)
-            put(out, layout, order, start, count, low, high, x)
+        low, high = k * CHUNK, min(count, (k + 1) * CHUNK)
+        if s <= SMALL and layout != GATHERED:
+            product_small(g, order, start, layout, q, low, high, out)
+        else:
+            _product_tiles(g, order, start, layout, q, low, high, out)
 
 
 update: Compiled

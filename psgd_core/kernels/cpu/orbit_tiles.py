@@ -14,7 +14,6 @@ import numpy as np
 from .compile import njit
 from .loops import (
     OPTIONS,
-    SUMS,
     copy,
     divide,
     eliminate,
@@ -25,7 +24,6 @@ from .loops import (
     raise_to,
     scale,
 )
-from .small_orbits import double, single
 
 
 class Buffers(NamedTuple):
@@ -39,7 +37,6 @@ class Buffers(NamedTuple):
     w: Any  # (s, s): what is eliminated; then Q^T noise
     noise: Any  # (s, s): the damping's probes, damping * Q
     q: Any  # (s, s): Q times its automatic scale, in the update that sets it
-    new: Any  # (s^2 + 3,): the next Q, what is held, and the squares of a and b, of small orbits
     unit: Any
     inverse: Any
     size: Any
@@ -135,15 +132,6 @@ def directions(q: np.ndarray, low: int, high: int, heard: bool, own: Buffers) ->
                     multiply(own.w[j, c, :width], now, own.noise[i, c], i > 0)
 
 
-@njit(**SUMS)
-def _total(x: np.ndarray) -> Any:
-    """Return the sum of a tile's numbers, in their dtype."""
-    total = x.dtype.type(0)
-    for t in range(x.shape[0]):
-        total += x[t]
-    return total
-
-
 @njit(**OPTIONS)
 def add_squares(width: int, heard: bool, own: Buffers, squares: np.ndarray) -> None:
     """Add ``|a|^2``, with the damping's part, and ``|b|^2`` to `squares`, in float64."""
@@ -202,25 +190,3 @@ def move(q: np.ndarray, low: int, high: int, new_q: np.ndarray, start: int, hear
     for t in range(width):
         left += 1 if mu[t] < zero else 0
     return left
-
-
-@njit(**OPTIONS)
-def update_small(
-    q: np.ndarray, held: np.ndarray, new_q: np.ndarray, new_held: np.ndarray, low: int, high: int,
-    numbers: np.ndarray, own: Buffers, squares: np.ndarray,
-) -> Any:  # fmt: skip
-    """Update a tile of orbits of one or two; return how many stay, -1 if the damping is above rounding."""
-    s = q.shape[0]
-    if s == 1:
-        heard, stay = single(q[0, 0, low:high], held[low:high], own.v[0], own.h[0], numbers, own.new)
-    else:
-        heard, stay = double(q, low, held[low:high], own.v, own.h, numbers, own.new)
-    if heard:
-        return -1
-    for i in range(s):
-        for j in range(s):
-            copy(new_q[i, j, low:high], own.new[s * i + j, : high - low])
-    copy(new_held[low:high], own.new[s * s, : high - low])
-    squares[0] += _total(own.new[s * s + 1, : high - low])
-    squares[1] += _total(own.new[s * s + 2, : high - low])
-    return stay

@@ -128,8 +128,9 @@ def _compiled(name: str) -> Any:
 def _numbers(dtype: np.dtype[Any], damping: float, step: float, decay: float) -> np.ndarray:
     """Return what `orbit_passes.update` calls `numbers`, without an automatic scale."""
     limits = np.finfo(dtype)
+    ordinary = 2.0 ** (limits.maxexp * 5 // 16)  # its square, and that of its inverse, are far from the ends
     return np.asarray(
-        [damping, step, step**0.25, decay, limits.tiny, np.sqrt(limits.eps) / 8, 1.0], dtype=dtype
+        [damping, step, step**0.25, decay, limits.tiny, np.sqrt(limits.eps) / 8, ordinary, 1.0], dtype=dtype
     )
 
 
