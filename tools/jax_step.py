@@ -1,0 +1,354 @@
+"""What a training step costs in JAX beside the same written by hand: operations, compile time, run time.
+
+The model is the recurrent network of delayed XOR (T = 32, 30 units, 128 sequences). Steps by hand have the
+paper's formulas and nothing else: no scale set by the first pair, no damping, no pairs that are left out, no
+change of gauge. Both sides draw their probe, and get value, gradient and product from one ``jax.jvp``.
+
+    python tools/jax_step.py [--compiles 5] [--runs 300] [--only LowRank]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import optax  # noqa: E402
+
+import psgd_core as psgd  # noqa: E402
+from psgd_core.adapters import jax as adapter  # noqa: E402
+
+Tree = Any
+Step = Callable[[Tree, Any, Any, Any], tuple[Any, Tree, Any]]
+"""``step(params, state, key, batch)`` returns (loss, params, state)."""
+
+LENGTH, COUNT, UNITS = 32, 128, 30
+LR, RATE, CLIP, RANK = 0.01, 0.01, 1.0, 10
+
+
+class Case(NamedTuple):
+    """A step and what it starts from."""
+
+    step: Step
+    params: Tree
+    state: Any
+
+
+# -- the model -------------------------------------------------------------------------------------------
+
+
+def weights() -> dict[str, jax.Array]:
+    """Return the network's first weights."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    return {
+        "input": 0.1 * jax.random.normal(keys[0], (2, UNITS)),
+        "recurrent": jnp.linalg.qr(jax.random.normal(keys[1], (UNITS, UNITS)))[0],
+        "bias": jnp.zeros(UNITS),
+        "output": 0.1 * jax.random.normal(keys[2], (UNITS,)),
+    }
+
+
+def batch() -> tuple[jax.Array, jax.Array]:
+    """Return sequences and labels; their values do not matter."""
+    signs = jax.random.rademacher(jax.random.key(1), (LENGTH, COUNT, 2), jnp.float32)
+    return signs, signs[0, :, 0] * signs[1, :, 0]
+
+
+def loss(w: dict[str, jax.Array], data: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Return the mean logistic loss."""
+    x, labels = data
+
+    def advance(state: jax.Array, given: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.tanh(given @ w["input"] + w["bias"] + state @ w["recurrent"]), None
+
+    last, _ = jax.lax.scan(advance, jnp.zeros((COUNT, UNITS)), x)
+    return jnp.mean(jax.nn.softplus(-labels * (last @ w["output"])))
+
+
+def with_product(f: Callable[[Tree], jax.Array], x: Tree, v: Tree) -> tuple[jax.Array, Tree, Tree]:
+    """Return value, gradient and product."""
+    (value, g), (_, h) = jax.jvp(jax.value_and_grad(f), (x,), (v,))
+    return value, g, h
+
+
+# -- by hand ---------------------------------------------------------------------------------------------
+
+
+def normal_like(key: jax.Array, tree: Tree) -> Tree:
+    """Return a probe."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+
+
+def clipped(moves: Tree) -> Tree:
+    """Return moves of norm at most `CLIP` together, times the learning rate."""
+    size = jnp.sqrt(sum(jnp.sum(m * m) for m in jax.tree.leaves(moves)))
+    factor = -LR * jnp.minimum(1.0, CLIP / size)
+    return jax.tree.map(lambda m: factor * m, moves)
+
+
+def low_rank(state: Any, v: jax.Array, h: jax.Array) -> Any:
+    """Return (U, V, d, count) after an update, section D.1.2; U and V in turn."""
+    u, w, d, count = state
+    core = jnp.eye(RANK) + w.T @ u
+    dh, a = d * h, v / d
+    a = dh + u @ (w.T @ dh)
+    b = v / d
+    b = b - w @ jnp.linalg.solve(core.T, u.T @ b)
+    ph = d * (a + w @ (u.T @ a))
+    pv = (b - u @ jnp.linalg.solve(core, w.T @ b)) / d
+    slope = ph * h - v * pv
+    d = d * (1 - RATE / jnp.max(jnp.abs(slope)) * slope)
+
+    def move_u() -> tuple[jax.Array, jax.Array]:
+        s, t = a @ w, b @ w
+        x, y = w @ s, w @ t
+        size = jnp.sqrt(jnp.abs((a @ a) * (x @ x) + (b @ b) * (y @ y) - 2 * (a @ b) * (x @ y)))
+        move = jnp.outer(a, s @ core) - jnp.outer(b, t @ core)
+        return u - RATE / size * move, w
+
+    def move_v() -> tuple[jax.Array, jax.Array]:
+        s, t = a @ u, b @ u
+        x, y = u @ s, u @ t
+        size = jnp.sqrt(jnp.abs((a @ a) * (x @ x) + (b @ b) * (y @ y) - 2 * (a @ b) * (x @ y)))
+        move = jnp.outer(a + w @ (u.T @ a), s) - jnp.outer(b + w @ (u.T @ b), t)
+        return u, w - RATE / size * move
+
+    return *jax.lax.cond(count % 2 == 0, move_u, move_v), d, count + 1
+
+
+def low_rank_product(state: Any, g: jax.Array) -> jax.Array:
+    """Return ``P g``."""
+    u, w, d, _ = state
+    x = d * g
+    x = x + u @ (w.T @ x)
+    return d * (x + w @ (u.T @ x))
+
+
+def diagonal(q: jax.Array, v: jax.Array, h: jax.Array) -> jax.Array:
+    """Return q after an update."""
+    a, b = q * h, v / q
+    slope = a * a - b * b
+    return q * (1 - RATE / jnp.max(jnp.abs(slope)) * slope)
+
+
+def triangular(q: jax.Array, plus: jax.Array, minus: jax.Array) -> jax.Array:
+    """Return a triangular factor after an update by its Gram matrices of a and b."""
+    size = jnp.max(jnp.sum(jnp.abs(plus + minus), axis=0))
+    return q - RATE / size * jnp.triu(plus - minus) @ q
+
+
+def kronecker(state: Any, v: jax.Array, h: jax.Array) -> Any:
+    """Return both factors of a matrix after an update: triangular, or diagonal for the longer side."""
+    left, right = state
+    a = left @ h
+    b = jax.scipy.linalg.solve_triangular(left, v, trans=1)
+    if right.ndim == 1:
+        a, b = a * right, b / right
+        return triangular(left, a @ a.T, b @ b.T), scaled(right, a, b)
+    a = a @ right.T
+    b = jax.scipy.linalg.solve_triangular(right, b.T, trans=1).T
+    return triangular(left, a @ a.T, b @ b.T), triangular(right, a.T @ a, b.T @ b)
+
+
+def scaled(q: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a diagonal factor after an update."""
+    plus, minus = jnp.sum(a * a, axis=0), jnp.sum(b * b, axis=0)
+    return q * (1 - RATE / jnp.max(plus + minus) * (plus - minus))
+
+
+def kronecker_product(state: Any, g: jax.Array) -> jax.Array:
+    """Return ``P g``."""
+    left, right = state
+    if right.ndim == 1:
+        return left.T @ ((left @ g) * (right * right))
+    return left.T @ (left @ g @ right.T) @ right
+
+
+def by_hand_low_rank() -> Case:
+    """Return the step with one vector of all parameters."""
+    x, tree_of = jax.flatten_util.ravel_pytree(weights())
+
+    def step(x: Tree, state: Any, key: Any, data: Any) -> Any:
+        v = jax.random.normal(key, x.shape)
+        value, g, h = with_product(lambda x: loss(tree_of(x), data), x, v)
+        state = low_rank(state, v, h)
+        return value, x + clipped(low_rank_product(state, g)), state
+
+    keys = jax.random.split(jax.random.key(2))
+    u, w = (jax.random.normal(k, (x.size, RANK)) / (x.size * RANK) ** 0.5 for k in keys)
+    return Case(step, x, (u, w, jnp.ones(x.size), jnp.zeros((), jnp.int32)))
+
+
+def by_hand(update: Callable[..., Any], product: Callable[..., Any], start: Callable[..., Any]) -> Case:
+    """Return the step with a state for each parameter."""
+
+    def step(x: Tree, states: Any, key: Any, data: Any) -> Any:
+        v = normal_like(key, x)
+        value, g, h = with_product(lambda x: loss(x, data), x, v)
+        states = {name: update(states[name], v[name], h[name]) for name in x}
+        moves = clipped({name: product(states[name], g[name]) for name in x})
+        return value, {name: x[name] + moves[name] for name in x}, states
+
+    params = weights()
+    return Case(step, params, {name: start(w) for name, w in params.items()})
+
+
+def by_hand_diagonal() -> Case:
+    """Return the step of `Diagonal`."""
+    return by_hand(diagonal, lambda q, g: q * q * g, jnp.ones_like)
+
+
+def by_hand_kronecker() -> Case:
+    """Return the step of `Kronecker`, vectors diagonal."""
+
+    def start(w: jax.Array) -> Any:
+        if w.ndim == 1:
+            return jnp.ones_like(w)
+        left, right = w.shape
+        return jnp.eye(left), jnp.eye(right) if right == left else jnp.ones(right)
+
+    return by_hand(
+        lambda q, v, h: kronecker(q, v, h) if v.ndim == 2 else diagonal(q, v, h),
+        lambda q, g: kronecker_product(q, g) if g.ndim == 2 else q * q * g,
+        start,
+    )
+
+
+# -- ours ------------------------------------------------------------------------------------------------
+
+
+def core_low_rank() -> Case:
+    """Return the step of `psgd_core.PSGD`, with one vector of all parameters."""
+    x, tree_of = jax.flatten_util.ravel_pytree(weights())
+    optimizer = psgd.PSGD(psgd.LowRank(RANK), lr=LR, step_size=RATE, clip=CLIP)
+
+    def step(x: Tree, state: Any, key: Any, data: Any) -> Any:
+        v = jax.random.normal(key, x.shape)
+        value, g, h = with_product(lambda x: loss(tree_of(x), data), x, v)
+        x, state = optimizer.update(state, x, g, pair=(v, h))
+        return value, x, state
+
+    return Case(step, x, optimizer.init(x))
+
+
+def of_adapter(preconditioner: Any, *, per_leaf: bool = True) -> Case:
+    """Return the step of the optax transformation."""
+    optimizer = adapter.psgd(LR, preconditioner, RATE, momentum=0, clip=CLIP, per_leaf=per_leaf)
+    evaluate = adapter.value_grad_hvp(loss)
+
+    def step(x: Tree, state: Any, key: Any, data: Any) -> Any:
+        value, g, h, v = evaluate(x, key, data)
+        updates, state = optimizer.update(g, state, x, hvp=h, probe=v)
+        return value, optax.apply_updates(x, updates), state
+
+    params = weights()
+    return Case(step, params, optimizer.init(params))
+
+
+CASES: dict[str, tuple[Callable[[], Case], Callable[[], Case]]] = {
+    "LowRank(10), psgd_core.PSGD": (core_low_rank, by_hand_low_rank),
+    "LowRank(10), adapter": (lambda: of_adapter(psgd.LowRank(RANK), per_leaf=False), by_hand_low_rank),
+    "Diagonal, adapter": (lambda: of_adapter(psgd.Diagonal()), by_hand_diagonal),
+    "Kronecker, adapter": (
+        lambda: of_adapter(lambda leaf: psgd.Kronecker(leaf.shape)),
+        by_hand_kronecker,
+    ),
+}
+"""By name: ours, and by hand."""
+
+
+# -- counts and times ------------------------------------------------------------------------------------
+
+
+def operations(jaxpr: Any) -> Iterator[str]:
+    """Yield the names of all operations of a jaxpr, those of inner ones in place of the call."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = list(jax.core.jaxprs_in_params(equation.params))
+        if not inner:
+            yield equation.primitive.name
+        for one in inner:
+            yield from operations(one)
+
+
+def counts(case: Case) -> Counter[str]:
+    """Return how many of each operation a step has."""
+    return Counter(operations(jax.make_jaxpr(case.step)(*arguments(case))))
+
+
+def arguments(case: Case) -> tuple[Any, ...]:
+    """Return what a step is called with."""
+    return case.params, case.state, jax.random.key(3), batch()
+
+
+def compiled(case: Case) -> tuple[Any, list[float], int]:
+    """Return a step compiled from scratch, the seconds of tracing, lowering, compiling, and lines of HLO."""
+    given = arguments(case)
+    jax.clear_caches()
+    times = [time.process_time()]
+    traced = jax.jit(case.step).trace(*given)
+    times.append(time.process_time())
+    lowered = traced.lower()
+    times.append(time.process_time())
+    made = lowered.compile()
+    times.append(time.process_time())
+    return made, [b - a for a, b in zip(times, times[1:], strict=False)], lowered.as_text().count("\n")
+
+
+def run(made: Any, case: Case, calls: int) -> tuple[float, Case]:
+    """Return the seconds of a call and the case after them."""
+    _, _, key, data = arguments(case)
+    keys = jax.random.split(key, calls)
+    x, state = case.params, case.state
+    jax.block_until_ready(keys)
+    before = time.process_time()
+    for i in range(calls):
+        _, x, state = made(x, state, keys[i], data)
+    jax.block_until_ready(x)
+    return (time.process_time() - before) / calls, Case(case.step, x, state)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compiles", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--only", default="")
+    chosen = parser.parse_args()
+    median = statistics.median
+    for name, makers in CASES.items():
+        if chosen.only not in name:
+            continue
+        pair = [make() for make in makers]
+        compiles: list[list[list[float]]] = [[], []]
+        made, lines = [None, None], [0, 0]
+        for _ in range(chosen.compiles):
+            for i, case in enumerate(pair):
+                made[i], took, lines[i] = compiled(case)
+                compiles[i].append(took)
+        runs: list[list[float]] = [[], []]
+        for _ in range(chosen.runs // 10):
+            for i, case in enumerate(pair):
+                took_each, pair[i] = run(made[i], case, 10)
+                runs[i].append(took_each)
+        sizes = [counts(case).total() for case in pair]
+        print(f"{name}: operations {sizes[0]} / {sizes[1]}, lines {lines[0]} / {lines[1]}")
+        for i, side in enumerate(("ours", "by hand")):
+            parts = [1e3 * median(x[j] for x in compiles[i]) for j in range(3)]
+            print(f"  {side}: trace {parts[0]:.0f}, lower {parts[1]:.0f}, compile {parts[2]:.0f} ms; run {1e3 * median(runs[i]):.3f} ms")
+        ratios = median(sum(a) / sum(b) for a, b in zip(*compiles, strict=True))
+        run_ratio = median(a / b for a, b in zip(*runs, strict=True))
+        print(f"  ratio: compile {ratios:.2f}, run {run_ratio:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
