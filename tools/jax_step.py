@@ -4,27 +4,32 @@ The model is the recurrent network of delayed XOR (T = 32, 30 units, 128 sequenc
 paper's formulas and nothing else: no scale set by the first pair, no damping, no pairs that are left out, no
 change of gauge. Both sides draw their probe, and get value, gradient and product from one ``jax.jvp``.
 
+Times are of the processor, on one thread: compiled from scratch several times, and run in turns, ours and by
+hand. Loops are those that XLA compiles, each by itself, and calls of libraries.
+
     python tools/jax_step.py [--compiles 5] [--runs 300] [--only LowRank]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import re
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import optax  # noqa: E402
+import jax
+import jax.numpy as jnp
+import optax
 
-import psgd_core as psgd  # noqa: E402
-from psgd_core.adapters import jax as adapter  # noqa: E402
+import psgd_core as psgd
+from psgd_core.adapters import jax as adapter
 
 Tree = Any
 Step = Callable[[Tree, Any, Any, Any], tuple[Any, Tree, Any]]
@@ -109,19 +114,19 @@ def low_rank(state: Any, v: jax.Array, h: jax.Array) -> Any:
     slope = ph * h - v * pv
     d = d * (1 - RATE / jnp.max(jnp.abs(slope)) * slope)
 
+    def slope_of(stays: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        s, t = a @ stays, b @ stays
+        x, y = stays @ s, stays @ t
+        square = (a @ a) * (x @ x) + (b @ b) * (y @ y) - 2 * (a @ b) * (x @ y)
+        return s, t, RATE / jnp.sqrt(jnp.abs(square))
+
     def move_u() -> tuple[jax.Array, jax.Array]:
-        s, t = a @ w, b @ w
-        x, y = w @ s, w @ t
-        size = jnp.sqrt(jnp.abs((a @ a) * (x @ x) + (b @ b) * (y @ y) - 2 * (a @ b) * (x @ y)))
-        move = jnp.outer(a, s @ core) - jnp.outer(b, t @ core)
-        return u - RATE / size * move, w
+        s, t, rate = slope_of(w)
+        return u - rate * (jnp.outer(a, s @ core) - jnp.outer(b, t @ core)), w
 
     def move_v() -> tuple[jax.Array, jax.Array]:
-        s, t = a @ u, b @ u
-        x, y = u @ s, u @ t
-        size = jnp.sqrt(jnp.abs((a @ a) * (x @ x) + (b @ b) * (y @ y) - 2 * (a @ b) * (x @ y)))
-        move = jnp.outer(a + w @ (u.T @ a), s) - jnp.outer(b + w @ (u.T @ b), t)
-        return u, w - RATE / size * move
+        s, t, rate = slope_of(u)
+        return u, w - rate * (jnp.outer(a + w @ (u.T @ a), s) - jnp.outer(b + w @ (u.T @ b), t))
 
     return *jax.lax.cond(count % 2 == 0, move_u, move_v), d, count + 1
 
@@ -184,8 +189,7 @@ def by_hand_low_rank() -> Case:
         state = low_rank(state, v, h)
         return value, x + clipped(low_rank_product(state, g)), state
 
-    keys = jax.random.split(jax.random.key(2))
-    u, w = (jax.random.normal(k, (x.size, RANK)) / (x.size * RANK) ** 0.5 for k in keys)
+    u, w = jax.random.normal(jax.random.key(2), (2, x.size, RANK)) / (x.size * RANK) ** 0.5
     return Case(step, x, (u, w, jnp.ones(x.size), jnp.zeros((), jnp.int32)))
 
 
@@ -201,11 +205,6 @@ def by_hand(update: Callable[..., Any], product: Callable[..., Any], start: Call
 
     params = weights()
     return Case(step, params, {name: start(w) for name, w in params.items()})
-
-
-def by_hand_diagonal() -> Case:
-    """Return the step of `Diagonal`."""
-    return by_hand(diagonal, lambda q, g: q * q * g, jnp.ones_like)
 
 
 def by_hand_kronecker() -> Case:
@@ -258,7 +257,10 @@ def of_adapter(preconditioner: Any, *, per_leaf: bool = True) -> Case:
 CASES: dict[str, tuple[Callable[[], Case], Callable[[], Case]]] = {
     "LowRank(10), psgd_core.PSGD": (core_low_rank, by_hand_low_rank),
     "LowRank(10), adapter": (lambda: of_adapter(psgd.LowRank(RANK), per_leaf=False), by_hand_low_rank),
-    "Diagonal, adapter": (lambda: of_adapter(psgd.Diagonal()), by_hand_diagonal),
+    "Diagonal, adapter": (
+        lambda: of_adapter(psgd.Diagonal()),
+        lambda: by_hand(diagonal, lambda q, g: q * q * g, jnp.ones_like),
+    ),
     "Kronecker, adapter": (
         lambda: of_adapter(lambda leaf: psgd.Kronecker(leaf.shape)),
         by_hand_kronecker,
@@ -273,16 +275,14 @@ CASES: dict[str, tuple[Callable[[], Case], Callable[[], Case]]] = {
 def operations(jaxpr: Any) -> Iterator[str]:
     """Yield the names of all operations of a jaxpr, those of inner ones in place of the call."""
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        inner = list(jax.core.jaxprs_in_params(equation.params))
-        if not inner:
+        values = equation.params.values()
+        inner = [x for value in values for x in (value if isinstance(value, list | tuple) else [value])]
+        inner = [x for x in inner if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
+        if not inner or equation.primitive.name == "reduce":  # whose inner one says how two are joined
             yield equation.primitive.name
+            continue
         for one in inner:
             yield from operations(one)
-
-
-def counts(case: Case) -> Counter[str]:
-    """Return how many of each operation a step has."""
-    return Counter(operations(jax.make_jaxpr(case.step)(*arguments(case))))
 
 
 def arguments(case: Case) -> tuple[Any, ...]:
@@ -290,8 +290,18 @@ def arguments(case: Case) -> tuple[Any, ...]:
     return case.params, case.state, jax.random.key(3), batch()
 
 
-def compiled(case: Case) -> tuple[Any, list[float], int]:
-    """Return a step compiled from scratch, the seconds of tracing, lowering, compiling, and lines of HLO."""
+def count(case: Case) -> int:
+    """Return how many operations a step has."""
+    return sum(1 for _ in operations(jax.make_jaxpr(case.step)(*arguments(case))))
+
+
+def loops(made: Any) -> int:
+    """Return how many loops and calls a compiled step has."""
+    return len(re.findall(r" (?:fusion|custom-call|dot|copy|concatenate)\(", made.as_text()))
+
+
+def compiled(case: Case) -> tuple[Any, list[float]]:
+    """Return a step compiled from scratch, and the seconds of tracing, lowering and compiling."""
     given = arguments(case)
     jax.clear_caches()
     times = [time.process_time()]
@@ -301,53 +311,55 @@ def compiled(case: Case) -> tuple[Any, list[float], int]:
     times.append(time.process_time())
     made = lowered.compile()
     times.append(time.process_time())
-    return made, [b - a for a, b in zip(times, times[1:], strict=False)], lowered.as_text().count("\n")
+    return made, [b - a for a, b in itertools.pairwise(times)]
 
 
 def run(made: Any, case: Case, calls: int) -> tuple[float, Case]:
-    """Return the seconds of a call and the case after them."""
-    _, _, key, data = arguments(case)
-    keys = jax.random.split(key, calls)
-    x, state = case.params, case.state
-    jax.block_until_ready(keys)
+    """Return the seconds of a call, and the case after so many of them."""
+    x, state, key, data = arguments(case)
+    keys = jax.block_until_ready(list(jax.random.split(key, calls)))
     before = time.process_time()
-    for i in range(calls):
-        _, x, state = made(x, state, keys[i], data)
+    for one in keys:
+        _, x, state = made(x, state, one, data)
     jax.block_until_ready(x)
     return (time.process_time() - before) / calls, Case(case.step, x, state)
 
 
+def row(name: str, compiles: int, runs: int) -> str:
+    """Return a row of the table."""
+    median, pair = statistics.median, [make() for make in CASES[name]]
+    operations = [count(case) for case in pair]
+    made: list[Any] = [None, None]
+    whole: list[list[float]] = [[], []]
+    for _ in range(compiles):
+        for i, case in enumerate(pair):
+            made[i], took = compiled(case)
+            whole[i].append(sum(took))
+    each: list[list[float]] = [[], []]
+    for _ in range(runs // 10):
+        for i, case in enumerate(pair):
+            took_each, pair[i] = run(made[i], case, 10)
+            each[i].append(1e3 * took_each)
+    ratios = [median(a / b for a, b in zip(*times, strict=True)) for times in (whole, each)]
+    return (
+        f"| {name} | {operations[0]} / {operations[1]} | {loops(made[0])} / {loops(made[1])} "
+        f"| {median(whole[0]):.2f} / {median(whole[1]):.2f} s | {ratios[0]:.2f} "
+        f"| {median(each[0]):.2f} / {median(each[1]):.2f} ms | {ratios[1]:.2f} |"
+    )
+
+
 def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--compiles", type=int, default=5)
     parser.add_argument("--runs", type=int, default=300)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="a part of a name")
     chosen = parser.parse_args()
-    median = statistics.median
-    for name, makers in CASES.items():
-        if chosen.only not in name:
-            continue
-        pair = [make() for make in makers]
-        compiles: list[list[list[float]]] = [[], []]
-        made, lines = [None, None], [0, 0]
-        for _ in range(chosen.compiles):
-            for i, case in enumerate(pair):
-                made[i], took, lines[i] = compiled(case)
-                compiles[i].append(took)
-        runs: list[list[float]] = [[], []]
-        for _ in range(chosen.runs // 10):
-            for i, case in enumerate(pair):
-                took_each, pair[i] = run(made[i], case, 10)
-                runs[i].append(took_each)
-        sizes = [counts(case).total() for case in pair]
-        print(f"{name}: operations {sizes[0]} / {sizes[1]}, lines {lines[0]} / {lines[1]}")
-        for i, side in enumerate(("ours", "by hand")):
-            parts = [1e3 * median(x[j] for x in compiles[i]) for j in range(3)]
-            print(f"  {side}: trace {parts[0]:.0f}, lower {parts[1]:.0f}, compile {parts[2]:.0f} ms; run {1e3 * median(runs[i]):.3f} ms")
-        ratios = median(sum(a) / sum(b) for a, b in zip(*compiles, strict=True))
-        run_ratio = median(a / b for a, b in zip(*runs, strict=True))
-        print(f"  ratio: compile {ratios:.2f}, run {run_ratio:.2f}", flush=True)
+    print("| step | operations: ours / by hand | loops | compile | ratio | run | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name in CASES:
+        if chosen.only in name:
+            print(row(name, chosen.compiles, chosen.runs), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from .library import Array, namespace
 
@@ -33,14 +34,14 @@ def largest(x: Array) -> Array:
     """Return the largest absolute value of a short array, NaN unless all are finite; autodiff's constant."""
     import jax
 
-    top, total = _scaled_squares(jax.lax.stop_gradient(x))
+    top, total = _reduction()(jax.lax.stop_gradient(x))
     found: Array = jax.lax.select(total >= 0, top, jax.lax.full_like(top, float("nan")))
     return found
 
 
 def is_finite(x: Array) -> Array:
     """Return whether all elements of a short array are finite."""
-    return namespace(x).isfinite(_scaled_squares(x)[1])
+    return namespace(x).isfinite(_reduction()(x)[1])
 
 
 def norm(x: Array) -> Array:
@@ -50,12 +51,20 @@ def norm(x: Array) -> Array:
 
 
 @lru_cache(maxsize=1)
+def _reduction() -> Any:
+    """Return the reduction, traced once for each shape."""
+    import jax
+
+    return jax.jit(_scaled_squares)
+
+
+@lru_cache(maxsize=1)
 def _norm() -> Any:
     import jax
 
     @jax.custom_jvp  # JAX cannot differentiate a reduction of its kind backwards
     def norm(x: Any) -> Any:
-        largest, total = _scaled_squares(x)
+        largest, total = _reduction()(x)
         return largest * jax.lax.sqrt(total)
 
     @norm.defjvp
@@ -71,13 +80,14 @@ def _scaled_squares(x: Any) -> tuple[Any, Any]:
     """Return the largest absolute value s, and the sum of ``(x / s)^2``, NaN unless all are finite."""
     from jax import lax
 
+    zero, one = (np.asarray(number, dtype=x.dtype) for number in (0, 1))
+
     def joined(p: Any, q: Any) -> Any:
         (s, squares), (t, more) = p, q
         top = lax.max(s, t)
-        unit = lax.select(top > 0, top, lax.full_like(top, 1))
-        s, t = s / unit, t / unit
-        return top, squares * s * s + more * t * t
+        unit = lax.select(lax.gt(top, zero), top, one)
+        s, t = lax.div(s, unit), lax.div(t, unit)
+        return top, lax.add(lax.mul(squares, lax.mul(s, s)), lax.mul(more, lax.mul(t, t)))
 
-    zero = namespace(x).zeros((), dtype=x.dtype)
     top, total = lax.reduce((lax.abs(x), lax.full_like(x, 1)), (zero, zero), joined, tuple(range(x.ndim)))
     return top, total

@@ -225,18 +225,17 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         # set the scale: at c Q the criterion is least for c^4 = |y|^2 / |x|^2
         scale: Array | None = None
         growth: Array | float = 1.0
-        lengths_of_all: tuple[Array, Array] | None = None
+        of_all: tuple[Array, Array] | None = None
         if due is not None:
             norm_x, norm_y = norm(*[e.x for e in es]), norm(*[e.y for e in es])
             if all(e.is_symmetric for e in es):  # nobody asks for them where a scale is set
-                lengths_of_all = norm_x, norm_y
+                of_all = norm_x, norm_y
             one = xp.ones_like(norm_x)
-            norm_x, norm_y = xp.where(due, norm_x, one), xp.where(due, norm_y, one)
             if geometry.fits_p:
-                growth = norm_y / norm_x
+                growth = xp.where(due, norm_y / norm_x, one)
                 qs, es = [p * growth for p in qs], [e.rescaled(growth, one) for e in es]
             else:
-                scale = xp.sqrt(norm_y) / xp.sqrt(norm_x)
+                scale = xp.where(due, xp.sqrt(norm_y) / xp.sqrt(norm_x), one)
                 growth = scale * scale
                 qs, es = [q * scale for q in qs], [e.rescaled(scale, scale) for e in es]
         # bound them
@@ -262,7 +261,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
                 turned = geometry.retract(new)
                 new = turned if whole else xp.where(finite, turned, part.q)
             found.append(_Moved(new, after, moved, *length))
-        return found, growth, lengths_of_all
+        return found, growth, of_all
 
     def _act(self, state: OrbitState, x: Array, verb: Verb) -> Array:
         found: Array = getattr(self.group, verb)(self._factor(state), x)

@@ -22,7 +22,6 @@ from ...descent.momentum import averaged
 from ...preconditioners import Preconditioner, Replay, XMat
 from ...preconditioners.naming import is_name, named
 from ...preconditioners.placement import require_placed
-from ...preconditioners.replay import fitted
 from ...schedules import require_schedule, value_at
 from .engines import engine_named
 from .halves import for_shards
@@ -194,7 +193,7 @@ class Rule:
             hs = each(_whiten, g, vs) if h is None else leaves.vectors(h, "hvp", layouts, self.engine)
             steps = [value_at(self.step, xp.astype(count, v.dtype)) for v in vs]
             return [
-                fitted(p, self.replay, before, a, b, self._number(step, a.dtype))
+                self.engine.fitted(p, self.replay, before, a, b, self._number(step, a.dtype))
                 for p, before, a, b, step in zip(fitters, kept, vs, hs, steps, strict=True)
             ]
 
