@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_tools import tool
 
+import psgd_core as psgd
 from psgd_core.arrays import short, vectors
 from psgd_core.arrays.sums import norm
 
@@ -13,6 +14,8 @@ jax = pytest.importorskip("jax", reason="jax is not installed")
 pytest.importorskip("optax", reason="optax is not installed")
 
 import jax.numpy as jnp  # noqa: E402
+
+from psgd_core.adapters import jax as adapter  # noqa: E402
 
 jax_step = tool("jax_step")
 
@@ -30,7 +33,7 @@ def test_a_step_has_no_more_operations_than_so_many_times_those_by_hand(name):
 
 def test_leaves_of_one_kind_are_traced_once(monkeypatch):
     """So many equal layers cost no more time before XLA than one."""
-    seen, kind = [], jax_step.psgd.Diagonal
+    seen, kind = [], psgd.Diagonal
     advance = kind._advance
 
     def counted(self, state, v, *rest):
@@ -88,6 +91,18 @@ def test_norms_can_be_differentiated_and_batched(rng):
     np.testing.assert_allclose(jax.vmap(jax.grad(norm))(jnp.asarray(x)), wanted, rtol=1e-5)
     np.testing.assert_allclose(jax.vmap(jax.jacfwd(norm))(jnp.asarray(x)), wanted, rtol=1e-5)
     np.testing.assert_array_equal(jax.grad(norm)(jnp.zeros(3)), np.zeros(3))
+
+
+def test_updates_can_be_differentiated_by_the_gradient(rng):
+    """P g is linear in g, and P symmetric: the derivative of w P g is P w."""
+    optimizer = adapter.scale_by_psgd(psgd.Diagonal())
+    g, w, v, h = (jnp.asarray(rng.standard_normal(50), jnp.float32) for _ in range(4))
+    state = optimizer.init(g)
+
+    def moved(g):
+        return optimizer.update(g, state, hvp=h, probe=v)[0]
+
+    np.testing.assert_allclose(jax.grad(lambda g: w @ moved(g))(g), moved(w), rtol=1e-5)
 
 
 def test_a_short_norm_is_one_loop():

@@ -13,7 +13,6 @@ hand. Loops are those that XLA compiles, each by itself, and calls of libraries.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import statistics
@@ -32,9 +31,6 @@ import psgd_core as psgd
 from psgd_core.adapters import jax as adapter
 
 Tree = Any
-Step = Callable[[Tree, Any, Any, Any], tuple[Any, Tree, Any]]
-"""``step(params, state, key, batch)`` returns (loss, params, state)."""
-
 LENGTH, COUNT, UNITS = 32, 128, 30
 LR, RATE, CLIP, RANK = 0.01, 0.01, 1.0, 10
 
@@ -42,7 +38,7 @@ LR, RATE, CLIP, RANK = 0.01, 0.01, 1.0, 10
 class Case(NamedTuple):
     """A step and what it starts from."""
 
-    step: Step
+    step: Callable[..., Any]  # step(params, state, key, batch) returns (loss, params, state)
     params: Tree
     state: Any
 
@@ -62,7 +58,7 @@ def weights() -> dict[str, jax.Array]:
 
 
 def batch() -> tuple[jax.Array, jax.Array]:
-    """Return sequences and labels; their values do not matter."""
+    """Return sequences and labels, of no matter what values."""
     signs = jax.random.rademacher(jax.random.key(1), (LENGTH, COUNT, 2), jnp.float32)
     return signs, signs[0, :, 0] * signs[1, :, 0]
 
@@ -85,13 +81,6 @@ def with_product(f: Callable[[Tree], jax.Array], x: Tree, v: Tree) -> tuple[jax.
 
 
 # -- by hand ---------------------------------------------------------------------------------------------
-
-
-def normal_like(key: jax.Array, tree: Tree) -> Tree:
-    """Return a probe."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
 
 
 def clipped(moves: Tree) -> Tree:
@@ -153,51 +142,63 @@ def triangular(q: jax.Array, plus: jax.Array, minus: jax.Array) -> jax.Array:
 
 
 def kronecker(state: Any, v: jax.Array, h: jax.Array) -> Any:
-    """Return both factors of a matrix after an update: triangular, or diagonal for the longer side."""
+    """Return both factors after an update: triangular, or diagonal for a longer side; or a vector's one."""
+    if h.ndim == 1:
+        return diagonal(state, v, h)
     left, right = state
     a = left @ h
     b = jax.scipy.linalg.solve_triangular(left, v, trans=1)
     if right.ndim == 1:
         a, b = a * right, b / right
-        return triangular(left, a @ a.T, b @ b.T), scaled(right, a, b)
+        plus, minus = jnp.sum(a * a, axis=0), jnp.sum(b * b, axis=0)
+        right = right * (1 - RATE / jnp.max(plus + minus) * (plus - minus))
+        return triangular(left, a @ a.T, b @ b.T), right
     a = a @ right.T
     b = jax.scipy.linalg.solve_triangular(right, b.T, trans=1).T
     return triangular(left, a @ a.T, b @ b.T), triangular(right, a.T @ a, b.T @ b)
 
 
-def scaled(q: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return a diagonal factor after an update."""
-    plus, minus = jnp.sum(a * a, axis=0), jnp.sum(b * b, axis=0)
-    return q * (1 - RATE / jnp.max(plus + minus) * (plus - minus))
-
-
 def kronecker_product(state: Any, g: jax.Array) -> jax.Array:
     """Return ``P g``."""
+    if g.ndim == 1:
+        return state * state * g
     left, right = state
     if right.ndim == 1:
         return left.T @ ((left @ g) * (right * right))
     return left.T @ (left @ g @ right.T) @ right
 
 
-def by_hand_low_rank() -> Case:
-    """Return the step with one vector of all parameters."""
+def on_vector(move: Callable[..., tuple[jax.Array, Any]], start: Callable[[jax.Array], Any]) -> Case:
+    """Return a step with one vector of all parameters: ``move(x, state, v, g, h)`` returns (x, state)."""
     x, tree_of = jax.flatten_util.ravel_pytree(weights())
 
     def step(x: Tree, state: Any, key: Any, data: Any) -> Any:
         v = jax.random.normal(key, x.shape)
         value, g, h = with_product(lambda x: loss(tree_of(x), data), x, v)
-        state = low_rank(state, v, h)
-        return value, x + clipped(low_rank_product(state, g)), state
+        return value, *move(x, state, v, g, h)
 
-    u, w = jax.random.normal(jax.random.key(2), (2, x.size, RANK)) / (x.size * RANK) ** 0.5
-    return Case(step, x, (u, w, jnp.ones(x.size), jnp.zeros((), jnp.int32)))
+    return Case(step, x, start(x))
+
+
+def by_hand_low_rank() -> Case:
+    """Return the step of `LowRank`."""
+
+    def move(x: jax.Array, state: Any, v: jax.Array, g: jax.Array, h: jax.Array) -> tuple[jax.Array, Any]:
+        state = low_rank(state, v, h)
+        return x + clipped(low_rank_product(state, g)), state
+
+    def start(x: jax.Array) -> Any:
+        u, w = jax.random.normal(jax.random.key(2), (2, x.size, RANK)) / (x.size * RANK) ** 0.5
+        return u, w, jnp.ones(x.size), jnp.zeros((), jnp.int32)
+
+    return on_vector(move, start)
 
 
 def by_hand(update: Callable[..., Any], product: Callable[..., Any], start: Callable[..., Any]) -> Case:
     """Return the step with a state for each parameter."""
 
     def step(x: Tree, states: Any, key: Any, data: Any) -> Any:
-        v = normal_like(key, x)
+        v = optax.tree.random_like(key, x)
         value, g, h = with_product(lambda x: loss(x, data), x, v)
         states = {name: update(states[name], v[name], h[name]) for name in x}
         moves = clipped({name: product(states[name], g[name]) for name in x})
@@ -216,28 +217,13 @@ def by_hand_kronecker() -> Case:
         left, right = w.shape
         return jnp.eye(left), jnp.eye(right) if right == left else jnp.ones(right)
 
-    return by_hand(
-        lambda q, v, h: kronecker(q, v, h) if v.ndim == 2 else diagonal(q, v, h),
-        lambda q, g: kronecker_product(q, g) if g.ndim == 2 else q * q * g,
-        start,
-    )
-
-
-# -- ours ------------------------------------------------------------------------------------------------
+    return by_hand(kronecker, kronecker_product, start)
 
 
 def core_low_rank() -> Case:
-    """Return the step of `psgd_core.PSGD`, with one vector of all parameters."""
-    x, tree_of = jax.flatten_util.ravel_pytree(weights())
+    """Return the step of `psgd_core.PSGD`."""
     optimizer = psgd.PSGD(psgd.LowRank(RANK), lr=LR, step_size=RATE, clip=CLIP)
-
-    def step(x: Tree, state: Any, key: Any, data: Any) -> Any:
-        v = jax.random.normal(key, x.shape)
-        value, g, h = with_product(lambda x: loss(tree_of(x), data), x, v)
-        x, state = optimizer.update(state, x, g, pair=(v, h))
-        return value, x, state
-
-    return Case(step, x, optimizer.init(x))
+    return on_vector(lambda x, s, v, g, h: optimizer.update(s, x, g, pair=(v, h)), optimizer.init)
 
 
 def of_adapter(preconditioner: Any, *, per_leaf: bool = True) -> Case:
@@ -300,18 +286,13 @@ def loops(made: Any) -> int:
     return len(re.findall(r" (?:fusion|custom-call|dot|copy|concatenate)\(", made.as_text()))
 
 
-def compiled(case: Case) -> tuple[Any, list[float]]:
-    """Return a step compiled from scratch, and the seconds of tracing, lowering and compiling."""
+def compiled(case: Case) -> tuple[Any, float]:
+    """Return a step traced, lowered and compiled from scratch, and the seconds of that."""
     given = arguments(case)
     jax.clear_caches()
-    times = [time.process_time()]
-    traced = jax.jit(case.step).trace(*given)
-    times.append(time.process_time())
-    lowered = traced.lower()
-    times.append(time.process_time())
-    made = lowered.compile()
-    times.append(time.process_time())
-    return made, [b - a for a, b in itertools.pairwise(times)]
+    before = time.process_time()
+    made = jax.jit(case.step).lower(*given).compile()
+    return made, time.process_time() - before
 
 
 def run(made: Any, case: Case, calls: int) -> tuple[float, Case]:
@@ -334,7 +315,7 @@ def row(name: str, compiles: int, runs: int) -> str:
     for _ in range(compiles):
         for i, case in enumerate(pair):
             made[i], took = compiled(case)
-            whole[i].append(sum(took))
+            whole[i].append(took)
     each: list[list[float]] = [[], []]
     for _ in range(runs // 10):
         for i, case in enumerate(pair):

@@ -31,10 +31,10 @@ def is_short(x: Array) -> bool:
 
 
 def largest(x: Array) -> Array:
-    """Return the largest absolute value of a short array, NaN unless all are finite; autodiff's constant."""
+    """Return the largest absolute value of a short array, NaN unless all are finite; it has no derivative."""
     import jax
 
-    top, total = _reduction()(jax.lax.stop_gradient(x))
+    top, total = _reduction()(x)
     found: Array = jax.lax.select(total >= 0, top, jax.lax.full_like(top, float("nan")))
     return found
 
@@ -80,6 +80,7 @@ def _scaled_squares(x: Any) -> tuple[Any, Any]:
     """Return the largest absolute value s, and the sum of ``(x / s)^2``, NaN unless all are finite."""
     from jax import lax
 
+    x = lax.stop_gradient(x)
     zero, one = (np.asarray(number, dtype=x.dtype) for number in (0, 1))
 
     def joined(p: Any, q: Any) -> Any:
