@@ -57,6 +57,8 @@ VALUES = {
     "large": [2e38, -2e38, 1e-30],
     "small": [1e-30, -3e-30],
     "some": np.random.default_rng(0).standard_normal(1000).tolist(),
+    "NaN alone": [float("nan")],
+    "infinite alone": [-float("inf")],
     "NaN": [1.0, float("nan"), 2.0],
     "infinite": [1.0, -float("inf"), 2.0],
 }

@@ -90,5 +90,6 @@ def _scaled_squares(x: Any) -> tuple[Any, Any]:
         s, t = lax.div(s, unit), lax.div(t, unit)
         return top, lax.add(lax.mul(squares, lax.mul(s, s)), lax.mul(more, lax.mul(t, t)))
 
-    top, total = lax.reduce((lax.abs(x), lax.full_like(x, 1)), (zero, zero), joined, tuple(range(x.ndim)))
+    ones = lax.add(lax.mul(x, zero), one)  # NaN where x is not finite: one element alone is not joined
+    top, total = lax.reduce((lax.abs(x), ones), (zero, zero), joined, tuple(range(x.ndim)))
     return top, total
