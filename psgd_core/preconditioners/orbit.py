@@ -231,11 +231,12 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             if all(e.is_symmetric for e in es):  # nobody asks for them where a scale is set
                 of_all = norm_x, norm_y
             one = xp.ones_like(norm_x)
+            norm_x, norm_y = xp.where(due, norm_x, one), xp.where(due, norm_y, one)
             if geometry.fits_p:
-                growth = xp.where(due, norm_y / norm_x, one)
+                growth = norm_y / norm_x
                 qs, es = [p * growth for p in qs], [e.rescaled(growth, one) for e in es]
             else:
-                scale = xp.where(due, xp.sqrt(norm_y) / xp.sqrt(norm_x), one)
+                scale = xp.sqrt(norm_y) / xp.sqrt(norm_x)
                 growth = scale * scale
                 qs, es = [q * scale for q in qs], [e.rescaled(scale, scale) for e in es]
         # bound them

@@ -81,9 +81,8 @@ class Sides:
         """Return c, least in the criterion at c Q where `flag` is true, and 1 elsewhere; a and b take it."""
         xp = namespace(flag)
         self._norms = self._norm(self.a, self.largest[0]), self._norm(self.b, self.largest[1])
-        norm_a, norm_b = self._norms
-        found = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
-        self.scale = xp.where(flag, found, xp.ones_like(found))
+        norm_a, norm_b = (xp.where(flag, x, xp.ones_like(x)) for x in self._norms)
+        self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
         return self.scale
 
     def _norm(self, x: Array, most: Array) -> Array:
