@@ -122,7 +122,12 @@ def device_of(x: Array) -> Any:
     JAX moves what nobody has put on a device (it calls it uncommitted) to the arrays that it is used with; an
     array made with ``device=`` stays, and so would all that is computed with it.
     """
-    device = array_api_compat.device(x)  # None where x is being traced
+    if array_api_compat.is_jax_array(x):
+        import jax
+
+        if isinstance(x, jax.core.Tracer):  # asked for a device, it writes a message on all traced so far
+            return None
+    device = array_api_compat.device(x)
     return None if device is None or getattr(x, "committed", True) is False else device
 
 

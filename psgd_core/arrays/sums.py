@@ -7,7 +7,7 @@ from typing import Any
 
 import array_api_compat
 
-from . import shards
+from . import shards, short
 from .library import Array, Namespace, namespace, on_host, wide_dtype
 
 BLOCK = 16_384
@@ -102,15 +102,20 @@ def _chop(xp: Namespace, x: Array) -> Array:
 def unit_of(*parts: Array) -> Array:
     """Return the largest absolute value, or 1 where all are 0: in units of it no square overflows."""
     xp = namespace(*parts)
-    top = xp.max(xp.abs(parts[0]))
-    for x in parts[1:]:
-        top = xp.maximum(top, xp.max(xp.abs(x)))
+    tops = [short.largest(x) if short.is_short(x) else xp.max(xp.abs(x)) for x in parts]
+    top = tops[0]
+    for other in tops[1:]:
+        top = xp.maximum(top, other)
     top = shards.most(top)
     return xp.where(top > 0, top, xp.ones_like(top))
 
 
 def norm(*parts: Array) -> Array:
     """Return the Euclidean norm of all elements of some real arrays, without overflow, a 0-d array."""
+    if any(map(short.is_short, parts)):
+        if len(parts) == 1:
+            return short.norm(parts[0])
+        return norm(namespace(*parts).stack([norm(x) for x in parts]))
     xp, unit = namespace(*parts), unit_of(*parts)
     total = xp.sum((parts[0] / unit) ** 2)
     for x in parts[1:]:

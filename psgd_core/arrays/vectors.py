@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from . import shards
+from . import shards, short
 from .library import Array, at_hand, namespace, require_alike, require_arrays, silent
 
 SMALL = 16_384
@@ -46,6 +46,8 @@ def columns_of(v: Array | None, h: Array) -> tuple[Array | None, Array]:
 
 def largest(x: Array) -> Array:
     """Return the largest absolute value, a real 0-d array; NaN where there is one."""
+    if short.is_short(x):
+        return short.largest(x)
     xp = namespace(x)
     size = math.prod(x.shape)
     if size <= SMALL or array_api_compat.is_jax_namespace(xp) or xp.isdtype(x.dtype, "complex floating"):
@@ -60,5 +62,13 @@ def finite(x: Any) -> Any:
             square = x.dot(x) < math.inf  # one pass, and nearly always enough
         if square:
             return shards.everywhere(square)
+    if short.is_short(x):
+        return short.is_finite(x)
     xp = namespace(x)
     return shards.everywhere(xp.max(xp.abs(x)) < math.inf)
+
+
+def finite_here(x: Array) -> Array:
+    """Return whether all elements of a real array, in one process of several those it holds, are finite."""
+    xp = namespace(x)
+    return short.is_finite(x) if short.is_short(x) else xp.all(xp.isfinite(x))

@@ -111,6 +111,11 @@ class Generator(NamedTuple):
         """Whether there are fewer columns than rows, so that products go by way of them."""
         return self.basis is None and self.x.shape[1] + self.y.shape[1] <= self.x.shape[0]
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether u is x, and w is y."""
+        return self.u is self.x and self.w is self.y
+
     def rescaled(self, up: Array, down: Array) -> Generator:
         """Return E for the pair (up h, v / down); with both c, that of the block c Q but for the unit."""
         x, y = self.x * up, self.y / down
@@ -124,7 +129,7 @@ class Generator(NamedTuple):
 
     def in_units(self, *, one: bool = False) -> Generator:
         """Return E in units of each block's largest entry, or, `one`, of all blocks': no square overflows."""
-        xp, symmetric = namespace(self.x), self.u is self.x and self.w is self.y
+        xp, symmetric = namespace(self.x), self.is_symmetric
         unit = xp.maximum(xp.max(xp.abs(self.x), axis=(0, 1)), xp.max(xp.abs(self.y), axis=(0, 1)))
         if not symmetric:
             unit = xp.maximum(unit, xp.max(xp.abs(self.u), axis=(0, 1)))
@@ -167,7 +172,7 @@ class Generator(NamedTuple):
     def _square_size(self, measure: Measure) -> Array:
         assert self.squares is not None
         xp, (p, q) = namespace(self.x), self.squares
-        symmetric = self.u is self.x and self.w is self.y
+        symmetric = self.is_symmetric
         if measure == "gradient":
             if symmetric and self.basis is None and self.x.shape[1] + self.y.shape[1] <= 2:
                 # x x^T - y y^T has the eigenvalues ((p - q) +- sqrt((p + q)^2 - 4 r^2)) / 2, r = x.y

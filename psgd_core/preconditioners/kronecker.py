@@ -30,7 +30,7 @@ from ..arrays.brief import brief
 from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
 from ..arrays.sums import norm
-from ..arrays.vectors import largest
+from ..arrays.vectors import finite_here, largest
 from .base import Preconditioner, Verb
 from .counters import Fitted, Given
 from .first_contact import two
@@ -238,7 +238,7 @@ class Kronecker(Preconditioner[KroneckerState]):
             sizes.append(group.size(e, self.normalizer.measure))
         # ask the normaliser, for all factors at once: it takes entry by entry
         unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
-        moves = shards.everywhere(xp.all(xp.isfinite(size)))
+        moves = shards.everywhere(finite_here(size))
         mu, new_bound = self.normalizer.rate(bound, size, unit, step / d)
         # move
         moved, new_held, start = [], [], 0

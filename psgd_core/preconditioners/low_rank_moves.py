@@ -19,7 +19,8 @@ from ..arrays import shards
 from ..arrays.batched import library_solve
 from ..arrays.gram_algebra import combinations, factor_move, product_norm, solve_gram
 from ..arrays.library import Array, device_of, namespace
-from ..arrays.sums import gram, inner
+from ..arrays.sums import gram, inner, unit_of
+from ..arrays.vectors import largest
 
 
 class Move(NamedTuple):
@@ -46,7 +47,7 @@ def diagonal_right(
     """
     xp, r, k = namespace(u), u.shape[0], h.shape[0]
     x, y = d * h, p / d
-    unit = _unit(x, y)
+    unit = unit_of(x, y)
     rows = (u, v, x / unit, y / unit)
     small = combinations(gram(*rows), r)
     factor = factor_move(small, turn_u, measure)
@@ -89,7 +90,7 @@ def diagonal_left(
 
     # a and b, P h and P^{-1} v
     a, b = q(h), q_inverse_transpose(p)
-    unit = _unit(a, b)
+    unit = unit_of(a, b)
     h, p, a, b = h / unit, p / unit, a / unit, b / unit
     ph, pv = d * a, b / d
     ph = ph + _combine(inner(u, ph).T, (v,))
@@ -139,19 +140,9 @@ def _combine(coefficients: Array, rows: tuple[Array, ...]) -> Array:
     return total
 
 
-def _unit(x: Array, y: Array) -> Array:
-    """Return the largest entry of both, or 1 where all are zero: in its units no square overflows."""
-    xp = namespace(x)
-    largest = shards.most(xp.maximum(xp.max(xp.abs(x)), xp.max(xp.abs(y))))
-    return xp.where(largest > 0, largest, xp.ones_like(largest))
-
-
 def _diagonal_size(plus: Array, minus: Array, measure: str) -> Array:
     """Return the size of d's move."""
-    xp = namespace(plus)
-    if measure == "gradient":
-        return shards.most(xp.max(xp.abs(plus - minus)))
-    return shards.most(xp.max(xp.abs(plus))) + shards.most(xp.max(xp.abs(minus)))
+    return largest(plus - minus) if measure == "gradient" else largest(plus) + largest(minus)
 
 
 def _pair_norm(x: Array, y: Array, measure: str) -> Array:

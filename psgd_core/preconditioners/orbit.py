@@ -14,6 +14,7 @@ from ..arrays.draws import signs
 from ..arrays.library import Array, device_of, known, namespace
 from ..arrays.sums import norm
 from ..arrays.symmetric import root_of
+from ..arrays.vectors import finite_here
 from ..groups.orbits import OrbitBlocks, OrbitGroup
 from .base import Preconditioner, Verb
 from .counters import JUMP, Fitted, Given
@@ -179,6 +180,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         parts = list(map(_Orbits, state.q.blocks, held, hs, vs))
         # move them: together where they share a step or a scale, else piece by piece
         growth: Array | float = 1.0
+        lengths: tuple[Array, Array] | None = None
         found: list[_Moved] = []
         if due is None and self.steps == "orbit":
             for part in parts:
@@ -187,7 +189,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
                 first = self._moves(pieces[:1], k, noise, None, step, single)[0][0]
                 found.append(_joined([first, *moves]) if moves else first)
         else:
-            found, growth = self._moves(parts, k, noise, due, step, single)
+            found, growth, lengths = self._moves(parts, k, noise, due, step, single)
         # put them together
         blocks, held, flags, a, b = zip(*found, strict=True)
         moved = flags[0]
@@ -197,7 +199,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         new = state._replace(
             q=state.q._replace(blocks=blocks), held=held if self.steps == "orbit" else held[:1]
         )
-        return Fitted(new, moved, growth, (norm(*a), norm(*b)))
+        return Fitted(new, moved, growth, lengths or (norm(*a), norm(*b)))
 
     def _moves(
         self,
@@ -207,8 +209,11 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         due: Array | None,
         step: float | Array,
         single: bool,
-    ) -> tuple[list[_Moved], Array | float]:
-        """Return orbits after their moves, and the growth of P; those singular or overflowing stay."""
+    ) -> tuple[list[_Moved], Array | float, tuple[Array, Array] | None]:
+        """Return orbits after their moves, the growth of P, and |a| and |b| of all orbits if they are known.
+
+        Orbits that are singular, or overflow, stay.
+        """
         geometry, normalizer = GEOMETRIES[self.geometry], self.normalizer
         xp = namespace(parts[0].q)
         # make the generators
@@ -220,8 +225,11 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         # set the scale: at c Q the criterion is least for c^4 = |y|^2 / |x|^2
         scale: Array | None = None
         growth: Array | float = 1.0
+        of_all: tuple[Array, Array] | None = None
         if due is not None:
             norm_x, norm_y = norm(*[e.x for e in es]), norm(*[e.y for e in es])
+            if all(e.is_symmetric for e in es):  # nobody asks for them where a scale is set
+                of_all = norm_x, norm_y
             one = xp.ones_like(norm_x)
             norm_x, norm_y = xp.where(due, norm_x, one), xp.where(due, norm_y, one)
             if geometry.fits_p:
@@ -246,7 +254,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             # ask the normaliser, and move
             new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
             finite = xp.isfinite(size)
-            moved = xp.all(finite)
+            moved = finite_here(size)
             whole = known(moved) is True
             if not whole:
                 new, after = xp.where(finite, new, part.q), xp.where(finite, after, part.held)
@@ -254,7 +262,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
                 turned = geometry.retract(new)
                 new = turned if whole else xp.where(finite, turned, part.q)
             found.append(_Moved(new, after, moved, *length))
-        return found, growth
+        return found, growth, of_all
 
     def _act(self, state: OrbitState, x: Array, verb: Verb) -> Array:
         found: Array = getattr(self.group, verb)(self._factor(state), x)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from ..arrays import shards, triangular
+from ..arrays import shards, short, triangular
 from ..arrays.batched import square
 from ..arrays.library import Array, known, namespace, silent
 from ..arrays.vectors import largest
@@ -72,6 +72,7 @@ class Sides:
         least = namespace(a).finfo(self.largest[0].dtype).smallest_normal
         self._least = float(least)  # makes a divisor of 0
         self.scale: Array | None = None  # a factor of a and a divisor of b that is not in them yet
+        self._norms: tuple[Array, Array] | None = None
         self._unit: Array | None = None
         self._over: tuple[Array, Array] | None = None
         self._grams: dict[Place, tuple[Array, Array]] = {}
@@ -79,16 +80,22 @@ class Sides:
     def balance(self, flag: Array) -> Array:
         """Return c, least in the criterion at c Q where `flag` is true, and 1 elsewhere; a and b take it."""
         xp = namespace(flag)
-        norms = []
-        for x, most in zip((self.a, self.b), self.largest, strict=True):
-            unit = most + self._least
-            norms.append(unit * across(xp.linalg.vector_norm(x / unit)))
-        norm_a, norm_b = (xp.where(flag, x, xp.ones_like(x)) for x in norms)
+        self._norms = self._norm(self.a, self.largest[0]), self._norm(self.b, self.largest[1])
+        norm_a, norm_b = (xp.where(flag, x, xp.ones_like(x)) for x in self._norms)
         self.scale = xp.sqrt(norm_b) / xp.sqrt(norm_a)  # c^4 = |b|^2 / |a|^2
         return self.scale
 
+    def _norm(self, x: Array, most: Array) -> Array:
+        """Return the norm of a tensor whose largest entry is known."""
+        if short.is_short(x):
+            return short.norm(x)
+        unit = most + self._least
+        return unit * across(namespace(x).linalg.vector_norm(x / unit))
+
     def lengths(self) -> tuple[Array, Array]:
         """Return |a| and |b| over one unit, without the scale."""
+        if self._norms is not None:
+            return self._norms
         vector_norm = namespace(self.a).linalg.vector_norm
         if self._over is not None and self.scale is None and not self.fixed:
             return across(vector_norm(self._over[0])), across(vector_norm(self._over[1]))

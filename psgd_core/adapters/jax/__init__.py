@@ -20,7 +20,8 @@ arrays, as flax and orbax take them, and are committed to a device only if the p
 
 Each leaf of the parameters has its own state, and no array is as large as the whole model. Where a leaf is
 sharded (`jax.sharding.NamedSharding`), `init`, called outside ``jit``, shards its state alike, and an update
-costs small all-reduces, and collective-permutes for the flips of `XMat` and the shifts of `Butterfly`.
+costs small all-reduces, and collective-permutes for the flips of `XMat` and the shifts of `Butterfly`; on
+CPUs, of leaves of up to 4096 elements, all-gathers of a number from each shard as well.
 `Sparse` gathers; so do `XMat` and `Butterfly` on a leaf whose size is not a multiple of twice the number of
 its shards; `Dense` has its whole matrix on each device. A leaf sharded over other than its leading axes is
 flattened shard by shard instead of row by row, which pairs other parameters, and works as well. `reshard`

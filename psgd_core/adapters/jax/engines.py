@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import array_api_compat.numpy
@@ -12,6 +13,8 @@ import numpy as np
 
 from ...arrays.arguments import require_choice
 from ...arrays.library import Array
+from ...preconditioners import Preconditioner, Replay
+from ...preconditioners.replay import fitted
 from ..dlpack import to_cupy, to_jax, to_numpy
 
 EngineName = Literal["jax", "numpy", "cupy"]
@@ -38,6 +41,25 @@ class Engine:
         """Return ``fit()`` if `due`, which only the device may know, else `kept`; only one is computed."""
         return jax.lax.cond(due, fit, lambda: kept)
 
+    def fitted(
+        self,
+        p: Preconditioner[Any],
+        replay: Replay | None,
+        before: tuple[Any, Any],
+        v: Array,
+        h: Array,
+        step: float | Array,
+    ) -> tuple[Any, Any]:
+        """Return (state, ring) of a leaf after fitting on a pair; leaves of one kind are traced once."""
+        static, traced = (step, None) if isinstance(step, float) else (None, step)
+        found: tuple[Any, Any] = _fitted(p, replay, static, before, v, h, traced)
+        return found
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _fitted(p: Any, replay: Any, static: float | None, before: Any, v: Any, h: Any, traced: Any) -> Any:
+    return fitted(p, replay, before, v, h, traced if static is None else static)
+
 
 class NumPyEngine(Engine):
     """NumPy, on JAX's memory on the host."""
@@ -60,6 +82,18 @@ class NumPyEngine(Engine):
     def choose(self, due: Any, fit: Callable[[], Any], kept: Any) -> Any:
         """Return ``fit()`` if `due`, else `kept`."""
         return fit() if bool(due) else kept
+
+    def fitted(
+        self,
+        p: Preconditioner[Any],
+        replay: Replay | None,
+        before: tuple[Any, Any],
+        v: Array,
+        h: Array,
+        step: float | Array,
+    ) -> tuple[Any, Any]:
+        """Return (state, ring) of a leaf after fitting on a pair."""
+        return fitted(p, replay, before, v, h, step)
 
 
 class CuPyEngine(NumPyEngine):

@@ -15,13 +15,13 @@ from ...arrays.arguments import keep, require_count, require_number
 from ...arrays.brief import brief
 from ...arrays.library import Array
 from ...arrays.trees import Leaf
+from ...arrays.vectors import finite_here
 from ...curvature import Functions, Whitening
 from ...descent import clips
 from ...descent.momentum import averaged
 from ...preconditioners import Preconditioner, Replay, XMat
 from ...preconditioners.naming import is_name, named
 from ...preconditioners.placement import require_placed
-from ...preconditioners.replay import fitted
 from ...schedules import require_schedule, value_at
 from .engines import engine_named
 from .halves import for_shards
@@ -193,7 +193,7 @@ class Rule:
             hs = each(_whiten, g, vs) if h is None else leaves.vectors(h, "hvp", layouts, self.engine)
             steps = [value_at(self.step, xp.astype(count, v.dtype)) for v in vs]
             return [
-                fitted(p, self.replay, before, a, b, self._number(step, a.dtype))
+                self.engine.fitted(p, self.replay, before, a, b, self._number(step, a.dtype))
                 for p, before, a, b, step in zip(fitters, kept, vs, hs, steps, strict=True)
             ]
 
@@ -201,7 +201,7 @@ class Rule:
         held = fit() if due is None else self.engine.choose(due, fit, kept)
 
         # average, precondition, limit: all leaves or none
-        usable = reduce(and_, [xp.all(xp.isfinite(x)) for x in g])
+        usable = reduce(and_, [finite_here(x) for x in g])
         g = m = [xp.where(usable, x, xp.zeros_like(x)) for x in g]
         if self._averages:
             m = [
@@ -209,8 +209,8 @@ class Rule:
                 for one, x in zip(states, g, strict=True)
             ]
         moves = [p.precondition(s, x) for p, (s, _), x in zip(fitters, held, m, strict=True)]
+        passed = usable & reduce(and_, [finite_here(x) for x in moves])
         limited, clip = self.clip.limit_parts(state.clip, moves)
-        passed = usable & reduce(and_, [xp.all(xp.isfinite(x)) for x in limited])
         limited = [xp.where(passed, x, xp.zeros_like(x)) for x in limited]
 
         # keep
