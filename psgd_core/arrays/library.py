@@ -6,7 +6,6 @@ Everything here is written against the Python array API standard (2022.12 or lat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import array_api_compat
@@ -15,8 +14,28 @@ import numpy as np
 from .protocols import Array as Array  # noqa: PLC0414
 from .protocols import Namespace as Namespace  # noqa: PLC0414
 
-namespace: Callable[..., Namespace] = cast("Any", array_api_compat.array_namespace)
-"""Return the array API namespace of arrays of one library; numbers and None among them are passed over."""
+_namespaces: dict[type, Namespace] = {}  # by the types of arrays met so far: a few
+
+
+def namespace(*arrays: Any) -> Namespace:
+    """Return the array API namespace of arrays of one library; numbers and None among them are passed over.
+
+    Nearly every line of the mathematics asks, and the answer depends on types alone: so it is remembered.
+    """
+    found = None
+    for x in arrays:
+        known_one = _namespaces.get(type(x))
+        if known_one is None or (found is not None and known_one is not found):
+            return _asked(arrays)
+        found = known_one
+    return _asked(arrays) if found is None else found
+
+
+def _asked(arrays: tuple[Any, ...]) -> Namespace:
+    found: Namespace = array_api_compat.array_namespace(*arrays)
+    if len(arrays) == 1:
+        _namespaces[type(arrays[0])] = found
+    return found
 
 
 def is_array(x: Any) -> bool:

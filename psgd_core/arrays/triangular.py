@@ -31,6 +31,9 @@ LAID_OUT = 128
 SMALL = 64
 """Rows up to which a full product is as fast as a triangular one."""
 
+WHOLE = 96
+"""Rows up to which NumPy multiplies two triangular matrices as full ones."""
+
 
 def product(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> Array:
     """Return ``Q x``, or ``Q^H x``, for one upper triangular Q, (s, s).
@@ -105,7 +108,7 @@ def compose(a: Array, b: Array) -> Array:
     """Return ``A B`` for two upper triangular matrices: a third of the work of a full product."""
     xp, s = namespace(a), a.shape[0]
     blas = array_api_compat.is_numpy_array(a)
-    if s <= (SMALL if blas else SPLIT // 2) or not (blas or _splits(a)):
+    if s <= (WHOLE if blas else SPLIT // 2) or not (blas or _splits(a)):
         return a @ b
     half = s // 2
     corner = product(a[:half, :half], b[:half, half:])

@@ -94,7 +94,8 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
     """
     (a, b), run = found.sizes, state.off_scale
     xp = namespace(run)
-    zero, one = xp.zeros_like(run), xp.ones_like(run)
+    zero = 0 * run
+    one = zero + 1
     # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
     large, small = a > FAR * b, b > FAR * a
     after = xp.where(large, xp.maximum(run, zero) + one, zero)

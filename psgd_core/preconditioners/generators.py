@@ -266,6 +266,16 @@ class Grams(NamedTuple):
         return self.plus - self.minus
 
 
+class Squares(Grams):
+    """The same for s blocks of one, entry by entry: (s,) for all of them, and for the unit."""
+
+    def size(self, measure: Measure) -> Array:
+        """Return the square root of each one's bound N, or of the norm of E, (s,)."""
+        xp = namespace(self.plus)
+        bound = xp.abs(self.difference) if measure == "gradient" else self.plus + self.minus
+        return self.unit * xp.sqrt(bound if self.k == 1 else bound / self.k)
+
+
 def norm(x: Array) -> Array:
     """Return an upper bound of the spectral norm of each (s, s, c) matrix."""
     return namespace(x).sqrt(batched.spectral_bound(outer(x, x)))

@@ -28,7 +28,7 @@ from ..arrays.arguments import described, require_count, require_number
 from ..arrays.batched import is_complex
 from ..arrays.brief import brief
 from ..arrays.draws import signs
-from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
+from ..arrays.library import Array, device_of, is_array, known, namespace, require_arrays, select
 from ..arrays.sums import norm
 from ..arrays.vectors import largest
 from .base import Preconditioner, Verb
@@ -223,10 +223,10 @@ class Kronecker(Preconditioner[KroneckerState]):
         else:
             sides = [Sides(a, along(self._runs, acts, v, "solve_transpose"))] * d
         # set the scale
-        scale = xp.ones_like(damping)
+        growth: Array | float = 1.0
         if due is not None:
             scale = sides[0].balance(due)
-            factors = (factors[0] * scale, *factors[1:])
+            factors, growth = (factors[0] * scale, *factors[1:]), scale * scale
             for other in sides:
                 other.scale = scale
         # make the generators, and bound them
@@ -257,7 +257,7 @@ class Kronecker(Preconditioner[KroneckerState]):
         if geometry.degree > 1:
             new_held = [x * shift ** (geometry.degree - 1) for x, shift in zip(new_held, shifts, strict=True)]
         done = state._replace(factors=tuple(moved), held=tuple(new_held))
-        return Fitted(done, moves, scale * scale, sides[0].lengths())
+        return Fitted(done, moves, growth, sides[0].lengths())
 
     def _integrated(self, factors: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         """Return for each factor columns B with mean ``E[B_i B_i^T]`` over all v, up to what its group sees.
@@ -333,17 +333,18 @@ class Kronecker(Preconditioner[KroneckerState]):
         return x, shape
 
 
-def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Array]]:
+def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Any]]:
     """Return the factors with about equal largest entries, the same product, and what each was multiplied by.
 
     By powers of two, so that nothing is rounded, and what is fitted to a multiple of H is a multiple.
     """
-    sizes = xp.stack([largest(q) for q in factors])
     if len(factors) == 1:
-        return factors, [xp.ones_like(sizes[0])]
-    logs = xp.log2(sizes)
-    powers = xp.round(xp.mean(logs) - logs)
-    powers = xp.concat([powers[:1] - xp.sum(powers), powers[1:]])
-    powers = xp.where(xp.all(xp.isfinite(powers)), powers, xp.zeros_like(powers))
-    shifts = 2.0**powers
-    return [q * shifts[i] for i, q in enumerate(factors)], [shifts[i] for i in range(len(factors))]
+        return factors, [1.0]
+    logs = xp.log2(xp.stack([largest(q) for q in factors]))
+    total = xp.sum(logs)  # finite where all of them are
+    powers = xp.where(xp.isfinite(total), xp.round(total / len(factors) - logs), xp.zeros_like(logs))
+    others = powers[1:]
+    if known(xp.all(others == 0)):
+        return factors, [1.0] * len(factors)
+    shifts = [2.0 ** -xp.sum(others), *(2.0 ** others[i] for i in range(len(factors) - 1))]
+    return [q * shift for q, shift in zip(factors, shifts, strict=True)], shifts
