@@ -16,7 +16,7 @@ from . import shards
 from .arguments import require_count
 from .library import Array, device_of, namespace
 
-BLOCK = 65_536
+BLOCK = 24_576
 """Signs made at a time on the host, so that the intermediate arrays stay in cache."""
 
 

@@ -78,6 +78,27 @@ def update(rule: Rule | None, state: Any, v: Any, h: Any, step: Any, inplace: bo
     return None if found is None else found.update(rule, state, v, h, step, inplace)
 
 
+def by_numpy(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
+    """Return what a function makes of PyTorch's tensors, computed by NumPy in their memory.
+
+    None, and nothing is done, where `like` is no tensor on the host or its values must not be looked at, and
+    where kernels are switched off.
+
+    Parameters
+    ----------
+    function : callable
+        Of the arguments; the first is passed on as it is.
+    like : array
+    *arguments
+        See `host_tensors.on_host`.
+    """
+    if type(like) is np.ndarray or not switched_on() or shards.active() is not None:
+        return None
+    if not at_hand(like) or isinstance(like, np.ndarray | np.generic):
+        return None
+    return on_host(function, *arguments)
+
+
 def precondition(rule: Rule | None, state: Any, g: Any) -> Any:
     """Return ``P g``, None where no kernel applies; the arguments are as in `update`."""
     found = _kernels_for(rule, g)

@@ -60,6 +60,11 @@ class Preconditioner(Brief, Checked[State]):
         return False
 
     @property
+    def _faster_by_numpy(self) -> bool:
+        """Whether it is many small operations or triangular ones, which NumPy does faster on the host."""
+        return False
+
+    @property
     def takes_step(self) -> bool:
         """Whether `update` takes `step`."""
         return not self.takes_memory
@@ -192,6 +197,10 @@ class Preconditioner(Brief, Checked[State]):
         rate = pace_of(self, step, memory, h)
         if inplace:
             require_writeable(state)
+        return self._computed("_updated", h, state, v, h, rate, inplace)
+
+    def _updated(self, state: State, v: Array | None, h: Array, rate: float | Array, inplace: bool) -> State:
+        """Return the state after one step of fitting, from arguments that have been checked."""
         # look at the values: what is unusable moves nothing, and is counted
         xp, size = namespace(h), largest(h)
         usable = xp.isfinite(size)
@@ -220,11 +229,11 @@ class Preconditioner(Brief, Checked[State]):
         # is the scale due?
         sets = state.pending & seen
         due: Array | None = None if known(sets) is False else sets
-        damps = usable
+        damps, damping = usable, xp.abs(state.damping)
         if due is not None:
             start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
             damps = usable & xp.logical_not(due)
-        damping = xp.where(damps, xp.abs(state.damping), xp.zeros_like(state.damping))
+        damping = select(damps, damping, 0 * damping)
         # fit
         found = self._fit(start, Given(v, h, damping, due, step))
         complete = usable & found.moved
@@ -240,11 +249,15 @@ class Preconditioner(Brief, Checked[State]):
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
-        if type(state) is self.state_type and self._rule is not None:
-            fused: Array | None = kernels.precondition(self._rule, state, g)
-            if fused is not None:
-                return fused
-        return self._verb(state, g, "precondition", "g")
+        fused = self._fused(state, g)
+        return self._verb(state, g, "precondition", "g") if fused is None else fused
+
+    def _fused(self, state: State, g: Array) -> Array | None:
+        """Return ``P g`` by a kernel, None where there is none."""
+        if type(state) is not self.state_type or self._rule is None:
+            return None
+        fused: Array | None = kernels.precondition(self._rule, state, g)
+        return fused
 
     def apply(self, state: State, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k)."""
@@ -270,6 +283,18 @@ class Preconditioner(Brief, Checked[State]):
     def _verb(self, state: State, x: Array, verb: Verb, name: str = "x") -> Array:
         """Return what a verb makes of vectors, after checking them."""
         self._require_vectors(state, **{name: x})
+        return self._computed("_acted", x, state, x, verb)
+
+    def _computed(self, name: str, like: Array, *arguments: Any) -> Any:
+        """Return what a method makes of arrays, by NumPy on tensors of the host where that is faster."""
+        if self._faster_by_numpy:
+            found = kernels.by_numpy(getattr(type(self), name), like, self, *arguments)
+            if found is not None:
+                return found
+        return getattr(self, name)(*arguments)
+
+    def _acted(self, state: State, x: Array, verb: Verb) -> Array:
+        """Return what a verb makes of vectors, (n,) or (n, k), that have been checked."""
         y = x if x.ndim == 2 else x[:, None]
         y = self._precondition(state, y) if verb == "precondition" else self._act(state, y, verb)
         return y if x.ndim == 2 else y[:, 0]

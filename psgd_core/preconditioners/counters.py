@@ -93,11 +93,13 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
         0-d bool: whether the scale was due; None where it is known not to have been.
     """
     (a, b), run = found.sizes, state.off_scale
+    # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
+    large, small = a > FAR * b, b > FAR * a
+    if due is None and known(complete & (run == 0) & ~(large | small)):  # by far the most updates
+        return {"count": state.count + 1}
     xp = namespace(run)
     zero = 0 * run
     one = zero + 1
-    # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
-    large, small = a > FAR * b, b > FAR * a
     after = xp.where(large, xp.maximum(run, zero) + one, zero)
     after = xp.where(small, xp.minimum(run, zero) - one, after)
     after = xp.where(complete & (seen | xp.logical_not(large | small)), after, run)

@@ -8,12 +8,12 @@ partial trace.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import array_api_compat
 
 from ..arrays import shards, triangular
-from ..arrays.batched import square
+from ..arrays.batched import real, square
 from ..arrays.library import Array, known, namespace, silent
 from ..arrays.vectors import largest
 
@@ -93,7 +93,11 @@ class Sides:
 
     def lengths(self) -> tuple[Array, Array]:
         """Return |a| and |b| over one unit, without the scale."""
-        vector_norm = namespace(self.a).linalg.vector_norm
+        linalg = namespace(self.a).linalg
+        for grams in self._grams.values():  # of the whole tensors, one as good as another
+            x, y = (real(linalg.trace(gram)) ** 0.5 for gram in grams)
+            return x, y
+        vector_norm = linalg.vector_norm
         if self._over is not None and self.scale is None and not self.fixed:
             return across(vector_norm(self._over[0])), across(vector_norm(self._over[1]))
         unit = self.largest[0] + self.largest[1] + self._least
@@ -120,7 +124,7 @@ class Sides:
 
     def norms(self, place: Place, *, here: bool = False) -> tuple[Array, Array]:
         """Return the norms of the rows of A and B, (s,), in their dtype; `here` if each lies in one shard."""
-        x, y = _norms(place.view(self.a)), _norms(self.b if self.fixed else place.view(self.b))
+        x, y = _norms(place.view(self.a), self.b if self.fixed else place.view(self.b))
         if not here:
             x, y = across(x), across(y)
         return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
@@ -161,16 +165,32 @@ def across(norms: Array) -> Array:
     return unit * xp.sqrt(shards.total((norms / unit) ** 2))
 
 
-def _norms(a: Array) -> Array:
-    """Return the norm of each row, without overflow, in the dtype of a."""
+def _norms(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the norm of each row of a and b, (s,), without overflow, in the dtype of both."""
     xp = namespace(a)
     if array_api_compat.is_numpy_namespace(xp):
         with silent():  # what overflows is done again below, in a unit
-            short = a.shape[1] <= DOT and a.strides[1] == a.itemsize
-            total = xp.real(xp.vecdot(a, a)) if short else xp.sum(square(a), axis=1)
-        limits = xp.finfo(total.dtype)
-        if known(xp.all(total > limits.smallest_normal / limits.eps**2) & xp.all(xp.isfinite(total))):
-            return xp.astype(xp.sqrt(total), a.dtype)
+            totals = xp.stack([_sums_of_squares(x) for x in (a, b)])
+        limits = xp.finfo(totals.dtype)
+        least = limits.smallest_normal / limits.eps**2
+        if known((xp.min(totals) > least) & (xp.max(totals) < xp.inf)):
+            x, y = xp.astype(xp.sqrt(totals), a.dtype, copy=False)
+            return x, y
+    return _norms_in_units(a), _norms_in_units(b)
+
+
+def _sums_of_squares(a: Array) -> Array:
+    """Return the sum of squares of each row, (s,), real, where it does not overflow: NumPy's alone."""
+    xp: Any = namespace(a)
+    whole: Any = a
+    if a.shape[1] <= DOT and whole.strides[1] == whole.itemsize:
+        return real(xp.vecdot(a, a))
+    return xp.sum(square(a), axis=1)
+
+
+def _norms_in_units(a: Array) -> Array:
+    """Return the norm of each row, in units of its largest entry."""
+    xp = namespace(a)
     most = xp.max(xp.abs(a), axis=1, keepdims=True)
     unit = xp.where(most > 0, most, xp.ones_like(most))
     return xp.astype(xp.sqrt(xp.sum(square(a / unit), axis=1)) * unit[:, 0], a.dtype)
