@@ -171,22 +171,24 @@ def spectral_bound(s: Array) -> Array:
 
 
 def largest_eigenvalue(s: Array) -> Array:
-    """Return the same for one matrix, (n, n), as (1,), in fewer calls."""
-    xp, n = namespace(s), s.shape[0]
+    """Return the same for matrices (..., n, n), as (..., 1), in fewer calls."""
+    xp, n = namespace(s), s.shape[-1]
     if n <= 2:
-        return spectral_bound(s[:, :, None])
+        last = xp.permute_dims(xp.reshape(s, (-1, n, n)), (1, 2, 0))
+        return xp.reshape(spectral_bound(last), (*s.shape[:-2], 1))
     if n > POWERS:
-        return xp.reshape(_power_iteration(xp, s), (1,))
-    unit = real(xp.linalg.trace(s)) + _least(xp, s)  # not 0, and as good a unit
+        return _power_iteration(xp, s)[..., None]
+    unit = (real(xp.linalg.trace(s)) + _least(xp, s))[..., None, None]  # not 0, and as good a unit
     power = s / unit
     for _ in range(3):
         power = power @ power
-    # tr(A^2) is the sum of squares for a Hermitian A: the last power of two is never formed
-    scale = xp.sum(square(power)) + _least(xp, s)  # from 1/n^16 to 1: no underflow up to `POWERS`
+    # tr(A^2) is the sum of squares for a Hermitian A: the last power is never formed. From 1/n^16 to 1: no
+    # underflow up to `POWERS`
+    scale = xp.sum(square(power), axis=(-2, -1), keepdims=True) + _least(xp, s)
     power = power @ power / scale
     power = power @ power
-    total = xp.sum(square(power))
-    return xp.reshape(unit * scale ** (1 / 16) * total ** (1 / 64) * (1 + 64 * eps(s)), (1,))
+    total = xp.sum(square(power), axis=(-2, -1), keepdims=True)
+    return (unit * scale ** (1 / 16) * total ** (1 / 64) * (1 + 64 * eps(s)))[..., 0]
 
 
 def _least(xp: Namespace, s: Array) -> float:

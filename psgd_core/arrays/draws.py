@@ -123,14 +123,16 @@ def signs(count: Array, like: Array, axis: int = 0) -> Array:
     Parameters
     ----------
     count : array, 0-d int32
+        Or (c,): one for each row of `like`, whose other axes are then those of n.
     like : array
     axis : int
         Which of the axes of `like` runs over n: where n is sharded, positions are those in the whole array.
     """
-    xp, size = namespace(like), math.prod(like.shape)
+    xp, size = namespace(like), math.prod(like.shape[count.ndim :])
     on_host = array_api_compat.is_numpy_array(like) or (array_api_compat.is_torch_array(like) and like.is_cpu)
 
-    turned = xp.reshape(count, (1,)) * 0x1F35B1D9  # arrays wrap silently where NumPy's scalars would warn
+    # arrays wrap silently where NumPy's scalars would warn
+    turned = xp.reshape(count, (1,) if count.ndim == 0 else (-1, 1)) * 0x1F35B1D9
     if shards.active() is not None:
         parts = []
         for at in _places(like, axis, BLOCK if on_host else size):
@@ -142,7 +144,7 @@ def signs(count: Array, like: Array, axis: int = 0) -> Array:
         _hashed(shards.places(start, min(start + step, size), like), like, turned)
         for start in range(0, max(size, 1), step)
     ]
-    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), like.shape)
+    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1), like.shape)
 
 
 def _places(like: Array, axis: int, most: int) -> Iterator[Array]:

@@ -189,6 +189,21 @@ def known(flag: Any) -> bool | None:
     return bool(flag) if type(flag) is np.bool_ or at_hand(flag) else None
 
 
+def all_known(flags: Array) -> bool | None:
+    """Return whether all of some flags are true, where that is at hand, else None."""
+    return known(flags if flags.ndim == 0 else namespace(flags).all(flags))
+
+
+def none_known(flags: Array) -> bool:
+    """Return whether it is at hand that none of some flags is true."""
+    return known(flags if flags.ndim == 0 else namespace(flags).any(flags)) is False
+
+
+def spread(x: Any, ndim: int) -> Any:
+    """Return an array with axes of length 1 after its own, `ndim` in all; numbers as they are."""
+    return x[(..., *(None,) * (ndim - x.ndim))] if 0 < getattr(x, "ndim", 0) < ndim else x
+
+
 def on_host(x: Any) -> bool:
     """Return whether it is an array of NumPy, or of PyTorch on the CPU: loops over blocks are cheap there."""
     if array_api_compat.is_torch_array(x):

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 from .. import kernels
 from ..arrays.arguments import require_count, require_flag
 from ..arrays.brief import Brief
-from ..arrays.library import Array, at_hand, known, namespace, select, to_host
+from ..arrays.library import Array, at_hand, known, namespace, none_known, select, to_host
 from ..arrays.matrices import eye
 from ..arrays.sums import norm, sum_of_squares
 from ..arrays.trees import mapped, where
@@ -219,7 +219,8 @@ class Preconditioner(Brief, Checked[State]):
         """Return the state after one update on columns (n, k).
 
         Where `usable` is false nothing changes but the count of skipped pairs. `seen` says whether
-        h is usable and not 0.
+        h is usable and not 0. Several states at once, where `_fit` takes them, have a first axis more in all
+        their arrays, and so have v, h and `seen`.
         """
         xp, start = namespace(h), state
         passed = known(usable)
@@ -228,12 +229,12 @@ class Preconditioner(Brief, Checked[State]):
             h = select(usable, h, xp.zeros_like(h))
         # is the scale due?
         sets = state.pending & seen
-        due: Array | None = None if known(sets) is False else sets
+        due: Array | None = None if none_known(sets) else sets
         damps, damping = usable, xp.abs(state.damping)
         if due is not None:
-            start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
+            start = state._replace(held=where(due, mapped(xp.zeros_like, state.held), state.held))
             damps = usable & xp.logical_not(due)
-        damping = select(damps, damping, 0 * damping)
+        damping = where(damps, damping, 0 * damping)
         # fit
         found = self._fit(start, Given(v, h, damping, due, step))
         complete = usable & found.moved

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 from ..arrays import trees
 from ..arrays.arguments import described, require_count
 from ..arrays.brief import brief
-from ..arrays.library import Array, device_of, known, namespace
+from ..arrays.library import Array, device_of, namespace
 from ..arrays.vectors import SMALL, largest
-from . import joint
 from .base import Preconditioner, Verb
 from .first_contact import two
 from .forms import COUNTERS, Form, first_dtype, require_form
+from .joint import Together, together
 from .kronecker import Kronecker
 from .sparse import Diagonal
 
@@ -54,7 +54,8 @@ class Blocks(Preconditioner[BlocksState]):
     parts: tuple[tuple[int, Preconditioner[Any]], ...]
     arrays: tuple[trees.Leaf, ...] | None = field(default=None, repr=False)
 
-    _joint: ClassVar[tuple[tuple[int, ...], ...]]  # which of them move as one; it follows from the fields
+    # which of them move together, and how; it follows from the fields
+    _joint: ClassVar[tuple[tuple[Together, tuple[int, ...]], ...]]
 
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
@@ -84,9 +85,9 @@ class Blocks(Preconditioner[BlocksState]):
             object.__setattr__(self, "arrays", arrays)
         alike: dict[Any, list[int]] = {}
         for i, (_, p) in enumerate(self.parts):
-            if joint.joins(p):
-                alike.setdefault(p, []).append(i)
-        object.__setattr__(self, "_joint", tuple(tuple(group) for group in alike.values() if len(group) > 1))
+            alike.setdefault(p, []).append(i)
+        ways = [(together(p), tuple(members)) for p, members in alike.items() if len(members) > 1]
+        object.__setattr__(self, "_joint", tuple((way, members) for way, members in ways if way is not None))
 
     @classmethod
     def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = by_shape) -> Blocks:
@@ -183,19 +184,14 @@ class Blocks(Preconditioner[BlocksState]):
     ) -> BlocksState:
         xp, parts = namespace(h), list(state.parts)
         vs, hs = None if v is None else self._cut(v), self._cut(h)
-        alone = set(range(len(parts)))
-        if known(usable):
-            for together in self._joint:
-                found = joint.advanced(
-                    self.parts[together[0]][1],
-                    [parts[i] for i in together],
-                    None if vs is None else [vs[i] for i in together],
-                    [hs[i] for i in together],
-                    step,
-                )
-                for i, new in zip(together, found or (), strict=False):
-                    parts[i] = new
-                    alone.remove(i)
+        alone = dict.fromkeys(range(len(parts)))
+        for advance, members in self._joint:
+            p, states = self.parts[members[0]][1], [parts[i] for i in members]
+            v_all = None if vs is None else [vs[i] for i in members]
+            found = advance(p, states, v_all, [hs[i] for i in members], usable, step)
+            for i, new in zip(members, found or (), strict=False):
+                parts[i] = new
+                del alone[i]
         for i in alone:
             v_i = None if vs is None else vs[i]
             seen = usable & (largest(hs[i]) > 0)

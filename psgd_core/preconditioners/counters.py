@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..arrays.library import Array, device_of, known, namespace
+from ..arrays.library import Array, all_known, device_of, namespace, none_known
 from ..kernels import Jump
 
 DAMPING = {"float32": 1e-9, "float64": 1e-16}
@@ -80,7 +80,7 @@ def initial(like: Array, damping: float | None, scale: float | Array | None) -> 
 
 
 def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array | None) -> dict[str, Array]:
-    """Return the counters after an update.
+    """Return the counters after an update; all of it may be of several states, (c,) in place of 0-d.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
     (a, b), run = found.sizes, state.off_scale
     # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
     large, small = a > FAR * b, b > FAR * a
-    if due is None and known(complete & (run == 0) & ~(large | small)):  # by far the most updates
+    if due is None and all_known(complete & (run == 0) & ~(large | small)):  # by far the most updates
         return {"count": state.count + 1}
     xp = namespace(run)
     zero = 0 * run
@@ -121,7 +121,7 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
 
 def settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
     """Return lambda after an update: the relative one gets its scale when P does, ``lambda P`` stays."""
-    if known(set_now) is False:
+    if none_known(set_now):
         return damping
     xp = namespace(damping)
     least = float(xp.finfo(damping.dtype).smallest_normal)

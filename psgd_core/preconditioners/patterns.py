@@ -55,7 +55,7 @@ class DenseFactor(Factor):
 
     def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``P x``: by way of P, where that is less work than two products."""
-        if x.shape[0 if rows else 1] <= self.enough * q.shape[0]:
+        if x.shape[-2 if rows else -1] <= self.enough * q.shape[-1]:
             return super().precondition(q, x, rows=rows)
         p = self.apply_transpose(q, q)
         return x @ conj(p) if rows else p @ x  # P is Hermitian
@@ -85,7 +85,7 @@ class DenseFactor(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         if isinstance(e, Grams):
-            return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
+            return q - (mu if e.k == 1 else mu / e.k)[..., None] * self.product(e.difference, q)
         return e.move(q[:, :, None], mu, geometry.side)[:, :, 0]
 
     def product(self, e: Array, q: Array) -> Array:
@@ -146,7 +146,7 @@ class AffineFactor(PatternFactor):
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``: E without the last row's other entries."""
         xp = namespace(e)
-        return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
+        return xp.concat([e[..., :-1, :], xp.triu(e)[..., -1:, :]], axis=-2) @ q
 
 
 class DiagonalFactor(Factor):
@@ -171,7 +171,7 @@ class DiagonalFactor(Factor):
 
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
-        return (q if rows else q[:, None]) * x
+        return (q[..., None, :] if rows else q[..., :, None]) * x
 
     def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^T x``."""
@@ -179,7 +179,7 @@ class DiagonalFactor(Factor):
 
     def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-1} x``."""
-        return x / (q if rows else q[:, None])
+        return x / (q[..., None, :] if rows else q[..., :, None])
 
     def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
