@@ -46,9 +46,7 @@ def where(flag: Array, new: Tree, old: Tree) -> Tree:
     value = known(flag) if flag.ndim == 0 else all_known(flag) or None
     if value is not None:
         return new if value else old
-    return mapped(
-        lambda x, y: x if x is y else namespace(x, y).where(spread(flag, x.ndim), x, y), new, old
-    )
+    return mapped(lambda x, y: x if x is y else namespace(x, y).where(spread(flag, x.ndim), x, y), new, old)
 
 
 def owned(tree: Tree) -> Tree:

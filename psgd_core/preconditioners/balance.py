@@ -23,9 +23,7 @@ def balanced(factors: Sequence[Array], lead: int) -> tuple[list[Array], list[Any
     xp, even = namespace(*factors), [1.0] * len(factors)
     if len(factors) == 1:
         return list(factors), even
-    sizes = [
-        xp.max(xp.abs(q), axis=tuple(range(lead, q.ndim))) if lead else largest(q) for q in factors
-    ]
+    sizes = [xp.max(xp.abs(q), axis=tuple(range(lead, q.ndim))) if lead else largest(q) for q in factors]
     logs = xp.log2(xp.stack(sizes))
     total = xp.sum(logs, axis=0)  # finite where all of them are
     off = total / len(factors) - logs
