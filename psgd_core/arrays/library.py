@@ -22,18 +22,19 @@ def namespace(*arrays: Any) -> Namespace:
 
     Nearly every line of the mathematics asks, and the answer depends on types alone: so it is remembered.
     """
-    found = None
+    found: Namespace | None = None
     for x in arrays:
-        known_one = _namespaces.get(type(x))
-        if known_one is None or (found is not None and known_one is not found):
+        own = _namespaces.get(type(x))
+        if own is None or (found is not None and own is not found):
             return _asked(arrays)
-        found = known_one
+        found = own
     return _asked(arrays) if found is None else found
 
 
 def _asked(arrays: tuple[Any, ...]) -> Namespace:
-    found: Namespace = array_api_compat.array_namespace(*arrays)
-    if len(arrays) == 1:
+    found: Namespace = cast("Any", array_api_compat.array_namespace(*arrays))
+    # JAX's zero gradients of integers are NumPy's arrays, of a dtype of their own
+    if len(arrays) == 1 and (type(arrays[0]) is not np.ndarray or array_api_compat.is_numpy_namespace(found)):
         _namespaces[type(arrays[0])] = found
     return found
 

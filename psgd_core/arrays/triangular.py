@@ -6,13 +6,14 @@ have a triangular solver. For products on the CPU, PyTorch's and JAX's matrices 
 ``[[A, B], [0, D]] [x; y] = [A x + B y; D y]``, until a block has `SPLIT` rows: at 1024 rows that leaves 5/8
 of the arithmetic. On a GPU the extra launches would cost more than the arithmetic saves.
 
-Columns x are (s, m). With ``rows=True`` they are rows, (m, s), and Q acts on each of them: ``x Q^T``. All of it
-goes over leading batch axes as well, one matrix after another where a library's routine takes only one.
+Columns x are (s, m). With ``rows=True`` they are rows, (m, s), and Q acts on each of them: ``x Q^T``. All of
+this goes over leading batch axes too, one matrix after another where a library's routine takes only one.
 """
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import array_api_compat
 
@@ -26,7 +27,7 @@ SPLIT = 256
 CHUNK = 512
 """Rows that are solved for at a time."""
 
-LAID_OUT = 128
+LAID_OUT = 96
 """Rows and columns from which JAX's transposed operands are copied."""
 
 SMALL = 64
@@ -83,28 +84,37 @@ def solve(q: Array, x: Array, *, adjoint: bool = False, rows: bool = False) -> A
     if array_api_compat.is_numpy_array(q):
         return _blas("trsm", q, x, adjoint=adjoint, rows=rows)
     if array_api_compat.is_torch_array(q):
-        # from the right: what LAPACK takes is the transpose of x as it lies in memory
-        matrix = conj(q) if adjoint else transpose(q)
-        if not rows:
-            return transpose(xp.linalg.solve_triangular(matrix, transpose(x), upper=adjoint, left=False))
-        # what comes back is transposed, so on the host a few rows at a time, that stay in cache
-        count = max(x.shape[-2], 1)
-        step = CHUNK if _splits(q) else count
-        parts = [
-            xp.linalg.solve_triangular(matrix, x[..., i : i + step, :], upper=adjoint, left=False)
-            for i in range(0, count, step)
-        ]
-        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-2)
+        return _torch_solve(q, x, adjoint=adjoint, rows=rows)
+    if array_api_compat.is_jax_array(q):  # from the right as well: 177 us in place of 320 for (120, 400)
+        right = importlib.import_module("jax").lax.linalg.triangular_solve(
+            q, x if rows else transpose(x), transpose_a=not adjoint, conjugate_a=adjoint and is_complex(q)
+        )
+        return right if rows else transpose(right)
     if rows:
         return transpose(solve(q, transpose(x), adjoint=adjoint))
-    if not (array_api_compat.is_jax_array(q) or array_api_compat.is_cupy_array(q)):
+    if not array_api_compat.is_cupy_array(q):
         return library_solve(conj(transpose(q)) if adjoint else q, x)
-    if q.ndim > 2:
-        return xp.stack([solve(q[i, ...], x[i, ...], adjoint=adjoint) for i in range(q.shape[0])])
-    jax = array_api_compat.is_jax_array(q)
-    library = importlib.import_module("jax.scipy.linalg" if jax else "cupyx.scipy.linalg")
-    solved: Array = library.solve_triangular(q, x, trans=2 if adjoint else 0)
-    return solved
+    pairs = [(q, x)] if q.ndim == 2 else [(q[i, ...], x[i, ...]) for i in range(q.shape[0])]
+    library: Any = importlib.import_module("cupyx.scipy.linalg")
+    solved: list[Array] = [library.solve_triangular(*pair, trans=2 if adjoint else 0) for pair in pairs]
+    return solved[0] if q.ndim == 2 else xp.stack(solved)
+
+
+def _torch_solve(q: Array, x: Array, *, adjoint: bool, rows: bool) -> Array:
+    """Return what `solve` does, from the right: what LAPACK takes is the transpose of x in memory."""
+    xp: Any = namespace(q)
+    matrix = conj(q) if adjoint else transpose(q)
+    if not rows:
+        solved: Array = xp.linalg.solve_triangular(matrix, transpose(x), upper=adjoint, left=False)
+        return transpose(solved)
+    # what comes back is transposed, so on the host a few rows at a time, that stay in cache
+    count = max(x.shape[-2], 1)
+    step = CHUNK if _splits(q) else count
+    parts: list[Array] = [
+        xp.linalg.solve_triangular(matrix, x[..., i : i + step, :], upper=adjoint, left=False)
+        for i in range(0, count, step)
+    ]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-2)
 
 
 def compose(a: Array, b: Array) -> Array:

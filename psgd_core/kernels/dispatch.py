@@ -92,11 +92,10 @@ def by_numpy(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
     *arguments
         See `host_tensors.on_host`.
     """
-    if type(like) is np.ndarray or not switched_on() or shards.active() is not None:
+    # what is compiled by torch.compile goes no further: it traces nothing of the rest
+    if type(like) is np.ndarray or not at_hand(like) or isinstance(like, np.ndarray | np.generic):
         return None
-    if not at_hand(like) or isinstance(like, np.ndarray | np.generic):
-        return None
-    return on_host(function, *arguments)
+    return on_host(function, *arguments) if switched_on() and shards.active() is None else None
 
 
 def precondition(rule: Rule | None, state: Any, g: Any) -> Any:

@@ -30,5 +30,6 @@ def balanced(factors: Sequence[Array], lead: int) -> tuple[list[Array], list[Any
     if known(xp.max(xp.abs(off)) <= 0.5):  # nearly always
         return list(factors), even
     others = xp.where(xp.isfinite(total), xp.round(off), xp.zeros_like(off))[1:, ...]
-    shifts = [2.0 ** -xp.sum(others, axis=0), *(2.0 ** others[i, ...] for i in range(len(factors) - 1))]
+    powers: list[Any] = [-xp.sum(others, axis=0), *(others[i, ...] for i in range(len(factors) - 1))]
+    shifts = [2.0**power for power in powers]
     return [q * spread(shift, q.ndim) for q, shift in zip(factors, shifts, strict=True)], shifts

@@ -197,7 +197,8 @@ class Preconditioner(Brief, Checked[State]):
         rate = pace_of(self, step, memory, h)
         if inplace:
             require_writeable(state)
-        return self._computed("_updated", h, state, v, h, rate, inplace)
+        new: State = self._computed("_updated", h, state, v, h, rate, inplace)
+        return new
 
     def _updated(self, state: State, v: Array | None, h: Array, rate: float | Array, inplace: bool) -> State:
         """Return the state after one step of fitting, from arguments that have been checked."""
@@ -284,7 +285,8 @@ class Preconditioner(Brief, Checked[State]):
     def _verb(self, state: State, x: Array, verb: Verb, name: str = "x") -> Array:
         """Return what a verb makes of vectors, after checking them."""
         self._require_vectors(state, **{name: x})
-        return self._computed("_acted", x, state, x, verb)
+        found: Array = self._computed("_acted", x, state, x, verb)
+        return found
 
     def _computed(self, name: str, like: Array, *arguments: Any) -> Any:
         """Return what a method makes of arrays, by NumPy on tensors of the host where that is faster."""

@@ -177,7 +177,7 @@ class Blocks(Preconditioner[BlocksState]):
         usable = xp.isfinite(largest(v)) & xp.isfinite(largest(h))
         h = xp.where(usable, h, xp.full_like(h, xp.nan))  # by all blocks or by none
         rows = zip(self.parts, state.parts, self._cut(v), self._cut(h), strict=True)
-        return state._replace(parts=tuple(p._met(part, pair) for (_, p), part, *pair in rows))
+        return state._replace(parts=tuple(p._met(part, (v_i, h_i)) for (_, p), part, v_i, h_i in rows))
 
     def _advance(
         self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array

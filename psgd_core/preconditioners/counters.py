@@ -95,7 +95,7 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
     (a, b), run = found.sizes, state.off_scale
     # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
     large, small = a > FAR * b, b > FAR * a
-    if due is None and all_known(complete & (run == 0) & ~(large | small)):  # by far the most updates
+    if due is None and all_known(complete & (run == 0) & (large == small)):  # by far the most updates
         return {"count": state.count + 1}
     xp = namespace(run)
     zero = 0 * run

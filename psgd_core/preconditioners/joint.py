@@ -20,7 +20,7 @@ from ..arrays.vectors import largest
 from .base import Preconditioner
 from .counters import Fitted, counted
 from .kronecker import Kronecker
-from .orbit import OrbitState, Orbits
+from .orbit import Orbits, OrbitState
 from .sides import largest_of
 from .sparse import Diagonal
 

@@ -8,7 +8,7 @@ partial trace.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import array_api_compat
 
@@ -16,7 +16,6 @@ from ..arrays import shards, triangular
 from ..arrays.batched import real, square
 from ..arrays.library import Array, known, namespace, silent
 from ..arrays.vectors import largest
-
 
 DOT = 4096
 """Columns up to which BLAS's inner product of float32 is accurate enough, to about 1e-6."""
@@ -33,12 +32,11 @@ class Place(NamedTuple):
         """Return whether x of shape (..., n, k) is (..., before, s) as it is."""
         return self.before > 1 and self.after * x.shape[-1] == 1
 
-    def view(self, x: Array) -> Array:
-        """Return `columns` as a view, where there is one."""
+    def view(self, x: Array) -> tuple[Array, int]:
+        """Return the entries of `columns`, and the axis along them: as a view, where there is one."""
         if not self.holds_rows(x):
-            return self.columns(x)
-        xp = namespace(x)
-        return xp.matrix_transpose(xp.reshape(x, (*x.shape[:-2], self.before, self.s)))
+            return self.columns(x), -1
+        return namespace(x).reshape(x, (*x.shape[:-2], self.before, self.s)), -2
 
     def gram(self, x: Array) -> Array:
         """Return the Gram matrix of `columns`, (..., s, s)."""
@@ -126,8 +124,8 @@ class Sides:
         return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
 
     def norms(self, place: Place, *, here: bool = False) -> tuple[Array, Array]:
-        """Return the norms of the rows of A and B, (..., s), in their dtype; `here` if each lies in one shard."""
-        x, y = _norms(place.view(self.a), self.b if self.fixed else place.view(self.b))
+        """Return the norms of A's and B's rows, (..., s), in their dtype; `here` if each is in one shard."""
+        x, y = _norms(place.view(self.a), (self.b, -1) if self.fixed else place.view(self.b))
         if not here:
             x, y = across(x), across(y)
         return (x, y) if self.scale is None else (x * self.scale[..., None], y / self.scale[..., None])
@@ -182,32 +180,33 @@ def across(norms: Array) -> Array:
     return unit * xp.sqrt(shards.total((norms / unit) ** 2))
 
 
-def _norms(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the norm of each row of a and b, (..., s), without overflow, in the dtype of both."""
-    xp = namespace(a)
+def _norms(a: tuple[Array, int], b: tuple[Array, int]) -> tuple[Array, Array]:
+    """Return the norms of two arrays along an axis of each, without overflow, in their dtype."""
+    xp = namespace(a[0])
     if array_api_compat.is_numpy_namespace(xp):
         with silent():  # what overflows is done again below, in a unit
-            totals = xp.stack([_sums_of_squares(x) for x in (a, b)])
+            totals = xp.stack([_sums_of_squares(*x) for x in (a, b)])
         limits = xp.finfo(totals.dtype)
         least = limits.smallest_normal / limits.eps**2
         if known((xp.min(totals) > least) & (xp.max(totals) < xp.inf)):
-            x, y = xp.astype(xp.sqrt(totals), a.dtype, copy=False)
+            x, y = xp.astype(xp.sqrt(totals), a[0].dtype, copy=False)
             return x, y
-    return _norms_in_units(a), _norms_in_units(b)
+    return _norms_in_units(*a), _norms_in_units(*b)
 
 
-def _sums_of_squares(a: Array) -> Array:
-    """Return the sum of squares of each row, (s,), real, where it does not overflow: NumPy's alone."""
-    xp: Any = namespace(a)
-    whole: Any = a
-    if a.shape[-1] <= DOT and whole.strides[-1] == whole.itemsize:
-        return real(xp.vecdot(a, a))
-    return xp.sum(square(a), axis=-1)
-
-
-def _norms_in_units(a: Array) -> Array:
-    """Return the norm of each row, in units of its largest entry."""
+def _sums_of_squares(a: Array, axis: int) -> Array:
+    """Return the sums of squares along an axis, real, where they do not overflow: NumPy's alone."""
     xp = namespace(a)
-    most = xp.max(xp.abs(a), axis=-1, keepdims=True)
+    if axis == -1 and a.shape[-1] <= DOT:
+        return real(xp.vecdot(a, a))
+    total: Array = xp.sum(square(a), axis=axis)
+    return total
+
+
+def _norms_in_units(a: Array, axis: int) -> Array:
+    """Return the norms along an axis, each in units of its largest entry."""
+    xp = namespace(a)
+    most = xp.max(xp.abs(a), axis=axis, keepdims=True)
     unit = xp.where(most > 0, most, xp.ones_like(most))
-    return xp.astype(xp.sqrt(xp.sum(square(a / unit), axis=-1)) * unit[..., 0], a.dtype)
+    norms = xp.sqrt(xp.sum(square(a / unit), axis=axis)) * xp.squeeze(unit, axis=axis)
+    return xp.astype(norms, a.dtype)
