@@ -13,6 +13,9 @@ On the host they are compiled where `switch.worthwhile` says so. Each has
 ``update(rule, state, v, h, step, inplace)`` and ``precondition(rule, state, g)``. None means: go the ordinary
 way, with its checks and its messages; nothing has been written then. Nobody has checked the arguments before:
 a kernel does not look where it reads and writes, so whoever calls one looks at everything that it relies on.
+
+What has no kernel and is many small operations, `Kronecker` and `Blocks`, NumPy computes for PyTorch's tensors
+on the host, by the plain code and in their memory (`by_numpy`), after the checks.
 """
 
 from __future__ import annotations
