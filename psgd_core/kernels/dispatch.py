@@ -14,8 +14,8 @@ On the host they are compiled where `switch.worthwhile` says so. Each has
 way, with its checks and its messages; nothing has been written then. Nobody has checked the arguments before:
 a kernel does not look where it reads and writes, so whoever calls one looks at everything that it relies on.
 
-What has no kernel and is many small operations, `Kronecker` and `Blocks`, NumPy computes for PyTorch's tensors
-on the host, by the plain code and in their memory (`by_numpy`), after the checks.
+`Kronecker` and `Blocks` have no kernels, and are many small operations: for PyTorch's tensors on the host
+NumPy runs their plain code in the tensors' memory, after the checks (`by_numpy`).
 """
 
 from __future__ import annotations
