@@ -144,6 +144,22 @@ def test_spectral_bound_is_one_and_is_tight(backend, s, rng):
     assert bound[0] == 0
 
 
+@pytest.mark.parametrize("s", [1, 2, 3, 40, 65, 200])
+@compiled_jax_only
+def test_largest_eigenvalues_of_stacks(backend, s, rng):
+    """Bounds up to 64 rows; above, as close as the docstring says, whatever the matrices' own scales."""
+    x = rng.standard_normal((4, s, 2 * s)) * np.array([1, 1e-9, 1e9, 0])[:, None, None]
+    stack = x @ np.swapaxes(x, -1, -2)
+    exact = np.linalg.eigvalsh(stack)[:, -1]
+    bound = backend.numpy(backend.jit(batched.largest_eigenvalue)(backend.asarray(stack)))
+    assert bound.shape == (4, 1)
+    low, high = (1 - 100 * backend.eps, 64 ** (1 / 64) + 1e-4) if s <= 64 else (0.97, 1.1 + 1e-4)
+    assert np.all(bound[:, 0] >= low * exact)
+    assert np.all(bound[:, 0] <= high * exact)
+    alone = [backend.numpy(batched.largest_eigenvalue(backend.asarray(m))) for m in stack[:2]]
+    np.testing.assert_allclose(bound[:2], alone, rtol=200 * backend.eps)
+
+
 @quiet
 @pytest.mark.parametrize("s", [1, 2, 3])
 def test_spectral_bound_shows_what_is_not_finite(backend, s):

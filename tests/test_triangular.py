@@ -93,3 +93,25 @@ def test_what_is_read_only_or_strided_is_taken_and_left_alone(rng):
     np.testing.assert_allclose(q @ triangular.solve(q, x[:, ::2]), before[:, ::2], atol=1e-12)
     np.testing.assert_array_equal(x, before)
     assert triangular.product(q, x[:, :0]).shape == (80, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("s", SIZES)
+def test_stacks_are_their_matrices_one_by_one(backend, s, dtype):
+    rng = np.random.default_rng(s)
+    q, b = (np.stack([upper(s, rng, dtype) for _ in range(3)]) for _ in range(2))
+    x = rng.standard_normal((3, s, 5)) + 0 * q[:, :, :1]
+    q, b, x = (like(backend, z) for z in (q, b, x))
+    rows = backend.xp.matrix_transpose(x)
+    cases = [
+        (verb, (q, y), {"adjoint": adjoint, "rows": y is rows})
+        for verb in (triangular.product, triangular.dense_product, triangular.solve)
+        for adjoint in (False, True)
+        for y in (x, rows)
+    ]
+    cases += [(triangular.compose, (q, b), {})]
+    cases += [(triangular.gram, (y,), {"rows": y is rows}) for y in (x, rows)]
+    for verb, arrays, options in cases:
+        got = backend.numpy(verb(*arrays, **options))
+        alone = [backend.numpy(verb(*(y[i, ...] for y in arrays), **options)) for i in range(3)]
+        np.testing.assert_allclose(got, np.stack(alone), atol=50 * s * backend.eps)

@@ -24,6 +24,11 @@ def is_complex(a: Array) -> bool:
     return "complex" in str(a.dtype) if kind is None else kind == "c"
 
 
+def real(a: Array) -> Array:
+    """Return the real part of an array, itself where it is real."""
+    return namespace(a).real(a) if is_complex(a) else a
+
+
 def square(a: Array) -> Array:
     """Return ``|a|^2`` elementwise, real."""
     if not is_complex(a):
@@ -143,16 +148,16 @@ def spectral_bound(s: Array) -> Array:
     xp = namespace(s)
     n = s.shape[0]
     if n == 1:
-        return _real(xp, s[0, 0, ...])
-    if n > POWERS:
-        return _power_iteration(xp, _batch_first(xp, s))
+        return real(s[0, 0, ...])
     if s.shape[2] == 1 and n > 2:
         return largest_eigenvalue(s[:, :, 0])
+    if n > POWERS:
+        return _power_iteration(xp, _batch_first(xp, s))
     total = trace(s)
     if n == 2:
         # lambda = (p + q)/2 + hypot((p - q)/2, r): no cancellation, and scale-safe in units of the trace
         unit = xp.where(total > 0, total, xp.ones_like(total))
-        half, off = _real(xp, s[0, 0, ...] - s[1, 1, ...]) / unit / 2, s[0, 1, ...] / unit
+        half, off = real(s[0, 0, ...] - s[1, 1, ...]) / unit / 2, s[0, 1, ...] / unit
         return total / 2 + unit * xp.sqrt(half * half + square(off))
     power = s / xp.where(total > 0, total, xp.ones_like(total))
     bound, exponent = total, 1.0
@@ -166,19 +171,24 @@ def spectral_bound(s: Array) -> Array:
 
 
 def largest_eigenvalue(s: Array) -> Array:
-    """Return the same for one matrix, (n, n), as (1,), in fewer calls."""
-    xp, n = namespace(s), s.shape[0]
-    if not 2 < n <= POWERS:
-        return spectral_bound(s[:, :, None])
-    unit = _real(xp, xp.linalg.trace(s)) + _least(xp, s)  # not 0, and as good a unit
+    """Return the same for matrices (..., n, n), as (..., 1), in fewer calls."""
+    xp, n = namespace(s), s.shape[-1]
+    if n <= 2:
+        last = xp.permute_dims(xp.reshape(s, (-1, n, n)), (1, 2, 0))
+        return xp.reshape(spectral_bound(last), (*s.shape[:-2], 1))
+    if n > POWERS:
+        return _power_iteration(xp, s)[..., None]
+    unit = (real(xp.linalg.trace(s)) + _least(xp, s))[..., None, None]  # not 0, and as good a unit
     power = s / unit
-    for _ in range(4):
+    for _ in range(3):
         power = power @ power
-    scale = _real(xp, xp.linalg.trace(power)) + _least(xp, s)  # from 1/n^16 to 1: no underflow up to `POWERS`
-    power = power / scale
+    # tr(A^2) is the sum of squares for a Hermitian A: the last power is never formed. From 1/n^16 to 1: no
+    # underflow up to `POWERS`
+    scale = xp.sum(square(power), axis=(-2, -1), keepdims=True) + _least(xp, s)
+    power = power @ power / scale
     power = power @ power
-    total = xp.sum(square(power))  # tr(S^2) for a Hermitian S: the last power is not formed
-    return xp.reshape(unit * scale ** (1 / 16) * total ** (1 / 64) * (1 + 64 * eps(s)), (1,))
+    total = xp.sum(square(power), axis=(-2, -1), keepdims=True)
+    return (unit * scale ** (1 / 16) * total ** (1 / 64) * (1 + 64 * eps(s)))[..., 0]
 
 
 def _least(xp: Namespace, s: Array) -> float:
@@ -186,27 +196,23 @@ def _least(xp: Namespace, s: Array) -> float:
 
 
 def _power_iteration(xp: Namespace, s: Array) -> Array:
-    """Return about the largest eigenvalue of each positive semidefinite (c, n, n) matrix, (c,)."""
-    c, n, _ = s.shape
-    device = device_of(s)
-    real = xp.real(s).dtype if is_complex(s) else s.dtype
-    place = xp.astype(xp.arange(4 * n, device=device), real)
-    x = xp.reshape(xp.astype(xp.cos(place * 2.3), s.dtype), (1, n, 4)) + xp.zeros_like(s[:, :1, :1])
-    size = xp.ones((c, 1, 4), dtype=real, device=device)
-    for _ in range(8):
-        x = s @ (x / xp.where(size > 0, size, xp.ones_like(size)))
-        size = xp.sqrt(xp.sum(square(x), axis=1, keepdims=True))
-    return 1.1 * xp.max(size, axis=(1, 2))
+    """Return about the largest eigenvalue of each positive semidefinite (..., n, n) matrix, (...)."""
+    n, least = s.shape[-1], _least(xp, s)
+    unit = (real(xp.linalg.trace(s)) + least)[..., None, None]
+    place = xp.arange(4 * n, dtype=unit.dtype, device=device_of(s))
+    x = xp.astype(xp.reshape(xp.cos(place * 2.3), (n, 4)), s.dtype, copy=False)
+    for i in range(7):
+        if i == 4:  # eigenvalues are at least 1/n of the unit: up to here, and from here on, no underflow
+            x = x / (xp.max(xp.abs(x), axis=-2, keepdims=True) + least)
+        x = s @ x / unit
+    before, after = (xp.sum(square(y), axis=-2) for y in (x, s @ x / unit))
+    return 1.1 * unit[..., 0, 0] * xp.sqrt(xp.max(after / (before + least), axis=-1))
 
 
 def trace(a: Array) -> Array:
     """Return the real part of the trace of each matrix, (c,)."""
     xp = namespace(a)
-    return _real(xp, xp.linalg.trace(_batch_first(xp, a)))
-
-
-def _real(xp: Namespace, a: Array) -> Array:
-    return xp.real(a) if is_complex(a) else a
+    return real(xp.linalg.trace(_batch_first(xp, a)))
 
 
 def _batch_first(xp: Namespace, a: Array) -> Array:

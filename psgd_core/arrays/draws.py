@@ -17,7 +17,7 @@ from .arguments import require_count
 from .lanes import Lanes
 from .library import Array, device_of, namespace
 
-BLOCK = 65_536
+BLOCK = 24_576
 """Signs made at a time on the host, so that the intermediate arrays stay in cache."""
 
 
@@ -162,31 +162,28 @@ def signs(count: Array, like: Array, axis: int = 0) -> Array:
     Parameters
     ----------
     count : array, 0-d int32
+        Or (c,): one for each row of `like`, whose other axes are then those of n.
     like : array
     axis : int
         Which of the axes of `like` runs over n: where n is sharded, positions are those in the whole array.
     """
-    xp, size = namespace(like), math.prod(like.shape)
+    xp, size = namespace(like), math.prod(like.shape[count.ndim :])
     on_host = array_api_compat.is_numpy_array(like) or (array_api_compat.is_torch_array(like) and like.is_cpu)
 
-    def constant(value: int) -> Array:
-        # one-element arrays wrap silently where NumPy's scalars would warn
-        return xp.full((1,), value, dtype=xp.int32, device=device_of(like))
-
-    turned = xp.reshape(count, (1,)) * constant(0x1F35B1D9)
-    factors = turned, constant(0x2C1B3C6D), constant(0x297A2D39)
+    # arrays wrap silently where NumPy's scalars would warn
+    turned = xp.reshape(count, (1,) if count.ndim == 0 else (-1, 1)) * 0x1F35B1D9
     if shards.active() is not None:
         parts = []
         for at in _places(like, axis, BLOCK if on_host else size):
-            sign = _hashed(at, like, *factors)
+            sign = _hashed(at, like, turned)
             parts.append(xp.where(at < 0, xp.zeros_like(sign), sign))
         return xp.concat(parts, axis=axis)
     step = BLOCK if on_host else max(size, 1)
     parts = [
-        _hashed(shards.places(start, min(start + step, size), like), like, *factors)
+        _hashed(shards.places(start, min(start + step, size), like), like, turned)
         for start in range(0, max(size, 1), step)
     ]
-    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), like.shape)
+    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1), like.shape)
 
 
 def _places(like: Array, axis: int, most: int) -> Iterator[Array]:
@@ -207,15 +204,15 @@ def _places(like: Array, axis: int, most: int) -> Iterator[Array]:
             yield xp.where(at < 0, xp.full_like(index, -1), index)
 
 
-def _hashed(index: Array, like: Array, turned: Array, first: Array, second: Array) -> Array:
+def _hashed(index: Array, like: Array, turned: Array) -> Array:
     """Return the signs of positions."""
     xp = namespace(like)
     word: Any = xp.bitwise_xor(xp.astype(index, xp.int32, copy=False), turned)
-    word *= first  # from here on in place, where the library can: nothing else refers to it
+    word *= 0x2C1B3C6D  # from here on in place, where the library can: nothing else refers to it
     high = word >> 16
     high &= 0xFFFF
     word ^= high
-    word *= second
+    word *= 0x297A2D39
     high = word >> 22
     word >>= 7
     word ^= high

@@ -6,7 +6,6 @@ Everything here is written against the Python array API standard (2022.12 or lat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import array_api_compat
@@ -15,8 +14,29 @@ import numpy as np
 from .protocols import Array as Array  # noqa: PLC0414
 from .protocols import Namespace as Namespace  # noqa: PLC0414
 
-namespace: Callable[..., Namespace] = cast("Any", array_api_compat.array_namespace)
-"""Return the array API namespace of arrays of one library; numbers and None among them are passed over."""
+_namespaces: dict[type, Namespace] = {}  # by the types of arrays met so far: a few
+
+
+def namespace(*arrays: Any) -> Namespace:
+    """Return the array API namespace of arrays of one library; numbers and None among them are passed over.
+
+    Nearly every line of the mathematics asks, and the answer depends on types alone: so it is remembered.
+    """
+    found: Namespace | None = None
+    for x in arrays:
+        own = _namespaces.get(type(x))
+        if own is None or (found is not None and own is not found):
+            return _asked(arrays)
+        found = own
+    return _asked(arrays) if found is None else found
+
+
+def _asked(arrays: tuple[Any, ...]) -> Namespace:
+    found: Namespace = cast("Any", array_api_compat.array_namespace(*arrays))
+    # JAX's zero gradients of integers are NumPy's arrays, of a dtype of their own
+    if len(arrays) == 1 and (type(arrays[0]) is not np.ndarray or array_api_compat.is_numpy_namespace(found)):
+        _namespaces[type(arrays[0])] = found
+    return found
 
 
 def is_array(x: Any) -> bool:
@@ -178,6 +198,21 @@ def known(flag: Any) -> bool | None:
     if type(flag) is np.bool_ or at_hand(flag):
         return bool(flag)
     return flag.agreed() if hasattr(flag, "agreed") else None
+
+
+def all_known(flags: Array) -> bool | None:
+    """Return whether all of some flags are true, where that is at hand, else None."""
+    return known(flags if flags.ndim == 0 else namespace(flags).all(flags))
+
+
+def none_known(flags: Array) -> bool:
+    """Return whether it is at hand that none of some flags is true."""
+    return known(flags if flags.ndim == 0 else namespace(flags).any(flags)) is False
+
+
+def spread(x: Any, ndim: int) -> Any:
+    """Return an array with axes of length 1 after its own, `ndim` in all; numbers as they are."""
+    return x[(..., *(None,) * (ndim - x.ndim))] if 0 < getattr(x, "ndim", 0) < ndim else x
 
 
 def on_host(x: Any) -> bool:

@@ -28,12 +28,12 @@ def adjoint(a: Array) -> Array:
 
 
 def kron(*factors: Array) -> Array:
-    """Return the Kronecker product of square matrices, at least one."""
+    """Return the Kronecker product of square matrices, at least one; over leading batch axes."""
     total = factors[0]
     for factor in factors[1:]:
-        size = total.shape[0] * factor.shape[0]
-        product = total[:, None, :, None] * factor[None, :, None, :]
-        total = namespace(product).reshape(product, (size, size))
+        size = total.shape[-1] * factor.shape[-1]
+        product = total[..., :, None, :, None] * factor[..., None, :, None, :]
+        total = namespace(product).reshape(product, (*product.shape[:-4], size, size))
     return total
 
 

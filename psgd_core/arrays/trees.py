@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from .library import Array, is_array, known, namespace, require_alike, require_float
+from .library import Array, all_known, is_array, known, namespace, require_alike, require_float, spread
 
 Tree = Any
 """An array, or a dict, list, tuple or NamedTuple of trees."""
@@ -39,11 +39,14 @@ def leaves_with_names(tree: Tree, name: str) -> list[tuple[str, Any]]:
 
 
 def where(flag: Array, new: Tree, old: Tree) -> Tree:
-    """Return `new` if the 0-d `flag` is true, else `old`; if its value is known, without copying."""
-    value = known(flag)
+    """Return `new` if the 0-d `flag` is true, else `old`; if its value is known, without copying.
+
+    Or a flag for each row of all the leaves.
+    """
+    value = known(flag) if flag.ndim == 0 else all_known(flag) or None
     if value is not None:
         return new if value else old
-    return mapped(lambda x, y: x if x is y else namespace(x, y).where(flag, x, y), new, old)
+    return mapped(lambda x, y: x if x is y else namespace(x, y).where(spread(flag, x.ndim), x, y), new, old)
 
 
 def owned(tree: Tree) -> Tree:

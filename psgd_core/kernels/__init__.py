@@ -19,6 +19,7 @@ kernels out. `on` and `off` do the same for a few lines::
         state = p.update(state, v, h, step=0.1)
 """
 
+from .dispatch import by_numpy as by_numpy
 from .dispatch import precondition as precondition
 from .dispatch import update as update
 from .rules import Jump as Jump

@@ -13,6 +13,9 @@ On the host they are compiled where `switch.worthwhile` says so. Each has
 ``update(rule, state, v, h, step, inplace)`` and ``precondition(rule, state, g)``. None means: go the ordinary
 way, with its checks and its messages; nothing has been written then. Nobody has checked the arguments before:
 a kernel does not look where it reads and writes, so whoever calls one looks at everything that it relies on.
+
+`Kronecker` and `Blocks` have no kernels, and are many small operations: for PyTorch's tensors on the host
+NumPy runs their plain code in the tensors' memory, after the checks (`by_numpy`).
 """
 
 from __future__ import annotations
@@ -76,6 +79,26 @@ def update(rule: Rule | None, state: Any, v: Any, h: Any, step: Any, inplace: bo
     """
     found = _kernels_for(rule, h) if inplace is True or inplace is False else None
     return None if found is None else found.update(rule, state, v, h, step, inplace)
+
+
+def by_numpy(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
+    """Return what a function makes of PyTorch's tensors, computed by NumPy in their memory.
+
+    None, and nothing is done, where `like` is no tensor on the host or its values must not be looked at, and
+    where kernels are switched off.
+
+    Parameters
+    ----------
+    function : callable
+        Of the arguments; the first is passed on as it is.
+    like : array
+    *arguments
+        See `host_tensors.on_host`.
+    """
+    # what is compiled by torch.compile goes no further: it traces nothing of the rest
+    if type(like) is np.ndarray or not at_hand(like) or isinstance(like, np.ndarray | np.generic):
+        return None
+    return on_host(function, *arguments) if switched_on() and shards.active() is None else None
 
 
 def precondition(rule: Rule | None, state: Any, g: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 from .. import kernels
 from ..arrays.arguments import require_count, require_flag
 from ..arrays.brief import Brief
-from ..arrays.library import Array, at_hand, known, namespace, select, to_host
+from ..arrays.library import Array, at_hand, known, namespace, none_known, select, to_host
 from ..arrays.matrices import eye
 from ..arrays.sums import norm, sum_of_squares
 from ..arrays.trees import mapped, where
@@ -57,6 +57,11 @@ class Preconditioner(Brief, Checked[State]):
     @property
     def takes_memory(self) -> bool:
         """Whether `update` takes `memory`, in place of a step."""
+        return False
+
+    @property
+    def _faster_by_numpy(self) -> bool:
+        """Whether it is many small operations or triangular ones, which NumPy does faster on the host."""
         return False
 
     @property
@@ -192,6 +197,11 @@ class Preconditioner(Brief, Checked[State]):
         rate = pace_of(self, step, memory, h)
         if inplace:
             require_writeable(state)
+        new: State = self._computed("_updated", h, state, v, h, rate, inplace)
+        return new
+
+    def _updated(self, state: State, v: Array | None, h: Array, rate: float | Array, inplace: bool) -> State:
+        """Return the state after one step of fitting, from arguments that have been checked."""
         # look at the values: what is unusable moves nothing, and is counted
         xp, size = namespace(h), largest(h)
         usable = xp.isfinite(size)
@@ -210,7 +220,8 @@ class Preconditioner(Brief, Checked[State]):
         """Return the state after one update on columns (n, k).
 
         Where `usable` is false nothing changes but the count of skipped pairs. `seen` says whether
-        h is usable and not 0.
+        h is usable and not 0. Several states at once, where `_fit` takes them, have a first axis more in all
+        their arrays, and so have v, h and `seen`.
         """
         xp, start = namespace(h), state
         passed = known(usable)
@@ -219,12 +230,12 @@ class Preconditioner(Brief, Checked[State]):
             h = select(usable, h, xp.zeros_like(h))
         # is the scale due?
         sets = state.pending & seen
-        due: Array | None = None if known(sets) is False else sets
-        damps = usable
+        due: Array | None = None if none_known(sets) else sets
+        damps, damping = usable, xp.abs(state.damping)
         if due is not None:
-            start = state._replace(held=mapped(lambda x: xp.where(due, xp.zeros_like(x), x), state.held))
+            start = state._replace(held=where(due, mapped(xp.zeros_like, state.held), state.held))
             damps = usable & xp.logical_not(due)
-        damping = xp.where(damps, xp.abs(state.damping), xp.zeros_like(state.damping))
+        damping = where(damps, damping, 0 * damping)
         # fit
         found = self._fit(start, Given(v, h, damping, due, step))
         complete = usable & found.moved
@@ -240,11 +251,15 @@ class Preconditioner(Brief, Checked[State]):
 
     def precondition(self, state: State, g: Array) -> Array:
         """Return ``P g`` for g of shape (n,) or (n, k)."""
-        if type(state) is self.state_type and self._rule is not None:
-            fused: Array | None = kernels.precondition(self._rule, state, g)
-            if fused is not None:
-                return fused
-        return self._verb(state, g, "precondition", "g")
+        fused = self._fused(state, g)
+        return self._verb(state, g, "precondition", "g") if fused is None else fused
+
+    def _fused(self, state: State, g: Array) -> Array | None:
+        """Return ``P g`` by a kernel, None where there is none."""
+        if type(state) is not self.state_type or self._rule is None:
+            return None
+        fused: Array | None = kernels.precondition(self._rule, state, g)
+        return fused
 
     def apply(self, state: State, x: Array) -> Array:
         """Return ``Q x`` for x of shape (n,) or (n, k)."""
@@ -270,6 +285,19 @@ class Preconditioner(Brief, Checked[State]):
     def _verb(self, state: State, x: Array, verb: Verb, name: str = "x") -> Array:
         """Return what a verb makes of vectors, after checking them."""
         self._require_vectors(state, **{name: x})
+        found: Array = self._computed("_acted", x, state, x, verb)
+        return found
+
+    def _computed(self, name: str, like: Array, *arguments: Any) -> Any:
+        """Return what a method makes of arrays, by NumPy on tensors of the host where that is faster."""
+        if self._faster_by_numpy:
+            found = kernels.by_numpy(getattr(type(self), name), like, self, *arguments)
+            if found is not None:
+                return found
+        return getattr(self, name)(*arguments)
+
+    def _acted(self, state: State, x: Array, verb: Verb) -> Array:
+        """Return what a verb makes of vectors, (n,) or (n, k), that have been checked."""
         y = x if x.ndim == 2 else x[:, None]
         y = self._precondition(state, y) if verb == "precondition" else self._act(state, y, verb)
         return y if x.ndim == 2 else y[:, 0]

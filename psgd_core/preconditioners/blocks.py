@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from ..arrays import trees
 from ..arrays.arguments import described, require_count
 from ..arrays.brief import brief
 from ..arrays.library import Array, device_of, namespace
-from ..arrays.vectors import largest
+from ..arrays.vectors import SMALL, largest
 from .base import Preconditioner, Verb
 from .first_contact import two
 from .forms import COUNTERS, Form, first_dtype, require_form
+from .joint import Together, together
 from .kronecker import Kronecker
 from .sparse import Diagonal
 
@@ -52,6 +54,9 @@ class Blocks(Preconditioner[BlocksState]):
     parts: tuple[tuple[int, Preconditioner[Any]], ...]
     arrays: tuple[trees.Leaf, ...] | None = field(default=None, repr=False)
 
+    # which of them move together, and how; it follows from the fields
+    _joint: ClassVar[tuple[tuple[Together, tuple[int, ...]], ...]]
+
     def __post_init__(self) -> None:
         good = isinstance(self.parts, tuple | list) and len(self.parts) > 0
         if not good or not all(
@@ -78,6 +83,11 @@ class Blocks(Preconditioner[BlocksState]):
                     f"blocks of {[n for n, _ in self.parts]}; Blocks.of makes both"
                 )
             object.__setattr__(self, "arrays", arrays)
+        alike: dict[Any, list[int]] = {}
+        for i, (_, p) in enumerate(self.parts):
+            alike.setdefault(p, []).append(i)
+        ways = [(together(p), tuple(members)) for p, members in alike.items() if len(members) > 1]
+        object.__setattr__(self, "_joint", tuple((way, members) for way, members in ways if way is not None))
 
     @classmethod
     def of(cls, tree: Any, choose: Callable[[tuple[int, ...]], Preconditioner[Any]] = by_shape) -> Blocks:
@@ -115,6 +125,10 @@ class Blocks(Preconditioner[BlocksState]):
     def takes_step(self) -> bool:
         """Whether `update` takes `step`: whether all its parts do."""
         return all(p.takes_step for _, p in self.parts)
+
+    @property
+    def _faster_by_numpy(self) -> bool:
+        return all(p._faster_by_numpy or n <= SMALL for n, p in self.parts)
 
     def _form(self, own: Form, real: str) -> tuple[int, Form]:
         return self.n, own
@@ -159,25 +173,35 @@ class Blocks(Preconditioner[BlocksState]):
     def _met(self, state: BlocksState, pairs: tuple[Array, Array]) -> BlocksState:
         v, h = self._pair(state, *two(pairs))
         assert v is not None
-        xp, start, parts = namespace(h), 0, []
+        xp = namespace(h)
         usable = xp.isfinite(largest(v)) & xp.isfinite(largest(h))
         h = xp.where(usable, h, xp.full_like(h, xp.nan))  # by all blocks or by none
-        for (n, p), part in zip(self.parts, state.parts, strict=True):
-            here = slice(start, start + n)
-            parts.append(p._met(part, (v[here, :], h[here, :])))
-            start += n
-        return state._replace(parts=tuple(parts))
+        rows = zip(self.parts, state.parts, self._cut(v), self._cut(h), strict=True)
+        return state._replace(parts=tuple(p._met(part, (v_i, h_i)) for (_, p), part, v_i, h_i in rows))
 
     def _advance(
         self, state: Any, v: Array | None, h: Array, usable: Array, seen: Array, step: float | Array
     ) -> BlocksState:
-        xp, start, parts = namespace(h), 0, []
-        for (n, p), part in zip(self.parts, state.parts, strict=True):
-            here = slice(start, start + n)
-            v_i, h_i = None if v is None else v[here, :], h[here, :]
-            parts.append(p._advance(part, v_i, h_i, usable, usable & (largest(h_i) > 0), step))
-            start += n
+        xp, parts = namespace(h), list(state.parts)
+        vs, hs = None if v is None else self._cut(v), self._cut(h)
+        alone = dict.fromkeys(range(len(parts)))
+        for advance, members in self._joint:
+            p, states = self.parts[members[0]][1], [parts[i] for i in members]
+            v_all = None if vs is None else [vs[i] for i in members]
+            found = advance(p, states, v_all, [hs[i] for i in members], usable, step)
+            for i, new in zip(members, found or (), strict=False):
+                parts[i] = new
+                del alone[i]
+        for i in alone:
+            v_i = None if vs is None else vs[i]
+            seen = usable & (largest(hs[i]) > 0)
+            parts[i] = self.parts[i][1]._advance(parts[i], v_i, hs[i], usable, seen, step)
         return BlocksState(tuple(parts), state.skipped + (1 - xp.astype(usable, xp.int32)))
+
+    def _cut(self, x: Array) -> list[Array]:
+        """Return the part of a vector, or of columns, that belongs to each block."""
+        edges = itertools.accumulate((n for n, _ in self.parts), initial=0)
+        return [x[start:stop, ...] for start, stop in itertools.pairwise(edges)]
 
     def _log_det(self, state: BlocksState) -> Array:
         values = [p.log_det(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
@@ -187,10 +211,9 @@ class Blocks(Preconditioner[BlocksState]):
         parts = [p._eigenvalues(part) for (_, p), part in zip(self.parts, state.parts, strict=True)]
         return namespace(*parts).concat(parts)
 
-    def _verb(self, state: BlocksState, x: Array, verb: Verb, name: str = "x") -> Array:
-        self._require_vectors(state, **{name: x})
-        xp, start, found = namespace(x), 0, []
-        for (n, p), part in zip(self.parts, state.parts, strict=True):
-            found.append(getattr(p, verb)(part, x[start : start + n, ...]))
-            start += n
-        return xp.concat(found, axis=0)
+    def _acted(self, state: BlocksState, x: Array, verb: Verb) -> Array:
+        found = []
+        for (_, p), part, here in zip(self.parts, state.parts, self._cut(x), strict=True):
+            fused = p._fused(part, here) if verb == "precondition" else None
+            found.append(p._acted(part, here, verb) if fused is None else fused)
+        return namespace(x).concat(found, axis=0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..arrays.library import Array, device_of, known, namespace
+from ..arrays.library import Array, all_known, device_of, namespace, none_known
 from ..kernels import Jump
 
 DAMPING = {"float32": 1e-9, "float64": 1e-16}
@@ -80,7 +80,7 @@ def initial(like: Array, damping: float | None, scale: float | Array | None) -> 
 
 
 def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array | None) -> dict[str, Array]:
-    """Return the counters after an update.
+    """Return the counters after an update; all of it may be of several states, (c,) in place of 0-d.
 
     Parameters
     ----------
@@ -93,10 +93,13 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
         0-d bool: whether the scale was due; None where it is known not to have been.
     """
     (a, b), run = found.sizes, state.off_scale
-    xp = namespace(run)
-    zero, one = xp.zeros_like(run), xp.ones_like(run)
     # how many pairs in a row say that Q is off its scale; those skipped, or with h = 0, do not count
     large, small = a > FAR * b, b > FAR * a
+    if due is None and all_known(complete & (run == 0) & (large == small)):  # by far the most updates
+        return {"count": state.count + 1}
+    xp = namespace(run)
+    zero = 0 * run
+    one = zero + 1
     after = xp.where(large, xp.maximum(run, zero) + one, zero)
     after = xp.where(small, xp.minimum(run, zero) - one, after)
     after = xp.where(complete & (seen | xp.logical_not(large | small)), after, run)
@@ -118,7 +121,7 @@ def counted(state: Any, found: Fitted, complete: Array, seen: Array, due: Array 
 
 def settled(damping: Array, growth: Array | float, set_now: Array) -> Array:
     """Return lambda after an update: the relative one gets its scale when P does, ``lambda P`` stays."""
-    if known(set_now) is False:
+    if none_known(set_now):
         return damping
     xp = namespace(damping)
     least = float(xp.finfo(damping.dtype).smallest_normal)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from ..arrays import batched
 from ..arrays.batched import adjoint, matmul, outer, squares
 from ..arrays.library import Array, namespace
+from ..arrays.matrices import adjoint as adjoint_of
 from ..arrays.symmetric import symmetric_part
 
 Measure = Literal["curvature", "gradient"]
@@ -250,25 +251,39 @@ def symmetric(pair: Pair, x: Array, y: Array) -> Generator:
 
 
 class Grams(NamedTuple):
-    """``E = (A A^T - B B^T) / k`` for one block, from the Gram matrices of more columns than rows."""
+    """``E = (A A^T - B B^T) / k`` for one block, from the Gram matrices of more columns than rows.
 
-    plus: Array  # (s, s), in the unit
+    Or for several, (c, s, s), and one unit for each.
+    """
+
+    plus: Array  # (..., s, s), in the unit
     minus: Array
     k: int
-    unit: Array  # (1,)
+    unit: Array  # (..., 1)
 
     def size(self, measure: Measure) -> Array:
-        """Return the square root of the curvature bound N, or of the norm of E, (1,)."""
+        """Return the square root of the curvature bound N, or of the norm of E, (..., 1)."""
         if measure == "gradient":
-            bound = norm(self.difference[:, :, None])
+            e = self.difference
+            bound = batched.largest_eigenvalue(e @ adjoint_of(e)) ** 0.5
         else:
             bound = batched.largest_eigenvalue(self.plus + self.minus)
         return self.unit * namespace(self.plus).sqrt(bound if self.k == 1 else bound / self.k)
 
     @property
     def difference(self) -> Array:
-        """Return k E over unit^2, (s, s)."""
+        """Return k E over unit^2, (..., s, s)."""
         return self.plus - self.minus
+
+
+class Squares(Grams):
+    """The same for s blocks of one, entry by entry: all of it is (..., s)."""
+
+    def size(self, measure: Measure) -> Array:
+        """Return the square root of each one's bound N, or of the norm of E, (..., s)."""
+        xp = namespace(self.plus)
+        bound = xp.abs(self.difference) if measure == "gradient" else self.plus + self.minus
+        return self.unit * xp.sqrt(bound if self.k == 1 else bound / self.k)
 
 
 def norm(x: Array) -> Array:

@@ -28,9 +28,10 @@ from ..arrays.arguments import described, require_count, require_number
 from ..arrays.batched import is_complex
 from ..arrays.brief import brief
 from ..arrays.draws import signs
-from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select
+from ..arrays.library import Array, device_of, is_array, namespace, require_arrays, select, spread
 from ..arrays.sums import norm
-from ..arrays.vectors import finite_here, largest
+from ..arrays.vectors import finite_here
+from .balance import balanced
 from .base import Preconditioner, Verb
 from .counters import Fitted, Given
 from .first_contact import two
@@ -38,7 +39,7 @@ from .forms import COMPLEX, Form
 from .geometries import GEOMETRIES, GeometryName, geometry_of
 from .normalizers import Normalizer, Running, settle_options
 from .pace import Memory
-from .patterns import FACTORS
+from .patterns import FACTORS, DenseFactor, DiagonalFactor
 from .sides import Sides
 from .unfolding import Dimension, Run, acting, along, dimensions
 
@@ -153,6 +154,10 @@ class Kronecker(Preconditioner[KroneckerState]):
         return math.prod(self.shape)
 
     @property
+    def _faster_by_numpy(self) -> bool:
+        return True
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What each dimension's factor is, with "auto" resolved; "identity" for dimensions of 1."""
         given = (self.factors,) * len(self.shape) if isinstance(self.factors, str) else self.factors
@@ -163,6 +168,18 @@ class Kronecker(Preconditioner[KroneckerState]):
             resolved = (large if dense else "diagonal") if name == AUTOMATIC else name
             found.append("identity" if s == 1 and resolved != "shard" else resolved)
         return tuple(found)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether `_fit` takes several states at once, with a first axis more in all arrays, given probes.
+
+        That is where all generators are made from Gram matrices, or entry by entry.
+        """
+        return self.geometry == "EQ" and all(
+            isinstance(group, DiagonalFactor)
+            or (isinstance(group, DenseFactor) and 2 * (self.n // place.s) > place.s)
+            for place, group, _ in self._active
+        )
 
     # -- what the base class asks for ------------------------------------------------------------------
 
@@ -211,10 +228,10 @@ class Kronecker(Preconditioner[KroneckerState]):
 
     def _fit(self, state: KroneckerState, given: Given) -> Fitted:
         v, h, damping, due, step = given
-        xp, k, d = namespace(h), h.shape[1], len(state.factors)
+        xp, k, d, lead = namespace(h), h.shape[-1], len(state.factors), h.ndim - 2
         geometry, factors, held = GEOMETRIES[self.geometry], state.factors, state.held
         if self.damping != 0:
-            h = h + signs(state.count, h) * damping
+            h = h + signs(state.count, h) * damping[..., None, None]
         # a and b, which all factors see
         acts = acting(self._runs, factors)
         a = along(self._runs, acts, h, "apply")
@@ -223,10 +240,10 @@ class Kronecker(Preconditioner[KroneckerState]):
         else:
             sides = [Sides(a, along(self._runs, acts, v, "solve_transpose"))] * d
         # set the scale
-        scale = xp.ones_like(damping)
+        growth: Array | float = 1.0
         if due is not None:
             scale = sides[0].balance(due)
-            factors = (factors[0] * scale, *factors[1:])
+            factors, growth = (factors[0] * spread(scale, factors[0].ndim), *factors[1:]), scale * scale
             for other in sides:
                 other.scale = scale
         # make the generators, and bound them
@@ -237,27 +254,27 @@ class Kronecker(Preconditioner[KroneckerState]):
             units.append(e.unit)
             sizes.append(group.size(e, self.normalizer.measure))
         # ask the normaliser, for all factors at once: it takes entry by entry
-        unit, size, bound = xp.concat(units), xp.concat(sizes), xp.concat(held)
-        moves = shards.everywhere(finite_here(size))
+        unit, size, bound = (xp.concat(parts, axis=-1) for parts in (units, sizes, held))
+        moves = shards.everywhere(xp.all(xp.isfinite(size), axis=-1) if lead else finite_here(size))
         mu, new_bound = self.normalizer.rate(bound, size, unit, step / d)
         # move
         moved, new_held, start = [], [], 0
         for (_, group, _), q, old, e, part in zip(
             self._active, factors, state.factors, generators, held, strict=True
         ):
-            stop = start + part.shape[0]
-            new = group.moved(geometry, q, e, mu[start:stop])
+            stop = start + part.shape[-1]
+            new = group.moved(geometry, q, e, mu[..., start:stop])
             if geometry.retracts:  # what is not finite is not asked about: no library's decompositions are
                 new = group.retracted(geometry, select(moves, new, old))
             moved.append(new)
-            new_held.append(new_bound[start:stop])
+            new_held.append(new_bound[..., start:stop])
             start = stop
         # share the scale evenly; what is held goes with a factor's own
-        moved, shifts = _balanced(xp, moved)
+        moved, shifts = balanced(moved, lead)
         if geometry.degree > 1:
             new_held = [x * shift ** (geometry.degree - 1) for x, shift in zip(new_held, shifts, strict=True)]
         done = state._replace(factors=tuple(moved), held=tuple(new_held))
-        return Fitted(done, moves, scale * scale, sides[0].lengths())
+        return Fitted(done, moves, growth, sides[0].lengths())
 
     def _integrated(self, factors: tuple[Array, ...], k: int) -> tuple[Array, ...]:
         """Return for each factor columns B with mean ``E[B_i B_i^T]`` over all v, up to what its group sees.
@@ -331,19 +348,3 @@ class Kronecker(Preconditioner[KroneckerState]):
             require_arrays(x=x)
             return namespace(x).reshape(x, (self.n,)), shape
         return x, shape
-
-
-def _balanced(xp: Any, factors: list[Array]) -> tuple[list[Array], list[Array]]:
-    """Return the factors with about equal largest entries, the same product, and what each was multiplied by.
-
-    By powers of two, so that nothing is rounded, and what is fitted to a multiple of H is a multiple.
-    """
-    sizes = xp.stack([largest(q) for q in factors])
-    if len(factors) == 1:
-        return factors, [xp.ones_like(sizes[0])]
-    logs = xp.log2(sizes)
-    powers = xp.round(xp.mean(logs) - logs)
-    powers = xp.concat([powers[:1] - xp.sum(powers), powers[1:]])
-    powers = xp.where(xp.all(xp.isfinite(powers)), powers, xp.zeros_like(powers))
-    shifts = 2.0**powers
-    return [q * shifts[i] for i, q in enumerate(factors)], [shifts[i] for i in range(len(factors))]

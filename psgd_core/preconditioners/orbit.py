@@ -41,7 +41,7 @@ class OrbitState(NamedTuple):
     skipped: Array
 
 
-class _Orbits(NamedTuple):
+class Orbits(NamedTuple):
     """Orbits of one size, or some of them, and what an update of them starts from."""
 
     q: Array  # (s, s, c)
@@ -177,7 +177,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
             vs = group.split(layout, v, gather)
         single = k == 1 and v is not None
         held = state.held if self.steps == "orbit" else state.held * len(hs)
-        parts = list(map(_Orbits, state.q.blocks, held, hs, vs))
+        parts = list(map(Orbits, state.q.blocks, held, hs, vs))
         # move them: together where they share a step or a scale, else piece by piece
         growth: Array | float = 1.0
         lengths: tuple[Array, Array] | None = None
@@ -203,7 +203,7 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
 
     def _moves(
         self,
-        parts: list[_Orbits],
+        parts: list[Orbits],
         k: int,
         noise: Array | None,
         due: Array | None,
@@ -288,14 +288,14 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         return state.q._replace(blocks=tuple(root_of(p) for p in state.q.blocks))
 
 
-def _pieces(part: _Orbits) -> list[_Orbits]:
+def _pieces(part: Orbits) -> list[Orbits]:
     """Return the orbits a few at a time."""
     s, k, c = part.h.shape
     width = max(1, PIECE // (s * k))
     if c <= width:
         return [part]
     starts = [slice(low, low + width) for low in range(0, c, width)]
-    return [_Orbits(part.q[:, :, i], part.held[..., i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
+    return [Orbits(part.q[:, :, i], part.held[..., i], part.h[:, :, i], part.v[:, :, i]) for i in starts]
 
 
 def _joined(pieces: list[_Moved]) -> _Moved:

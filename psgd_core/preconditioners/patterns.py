@@ -21,11 +21,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..arrays import batched, shards, triangular
-from ..arrays.batched import square
+from ..arrays.batched import real, square
 from ..arrays.library import Array, Namespace, device_of, namespace
 from ..arrays.matrices import adjoint, conj
 from .factor import Factor, turned
-from .generators import Generator, Grams, Measure, Pair
+from .generators import Generator, Grams, Measure, Pair, Squares
 from .geometries import EQ, Geometry
 from .sides import Place, Sides
 
@@ -55,7 +55,7 @@ class DenseFactor(Factor):
 
     def precondition(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``P x``: by way of P, where that is less work than two products."""
-        if x.shape[0 if rows else 1] <= self.enough * q.shape[0]:
+        if x.shape[-2 if rows else -1] <= self.enough * q.shape[-1]:
             return super().precondition(q, x, rows=rows)
         p = self.apply_transpose(q, q)
         return x @ conj(p) if rows else p @ x  # P is Hermitian
@@ -85,7 +85,7 @@ class DenseFactor(Factor):
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
         if isinstance(e, Grams):
-            return q - (mu if e.k == 1 else mu / e.k) * self.product(e.difference, q)
+            return q - (mu if e.k == 1 else mu / e.k)[..., None] * self.product(e.difference, q)
         return e.move(q[:, :, None], mu, geometry.side)[:, :, 0]
 
     def product(self, e: Array, q: Array) -> Array:
@@ -146,7 +146,7 @@ class AffineFactor(PatternFactor):
     def product(self, e: Array, q: Array) -> Array:
         """Return ``pattern(E) Q``: E without the last row's other entries."""
         xp = namespace(e)
-        return xp.concat([e[:-1, :], xp.triu(e)[-1:, :]], axis=0) @ q
+        return xp.concat([e[..., :-1, :], xp.triu(e)[..., -1:, :]], axis=-2) @ q
 
 
 class DiagonalFactor(Factor):
@@ -171,7 +171,7 @@ class DiagonalFactor(Factor):
 
     def apply(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q x``."""
-        return (q if rows else q[:, None]) * x
+        return (q[..., None, :] if rows else q[..., :, None]) * x
 
     def apply_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^T x``."""
@@ -179,7 +179,7 @@ class DiagonalFactor(Factor):
 
     def solve(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-1} x``."""
-        return x / (q if rows else q[:, None])
+        return x / (q[..., None, :] if rows else q[..., :, None])
 
     def solve_transpose(self, q: Array, x: Array, *, rows: bool = False) -> Array:
         """Return ``Q^{-T} x``."""
@@ -202,8 +202,14 @@ class DiagonalFactor(Factor):
         self, geometry: Geometry, q: Array, sides: Sides, place: Place, around: Place, k: int
     ) -> Generator | Grams:
         """Return the geometry's, of s blocks of one, which see no more of A and B than the norms of rows."""
-        x, y = (norms[None, None, :] for norms in sides.norms(place, here=self.is_shard))
-        return geometry.generator(Pair(q[None, None, :], k, {"a": x, "b": y}, single=True)).in_units()
+        xp, (x, y) = namespace(q), sides.norms(place, here=self.is_shard)
+        if isinstance(geometry, EQ):
+            x, y = real(x), real(y)
+            unit = xp.maximum(x, y)
+            unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+            return Squares(square(x / unit), square(y / unit), k, unit)
+        known = {"a": x[None, None, :], "b": y[None, None, :]}
+        return geometry.generator(Pair(q[None, None, :], k, known, single=True)).in_units()
 
     def inverse_columns(self, q: Array, s: int) -> Array:
         """Return the one column ``1 / q``: the group sees the diagonal alone."""
@@ -211,7 +217,8 @@ class DiagonalFactor(Factor):
 
     def moved(self, geometry: Geometry, q: Array, e: Generator | Grams, mu: Array) -> Array:
         """Return the element after the geometry's move."""
-        assert isinstance(e, Generator)
+        if isinstance(e, Grams):
+            return q - (mu if e.k == 1 else mu / e.k) * e.difference * q
         return e.move(q[None, None, :], mu, geometry.side)[0, 0, :]
 
     def retracted(self, geometry: Geometry, q: Array) -> Array:

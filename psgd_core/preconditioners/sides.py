@@ -13,9 +13,12 @@ from typing import NamedTuple
 import array_api_compat
 
 from ..arrays import shards, short, triangular
-from ..arrays.batched import square
+from ..arrays.batched import real, square
 from ..arrays.library import Array, known, namespace, silent
 from ..arrays.vectors import largest
+
+DOT = 4096
+"""Columns up to which BLAS's inner product of float32 is accurate enough, to about 1e-6."""
 
 
 class Place(NamedTuple):
@@ -26,40 +29,44 @@ class Place(NamedTuple):
     after: int
 
     def holds_rows(self, x: Array) -> bool:
-        """Return whether x of shape (n, k) is (before, s) as it is."""
-        return self.before > 1 and self.after * x.shape[1] == 1
+        """Return whether x of shape (..., n, k) is (..., before, s) as it is."""
+        return self.before > 1 and self.after * x.shape[-1] == 1
 
-    def view(self, x: Array) -> Array:
-        """Return `columns` as a view, where there is one."""
+    def view(self, x: Array) -> tuple[Array, int]:
+        """Return the entries of `columns`, and the axis along them: as a view, where there is one."""
         if not self.holds_rows(x):
-            return self.columns(x)
-        xp = namespace(x)
-        return xp.matrix_transpose(xp.reshape(x, (self.before, self.s)))
+            return self.columns(x), -1
+        return namespace(x).reshape(x, (*x.shape[:-2], self.before, self.s)), -2
 
     def gram(self, x: Array) -> Array:
-        """Return the Gram matrix of `columns`, (s, s)."""
+        """Return the Gram matrix of `columns`, (..., s, s)."""
         if not self.holds_rows(x):
             return triangular.gram(self.columns(x))
-        xp = namespace(x)
-        return triangular.gram(xp.reshape(x, (self.before, self.s)), rows=True)
+        return triangular.gram(namespace(x).reshape(x, (*x.shape[:-2], self.before, self.s)), rows=True)
 
     def columns(self, x: Array) -> Array:
-        """Return columns (n, k) as (s, n k / s)."""
-        xp, k = namespace(x), x.shape[1]
+        """Return columns (..., n, k) as (..., s, n k / s)."""
+        xp, (*lead, _, k) = namespace(x), x.shape
         before, s, after = self
         if before == 1:
-            return xp.reshape(x, (s, after * k))
-        unfolded = xp.permute_dims(xp.reshape(x, (before, s, after * k)), (1, 0, 2))
-        return xp.reshape(unfolded, (s, before * after * k))
+            return xp.reshape(x, (*lead, s, after * k))
+        unfolded = swapped(xp.reshape(x, (*lead, before, s, after * k)))
+        return xp.reshape(unfolded, (*lead, s, before * after * k))
+
+
+def swapped(x: Array) -> Array:
+    """Return x with its third and second axes from the end exchanged."""
+    lead = x.ndim - 3
+    return namespace(x).permute_dims(x, (*range(lead), lead + 1, lead, lead + 2))
 
 
 class Sides:
-    """a and b, as tensors (n, k) that all factors see.
+    """a and b, as tensors (n, k) that all factors see; of several products at once, (c, n, k).
 
     Parameters
     ----------
-    a : array, shape (n, k)
-    b : array, shape (n, k)
+    a : array, shape (..., n, k)
+    b : array, shape (..., n, k)
         Or, `fixed`, columns (s, m) that stand for it to one factor alone.
     fixed : bool
     """
@@ -68,7 +75,7 @@ class Sides:
         self.a: Array = a
         self.b: Array = b
         self.fixed: bool = fixed
-        self.largest: tuple[Array, Array] = largest(a), largest(b)
+        self.largest: tuple[Array, Array] = largest_of(a), largest_of(b)
         least = namespace(a).finfo(self.largest[0].dtype).smallest_normal
         self._least = float(least)  # makes a divisor of 0
         self.scale: Array | None = None  # a factor of a and a divisor of b that is not in them yet
@@ -86,53 +93,55 @@ class Sides:
         return self.scale
 
     def _norm(self, x: Array, most: Array) -> Array:
-        """Return the norm of a tensor whose largest entry is known."""
-        if short.is_short(x):
+        """Return the norm of columns (..., n, k) whose largest entry is known, (...)."""
+        if x.ndim == 2 and short.is_short(x):
             return short.norm(x)
         unit = most + self._least
-        return unit * across(namespace(x).linalg.vector_norm(x / unit))
+        return unit * across(_length(x / unit[..., None, None]))
 
     def lengths(self) -> tuple[Array, Array]:
         """Return |a| and |b| over one unit, without the scale."""
         if self._norms is not None:
             return self._norms
-        vector_norm = namespace(self.a).linalg.vector_norm
-        if self._over is not None and self.scale is None and not self.fixed:
-            return across(vector_norm(self._over[0])), across(vector_norm(self._over[1]))
-        unit = self.largest[0] + self.largest[1] + self._least
-        return across(vector_norm(self.a / unit)), across(vector_norm(self.b / unit))
+        trace = namespace(self.a).linalg.trace
+        if self.scale is None:
+            for grams in self._grams.values():  # of the whole tensors, one as good as another
+                x, y = (real(trace(gram)) ** 0.5 for gram in grams)
+                return x, y
+        unit = (self.largest[0] + self.largest[1] + self._least)[..., None, None]
+        return across(_length(self.a / unit)), across(_length(self.b / unit))
 
     @property
     def unit(self) -> Array:
-        """The largest entry of both, or next to nothing where that is 0; (1,)."""
+        """The largest entry of both, or next to nothing where that is 0; (..., 1)."""
         if self._unit is None:
             xp, (x, y) = namespace(self.a), self.largest
             most = xp.maximum(x, y) if self.scale is None else xp.maximum(x * self.scale, y / self.scale)
-            self._unit = xp.reshape(most + self._least, (1,))
+            self._unit = (most + self._least)[..., None]
         return self._unit
 
     def counts(self, place: Place) -> tuple[int, int]:
         """Return how many columns A and B have."""
-        count = self.a.shape[0] * self.a.shape[1] // place.s
-        return count, self.b.shape[1] if self.fixed else count
+        count = self.a.shape[-2] * self.a.shape[-1] // place.s
+        return count, self.b.shape[-1] if self.fixed else count
 
     def columns(self, place: Place) -> tuple[Array, Array]:
-        """Return A and B, (s, columns)."""
+        """Return A and B, (s, columns), of one product."""
         x, y = place.columns(self.a), self.b if self.fixed else place.columns(self.b)
         return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
 
     def norms(self, place: Place, *, here: bool = False) -> tuple[Array, Array]:
-        """Return the norms of the rows of A and B, (s,), in their dtype; `here` if each lies in one shard."""
-        x, y = _norms(place.view(self.a)), _norms(self.b if self.fixed else place.view(self.b))
+        """Return the norms of A's and B's rows, (..., s), in their dtype; `here` if each is in one shard."""
+        x, y = _norms(place.view(self.a), (self.b, -1) if self.fixed else place.view(self.b))
         if not here:
             x, y = across(x), across(y)
-        return (x, y) if self.scale is None else (x * self.scale, y / self.scale)
+        return (x, y) if self.scale is None else (x * self.scale[..., None], y / self.scale[..., None])
 
     def grams(self, place: Place, around: Place) -> tuple[Array, Array]:
-        """Return ``A A^H`` and ``B B^H`` over unit^2, (s, s): parts of those of the neighbours `around`."""
+        """Return ``A A^H`` and ``B B^H`` over unit^2, (..., s, s): parts of the neighbours' `around`."""
         if self._over is None:
-            of_a = self.unit if self.scale is None else self.unit / self.scale
-            of_b = self.unit if self.scale is None else self.unit * self.scale
+            unit, scale = self.unit[..., None], None if self.scale is None else self.scale[..., None, None]
+            of_a, of_b = (unit, unit) if scale is None else (unit / scale, unit * scale)
             self._over = self.a / of_a, self.b / of_b
         x, y = self._over
         if self.fixed:
@@ -150,8 +159,22 @@ def _part(gram: Array, around: Place, place: Place) -> Array:
     xp, s = namespace(gram), place.s
     first = place.before // around.before
     last = around.s // (first * s)
-    apart = xp.permute_dims(xp.reshape(gram, (first, s, last, first, s, last)), (1, 4, 0, 2, 3, 5))
-    return xp.linalg.trace(xp.reshape(apart, (s, s, first * last, first * last)))
+    lead, at = gram.shape[:-2], gram.ndim - 2
+    apart = xp.reshape(gram, (*lead, first, s, last, first, s, last))
+    apart = xp.permute_dims(apart, (*range(at), *(at + i for i in (1, 4, 0, 2, 3, 5))))
+    return xp.linalg.trace(xp.reshape(apart, (*lead, s, s, first * last, first * last)))
+
+
+def largest_of(x: Array) -> Array:
+    """Return the largest absolute value of columns (..., n, k), (...)."""
+    xp = namespace(x)
+    return largest(x) if x.ndim == 2 else xp.max(xp.abs(x), axis=(-2, -1))
+
+
+def _length(x: Array) -> Array:
+    """Return the norm of columns (..., n, k), (...)."""
+    xp = namespace(x)
+    return xp.linalg.vector_norm(x) if x.ndim == 2 else xp.sqrt(xp.sum(square(x), axis=(-2, -1)))
 
 
 def across(norms: Array) -> Array:
@@ -164,15 +187,33 @@ def across(norms: Array) -> Array:
     return unit * xp.sqrt(shards.total((norms / unit) ** 2))
 
 
-def _norms(a: Array) -> Array:
-    """Return the norm of each row, without overflow, in the dtype of a."""
-    xp = namespace(a)
+def _norms(a: tuple[Array, int], b: tuple[Array, int]) -> tuple[Array, Array]:
+    """Return the norms of two arrays along an axis of each, without overflow, in their dtype."""
+    xp = namespace(a[0])
     if array_api_compat.is_numpy_namespace(xp):
         with silent():  # what overflows is done again below, in a unit
-            total = xp.sum(square(a), axis=1)
-        limits = xp.finfo(total.dtype)
-        if known(xp.all(total > limits.smallest_normal / limits.eps**2) & xp.all(xp.isfinite(total))):
-            return xp.astype(xp.sqrt(total), a.dtype)
-    most = xp.max(xp.abs(a), axis=1, keepdims=True)
+            totals = xp.stack([_sums_of_squares(*x) for x in (a, b)])
+        limits = xp.finfo(totals.dtype)
+        least = limits.smallest_normal / limits.eps**2
+        if known((xp.min(totals) > least) & (xp.max(totals) < xp.inf)):
+            x, y = xp.astype(xp.sqrt(totals), a[0].dtype, copy=False)
+            return x, y
+    return _norms_in_units(*a), _norms_in_units(*b)
+
+
+def _sums_of_squares(a: Array, axis: int) -> Array:
+    """Return the sums of squares along an axis, real, where they do not overflow: NumPy's alone."""
+    xp = namespace(a)
+    if axis == -1 and a.shape[-1] <= DOT:
+        return real(xp.vecdot(a, a))
+    total: Array = xp.sum(square(a), axis=axis)
+    return total
+
+
+def _norms_in_units(a: Array, axis: int) -> Array:
+    """Return the norms along an axis, each in units of its largest entry."""
+    xp = namespace(a)
+    most = xp.max(xp.abs(a), axis=axis, keepdims=True)
     unit = xp.where(most > 0, most, xp.ones_like(most))
-    return xp.astype(xp.sqrt(xp.sum(square(a / unit), axis=1)) * unit[:, 0], a.dtype)
+    norms = xp.sqrt(xp.sum(square(a / unit), axis=axis)) * xp.squeeze(unit, axis=axis)
+    return xp.astype(norms, a.dtype)

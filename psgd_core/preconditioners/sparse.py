@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..arrays.library import Array
 from ..groups.orbits import ButterflyGroup, DiagonalGroup, GeneralLinear, OrbitGroup, SparseGroup, XMatGroup
 from ..groups.subgroup import PermutationSubgroup
-from .orbit import OrbitPreconditioner
+from .geometries import GEOMETRIES
+from .orbit import OrbitPreconditioner, OrbitState
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,6 +23,10 @@ class Diagonal(OrbitPreconditioner):
 
     group: ClassVar[OrbitGroup] = DiagonalGroup()
     """Invertible diagonal matrices."""
+
+    def _precondition(self, state: OrbitState, x: Array) -> Array:
+        q = state.q.blocks[0][0, 0, :, None]
+        return q * x if GEOMETRIES[self.geometry].fits_p else q * (q * x)
 
 
 @dataclass(frozen=True, repr=False)

@@ -18,7 +18,7 @@ from ..arrays.library import Array, namespace
 from ..arrays.matrices import kron
 from .factor import Factor
 from .patterns import FACTORS, DenseFactor
-from .sides import Place
+from .sides import Place, swapped
 
 MERGED = 16
 """Rows of the largest product of neighbours that is formed."""
@@ -81,16 +81,16 @@ def acting(runs: Sequence[Run], factors: Sequence[Array]) -> list[Array]:
 
 
 def along(runs: Sequence[Run], acting: Sequence[Array], x: Array, verb: str) -> Array:
-    """Return columns (n, k) after a verb of every run along its dimension."""
-    xp, k = namespace(x), x.shape[1]
+    """Return columns (..., n, k) after a verb of every run along its dimension."""
+    xp, (*lead, _, k) = namespace(x), x.shape
     for (place, group, _), q in zip(runs, acting, strict=True):
         action: Callable[..., Array] = getattr(group, verb)
         before, s, after = place
         if place.holds_rows(x):
-            x = xp.reshape(action(q, xp.reshape(x, (before, s)), rows=True), x.shape)
+            x = xp.reshape(action(q, xp.reshape(x, (*lead, before, s)), rows=True), x.shape)
             continue
         y = action(q, place.columns(x))
         if before > 1:
-            y = xp.permute_dims(xp.reshape(y, (s, before, after * k)), (1, 0, 2))
-        x = xp.reshape(y, (before * s * after, k))
+            y = swapped(xp.reshape(y, (*lead, s, before, after * k)))
+        x = xp.reshape(y, (*lead, before * s * after, k))
     return x
