@@ -6,6 +6,7 @@ Everything here is written against the Python array API standard (2022.12 or lat
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, cast
 
 import array_api_compat
@@ -20,7 +21,8 @@ _namespaces: dict[type, Namespace] = {}  # by the types of arrays met so far: a 
 def namespace(*arrays: Any) -> Namespace:
     """Return the array API namespace of arrays of one library; numbers and None among them are passed over.
 
-    Nearly every line of the mathematics asks, and the answer depends on types alone: so it is remembered.
+    Nearly every line of the mathematics asks, and a library's answer depends on the type alone: so it is
+    remembered. That of `lanes` depends on what they are made of.
     """
     found: Namespace | None = None
     for x in arrays:
@@ -34,7 +36,8 @@ def namespace(*arrays: Any) -> Namespace:
 def _asked(arrays: tuple[Any, ...]) -> Namespace:
     found: Namespace = cast("Any", array_api_compat.array_namespace(*arrays))
     # JAX's zero gradients of integers are NumPy's arrays, of a dtype of their own
-    if len(arrays) == 1 and (type(arrays[0]) is not np.ndarray or array_api_compat.is_numpy_namespace(found)):
+    ordinary = type(arrays[0]) is not np.ndarray or array_api_compat.is_numpy_namespace(found)
+    if len(arrays) == 1 and ordinary and isinstance(found, ModuleType):
         _namespaces[type(arrays[0])] = found
     return found
 

@@ -215,5 +215,5 @@ def _norms_in_units(a: Array, axis: int) -> Array:
     xp = namespace(a)
     most = xp.max(xp.abs(a), axis=axis, keepdims=True)
     unit = xp.where(most > 0, most, xp.ones_like(most))
-    norms = xp.sqrt(xp.sum(square(a / unit), axis=axis)) * xp.squeeze(unit, axis=axis)
-    return xp.astype(norms, a.dtype)
+    norms = xp.sqrt(xp.sum(square(a / unit), axis=axis))
+    return xp.astype(norms * xp.reshape(unit, norms.shape), a.dtype)
