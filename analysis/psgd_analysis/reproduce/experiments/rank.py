@@ -92,10 +92,10 @@ def claims() -> tuple[Claim, ...]:
     return tuple(found)
 
 
-def by_model(key: str, title: str, log: bool) -> Any:
+def by_model(key: str, ylabel: str, log: bool) -> Any:
     """Return the panel of a number against the rank, a line for each model."""
     lines = {model: {name(model, r): float(r) for r in RANKS} for model in MODELS}
-    return levels(key, lines, log=log, title=title, xlabel="rank", ylabel="")
+    return levels(key, lines, log=log, xlabel="rank", ylabel=ylabel)
 
 
 EXPERIMENT = Experiment(
