@@ -13,6 +13,7 @@ import psgd_core as psgd  # noqa: E402
 from psgd_core.adapters.torch import PSGD  # noqa: E402
 from psgd_core.adapters.torch.autograd import evaluate  # noqa: E402
 
+checkpoint = torch.utils.checkpoint.checkpoint
 F = torch.nn.functional
 FORWARD = "forward_over_reverse"
 
@@ -69,6 +70,15 @@ def made(name: str, dtype: Any = torch.float64) -> tuple[Any, Any]:
     x = x.to(dtype) if x.is_floating_point() else x
     target = torch.randn_like(model(x)).detach()
     return model, lambda: (model(x) - target).square().mean()
+
+
+def quartic(p: Any) -> Any:
+    """Return a loss of one parameter."""
+
+    def loss() -> Any:
+        return (p**4).sum()
+
+    return loss
 
 
 def probes(params: list[Any], seed: int = 1) -> list[Any]:
@@ -157,7 +167,9 @@ def test_targets_computed_without_gradients_are_noticed_before_anything_changes(
             target = 0.9 * model(x + 1.0)
         return F.smooth_l1_loss(model(x), target)
 
-    with pytest.raises(RuntimeError, match=r"must be those of 'hvp'.*torch\.no_grad"):
+    with pytest.raises(RuntimeError, match=r"must be those of 'hvp'.*no_grad"):
+        optimizer.step(bootstrapped)
+    with pytest.raises(RuntimeError, match=r"must be those of 'hvp'"):  # trying again changes nothing
         optimizer.step(bootstrapped)
     for p, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(p, old)
@@ -209,7 +221,10 @@ def attention(x: Any) -> Any:
     [
         (Sine.apply, "forward derivatives.*an operation has none.*jvp.*'hvp'"),
         (Wrong.apply, "must be those of 'hvp'"),
-        (lambda x: F.mse_loss(x, torch.zeros_like(x)), r"mse_loss with .* has none.*square\(\)\.mean\(\)"),
+        (lambda x: F.mse_loss(x, torch.zeros_like(x)), r"mse_loss has none.*square\(\)\.mean\(\)"),
+        (F.silu, "an operation has none.*silu_backward"),
+        (lambda x: torch.linalg.slogdet(x[..., :4, :])[1].sin(), "must be those of 'hvp'.*det and solve"),
+        (lambda x: checkpoint(torch.sin, x, use_reentrant=False), "torch.utils.checkpoint has none"),
         (attention, r"fused attention has none.*SDPBackend\.MATH"),
     ],
 )
@@ -228,7 +243,7 @@ def test_operations_without_the_right_forward_derivative_are_refused(operation: 
     assert not optimizer.state
 
     # nothing is left open: another loss goes through
-    optimizer.step((p**4).sum)
+    optimizer.step(quartic(p))
     assert not torch.equal(p, before)
 
 
@@ -317,6 +332,41 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(dtype: Any) -> None:
 
     for a, b in zip(run([8]), run([3, 4, 1]), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_is_not_finite_is_not_taken_for_the_comparison() -> None:
+    p, calls = torch.nn.Parameter(torch.ones(3)), 0
+
+    def loss() -> Any:
+        nonlocal calls
+        calls += 1
+        with torch.no_grad():
+            target = p * 0.5
+        return ((p - target) ** 4).sum() * (float("nan") if calls == 1 else 1.0)
+
+    optimizer = PSGD([p], psgd.Diagonal(), curvature=FORWARD)
+    optimizer.step(loss)  # skipped
+    with pytest.raises(RuntimeError, match="must be those of 'hvp'"):
+        optimizer.step(loss)
+    assert torch.equal(p, torch.ones(3))
+
+
+def test_another_forward_differentiation_around_the_step_is_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = PSGD([p], psgd.Diagonal(), curvature=FORWARD)
+    with (
+        torch.autograd.forward_ad.dual_level(),
+        pytest.raises(RuntimeError, match=r"must be the only forward differentiation.*'hvp'"),
+    ):
+        optimizer.step(quartic(p))
+
+
+def test_several_vectors_are_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = PSGD([p], psgd.Diagonal(), curvature=FORWARD)
+    with pytest.raises(ValueError, match=r"`v` must be one probe .* got 2"):
+        optimizer.step(quartic(p), v=torch.ones(3, 2))
+    optimizer.step(quartic(p), v=torch.ones(3, 1))
 
 
 def test_several_probes_are_refused() -> None:

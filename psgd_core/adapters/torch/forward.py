@@ -30,7 +30,7 @@ class ForwardOverReverse(Exact):
     From three quarters to one and a half times the time of "hvp", by model. All operations need a forward
     derivative. What the closure computes from the parameters within ``torch.no_grad()``, such as
     targets, must be evaluated before the step, outside of it: it would be differentiated too. The first
-    product is compared with that of "hvp", and an error says so if they differ.
+    product that is finite and not zero is compared with that of "hvp", and an error says so if they differ.
     """
 
 
@@ -40,18 +40,25 @@ def tangents(params: Sequence[Tensor], probe: Sequence[Tensor]) -> Iterator[None
     if not probe:
         yield
         return
+    with refusals(), forward.dual_level():
+        for p, v in zip(params, probe, strict=True):
+            if p.requires_grad:
+                # no graph made before should take this for a change of p
+                with torch.no_grad(), same_version(p):
+                    p.copy_(forward.make_dual(p.detach(), v.to(p.dtype)))
+        yield
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Say what is in the way, and the way around it, where PyTorch refuses to differentiate forward."""
     try:
-        with forward.dual_level():
-            for p, v in zip(params, probe, strict=True):
-                if p.requires_grad:
-                    # no graph made before should take this for a change of p
-                    with torch.no_grad(), same_version(p):
-                        p.copy_(forward.make_dual(p.detach(), v.to(p.dtype)))
-            yield
+        yield
     except RuntimeError as error:  # NotImplementedError is one
-        if any(words in str(error) for words in _REFUSED):
-            raise _not_forward(str(error)) from error
-        raise
+        refused = _refused(str(error))
+        if refused is None:
+            raise
+        raise refused from error
 
 
 def tangents_of(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -60,37 +67,61 @@ def tangents_of(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if t is None else t.detach() for t in found]
 
 
-def require_equal(products: Sequence[Tensor | None], reference: Sequence[Tensor | None]) -> None:
-    """Raise RuntimeError where a product differs from that of double backward by more than rounding can."""
+def agree(products: Sequence[Tensor | None], reference: Sequence[Tensor | None]) -> bool:
+    """Return whether products are those of double backward, to rounding; False if nothing can be told.
+
+    That is where these are not finite, or all zero.
+
+    Raises
+    ------
+    RuntimeError
+        If they are others.
+    """
     gap = total = 0.0
     for h, r in zip(products, reference, strict=True):
-        if h is not None or r is not None:
-            eps = torch.finfo((r if h is None else h).dtype).eps  # type: ignore[union-attr]
-            difference: Any = r if h is None else h if r is None else h - r
-            gap += float(difference.double().square().sum()) / math.sqrt(eps)
+        found: Any = r if h is None else h
+        if found is not None:
+            difference = found if h is None or r is None else h - r
+            gap += float(difference.double().square().sum()) / math.sqrt(torch.finfo(found.dtype).eps)
             total += 0.0 if r is None else float(r.double().square().sum())
-    if gap > total:
+    if math.isfinite(total) and not gap <= total:
         raise RuntimeError(
-            "the products of curvature='forward_over_reverse' must be those of 'hvp', got others in the "
-            "first step: a part of the loss is computed from the parameters before the closure is called, "
-            "within torch.no_grad(), or by an autograd.Function whose jvp is not its derivative; evaluate "
-            "the model in the closure, and targets before it, or use curvature='hvp'"
+            "the products of curvature='forward_over_reverse' must be those of 'hvp', got others: a part of "
+            "the loss is computed from the parameters before the closure is called or within no_grad, or "
+            "PyTorch has no right forward derivative of an operation (hooks on activations, an Embedding "
+            "with padding_idx, det and solve, an autograd.Function whose jvp is another); evaluate the model "
+            "in the closure, and targets before it, or use curvature='hvp'"
         )
+    return math.isfinite(total) and total > 0
 
 
-_ZERO = "ZeroTensors are immutable"
-_REFUSED = ("forward AD", "forward mode AD", _ZERO)
-"""Words of PyTorch's messages where a forward derivative is missing."""
-
-_MSE = Cause(  # https://github.com/pytorch/pytorch/issues/123996
-    (_ZERO,), "mse_loss with reduction='mean'", "write it as (y - target).square().mean()"
+_MISSING = ("forward AD with ", "forward mode AD.")
+_NESTED = "Nested forward mode"
+CAUSES = (
+    # https://github.com/pytorch/pytorch/issues/123996
+    Cause(("ZeroTensors are immutable",), "mse_loss", "write its mean as (y - target).square().mean()"),
+    Cause(
+        ("different number of tensors was saved",),
+        "torch.utils.checkpoint",
+        "evaluate its layers without it",
+    ),
 )
+"""What has no forward derivative, without saying so."""
 
 
-def _not_forward(message: str) -> RuntimeError:
-    cause = _MSE if _ZERO in message else cause_of(message)
-    what, way = (cause.what, cause.way) if cause else ("an operation", "take another one in its place")
+def _refused(message: str) -> RuntimeError | None:
+    """Return what to raise where PyTorch says this; None where it is about something else."""
+    if _NESTED in message:
+        return RuntimeError(
+            "a step with curvature='forward_over_reverse' must be the only forward differentiation, got one "
+            "within torch.func.jvp, a dual_level, another step or beside one in another thread; use "
+            "curvature='hvp'"
+        )
+    cause = next((it for it in CAUSES if any(words in message for words in it.words)), None)
+    if cause is None and not any(words in message for words in _MISSING):
+        return None
+    cause = cause or cause_of(message) or Cause((), "an operation", "take another one in its place")
     return RuntimeError(
-        f"the loss must have forward derivatives for curvature='forward_over_reverse', but {what} has none "
-        f"in PyTorch ({message.splitlines()[0].rstrip('.')}); {way}, or use curvature='hvp'"
+        f"the loss must have forward derivatives for curvature='forward_over_reverse', but {cause.what} has "
+        f"none in PyTorch ({message.splitlines()[0].rstrip('.')}); {cause.way}, or use curvature='hvp'"
     )

@@ -155,6 +155,11 @@ class Oracle:
         if closure is not None:
             probes = flats.columns(v) if exact and v is not None else []
             forward = isinstance(self.source, ForwardOverReverse)
+            if forward and len(probes) > 1:
+                raise ValueError(
+                    "`v` must be one probe for curvature='forward_over_reverse', which takes one at a time, "
+                    f"got {len(probes)}; use curvature='hvp'"
+                )
             found = evaluate(closure, flats.params, probes, once=exact, forward=forward, looked=self.looked)
         elif exact or differs:
             raise ValueError(
