@@ -316,3 +316,12 @@ def test_bad_input_is_refused_in_one_sentence():
     for call, message in cases:
         with pytest.raises((ValueError, TypeError), match=message):
             call()
+
+
+def test_scales_are_looked_at():
+    many, like = psgd.Ensemble(psgd.XMat()), np.zeros(4)
+    for bad in (np.array([1.0, np.nan]), np.array([1.0, -1.0]), np.array([0.0, 1.0]), np.array(-1.0)):
+        with pytest.raises(ValueError, match="`scale` must be positive and finite"):
+            many.init(2, 4, like, scale=bad)
+    one, all_alike = many.init(2, 4, like, scale=0.5), many.init(2, 4, like, scale=np.array(0.5))
+    np.testing.assert_array_equal(one.q.blocks[0], all_alike.q.blocks[0])

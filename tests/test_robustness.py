@@ -341,3 +341,17 @@ def test_any_layout_is_read_and_none_is_written(row, layout):
     p.precondition(state, v)
     assert np.array_equal(v, before[0])
     assert np.array_equal(h, before[1])
+
+
+@pytest.mark.parametrize("p", [psgd.Dense(), psgd.XMat(damping=0.0), psgd.Butterfly(damping=0.0)], ids=str)
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_pair_whose_move_overflows_leaves_the_state_finite(p, k):
+    rng = np.random.default_rng(0)
+    state = p.init(6, np.zeros(1, np.float32))
+    with psgd.kernels.off(), np.errstate(all="ignore"):
+        for size in (1e-25, 1e-25, 1e25, 1e-25):
+            v = rng.standard_normal((6, k)).astype(np.float32)
+            state = p.update(state, v, v * np.float32(size), 0.3)
+    assert all(np.isfinite(block).all() for block in state.q.blocks)
+    assert int(state.count) + int(state.skipped) == 4
+    assert int(state.count) >= 3  # the last one goes on

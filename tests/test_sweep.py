@@ -146,3 +146,13 @@ def test_bad_input_is_refused_in_one_sentence():
     for change, message in cases:
         with pytest.raises((ValueError, TypeError), match=message):
             sweep(p, **{"hessian": h, **options, **change})
+
+
+@backends(lambda b: b.library in ("numpy", "jax.numpy"))
+def test_numbers_are_looked_at_before_they_are_traced(backend):
+    h = backend.asarray(hessians()[0])
+    with pytest.raises(ValueError, match=r"`step` must lie in \(0, 1\), got 3.0"):
+        sweep(psgd.Dense(), h, updates=2, step=3.0, seeds=range(2))
+    p = psgd.Dense(geometry="Lyapunov", normalizer=psgd.preconditioners.normalizers.Kalman())
+    found = sweep(p, h, updates=2, memory="all", seeds=range(2))
+    assert [int(count) for count in found.states.count] == [2, 2]

@@ -17,7 +17,7 @@ from ..arrays.matrices import eye
 from ..curvature import Gaussian, Probes, Seeds
 from ..display import curves
 from ..preconditioners import Ensemble, OrbitPreconditioner, Preconditioner
-from ..preconditioners.pace import Memory
+from ..preconditioners.pace import Memory, pace_of
 from .targets import Target, measure
 from .targets import target as exact_target
 from .traces import Trace
@@ -108,7 +108,7 @@ def sweep(
     updates : int
         How many updates each fit makes.
     seeds : iterable of int
-        m of them, one for each fit.
+        m of them, one for each fit. Generators in their place are read ahead of what is used.
     step : float, array (m,), or callable, optional
         One for all fits or one for each; a callable of the iteration, such as those of
         `psgd_core.schedules`, returns either.
@@ -156,18 +156,24 @@ def sweep(
         raise TypeError(f"`target` must be a Target, got {described(target)}; make one with `target`")
     like, drawn = hessian[0, 0, ...], Gaussian() if probes is None else probes
     states = many.init(count, n, like) if states is None else states
-    advance: Callable[..., Any] = many.update
+
+    def advance(states: Any, v: Array, h: Array, pace: Any) -> Any:
+        return many.update(states, v, h, pace, memory=memory)
+
+    compiled: Callable[..., Any] = advance
     if array_api_compat.is_jax_array(hessian):
         import jax
 
-        advance = jax.jit(many.update)
+        compiled = jax.jit(advance)
     made, rows = 0, []
     for stop in checkpoints:
         for t in range(made, stop):
             pace = step(t) if callable(step) else step
             v = drawn.draw(rng, like)
             h = hessian @ v if v.ndim == 3 else (hessian @ v[..., None])[..., 0]
-            states = advance(states, v, h, pace, memory=memory)
+            if not (is_array(pace) or is_array(memory)):  # before it is traced
+                pace_of(preconditioner, pace, memory, like)
+            states = compiled(states, v, h, pace)
         made = stop
         rows.append(_measured(preconditioner, states, target, n, pace, count))
     columns = {name: np.stack([row[i] for row in rows], axis=1) for i, name in enumerate(MEASURED)}

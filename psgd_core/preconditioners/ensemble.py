@@ -13,6 +13,7 @@ from ..arrays.library import Array, at_hand, device_of, is_array, namespace, req
 from ..arrays.trees import leaves_with_names, mapped
 from ..groups.lie import require_like
 from .base import Preconditioner
+from .first_contact import scale_of
 from .pace import Memory
 from .states import State
 
@@ -70,11 +71,13 @@ class Ensemble(Brief, Generic[State]):
         p = self.preconditioner
         if pairs is not None:
             self._require(count, **{f"pairs[{i}]": x for i, x in enumerate(pairs)})
-        scales: Any = scale if is_array(scale) else None
-        if scales is not None and scales.ndim:
-            self._require(count, scale=scales)
-        else:
-            scales = None  # one for all
+        given: Any = scale
+        scales: Any = self._each("scale", given, count) if is_array(given) else None
+        if scales is not None:
+            scale = scales
+            if at_hand(scales):
+                for extreme in (namespace(scales).min(scales), namespace(scales).max(scales)):
+                    scale_of(float(extreme), like)
         if rng is not None:
             generators = list(rng)
             if len(generators) != count:
@@ -199,18 +202,23 @@ class Ensemble(Brief, Generic[State]):
                     "one vector for each of them has shape (m, n)"
                 )
 
+    def _each(self, name: str, given: Array, count: int) -> Array:
+        """Return an array (m,), of one number for all or of one for each."""
+        if given.ndim == 0:
+            given = namespace(given).broadcast_to(given, (count,))
+        self._require(count, **{name: given})
+        if given.ndim != 1:
+            raise ValueError(
+                f"`{name}` must be a number or have shape ({count},), got {tuple(given.shape)}; "
+                "give one number for each fit"
+            )
+        return given
+
     def _pace(self, name: str, pace: Any, count: int, low: float, high: float, rule: str) -> Any:
         """Return a step or memory, one for all or an array (m,), after a look at what is at hand."""
         if not is_array(pace):
             return pace  # a number, which `Preconditioner.update` looks at
-        if pace.ndim == 0:
-            pace = namespace(pace).broadcast_to(pace, (count,))
-        self._require(count, **{name: pace})
-        if pace.ndim != 1:
-            raise ValueError(
-                f"`{name}` must be a number or have shape ({count},), got {tuple(pace.shape)}; "
-                "give one number for each fit"
-            )
+        pace = self._each(name, pace, count)
         if at_hand(pace):
             inside = (pace > low) & (pace < high) if low == 0 else pace >= low
             if not bool(namespace(pace).all(inside)):

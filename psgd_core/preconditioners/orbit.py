@@ -253,8 +253,10 @@ class OrbitPreconditioner(Preconditioner[OrbitState]):
         for part, q, e, size, length in zip(parts, qs, es, sizes, lengths, strict=True):
             # ask the normaliser, and move
             new, after = normalizer.move(e, q, part.held, size, step, geometry.side)
-            finite = xp.isfinite(size)
-            moved = finite_here(size)
+            finite, moved = xp.isfinite(size), finite_here(size)
+            if e.qu is not None and q.shape[0] > 1:  # made before there was a unit: it may overflow
+                finite = finite & xp.all(xp.isfinite(e.qu), axis=(0, 1))
+                moved = xp.all(finite)
             whole = known(moved) is True
             if not whole:
                 new, after = xp.where(finite, new, part.q), xp.where(finite, after, part.held)
