@@ -69,11 +69,11 @@ def test_what_is_not_counted_is_refused():
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """The script's rows for one matrix and for two, of 64 x 64, on 8 devices."""
+    """The script's rows for one matrix and for two, of 128 x 128, on 8 devices."""
     pytest.importorskip("jax", reason="jax is not installed")
     pytest.importorskip("optax", reason="optax is not installed")
     out = tmp_path_factory.mktemp("scaling") / "out"
-    command = f"analysis/scaling.py --side 64 --sizes 1x8 2x8 --out {out} --optimizers AdamW Diagonal"
+    command = f"analysis/scaling.py --side 128 --sizes 1x8 2x8 --out {out} --optimizers AdamW Diagonal"
     done = subprocess.run(
         [sys.executable, *command.split(), "LowRank(10)", "XMat"],
         cwd=ROOT,
@@ -86,7 +86,7 @@ def rows(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "| LowRank(10) |" in out.with_suffix(".md").read_text()
     found = [scaling.Row(**row) for row in json.loads(out.with_suffix(".json").read_text())]
-    return {(row.optimizer, row.parameters // 64**2): row for row in found}
+    return {(row.optimizer, row.parameters // 128**2): row for row in found}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def rows(tmp_path_factory):
 def test_the_state_is_a_share_of_so_many_vectors(rows, name, vectors):
     """Q and the momentum, and what the normaliser holds for each orbit; the rest is scalars."""
     for matrices in (1, 2):
-        scalars = rows[name, matrices].held - vectors * 4 * matrices * 64**2 / 8
+        scalars = rows[name, matrices].held - vectors * 4 * matrices * 128**2 / 8
         assert 0 <= scalars <= 100
 
 

@@ -92,7 +92,8 @@ def test_low_rank_sends_a_gram_matrix_however_large_the_model(rows):
 def test_diagonal_sends_scalars_and_adamw_nothing(rows):
     assert rows("AdamW", 2).least == rows("AdamW", 2).most == {}
     assert rows("Diagonal", 1).least == {"all-reduce": 4 * 4 * SHARE}
-    assert rows("Diagonal", 1).most == {"all-reduce": 15 * 4 * SHARE}
+    # the norms that set the scale serve the counts as well
+    assert rows("Diagonal", 1).most == {"all-reduce": 11 * 4 * SHARE}
     assert rows("Diagonal", 2)[-2:] == rows("Diagonal", 1)[-2:]
 
 

@@ -8,9 +8,10 @@ partial trace.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from ..arrays import shards, short, triangular
 from ..arrays.batched import real, square
@@ -202,18 +203,21 @@ def _norms(a: tuple[Array, int], b: tuple[Array, int]) -> tuple[Array, Array]:
 
 
 def _sums_of_squares(a: Array, axis: int) -> Array:
-    """Return the sums of squares along an axis, real, where they do not overflow: NumPy's alone."""
+    """Return the sums of squares along an axis, real, where they do not overflow."""
     xp = namespace(a)
-    if axis == -1 and a.shape[-1] <= DOT:
+    if axis == -1 and a.shape[-1] <= DOT and array_api_compat.is_numpy_namespace(xp):
         return real(xp.vecdot(a, a))
     total: Array = xp.sum(square(a), axis=axis)
     return total
 
 
 def _norms_in_units(a: Array, axis: int) -> Array:
-    """Return the norms along an axis, each in units of its largest entry."""
+    """Return the norms along an axis, each in units of about its largest entry."""
     xp = namespace(a)
     most = xp.max(xp.abs(a), axis=axis, keepdims=True)
     unit = xp.where(most > 0, most, xp.ones_like(most))
-    norms = xp.sqrt(xp.sum(square(a / unit), axis=axis))
+    if array_api_compat.is_numpy_namespace(xp):  # by powers of two, for the bits of what needs no unit
+        one: Any = xp.ones_like(unit)
+        unit = np.ldexp(one, np.frexp(one * unit)[1] - 1)
+    norms = xp.sqrt(_sums_of_squares(a / unit, axis))
     return xp.astype(norms * xp.reshape(unit, norms.shape), a.dtype)
