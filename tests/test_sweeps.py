@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -229,8 +230,10 @@ def test_a_signal_leaves_results_and_nothing_else(sweep, tmp_path, number, code,
     process = sweep(stops)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    if errors.count("Traceback") == errors.count("loky/backend/resource_tracker.py"):
-        errors = ""  # loky's own process may hear twice of a folder that is gone
+    # loky's own process may hear twice of a folder that is gone; anything else is seen
+    errors = re.sub(
+        r"Traceback[^\n]*\n  File [^\n]*resource_tracker\.py[^\n]*\n(  .*\n)*KeyError: .*\n", "", errors
+    )
     assert (process.returncode, errors) == (code, "")
     found, interrupted = json.loads((tmp_path / "found.json").read_text())
     assert interrupted
