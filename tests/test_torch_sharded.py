@@ -102,11 +102,11 @@ def test_what_a_step_sends_is_as_predicted(found):
         fitted, moved = found[rank]["communication"]
         assert [n for n, _ in fitted if n > 1] == [(2 * r + 2 * k) ** 2, r, r]
         assert [n for n, _ in moved if n > 1] == [r, r]
-        # finite: gradient, new parameters; the clip's norm and its unit
-        assert sum(n == 1 for n, _ in moved) == 4
+        # finite: gradient, new parameters; the clip's norm
+        assert sum(n == 1 for n, _ in moved) == 3
         # and: largest of h and of v, unit, largest move of d by a and by b
-        assert sum(n == 1 for n, _ in fitted) == 9
-        assert sum(size for _, size in fitted) <= 8 * ((2 * r + 2 * k) ** 2 + 2 * r + 9)
+        assert sum(n == 1 for n, _ in fitted) == 8
+        assert sum(size for _, size in fitted) <= 8 * ((2 * r + 2 * k) ** 2 + 2 * r + 8)
 
 
 @pytest.mark.parametrize("name", tasks.REFUSED)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat
 
 from . import shards, short
-from .library import Array, Namespace, namespace, on_host, wide_dtype
+from .library import Array, Namespace, at_hand, namespace, on_host, silent, wide_dtype
 
 BLOCK = 16_384
 """Columns summed at a time by `inner` on the host: some tens of rows of them stay in cache."""
@@ -116,11 +117,39 @@ def norm(*parts: Array) -> Array:
         if len(parts) == 1:
             return short.norm(parts[0])
         return norm(namespace(*parts).stack([norm(x) for x in parts]))
-    xp, unit = namespace(*parts), unit_of(*parts)
-    total = xp.sum((parts[0] / unit) ** 2)
+    if all(map(at_hand, parts)):
+        with silent():
+            total = _squares(parts)
+            if _least(parts[0]) < total < math.inf:  # nearly always: two passes fewer
+                return namespace(total).sqrt(total)
+        return _norm_in(_power_of_two(unit_of(*parts)), parts)  # the same bits, had it been that case
+    return _norm_in(unit_of(*parts), parts)
+
+
+def _norm_in(unit: Array, parts: Sequence[Array]) -> Array:
+    """Return the norm of some arrays, computed in a unit."""
+    return unit * namespace(unit).sqrt(_squares([x / unit for x in parts]))
+
+
+def _power_of_two(unit: Array) -> Array:
+    """Return the largest power of two that is not above a positive number at hand; NaN and Inf stay."""
+    value = float(unit)
+    return unit * 0 + 2.0 ** (math.frexp(value)[1] - 1) if math.isfinite(value) else unit
+
+
+def _squares(parts: Sequence[Array]) -> Array:
+    """Return the sum of the squares of all elements of some real arrays, in their dtype."""
+    xp = namespace(*parts)
+    total = xp.sum(parts[0] * parts[0])
     for x in parts[1:]:
-        total = total + xp.sum((x / unit) ** 2)
-    return unit * xp.sqrt(shards.total(total))
+        total = total + xp.sum(x * x)
+    return shards.total(total)
+
+
+def _least(x: Array) -> float:
+    """Return a sum of squares to which those that underflow add less than rounding does."""
+    limits = namespace(x).finfo(x.dtype)
+    return float(limits.smallest_normal) / float(limits.eps) ** 2
 
 
 def sum_of_squares(x: Array) -> Array:

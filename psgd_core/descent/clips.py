@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arrays.arguments import as_float, described, keep, require_number
 from ..arrays.brief import Brief
-from ..arrays.library import Array, device_of, eps, namespace
+from ..arrays.library import Array, device_of, eps, known, namespace
 from ..arrays.sums import norm
 from ..arrays.trees import owned, where
 from ..arrays.vectors import finite
@@ -75,6 +75,8 @@ class NormClip(Clip):
         length = xp.astype(norm(*parts), parts[0].dtype, copy=False)
         allowed, memory = self.bound(memory, length)
         over, one = length > allowed, xp.ones_like(length)
+        if known(over) is False:
+            return list(parts), memory
         ratio = xp.where(over, allowed / xp.where(over, length, one), one)
         return [part * xp.astype(ratio, part.dtype, copy=False) for part in parts], memory
 
@@ -257,10 +259,10 @@ class TrustRadius(NormClip):
         """Return (where to step from, whether it is usable, memory)."""
         xp = namespace(here.x)
         best = memory.best
-        known = xp.isfinite(best.value)
-        allowed = xp.abs(xp.where(known, best.value, xp.zeros_like(best.value)))
+        valued = xp.isfinite(best.value)
+        allowed = xp.abs(xp.where(valued, best.value, xp.zeros_like(best.value)))
         no_worse = here.value <= best.value + self.slack * eps(here.x) * allowed
-        kept = usable & (no_worse | xp.logical_not(known))
+        kept = usable & (no_worse | xp.logical_not(valued))
         wider = xp.where(memory.bound, self.grow * memory.radius, memory.radius)
         best = where(kept, owned(here), best)
         after = memory._replace(
@@ -268,7 +270,7 @@ class TrustRadius(NormClip):
             radius=xp.where(kept, wider, self.shrink * memory.length),
             rejected=memory.rejected + xp.astype(xp.logical_not(kept), xp.int32),
         )
-        return best, kept | known, after
+        return best, kept | valued, after
 
     def bound(self, memory: TrustMemory, length: Array) -> tuple[Array, TrustMemory]:
         """Return (the length that a move of this length, 0-d, is cut down to, memory)."""

@@ -92,9 +92,11 @@ class Flat:
 
     def write(self, vector: Tensor, used: Sequence[bool] | None = None) -> None:
         """Write a vector into the parameters in place, leaving out those that are not `used`."""
-        for i, (row, p) in enumerate(zip(self.rows(vector), self.params, strict=True)):
-            if used is None or used[i]:
-                p.detach().copy_(row.reshape(p.shape))
+        both = list(zip(self.rows(vector), self.params, strict=True))
+        if used is not None and not all(used):
+            both = [pair for pair, u in zip(both, used, strict=True) if u]
+        if both:  # one call for all of them
+            torch._foreach_copy_([p.detach() for _, p in both], [row.view_as(p) for row, p in both])
 
     def undo(self, vector: Tensor) -> None:
         """Write back the vector that the parameters had at first."""

@@ -32,8 +32,8 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
     set of int
         Those checked by now.
     """
-    named = names(groups)
-    trained = [(p, g) for (p, _), g in zip(named, grads, strict=True) if p.requires_grad and p.numel()]
+    params = [p for group in groups for p in group["params"]]
+    trained = [(p, g) for p, g in zip(params, grads, strict=True) if p.requires_grad and p.numel()]
     asked = [(p, g) for p, g in trained if id(p) not in told]
     silent = {id(p) for p, g in asked if g is None}
     if trained and not asked and all(g is None for _, g in trained):
@@ -44,10 +44,10 @@ def tell(groups: Sequence[dict[str, Any]], grads: Sequence[Tensor | None], told:
             stacklevel=6,
         )
     if silent:
-        called = [name for p, name in named if id(p) in silent]
+        called = [name for p, name in names(groups) if id(p) in silent]
         shown = ", ".join([*called[:_SHOWN], *(["..."] if len(called) > _SHOWN else [])])
         warnings.warn(
-            f"No gradient reaches {len(called)} of {len(named)} parameters: {shown}; they count "
+            f"No gradient reaches {len(called)} of {len(params)} parameters: {shown}; they count "
             "as constant, which is right only if the loss is not supposed to depend on them",
             stacklevel=6,
         )
