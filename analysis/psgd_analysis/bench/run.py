@@ -55,7 +55,9 @@ class Plan:
 
     def own(self, library: Library, kind: str = "") -> list[Own]:
         """Return psgd-core's contenders, the one that others are compared with first."""
-        plain = library.name == "jax" or kind == "kronecker"  # XLA fuses by itself; BLAS is its kernel
+        plain = library.name == "jax"  # XLA fuses by itself
+        if kind == "kronecker":  # BLAS is its kernel; PyTorch's tensors on a host are handed to NumPy's
+            plain = (library.name, library.device) != ("torch", "cpu")
         if plain or not have_kernels(library.device):
             return [Own(kernels=False)]
         return {"on": [Own(True)], "off": [Own(False)], "both": [Own(True), Own(False)]}[self.kernels]
