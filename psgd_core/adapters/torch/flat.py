@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch import Tensor, _utils
+from torch.nn.parameter import Parameter, is_lazy
 
 from .names import called
 
@@ -17,6 +17,9 @@ SMALL = (torch.float16, torch.bfloat16)
 
 DTYPES = (*SMALL, torch.float32, torch.float64)
 """Dtypes that parameters may have."""
+
+_flatten: Any = _utils._flatten_dense_tensors  # one call each, which DistributedDataParallel makes as well
+_unflatten: Any = _utils._unflatten_dense_tensors
 
 Vectors = list[Tensor]
 """A vector (n,), or columns (n, k), for each group."""
@@ -52,6 +55,10 @@ class Flat:
         self.dtype: torch.dtype = torch.float64 if wide else torch.float32
         self.device: torch.device = self.params[0].device
         self.rounds: bool = any(p.dtype != self.dtype for p in self.params)
+        # of ordinary ones a vector is made by one call
+        self.alike: bool = not self.rounds and all(
+            type(p) in (Tensor, Parameter) and n for p, n in zip(self.params, self.sizes, strict=True)
+        )
         self.shards: Any = None  # the `Shards` that sums over n count, where this is only a part
 
     def vector(self, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
@@ -60,6 +67,9 @@ class Flat:
         The parameters are copied; a single tensor is a view if the dtype is the same.
         """
         given = self.params if tensors is None else tensors
+        if self.alike and len(given) > 1 and all(map(self._fits, given)):
+            whole: Tensor = _flatten(given).detach()
+            return whole
         rows = []
         for i, tensor in enumerate(given):
             row = torch.zeros(self.sizes[i], device=self.device) if tensor is None else self.row(i, tensor)
@@ -67,6 +77,10 @@ class Flat:
         if sum(self.sizes) < self.n:  # nothing is here: a zero
             return torch.zeros(self.n, dtype=self.dtype, device=self.device)
         return rows[0] if len(rows) == 1 and tensors is not None else torch.cat(rows)
+
+    def _fits(self, tensor: Tensor | None) -> bool:
+        """Return whether it is a tensor of the vector's dtype and on its device."""
+        return tensor is not None and tensor.dtype == self.dtype and tensor.device == self.device
 
     def row(self, i: int, tensor: Tensor) -> Tensor:
         """Return what is here of a tensor like the i-th parameter, as a row."""
@@ -78,6 +92,8 @@ class Flat:
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """Return a vector in the shapes and dtypes of the parameters: views if the dtype is the same."""
+        if self.alike and vector.dtype == self.dtype and vector.is_contiguous():
+            return list(_unflatten(vector, self.params))
         rows = self.rows(vector)
         return [row.reshape(p.shape).to(p.dtype) for row, p in zip(rows, self.params, strict=True)]
 
@@ -92,11 +108,11 @@ class Flat:
 
     def write(self, vector: Tensor, used: Sequence[bool] | None = None) -> None:
         """Write a vector into the parameters in place, leaving out those that are not `used`."""
-        both = list(zip(self.rows(vector), self.params, strict=True))
+        both = [(p.detach(), part) for p, part in zip(self.params, self.parts(vector), strict=True)]
         if used is not None and not all(used):
             both = [pair for pair, u in zip(both, used, strict=True) if u]
         if both:  # one call for all of them
-            torch._foreach_copy_([p.detach() for _, p in both], [row.view_as(p) for row, p in both])
+            torch._foreach_copy_([p for p, _ in both], [part for _, part in both])
 
     def undo(self, vector: Tensor) -> None:
         """Write back the vector that the parameters had at first."""
