@@ -9,7 +9,7 @@ import pytest
 from psgd_core.arrays import library
 from psgd_core.arrays.draws import normal, signs
 from psgd_core.arrays.library import at_hand, require_alike, require_arrays, require_float
-from psgd_core.arrays.sums import BLOCK, gram, inner, sum_of_squares
+from psgd_core.arrays.sums import BLOCK, gram, inner, norm, sum_of_squares
 from psgd_core.arrays.vectors import finite
 
 LENGTHS = [1, 100, 2000, BLOCK, BLOCK + 1, 10**6]
@@ -87,6 +87,27 @@ def test_sum_of_squares_takes_any_shape(backend, rng):
         actual = sum_of_squares(backend.asarray(x))
         assert actual.shape == ()
         np.testing.assert_allclose(backend.numpy(actual), np.sum(x**2), rtol=8 * backend.eps)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-30, 1e30, 1e-44])
+def test_norms_neither_overflow_nor_vanish(backend, rng, unit):
+    x = [backend.asarray(unit * rng.standard_normal(shape)) for shape in [(3,), (4, 5), (20_000,)]]
+    exact = np.linalg.norm(np.concatenate([backend.numpy(part).astype(np.longdouble).ravel() for part in x]))
+    if 0 < exact < 1e-40:  # denormal numbers, which JAX takes for zeros
+        pytest.skip("a norm in denormal numbers has no digits to compare")
+    np.testing.assert_allclose(float(backend.numpy(norm(*x))), float(exact), rtol=50 * backend.eps)
+
+
+@pytest.mark.parametrize("first", ["float64", "float32"])
+def test_norms_of_parts_in_two_dtypes_are_those_of_the_larger(first):
+    parts = [np.array([1e-30], first), np.array([1e-25], {"float64": "float32", "float32": "float64"}[first])]
+    np.testing.assert_allclose(norm(*parts), 1e-25, rtol=1e-6)
+
+
+def test_norms_of_what_is_not_finite_are_not(backend):
+    for odd in (np.inf, np.nan):
+        assert not np.isfinite(float(backend.numpy(norm(backend.asarray(np.array([1.0, odd]))))))
+    assert float(backend.numpy(norm(backend.asarray(np.zeros(3))))) == 0.0
 
 
 def test_sums_read_only(backend, rng):

@@ -262,3 +262,89 @@ def test_names_and_classes_per_group_and_in_checkpoints():
     lazy(torch.ones(1, 3))
     optimizer.step(lambda: lazy(torch.ones(1, 3)).square().sum())
     assert isinstance(optimizer.param_groups[0]["preconditioner"], psgd.Blocks)
+
+
+# -- tensors that are more than numbers ----------------------------------------------------------------------
+
+
+def negated(n):
+    """A parameter with PyTorch's lazy sign, as the imaginary part of a conjugate has."""
+    return nn.Parameter((torch.ones(n) - 1j * torch.arange(1.0, n + 1)).conj().imag)
+
+
+ATEN = torch.ops.aten
+KNOWN = ("detach", "copy_", "view", "cat", "clone", "_to_copy", "_unsafe_view", "_reshape_alias", "alias")
+
+
+class Wrapped(torch.Tensor):
+    """A tensor that knows some operations only, and none on lists but ``cat``."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, strides=inner.stride()
+        )
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function not in [getattr(ATEN, name).default for name in KNOWN]:
+            raise NotImplementedError(f"{function} is not supported")
+        found = function(*torch.utils._pytree.tree_map(_inner, args), **(kwargs or {}))
+        if function is ATEN.copy_.default:
+            return args[0]
+        return found if function is ATEN.cat.default else cls(found)
+
+
+def _inner(x):
+    return x.inner if isinstance(x, Wrapped) else x
+
+
+def test_parameters_with_a_lazy_sign_step_as_their_copies():
+    ends = []
+    for plain in (False, True):
+        a, b = nn.Parameter(torch.ones(3)), negated(4)
+        assert b.is_neg()
+        if plain:
+            b = nn.Parameter(b.detach().clone().resolve_neg())
+        optimizer = PSGD([{"params": [a]}, {"params": [b]}])
+        for _ in range(3):
+            optimizer.step(lambda a=a, b=b: (a**4).sum() + (b**4).sum())
+        ends.append(torch.cat([a.detach(), b.detach()]))
+    torch.testing.assert_close(*ends)
+
+
+def test_a_closure_s_own_error_comes_out_whatever_the_parameters_are():
+    optimizer = PSGD([negated(4), nn.Parameter(torch.ones(2))])
+    with pytest.raises(KeyError, match="mine"):
+        optimizer.step(lambda: {}["mine"])
+
+
+def test_parameters_of_a_class_with_few_operations():
+    ends = []
+    for wrap in (Wrapped, torch.clone):
+        a, b = nn.Parameter(wrap(torch.ones(3))), nn.Parameter(torch.ones(4))
+        optimizer = PSGD([a, b], curvature="whitening", engine="torch")
+        for k in range(3):
+            a.grad, b.grad = wrap(torch.arange(3.0) - k), torch.arange(4.0) + k
+            optimizer.step()
+        ends.append(torch.cat([_inner(a.data), b.detach()]))
+    assert torch.equal(*ends)
+
+
+def test_what_cannot_be_undone_leaves_the_optimiser_as_it_was():
+    a, spread = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1).expand(4))  # which nothing can write
+    optimizer = PSGD([{"params": [a]}, {"params": [spread]}])
+    generator = torch.get_rng_state()
+
+    def loss():
+        return (a * torch.rand(3)).square().sum() + spread.square().sum()
+
+    with pytest.raises(RuntimeError, match="single memory location"):
+        optimizer.step(loss)
+    assert not optimizer.state
+    assert optimizer.group_state(0) is None
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(a, torch.ones(3))

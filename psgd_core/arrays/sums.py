@@ -120,9 +120,10 @@ def norm(*parts: Array) -> Array:
     if all(map(at_hand, parts)):
         with silent():
             total = _squares(parts)
-            if _least(parts[0]) < total < math.inf:  # nearly always: two passes fewer
+            if max(map(_least, parts)) < total < math.inf:  # nearly always: two passes fewer
                 return namespace(total).sqrt(total)
-        return _norm_in(_power_of_two(unit_of(*parts)), parts)  # the same bits, had it been that case
+            # the same bits as that would give, but for ties
+            return _norm_in(_power_of_two(unit_of(*parts)), parts)
     return _norm_in(unit_of(*parts), parts)
 
 

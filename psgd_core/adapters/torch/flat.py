@@ -55,9 +55,10 @@ class Flat:
         self.dtype: torch.dtype = torch.float64 if wide else torch.float32
         self.device: torch.device = self.params[0].device
         self.rounds: bool = any(p.dtype != self.dtype for p in self.params)
-        # of ordinary ones a vector is made by one call
+        # ordinary ones become a vector, and are written, by one call
         self.alike: bool = not self.rounds and all(
-            type(p) in (Tensor, Parameter) and n for p, n in zip(self.params, self.sizes, strict=True)
+            type(p) in (Tensor, Parameter) and n and not p.is_neg()
+            for p, n in zip(self.params, self.sizes, strict=True)
         )
         self.shards: Any = None  # the `Shards` that sums over n count, where this is only a part
 
@@ -111,8 +112,11 @@ class Flat:
         both = [(p.detach(), part) for p, part in zip(self.params, self.parts(vector), strict=True)]
         if used is not None and not all(used):
             both = [pair for pair, u in zip(both, used, strict=True) if u]
-        if both:  # one call for all of them
+        if self.alike and both:
             torch._foreach_copy_([p for p, _ in both], [part for _, part in both])
+        else:
+            for p, part in both:
+                p.copy_(part)
 
     def undo(self, vector: Tensor) -> None:
         """Write back the vector that the parameters had at first."""

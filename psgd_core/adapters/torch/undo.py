@@ -73,12 +73,14 @@ def all_or_nothing(
     try:
         yield
     except BaseException:
-        flats.undo(x)
-        optimizer.state.clear()
-        optimizer.state.update(states)
-        optimizer.__dict__.update(own)
-        for generator, state in drawn:
-            generator.set_state(state)
-        if before is not None:
-            before.restore()
+        try:
+            flats.undo(x)
+        finally:  # also if parameters cannot be written
+            optimizer.state.clear()
+            optimizer.state.update(states)
+            optimizer.__dict__.update(own)
+            for generator, state in drawn:
+                generator.set_state(state)
+            if before is not None:
+                before.restore()
         raise
