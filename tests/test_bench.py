@@ -289,6 +289,15 @@ def test_kronecker_is_measured_without_kernels_and_says_its_arithmetic():
     assert report.cells(row)[-1].endswith("GFLOP/s")
 
 
+def test_kronecker_on_tensors_is_measured_as_it_is_used_by_numpy_and_as_plain_code():
+    for module in ("torch", "numba"):
+        pytest.importorskip(module)
+    plan = run.Plan([], limits=QUIET)
+    found = plan.own(Library("torch", "float64"), "kronecker")
+    assert [one.name for one in found] == ["psgd-core", "psgd-core, plain code"]
+    assert [one.name for one in plan.own(DOUBLE, "kronecker")] == ["psgd-core, plain code"]
+
+
 # -- memory, the machine -----------------------------------------------------------------------------------
 
 
