@@ -193,8 +193,8 @@ def test_memory_of_steps_grows_with_the_state() -> None:
     adam = step_bytes({**settings, "optimizer": "adam"}, shape, 10)
     assert sgd is not None
     assert adam is not None
-    # SGD has the gradient; Adam two moments besides, and temporaries of up to two layers. Linux counts pages in
-    # batches, on each processor, and is off by some
+    # SGD has the gradient; Adam two moments besides, and temporaries of up to two layers
+    # Linux counts pages in batches, on each processor, and is off by some
     slack = 2**18
     assert sgd > 4 * n - slack
     assert 2 * 4 * n - slack < adam - sgd < 5 * 4 * n + slack
