@@ -7,7 +7,7 @@ Steps of each optimiser are run by the first of so many processes, the others be
 the device "meta"): the matrices of the tables above, their rows split over all devices. Such a tensor has no
 values, and a step that looked at one would end with an error: none here does. Counted are the tensors of the
 state that the first process holds, and the collective calls that PyTorch is asked for, in bytes as above, as
-on a GPU (on a CPU, a step that sees that it need not set the scale of Q sends 5 scalars less). The pairs that
+on a GPU (on a CPU, a step that sees that it need not set the scale of Q sends fewer scalars). The pairs that
 P is fitted to are given. Diagonal and LowRank get all matrices as one parameter; Kronecker and Muon are run
 on one matrix, and multiplied by their number. XMat and Butterfly, whose orbits would cross shards, and
 Kronecker with a dense factor for the rows are refused on such parameters. Muon, which is PyTorch's own, fits

@@ -120,7 +120,7 @@ def norm(*parts: Array) -> Array:
     if all(map(at_hand, parts)):
         with silent():
             total = _squares(parts)
-            if max(map(_least, parts)) < total < math.inf:  # nearly always: two passes fewer
+            if max(map(least_sum, parts)) < total < math.inf:  # nearly always: two passes fewer
                 return namespace(total).sqrt(total)
             # the same bits as that would give, but for ties
             return _norm_in(_power_of_two(unit_of(*parts)), parts)
@@ -147,7 +147,7 @@ def _squares(parts: Sequence[Array]) -> Array:
     return shards.total(total)
 
 
-def _least(x: Array) -> float:
+def least_sum(x: Array) -> float:
     """Return a sum of squares to which those that underflow add less than rounding does."""
     limits = namespace(x).finfo(x.dtype)
     return float(limits.smallest_normal) / float(limits.eps) ** 2

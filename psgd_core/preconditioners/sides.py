@@ -16,6 +16,7 @@ import numpy as np
 from ..arrays import shards, short, triangular
 from ..arrays.batched import real, square
 from ..arrays.library import Array, known, namespace, silent
+from ..arrays.sums import least_sum
 from ..arrays.vectors import largest
 
 DOT = 4096
@@ -194,9 +195,7 @@ def _norms(a: tuple[Array, int], b: tuple[Array, int]) -> tuple[Array, Array]:
     if array_api_compat.is_numpy_namespace(xp):
         with silent():  # what overflows is done again below, in a unit
             totals = xp.stack([_sums_of_squares(*x) for x in (a, b)])
-        limits = xp.finfo(totals.dtype)
-        least = limits.smallest_normal / limits.eps**2
-        if known((xp.min(totals) > least) & (xp.max(totals) < xp.inf)):
+        if known((xp.min(totals) > least_sum(totals)) & (xp.max(totals) < xp.inf)):
             x, y = xp.astype(xp.sqrt(totals), a[0].dtype, copy=False)
             return x, y
     return _norms_in_units(*a), _norms_in_units(*b)
